@@ -1,0 +1,39 @@
+# Each target does all its own set-up: a virtual environment in .venv, made from pinned versions with pip.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+RUN := $(VENV)/bin
+
+.PHONY: study test slow lint types contract check help
+.DEFAULT_GOAL := help
+
+help:  ## show what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+study: $(READY)  ## the whole study, from nothing to a report (runs/quick/report.html)
+	$(RUN)/deltaw study --recipe quick
+
+test: $(READY)  ## the test suite
+	$(RUN)/python -m pytest -n 2
+
+slow: $(READY)  ## the tests that take minutes
+	$(RUN)/python -m pytest -m slow
+
+lint: $(READY)  ## ruff: style and formatting
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+
+types: $(READY)  ## mypy, strict
+	$(RUN)/mypy
+
+contract: $(READY)  ## which module may import which
+	$(RUN)/lint-imports
+
+check: lint types contract test  ## everything that CI checks
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "deltaw needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 study"; exit 2; }
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,39 @@
+"""Models: a decoder, its checkpoints, its weights and activations by name, likelihoods and answers."""
+
+from deltaw.model.adapters import MlpWeights, layer_count, mlp
+from deltaw.model.checkpoint import load, save
+from deltaw.model.decoding import greedy, greedy_by_length
+from deltaw.model.likelihood import (
+    LanguageModel,
+    batch_log_probs,
+    mean_nll,
+    response_log_probs,
+    response_weights,
+    token_nll,
+)
+from deltaw.model.precision import Precision, choose_precision
+from deltaw.model.taps import SITES, activations, tap
+from deltaw.model.transformer import ModelConfig, Transformer
+
+__all__ = [
+    "SITES",
+    "LanguageModel",
+    "MlpWeights",
+    "ModelConfig",
+    "Precision",
+    "Transformer",
+    "activations",
+    "batch_log_probs",
+    "choose_precision",
+    "greedy",
+    "greedy_by_length",
+    "layer_count",
+    "load",
+    "mean_nll",
+    "mlp",
+    "response_log_probs",
+    "response_weights",
+    "save",
+    "tap",
+    "token_nll",
+]

@@ -1,0 +1,75 @@
+"""Greedy free-running decoding: the model's own answer, each token chosen given the ones it chose before."""
+
+import torch
+from torch import Tensor
+
+from deltaw.errors import DeltawError
+from deltaw.model.transformer import Transformer
+
+
+@torch.no_grad()
+def greedy(
+    model: Transformer, prompts: Tensor, steps: int, *, stop_id: int, pad_id: int, batch_size: int = 512
+) -> Tensor:
+    """The likeliest next token, `steps` times: (N, steps) int64 on the prompts' device.
+
+    prompts: (N, T0) int64, all of one length. A row that has answered `stop_id` holds `pad_id` after it.
+    Keys and values are cached, so that a step costs one position; a batch ends early when all its rows have
+    stopped.
+    DeltawError if prompt and answer do not fit the model's context.
+    """
+    rows, length = prompts.shape
+    # The last token chosen is not fed back, so it needs no position.
+    if length + steps - 1 > model.config.context:
+        raise DeltawError(
+            f"a prompt of {length} tokens and an answer of {steps} do not fit the model's context of "
+            f"{model.config.context}; shorten them, or train a model with a longer context"
+        )
+    answers = torch.full((rows, steps), pad_id, dtype=torch.int64, device=prompts.device)
+    for start in range(0, rows, batch_size):
+        _decode(
+            model, prompts[start : start + batch_size], answers[start : start + batch_size], stop_id, pad_id
+        )
+    return answers
+
+
+def _decode(model: Transformer, prompts: Tensor, answers: Tensor, stop_id: int, pad_id: int) -> None:
+    """Fill `answers`, a (B, steps) view that holds `pad_id`, with the greedy answers to `prompts` (B, T0)."""
+    rows, steps = answers.shape
+    cache = model.new_cache(rows, prompts.shape[1] + steps - 1)
+    stopped = torch.zeros(rows, dtype=torch.bool, device=prompts.device)
+    fed = prompts
+    for step in range(steps):
+        token = model(fed, cache=cache)[:, -1].argmax(-1)
+        answers[:, step] = token.masked_fill(stopped, pad_id)
+        stopped |= token == stop_id
+        if bool(stopped.all()):
+            return
+        fed = token[:, None]
+
+
+def greedy_by_length(
+    model: Transformer,
+    tokens: Tensor,
+    lengths: Tensor,
+    steps: int,
+    *,
+    stop_id: int,
+    pad_id: int,
+    batch_size: int = 512,
+) -> Tensor:
+    """`greedy` for prompts of various lengths: (N, steps), rows in the order given.
+
+    tokens: (N, T) int64, right-padded. lengths: (N,) number of tokens of each prompt, at least 1. Prompts of
+    one length are decoded together, so that no answer depends on padding.
+    """
+    if len(lengths) != len(tokens):
+        raise ValueError(f"there are {len(lengths)} lengths for {len(tokens)} prompts")
+    if bool(((lengths < 1) | (lengths > tokens.shape[1])).any()):
+        raise ValueError(f"lengths must lie between 1 and {tokens.shape[1]}")
+    answers = torch.full((len(tokens), steps), pad_id, dtype=torch.int64, device=tokens.device)
+    for length in sorted(set(lengths.tolist())):
+        (rows,) = (lengths == length).nonzero(as_tuple=True)
+        prompts = tokens[rows, :length]
+        answers[rows] = greedy(model, prompts, steps, stop_id=stop_id, pad_id=pad_id, batch_size=batch_size)
+    return answers

@@ -1,0 +1,58 @@
+"""How likely a model finds the tokens of a batch: negative log-likelihoods per token, per response and per
+batch.
+
+All take logits (N, T, V), where `logits[n, t]` predicts `tokens[n, t + 1]`, and give natural logarithms
+(nats).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deltaw.batch import Batch
+
+LanguageModel = Callable[[Tensor], Tensor]
+"""Anything that maps tokens (N, T) to logits (N, T, V)."""
+
+
+def token_nll(logits: Tensor, batch: Batch) -> Tensor:
+    """(N, T) −log p(tokens[n, t] | tokens[n, :t]) where `batch.weights` is not zero, and 0 elsewhere.
+
+    Only the positions that carry loss are normalised over the vocabulary: with a large V and a short
+    response, the log-probabilities of the prompt would take most of the memory.
+    """
+    rows, length, vocabulary = logits.shape
+    if (rows, length) != tuple(batch.tokens.shape):
+        raise ValueError(f"logits are of {rows} x {length} positions, tokens of {tuple(batch.tokens.shape)}")
+    supervised = batch.weights != 0
+    supervised[:, 0] = False  # nothing precedes the first token
+    (target,) = supervised.flatten().nonzero(as_tuple=True)
+    chosen = logits.reshape(-1, vocabulary).index_select(0, target - 1)
+    nll = F.cross_entropy(chosen, batch.tokens.flatten().index_select(0, target), reduction="none")
+    return nll.new_zeros(rows * length).index_copy(0, target, nll).view(rows, length)
+
+
+def response_log_probs(logits: Tensor, batch: Batch) -> Tensor:
+    """(N,) log-probability of each response, Σ_t weights[n, t] · log p(tokens[n, t] | tokens[n, :t])."""
+    return -(token_nll(logits, batch) * batch.weights).sum(1)
+
+
+def mean_nll(logits: Tensor, batch: Batch) -> Tensor:
+    """Scalar Σ weights · NLL / Σ weights over the whole batch, in nats per token: every token counts the
+    same.
+    """
+    return (token_nll(logits, batch) * batch.weights).sum() / response_weights(batch).sum()
+
+
+def response_weights(batch: Batch) -> Tensor:
+    """(N,) sum of each row's loss weights: its number of supervised tokens, if the weights are 0 and 1."""
+    return batch.weights[:, 1:].sum(1)
+
+
+@torch.no_grad()
+def batch_log_probs(model: LanguageModel, batch: Batch, batch_size: int = 256) -> Tensor:
+    """(N,) `response_log_probs` under `model`, computed `batch_size` rows at a time, without gradients."""
+    parts = [batch[start : start + batch_size] for start in range(0, len(batch), batch_size)]
+    return torch.cat([response_log_probs(model(part.tokens), part) for part in parts])

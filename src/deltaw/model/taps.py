@@ -1,0 +1,108 @@
+"""Reading activations: one vocabulary of site names, and one context manager that places and removes the
+hooks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deltaw.batch import Batch, Role
+from deltaw.errors import DeltawError
+from deltaw.model.adapters import Family, check_layers, family_of, layer_count
+from deltaw.model.transformer import Transformer
+
+Place = tuple[int, str]
+"""(layer, site)."""
+
+SITES: tuple[str, ...] = ("mlp_in", "mlp_pre", "mlp_post", "mlp_out", "resid_out")
+"""Input of the MLP's first map, its output, that after the activation, the MLP's output, the block's output.
+"""
+
+
+@contextmanager
+def tap(
+    model: nn.Module,
+    sites: Sequence[str],
+    layers: Sequence[int],
+    select: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[dict[Place, Tensor]]:
+    """Within this context, the activations (B, T, width) of the model's last forward pass, by (layer, site).
+
+    `select` is applied to each before it is kept, e.g. to keep one position of each row. Activations are
+    detached but not copied: do not write to them. Hooks are removed when the context ends, however it ends.
+    DeltawError if a site or layer does not exist.
+    """
+    unknown = [site for site in sites if site not in SITES]
+    if unknown:
+        raise DeltawError(f"there is no site {unknown[0]!r}; the sites are {', '.join(SITES)}")
+    check_layers(layers, layer_count(model))
+    family = family_of(name for name, _ in model.named_parameters())
+    recorded: dict[Place, Tensor] = {}
+    with ExitStack() as hooks:
+        for layer in layers:
+            for site in sites:
+                hook = _hook(model, family, (layer, site), _recorder(recorded, (layer, site), select))
+                hooks.callback(hook.remove)
+        yield recorded
+
+
+def _recorder(
+    recorded: dict[Place, Tensor], place: Place, select: Callable[[Tensor], Tensor] | None
+) -> Callable[[Any], None]:
+    def record(found: Any) -> None:
+        # Modules of some architectures take or return tuples, of which the first item is the activation.
+        tensor: Tensor = (found[0] if isinstance(found, tuple) else found).detach()
+        recorded[place] = tensor if select is None else select(tensor)
+
+    return record
+
+
+def _hook(
+    model: nn.Module, family: Family, place: Place, record: Callable[[Any], None]
+) -> torch.utils.hooks.RemovableHandle:
+    layer, site = place
+    name, reads_input = {
+        "mlp_in": (family.in_proj, True),
+        "mlp_pre": (family.in_proj, False),
+        "mlp_post": (family.out_proj, True),
+        "mlp_out": (family.out_proj, False),
+        "resid_out": (family.block, False),
+    }[site]
+    module = model.get_submodule(name.format(layer=layer))
+    if reads_input:
+        return module.register_forward_pre_hook(lambda _module, inputs: record(inputs))
+    return module.register_forward_hook(lambda _module, _inputs, output: record(output))
+
+
+@torch.no_grad()
+def activations(
+    model: Transformer,
+    batch: Batch,
+    sites: Sequence[str],
+    layers: Sequence[int],
+    role: Role = Role.LAST_PROMPT,
+    batch_size: int = 256,
+) -> dict[Place, Tensor]:
+    """Activations at each row's only position of `role`: (N, width of the site) float32, on the CPU, by
+    (layer, site).
+
+    Positions after the last one wanted are not computed. DeltawError if a site or layer does not exist, or a
+    row has not exactly one position of `role`.
+    """
+    try:
+        positions = batch.position_of(role)
+    except ValueError as error:
+        raise DeltawError(f"activations are read at one position a row: {error}") from error
+    parts: dict[Place, list[Tensor]] = {(layer, site): [] for layer in layers for site in sites}
+    for start in range(0, max(len(batch), 1), batch_size):
+        at = positions[start : start + batch_size]
+        stop = int(at.max()) + 1 if len(at) else 1
+        rows = torch.arange(len(at), device=at.device)
+        with tap(model, sites, layers, select=lambda x, rows=rows, at=at: x[rows, at]) as recorded:  # type: ignore[misc]
+            model(batch.tokens[start : start + batch_size, :stop])
+        for place, tensor in recorded.items():
+            parts[place].append(tensor.float().cpu())
+    return {place: torch.cat(tensors) for place, tensors in parts.items()}

@@ -1,0 +1,29 @@
+"""What a study leaves behind: measurements, claims and models, versioned and validated, and how to read them back."""
+
+from deltaw.results.files import write_json_atomic, write_jsonl_atomic, write_text_atomic
+from deltaw.results.schema import SCHEMA_VERSION, Claim, Measurement, ModelEntry, Null
+from deltaw.results.store import (
+    Results,
+    load,
+    read_claims,
+    read_measurements,
+    write_claims,
+    write_measurements,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Claim",
+    "Measurement",
+    "ModelEntry",
+    "Null",
+    "Results",
+    "load",
+    "read_claims",
+    "read_measurements",
+    "write_claims",
+    "write_json_atomic",
+    "write_jsonl_atomic",
+    "write_measurements",
+    "write_text_atomic",
+]

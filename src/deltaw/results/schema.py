@@ -1,0 +1,299 @@
+"""What a line of measurements.jsonl and an entry of claims.json are: versioned dataclasses that refuse bad values.
+
+A measurement is one number with its interval, where it was taken, and one null it is compared with; a statistic with
+three nulls takes three lines. Everything downstream (tables, claims, report) reads only this, so whatever passes here
+is finite, typed and complete.
+"""
+
+import json
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NoReturn, Self, TypeVar, get_args, get_type_hints
+
+SCHEMA_VERSION = 1
+VERDICTS = ("holds", "fails", "undecided")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One line of measurements.jsonl: a statistic with its interval, and at most one null.
+
+    None means "does not apply". `module` is a weight's name without `.weight`; `low` and `high` are the ends of the
+    interval of `value`; `n` counts `n_unit` (prompts, seeds, ...); `null_*` describe the null `null_kind`.
+    ValueError if a field has the wrong type, a number is not finite, an interval is reversed or has one end, n < 1, or a
+    null has a value but no kind.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    stage: str
+    model: str | None = None
+    protocol: str | None = None
+    strength: str | None = None
+    control: str | None = None
+    seed: int | None = None
+    step: int | None = None
+    module: str | None = None
+    layer: int | None = None
+    site: str | None = None
+    role: str | None = None
+    set: str | None = None
+    attack: str | None = None
+    statistic: str
+    unit: str | None = None
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    n_unit: str | None = None
+    null_kind: str | None = None
+    null_mean: float | None = None
+    null_low: float | None = None
+    null_high: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_types(self, _MEASUREMENT_TYPES)
+        _check_version(self.schema_version)
+        _check_interval("low", self.low, "high", self.high)
+        _check_interval("null_low", self.null_low, "null_high", self.null_high)
+        _check_count(self.n)
+        if self.null_kind is None and not (self.null_mean is self.null_low is self.null_high is None):
+            raise ValueError(
+                "null_mean, null_low and null_high need a null_kind that says which null they describe"
+            )
+        if self.null_kind is not None and self.null_mean is None:
+            raise ValueError(f"the null {self.null_kind!r} needs a null_mean")
+
+    def to_line(self) -> str:
+        """The measurement as one JSON line without its newline: every field, in the order above; floats round-trip."""
+        return json.dumps({name: getattr(self, name) for name in MEASUREMENT_FIELDS}, allow_nan=False)
+
+    @classmethod
+    def from_line(cls, line: str) -> Self:
+        """The measurement of one JSON line. ValueError if a field is missing, unknown or has a bad value."""
+        record = _json_object(line)
+        _check_fields(record, MEASUREMENT_FIELDS)
+        return cls(**record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Null:
+    """What a claim is compared with: the null's kind, its mean, and its interval where it has one."""
+
+    kind: str
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_types(self, _NULL_TYPES)
+        _check_interval("low", self.low, "high", self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One entry of claims.json: a claim of the paper, its number, what it was compared with, and the verdict.
+
+    `observation` is 1 to 5; `value`, `low`, `high` and `smallest_effect` are on `scale` (such as identity, log, logit).
+    `value` may be None only where the verdict is `undecided`; `exploratory` marks verdicts that do not decide.
+    ValueError as for `Measurement`, and for an unknown verdict or observation.
+    """
+
+    id: str
+    observation: int
+    statement: str
+    statistic: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    n_unit: str | None = None
+    nulls: tuple[Null, ...] = field(default=())
+    verdict: str
+    why: str
+    exploratory: bool
+    site: str | None = None
+    smallest_effect: float | None = None
+    scale: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nulls", tuple(self.nulls))
+        _check_types(self, _CLAIM_TYPES)
+        _check_interval("low", self.low, "high", self.high)
+        _check_count(self.n)
+        if self.verdict not in VERDICTS:
+            raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}, got {self.verdict!r}")
+        if not 1 <= self.observation <= 5:
+            raise ValueError(f"observation must be 1 to 5, got {self.observation}")
+        if self.value is None and self.verdict != "undecided":
+            raise ValueError(f"a claim without a value cannot have the verdict {self.verdict!r}")
+        if not all(isinstance(null, Null) for null in self.nulls):
+            raise ValueError("nulls must be a list of nulls, each with kind, mean, low and high")
+
+    def to_json(self) -> dict[str, Any]:
+        """The claim as plain JSON values, fields in the order above."""
+        return {**asdict(self), "nulls": [asdict(null) for null in self.nulls]}
+
+    @classmethod
+    def from_json(cls, record: object) -> Self:
+        """The claim of one entry of claims.json. ValueError if a field is missing, unknown or has a bad value."""
+        if not isinstance(record, dict):
+            raise ValueError(f"a claim is an object, got {type(record).__name__}")
+        _check_fields(record, CLAIM_FIELDS)
+        if not isinstance(record["nulls"], list) or not all(
+            isinstance(null, dict) for null in record["nulls"]
+        ):
+            raise ValueError("nulls must be a list of objects with kind, mean, low and high")
+        for null in record["nulls"]:
+            _check_fields(null, NULL_FIELDS)
+        return cls(**{**record, "nulls": tuple(Null(**null) for null in record["nulls"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One entry of the manifest's list `models`: what a model is called, and its directory relative to the run."""
+
+    name: str
+    path: str
+    step: int
+    seed: int
+    protocol: str | None = None
+    strength: str | None = None
+    control: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_types(self, _MODEL_TYPES)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: object) -> Self:
+        """The entry of one element of the manifest's `models`. ValueError as for `Claim.from_json`."""
+        if not isinstance(record, dict):
+            raise ValueError(f"a model entry is an object, got {type(record).__name__}")
+        _check_fields(record, MODEL_FIELDS)
+        return cls(**record)
+
+
+def parse_json(text: str) -> Any:
+    """json.loads that refuses NaN and infinities, which are not JSON."""
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a finite number")
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    record = parse_json(line)
+    if not isinstance(record, dict):
+        raise ValueError(f"a line is a JSON object, got {type(record).__name__}")
+    # The version comes first: the fields of another version may differ, and saying so helps more than listing them.
+    if "schema_version" in record and type(record["schema_version"]) is int:
+        _check_version(record["schema_version"])
+    return record
+
+
+def _check_version(version: int) -> None:
+    if version != SCHEMA_VERSION:
+        raise ValueError(
+            f"schema version {version} was found but this deltaw reads version {SCHEMA_VERSION}; "
+            "use the deltaw that wrote the run, or run the study again"
+        )
+
+
+def _check_fields(record: Mapping[str, object], expected: tuple[str, ...]) -> None:
+    unknown = [name for name in record if name not in expected]
+    missing = [name for name in expected if name not in record]
+    if unknown:
+        raise ValueError(f"unknown field {', '.join(unknown)}; the fields are {', '.join(expected)}")
+    if missing:
+        raise ValueError(f"missing field {', '.join(missing)} (write null where a field does not apply)")
+
+
+def _check_interval(low_name: str, low: float | None, high_name: str, high: float | None) -> None:
+    if (low is None) != (high is None):
+        raise ValueError(f"{low_name} and {high_name} are the two ends of an interval: give both or neither")
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"{low_name} must not exceed {high_name}, got {low} and {high}")
+
+
+def _check_count(n: int | None) -> None:
+    if n is not None and n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+
+
+def _as_text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name} must be a non-empty string, got {value!r}")
+    return str(value)
+
+
+def _as_int(name: str, value: object) -> int:
+    # numpy's integers are registered as Integral; bool is one too, but never meant.
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    return int(value)
+
+
+def _as_float(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def _as_bool(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+_Convert = Callable[[str, object], object]
+_CONVERT: dict[type, _Convert] = {str: _as_text, int: _as_int, float: _as_float, bool: _as_bool}
+
+
+def _types(cls: type) -> dict[str, tuple[_Convert, bool]]:
+    """For each scalar field: how its value is checked, and whether None is allowed."""
+    table = {}
+    for name, hint in get_type_hints(cls).items():
+        options = get_args(hint) or (hint,)
+        kinds = [kind for kind in options if kind in _CONVERT]
+        if kinds and len(options) <= 2:
+            table[name] = (_CONVERT[kinds[0]], type(None) in options)
+    return table
+
+
+def _check_types(record: object, types: Mapping[str, tuple[_Convert, bool]]) -> None:
+    """Checks each field, and makes numpy's scalars Python's: they would not survive JSON."""
+    for name, (convert, optional) in types.items():
+        value = getattr(record, name)
+        if value is None and optional:
+            continue
+        object.__setattr__(record, name, convert(name, value))
+
+
+_MEASUREMENT_TYPES = _types(Measurement)
+_NULL_TYPES = _types(Null)
+_CLAIM_TYPES = _types(Claim)
+_MODEL_TYPES = _types(ModelEntry)
+MEASUREMENT_FIELDS = tuple(f.name for f in fields(Measurement))
+NULL_FIELDS = tuple(f.name for f in fields(Null))
+CLAIM_FIELDS = tuple(f.name for f in fields(Claim))
+MODEL_FIELDS = tuple(f.name for f in fields(ModelEntry))
+
+_Record = TypeVar("_Record")
+
+
+def parse_lines(lines: Iterable[str], parse: Callable[[str], _Record], where: str) -> list[_Record]:
+    """Each line parsed. ValueError naming `where` and the line's number (from 1) for the first bad one."""
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(parse(line))
+        except ValueError as error:
+            raise ValueError(f"{where}, line {number}: {error}") from error
+    return records

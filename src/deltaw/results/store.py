@@ -1,0 +1,251 @@
+"""A finished run as tables: `load(run)` for users, and the readers and writers of the run's files.
+
+A run's directory holds manifest.json, measurements.jsonl, claims.json, prompts.jsonl and the models' directories.
+What is wrong with a file is said with its name and line.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from deltaw.errors import DeltawError
+from deltaw.results.files import write_json_atomic, write_text_atomic
+from deltaw.results.schema import (
+    CLAIM_FIELDS,
+    MEASUREMENT_FIELDS,
+    MODEL_FIELDS,
+    Claim,
+    Measurement,
+    ModelEntry,
+    parse_json,
+    parse_lines,
+)
+
+MANIFEST = "manifest.json"
+MEASUREMENTS = "measurements.jsonl"
+CLAIMS = "claims.json"
+PROMPTS = "prompts.jsonl"
+
+_Record = TypeVar("_Record")
+_INTEGERS = ("schema_version", "seed", "step", "layer", "n", "observation")
+_NUMBERS = ("value", "low", "high", "null_mean", "null_low", "null_high", "smallest_effect")
+
+
+def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
+    """Writes one line a measurement, in the order given; the file appears whole or not at all."""
+    write_text_atomic(path, "".join(measurement.to_line() + "\n" for measurement in measurements))
+
+
+def read_measurements(path: Path) -> list[Measurement]:
+    """The measurements of a file. DeltawError naming the file and the line of the first bad one."""
+    return _read_lines(path, Measurement.from_line)
+
+
+def write_claims(path: Path, claims: Iterable[Claim]) -> None:
+    """Writes claims.json, in the order given; the file appears whole or not at all."""
+    write_json_atomic(path, [claim.to_json() for claim in claims])
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """The entries of claims.json. DeltawError naming the file and the entry (from 1) of the first bad one."""
+    entries = _read_json(path)
+    if not isinstance(entries, list):
+        raise DeltawError(f"{path} must hold a list of claims, found {type(entries).__name__}.")
+    return _read_entries(entries, Claim.from_json, f"{path}, claim")
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished run, read into memory.
+
+    measurements: one row per line of measurements.jsonl; text columns are pandas' nullable strings, counts nullable
+    integers, numbers float64 (NaN where nothing was measured). claims: one row per claim, `nulls` a list of dicts.
+    models: one row per model directory, `path` absolute. prompts: the sample of prompts as written. manifest: as written.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    measurements: pd.DataFrame
+    claims: pd.DataFrame
+    models: pd.DataFrame
+    prompts: list[dict[str, Any]]
+
+    def select(self, statistic: object = None, model: object = None, **filters: object) -> pd.DataFrame:
+        """The rows of `measurements` where every named column has the value given, or one of the values of a list.
+
+        For the columns beside `statistic` and `model`, None selects the rows where the column does not apply.
+        DeltawError listing what there is, for a column that does not exist and for a value that the column never has.
+        """
+        wanted = {
+            name: value for name, value in (("statistic", statistic), ("model", model)) if value is not None
+        }
+        table = self.measurements
+        keep = pd.Series(True, index=table.index)
+        for column, value in {**wanted, **filters}.items():
+            if column not in table.columns:
+                raise DeltawError(f"There is no column {column!r}; the columns are {_listed(table.columns)}.")
+            keep &= _matches(table[column], value, column)
+        return table[keep].reset_index(drop=True)
+
+    def model(self, name: str, step: int | None = None, seed: int | None = None) -> Path:
+        """The directory of a model; without `step`, of its last step.
+
+        DeltawError listing what there is, if there is no such model, step or seed, if several seeds fit and none was
+        named, or if the directory is gone.
+        """
+        rows = self.models[self.models["name"] == name]
+        if rows.empty:
+            raise DeltawError(
+                f"{self.path} has no model {name!r}; it has {_listed(self.models['name'].unique())}."
+            )
+        for column, value in (("seed", seed), ("step", step)):
+            found = sorted(rows[column].unique())
+            if value is not None:
+                rows = rows[rows[column] == value]
+            elif column == "step":
+                rows = rows[rows["step"] == found[-1]]
+            if rows.empty:
+                raise DeltawError(f"The model {name!r} has no {column} {value}; it has {_listed(found)}.")
+            if column == "seed" and rows["seed"].nunique() > 1:
+                raise DeltawError(
+                    f"The model {name!r} has the seeds {_listed(found)}; say which, with seed=."
+                )
+        path = Path(str(rows["path"].iloc[0]))
+        if not path.is_dir():
+            raise DeltawError(
+                f"{path} is named in the manifest but is gone; run the study again to make it anew."
+            )
+        return path
+
+
+def load(run: str | Path) -> Results:
+    """A finished run, from its directory (such as runs/quick).
+
+    DeltawError if there is no such directory, if the study has not come to its end, or if a file is damaged.
+    """
+    path = Path(run).absolute()
+    _check_finished(path)
+    manifest = _read_json(path / MANIFEST)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("models", []), list):
+        raise DeltawError(
+            f"{path / MANIFEST} is not a study's manifest; run the study again to make it anew."
+        )
+    models = _read_entries(manifest.get("models", []), ModelEntry.from_json, f"{path / MANIFEST}, model")
+    return Results(
+        path=path,
+        manifest=manifest,
+        measurements=_table(read_measurements(path / MEASUREMENTS), MEASUREMENT_FIELDS),
+        claims=_claims_table(read_claims(path / CLAIMS)),
+        models=_table(models, MODEL_FIELDS).assign(path=[str(path / entry.path) for entry in models]),
+        prompts=_read_lines(path / PROMPTS, _parse_prompt),
+    )
+
+
+def _check_finished(path: Path) -> None:
+    if not path.is_dir():
+        runs = (
+            sorted(p.parent.name for p in path.parent.glob(f"*/{MANIFEST}")) if path.parent.is_dir() else []
+        )
+        there = (
+            f"{path.parent} has the runs {_listed(runs)}" if runs else f"{path.parent} has no finished run"
+        )
+        raise DeltawError(f"There is no run at {path}; {there}. `deltaw study` makes one.")
+    missing = [name for name in (MANIFEST, MEASUREMENTS, CLAIMS, PROMPTS) if not (path / name).is_file()]
+    if not missing:
+        return
+    if (path / "study.json").is_file() or len(missing) < 4:
+        raise DeltawError(
+            f"The run at {path} has not come to its end ({_listed(missing)} missing); "
+            "run the same `deltaw study` again and it goes on where it stopped."
+        )
+    raise DeltawError(f"{path} is not a run of deltaw: it has no {MANIFEST}. `deltaw study` makes a run.")
+
+
+def _matches(column: pd.Series, value: object, name: str) -> "pd.Series[bool]":
+    if value is None:
+        return column.isna()
+    values = list(value) if isinstance(value, Collection) and not isinstance(value, str | bytes) else [value]
+    present = set(column.dropna().unique())
+    absent = [v for v in values if v is not None and v not in present]
+    if absent:
+        known = _listed(sorted(present)) if present else "no values"
+        raise DeltawError(f"No measurement has {name} {_listed(absent)}; there is {known}.")
+    hit = column.isin([v for v in values if v is not None]).fillna(False).astype(bool)
+    return hit | column.isna() if None in values else hit
+
+
+def _table(records: Sequence[object], columns: tuple[str, ...]) -> pd.DataFrame:
+    """One row a record; a column's type is the same whether or not any row has a value in it."""
+    data: dict[str, Any] = {}
+    for name in columns:
+        values = [getattr(record, name) for record in records]
+        if name in _INTEGERS:
+            data[name] = pd.array(values, dtype="Int64")
+        elif name in _NUMBERS:
+            data[name] = pd.Series(values, dtype="float64")
+        elif name in ("exploratory", "nulls"):
+            data[name] = pd.Series(values, dtype="bool" if name == "exploratory" else "object")
+        else:
+            data[name] = pd.array(values, dtype="string")
+    return pd.DataFrame(data, columns=list(columns))
+
+
+def _claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
+    table = _table(claims, CLAIM_FIELDS)
+    return table.assign(nulls=pd.Series([claim.to_json()["nulls"] for claim in claims], dtype="object"))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DeltawError(
+            f"{path} is damaged: it is not UTF-8 text ({error.reason}, byte {error.start})."
+        ) from error
+    except OSError as error:
+        raise DeltawError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return parse_json(_read_text(path))
+    except ValueError as error:
+        raise DeltawError(f"{path} is damaged: {error}. Run the study again to make it anew.") from error
+
+
+def _read_lines(path: Path, parse: Callable[[str], _Record]) -> list[_Record]:
+    # Not splitlines(): it also splits at separators that JSON allows inside a string.
+    lines = _read_text(path).removesuffix("\n").split("\n")
+    try:
+        return parse_lines(lines if lines != [""] else [], parse, str(path))
+    except ValueError as error:
+        raise DeltawError(f"{error}. Run the study again to make the file anew.") from error
+
+
+def _read_entries(entries: list[Any], parse: Callable[[object], _Record], where: str) -> list[_Record]:
+    records = []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            records.append(parse(entry))
+        except ValueError as error:
+            raise DeltawError(
+                f"{where} {number}: {error}. Run the study again to make the file anew."
+            ) from error
+    return records
+
+
+def _parse_prompt(line: str) -> dict[str, Any]:
+    record = parse_json(line)
+    if not isinstance(record, dict):
+        raise ValueError(f"a prompt is a JSON object, got {type(record).__name__}")
+    return record
+
+
+def _listed(names: Iterable[object], most: int = 20) -> str:
+    """Names for a message, shortened where there are very many."""
+    texts = [str(name) for name in names]
+    shown = ", ".join(texts[:most])
+    return shown if len(texts) <= most else f"{shown} and {len(texts) - most} more"
