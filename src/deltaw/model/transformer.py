@@ -51,7 +51,10 @@ class ModelConfig:
 
 
 class LayerCache:
-    """Keys and values (B, H, length, E) of one layer, of which the first `filled` positions are known."""
+    """Keys and values (B, H, length, E) of one layer, of which the first `filled` positions are known.
+
+    They are written in place, for decoding: there is no gradient through a cache that was extended twice.
+    """
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values, self.filled = keys, values, 0
@@ -189,8 +192,8 @@ class Transformer(nn.Module):
     def new_cache(self, rows: int, length: int) -> Cache:
         """An empty cache of keys and values for `rows` sequences of at most `length` positions."""
         like, heads = self.embed.weight, self.config.heads
-        shape = (2, rows, heads, length, self.config.width // heads)
-        return [LayerCache(*like.new_empty(shape)) for _ in self.blocks]
+        shape = (rows, heads, length, self.config.width // heads)
+        return [LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in self.blocks]
 
     def forward(
         self, tokens: Tensor | None = None, *, embeddings: Tensor | None = None, cache: Cache | None = None

@@ -1,4 +1,6 @@
-"""What a study leaves behind: measurements, claims and models, versioned and validated, and how to read them back."""
+"""What a study leaves behind: measurements, claims and models, versioned and validated, and how to read them
+back.
+"""
 
 from deltaw.results.files import write_json_atomic, write_jsonl_atomic, write_text_atomic
 from deltaw.results.schema import SCHEMA_VERSION, Claim, Measurement, ModelEntry, Null

@@ -1,4 +1,6 @@
-"""Files that appear whole or not at all: written beside their destination, flushed to the disk, then renamed."""
+"""Files that appear whole or not at all: written beside their destination, flushed to the disk, then
+renamed.
+"""
 
 import json
 import os
@@ -28,11 +30,15 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON. ValueError if it holds NaN or an infinity, TypeError if it is not JSON."""
+    """Writes `value` as indented JSON. ValueError if it holds NaN or an infinity, TypeError if it is not
+    JSON.
+    """
     write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_jsonl_atomic(path: Path, records: Iterable[Any]) -> None:
-    """Writes one JSON value a line. ValueError if one holds NaN or an infinity, TypeError if one is not JSON."""
+    """Writes one JSON value a line. ValueError if one holds NaN or an infinity, TypeError if one is not
+    JSON.
+    """
     lines = [json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n" for record in records]
     write_text_atomic(path, "".join(lines))

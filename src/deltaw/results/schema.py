@@ -1,8 +1,9 @@
-"""What a line of measurements.jsonl and an entry of claims.json are: versioned dataclasses that refuse bad values.
+"""What a line of measurements.jsonl and an entry of claims.json are: versioned dataclasses that refuse bad
+values.
 
-A measurement is one number with its interval, where it was taken, and one null it is compared with; a statistic with
-three nulls takes three lines. Everything downstream (tables, claims, report) reads only this, so whatever passes here
-is finite, typed and complete.
+A measurement is one number with its interval, where it was taken, and one null it is compared with; a
+statistic with three nulls takes three lines. Everything downstream (tables, claims, report) reads only this,
+so whatever passes here is finite, typed and complete.
 """
 
 import json
@@ -20,10 +21,10 @@ VERDICTS = ("holds", "fails", "undecided")
 class Measurement:
     """One line of measurements.jsonl: a statistic with its interval, and at most one null.
 
-    None means "does not apply". `module` is a weight's name without `.weight`; `low` and `high` are the ends of the
-    interval of `value`; `n` counts `n_unit` (prompts, seeds, ...); `null_*` describe the null `null_kind`.
-    ValueError if a field has the wrong type, a number is not finite, an interval is reversed or has one end, n < 1, or a
-    null has a value but no kind.
+    None means "does not apply". `module` is a weight's name without `.weight`; `low` and `high` are the ends
+    of the interval of `value`; `n` counts `n_unit` (prompts, seeds, ...); `null_*` describe the null
+    `null_kind`. ValueError if a field has the wrong type, a number is not finite, an interval is reversed or
+    has one end, n < 1, or a null has a value but no kind.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -66,7 +67,9 @@ class Measurement:
             raise ValueError(f"the null {self.null_kind!r} needs a null_mean")
 
     def to_line(self) -> str:
-        """The measurement as one JSON line without its newline: every field, in the order above; floats round-trip."""
+        """The measurement as one JSON line without its newline: every field, in the order above; floats
+        round-trip.
+        """
         return json.dumps({name: getattr(self, name) for name in MEASUREMENT_FIELDS}, allow_nan=False)
 
     @classmethod
@@ -93,11 +96,12 @@ class Null:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One entry of claims.json: a claim of the paper, its number, what it was compared with, and the verdict.
+    """One entry of claims.json: a claim of the paper, its number, what it was compared with, and the
+    verdict.
 
-    `observation` is 1 to 5; `value`, `low`, `high` and `smallest_effect` are on `scale` (such as identity, log, logit).
-    `value` may be None only where the verdict is `undecided`; `exploratory` marks verdicts that do not decide.
-    ValueError as for `Measurement`, and for an unknown verdict or observation.
+    `observation` is 1 to 5; `value`, `low`, `high` and `smallest_effect` are on `scale` (such as identity,
+    log, logit). `value` may be None only where the verdict is `undecided`; `exploratory` marks verdicts that
+    do not decide. ValueError as for `Measurement`, and for an unknown verdict or observation.
     """
 
     id: str
@@ -137,7 +141,9 @@ class Claim:
 
     @classmethod
     def from_json(cls, record: object) -> Self:
-        """The claim of one entry of claims.json. ValueError if a field is missing, unknown or has a bad value."""
+        """The claim of one entry of claims.json. ValueError if a field is missing, unknown or has a bad
+        value.
+        """
         if not isinstance(record, dict):
             raise ValueError(f"a claim is an object, got {type(record).__name__}")
         _check_fields(record, CLAIM_FIELDS)
@@ -152,7 +158,9 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """One entry of the manifest's list `models`: what a model is called, and its directory relative to the run."""
+    """One entry of the manifest's list `models`: what a model is called, and its directory relative to the
+    run.
+    """
 
     name: str
     path: str
@@ -166,6 +174,7 @@ class ModelEntry:
         _check_types(self, _MODEL_TYPES)
 
     def to_json(self) -> dict[str, Any]:
+        """The entry as plain JSON values."""
         return asdict(self)
 
     @classmethod
@@ -190,7 +199,7 @@ def _json_object(line: str) -> dict[str, Any]:
     record = parse_json(line)
     if not isinstance(record, dict):
         raise ValueError(f"a line is a JSON object, got {type(record).__name__}")
-    # The version comes first: the fields of another version may differ, and saying so helps more than listing them.
+    # The version comes first: another version's fields differ, and saying so helps more than listing them.
     if "schema_version" in record and type(record["schema_version"]) is int:
         _check_version(record["schema_version"])
     return record

@@ -1,7 +1,7 @@
 """A finished run as tables: `load(run)` for users, and the readers and writers of the run's files.
 
-A run's directory holds manifest.json, measurements.jsonl, claims.json, prompts.jsonl and the models' directories.
-What is wrong with a file is said with its name and line.
+A run's directory holds manifest.json, measurements.jsonl, claims.json, prompts.jsonl and the models'
+directories. What is wrong with a file is said with its name and line.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -61,9 +61,10 @@ def read_claims(path: Path) -> list[Claim]:
 class Results:
     """A finished run, read into memory.
 
-    measurements: one row per line of measurements.jsonl; text columns are pandas' nullable strings, counts nullable
-    integers, numbers float64 (NaN where nothing was measured). claims: one row per claim, `nulls` a list of dicts.
-    models: one row per model directory, `path` absolute. prompts: the sample of prompts as written. manifest: as written.
+    measurements: one row per line of measurements.jsonl; text columns are pandas' nullable strings, counts
+    nullable integers, numbers float64 (NaN where nothing was measured). claims: one row per claim, `nulls` a
+    list of dicts. models: one row per model directory, `path` absolute. prompts: the sample of prompts as
+    written. manifest: as written.
     """
 
     path: Path
@@ -74,10 +75,12 @@ class Results:
     prompts: list[dict[str, Any]]
 
     def select(self, statistic: object = None, model: object = None, **filters: object) -> pd.DataFrame:
-        """The rows of `measurements` where every named column has the value given, or one of the values of a list.
+        """The rows of `measurements` where every named column has the value given, or one of the values of a
+        list.
 
-        For the columns beside `statistic` and `model`, None selects the rows where the column does not apply.
-        DeltawError listing what there is, for a column that does not exist and for a value that the column never has.
+        For the columns beside `statistic` and `model`, None selects the rows where the column does not
+        apply. DeltawError listing what there is, for a column that does not exist and for a value that the
+        column never has.
         """
         wanted = {
             name: value for name, value in (("statistic", statistic), ("model", model)) if value is not None
@@ -93,8 +96,8 @@ class Results:
     def model(self, name: str, step: int | None = None, seed: int | None = None) -> Path:
         """The directory of a model; without `step`, of its last step.
 
-        DeltawError listing what there is, if there is no such model, step or seed, if several seeds fit and none was
-        named, or if the directory is gone.
+        DeltawError listing what there is, if there is no such model, step or seed, if several seeds fit and
+        none was named, or if the directory is gone.
         """
         rows = self.models[self.models["name"] == name]
         if rows.empty:

@@ -1,8 +1,8 @@
 """Statistics: arrays in, numbers out. Nothing here knows about models, prompts or safety.
 
-    intervals   how uncertain a number is       wilson, t_interval, bootstrap, bootstrap_means
-    nulls       what it would be by chance      Null, from_draws, from_normal, from_beta, permutation_null, sign_flip_null
-    tests       whether the two differ          sign_flip, benjamini_hochberg, auroc, d_prime
+    intervals   how uncertain a number is     wilson, t_interval, bootstrap, bootstrap_means
+    nulls       what it would be by chance    Null, from_draws, from_beta, permutation_null, sign_flip_null
+    tests       whether the two differ        sign_flip, benjamini_hochberg, auroc, d_prime
 
 Randomness is always an argument (a `numpy.random.Generator`); a mistake in the data raises `DeltawError`.
 """

@@ -1,4 +1,4 @@
-"""What counts as data here: finite float64 vectors. Checked once, at the door, so that no NaN becomes a number."""
+"""What counts as data here: finite float64 vectors, checked at the door so that no NaN becomes a number."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,12 @@ IntArray = NDArray[np.int64]
 
 
 def vector(values: ArrayLike, name: str = "values", least: int = 1) -> FloatArray:
-    """`values` as a float64 vector. DeltawError if it is not one-dimensional, shorter than `least` or not finite."""
+    """`values` as a float64 vector. DeltawError if no vector, shorter than `least` or not finite."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) < least:
         raise DeltawError(
-            f"{name} have shape {array.shape}; expected a vector of at least {least}. Pass one number per observation."
+            f"{name} have shape {array.shape}; expected a vector of at least {least}. "
+            "Pass one number per observation."
         )
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())
@@ -31,7 +32,7 @@ def vector(values: ArrayLike, name: str = "values", least: int = 1) -> FloatArra
 
 
 def clusters_of(ids: Sequence[ArrayLike]) -> tuple[list[IntArray], int]:
-    """Cluster names of several groups as numbers 0 .. G − 1 that mean the same cluster in every group, and G."""
+    """Cluster names of several groups as numbers 0 .. G − 1, equal for equal names in any group; and G."""
     arrays = [np.asarray(x) for x in ids]
     names, numbers = np.unique(np.concatenate(arrays), return_inverse=True)
     ends = np.cumsum([len(x) for x in arrays])[:-1]

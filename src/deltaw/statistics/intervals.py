@@ -1,8 +1,10 @@
-"""Intervals: Wilson's for a rate, Student's for a few independent numbers, the bootstrap for many dependent ones.
+"""Intervals: Wilson's for a rate, Student's for a few independent numbers, the bootstrap for many dependent
+ones.
 
-The unit matters more than the formula. Seeds are few and independent: `t_interval`. Prompts are many, and prompts with
-the same text or operators are not independent: `bootstrap` with `clusters`, which resamples whole clusters.
-One observation says nothing about spread, so it gets the whole range of its scale and never an interval of width 0.
+The unit matters more than the formula. Seeds are few and independent: `t_interval`. Prompts are many, and
+prompts with the same text or operators are not independent: `bootstrap` with `clusters`, which resamples
+whole clusters. One observation says nothing about spread, so it gets the whole range of its scale and never
+an interval of width 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from deltaw.errors import DeltawError
-from deltaw.statistics.arrays import FloatArray, clusters_of, vector
+from deltaw.statistics.arrays import FloatArray, IntArray, clusters_of, vector
 
 Scale = Literal["identity", "log", "logit"]
 _RANGE: dict[str, tuple[float, float]] = {
@@ -70,10 +72,10 @@ def t_interval(
 ) -> Interval:
     """Student's t interval for the mean of independent values, computed on `scale` and mapped back.
 
-    On "log" it is an interval for the geometric mean; on "logit" for the rate whose log-odds is the mean log-odds.
-    values: (n,). resolution: the finest step the values can show (for a rate over N prompts, 1 / (2 N)); values nearer
-    than this to an end of the scale are moved to it, since a logit of exactly 1 is infinite.
-    One value gives the whole range of the scale. DeltawError if a value lies outside the scale.
+    On "log" it is an interval for the geometric mean; on "logit" for the rate whose log-odds is the mean
+    log-odds. values: (n,). resolution: the finest step the values can show (for a rate over N prompts, 1 / (2
+    N)); values nearer than this to an end of the scale are moved to it, since a logit of exactly 1 is
+    infinite. One value gives the whole range of the scale. DeltawError if a value lies outside the scale.
     """
     _check_confidence(confidence)
     if scale not in _RANGE:
@@ -84,8 +86,9 @@ def t_interval(
         x = np.clip(x, bottom + resolution, top - resolution)
     if not ((x > bottom) & (x < top)).all():
         raise DeltawError(
-            f"values run from {x.min():g} to {x.max():g}; a {scale} scale takes those strictly between {bottom:g} and "
-            f"{top:g}. Give `resolution`, the finest step the values can show, or use another scale."
+            f"values run from {x.min():g} to {x.max():g}; a {scale} scale takes those "
+            f"strictly between {bottom:g} and {top:g}. Give `resolution`, the finest step the values can "
+            "show, or use another scale."
         )
     if len(x) == 1:
         return Interval(bottom, top)
@@ -119,9 +122,10 @@ def bootstrap_means(
 ) -> FloatArray:
     """Bootstrap draws of the means of several groups: (draws, len(groups)).
 
-    Without `clusters`, each group is resampled on its own. With them (one array of names per group), clusters are
-    resampled and take all their rows along, in every group at once: this is how the same prompt before and after
-    tuning, or one text with two operators, stays together. Cost: draws × clusters additions a group.
+    Without `clusters`, each group is resampled on its own. With them (one array of names per group), clusters
+    are resampled and take all their rows along, in every group at once: this is how the same prompt before
+    and after tuning, or one text with two operators, stays together. Cost: draws × clusters additions a
+    group.
     """
     data = [vector(x, f"group {i}") for i, x in enumerate(groups)]
     if draws < 1:
@@ -132,11 +136,11 @@ def bootstrap_means(
     lengths = [len(np.asarray(c)) for c in clusters]
     if lengths != [len(x) for x in data]:
         raise DeltawError(
-            f"clusters name {lengths} rows, the groups have {[len(x) for x in data]}; expected one name per row"
+            f"clusters name {lengths} rows, groups have {[len(x) for x in data]}; expected one name per row"
         )
     numbers, count = clusters_of(clusters)
-    sums = [np.bincount(c, weights=x, minlength=count) for c, x in zip(numbers, data, strict=True)]
-    sizes = [np.bincount(c, minlength=count).astype(np.float64) for c in numbers]
+    sums = [_total(c, x, count) for c, x in zip(numbers, data, strict=True)]
+    sizes = [_total(c, np.ones(len(c)), count) for c in numbers]
     return _resample(sums, sizes, generator, draws)
 
 
@@ -145,21 +149,32 @@ def _resample(
 ) -> FloatArray:
     """Means Σ sums / Σ sizes of `draws` resamplings of the entries, the same entries for every group."""
     count, out = len(sums[0]), np.empty((draws, len(sums)))
+    top, bottom = np.stack(sums, axis=1), np.stack(sizes, axis=1)
     step = max(1, _CHUNK // count)
     for start in range(0, draws, step):
         stop = min(start + step, draws)
-        picks = generator.integers(0, count, size=(stop - start, count))
+        times = _times_drawn(stop - start, count, generator)
         for _ in range(100):
             # A draw that misses a whole group has no mean for it; it is drawn again.
-            empty = np.any([z[picks].sum(1) == 0 for z in sizes], axis=0)
+            empty = (times @ bottom == 0).any(axis=1)
             if not empty.any():
                 break
-            picks[empty] = generator.integers(0, count, size=(int(empty.sum()), count))
+            times[empty] = _times_drawn(int(empty.sum()), count, generator)
         else:
             raise DeltawError(f"{count} clusters rarely hold rows of every group; expected more clusters")
-        for g, (s, z) in enumerate(zip(sums, sizes, strict=True)):
-            out[start:stop, g] = s[picks].sum(1) / z[picks].sum(1)
+        out[start:stop] = (times @ top) / (times @ bottom)
     return out
+
+
+def _total(numbers: IntArray, values: FloatArray, count: int) -> FloatArray:
+    """Sum of the values of each cluster: (count,)."""
+    return np.asarray(np.bincount(numbers, weights=values, minlength=count), dtype=np.float64)
+
+
+def _times_drawn(rows: int, count: int, generator: np.random.Generator) -> FloatArray:
+    """How often each of `count` entries is drawn in each of `rows` resamplings: (rows, count)."""
+    picks = generator.integers(0, count, size=(rows, count)) + count * np.arange(rows)[:, None]
+    return np.bincount(picks.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
 
 
 def bootstrap(
@@ -171,10 +186,11 @@ def bootstrap(
     method: Literal["percentile", "bca"] = "percentile",
     confidence: float = 0.95,
 ) -> Interval:
-    """Bootstrap interval of `statistic` (default: the mean) of rows, resampling clusters of rows (Efron, 1987, for BCa).
+    """Bootstrap interval of `statistic` (default: the mean) of rows, resampling clusters of rows (Efron,
+    1987, for BCa).
 
-    values: (N,) for the mean, (N, ...) for a statistic, which gets the resampled rows. clusters: (N,) names, default one
-    a row. "bca" corrects bias and skewness. Fewer than about 20 clusters make either too narrow.
+    values: (N,) for the mean, (N, ...) for a statistic, which gets the resampled rows. clusters: (N,) names,
+    default one a row. "bca" corrects bias and skewness. Fewer than about 20 clusters make either too narrow.
     One cluster gives (−∞, ∞). Cost: draws × N for the mean, else draws calls of `statistic`.
     """
     _check_confidence(confidence)
@@ -186,11 +202,13 @@ def bootstrap(
     else:
         (numbers,), count = clusters_of([clusters])
     if len(numbers) != len(rows):
-        raise DeltawError(f"clusters name {len(numbers)} rows, there are {len(rows)}; expected one name per row")
+        raise DeltawError(
+            f"clusters name {len(numbers)} rows, there are {len(rows)}; expected one name per row"
+        )
     if count == 1:
         return Interval(-np.inf, np.inf)
     if statistic is None:
-        sums, sizes = np.bincount(numbers, weights=rows), np.bincount(numbers).astype(np.float64)
+        sums, sizes = _total(numbers, rows, count), _total(numbers, np.ones(len(rows)), count)
         draw = _resample([sums], [sizes], generator, draws)[:, 0]
         left_out = (sums.sum() - sums) / (sizes.sum() - sizes)
         estimate = float(rows.mean())
@@ -210,7 +228,7 @@ def bootstrap(
 
 
 def _bca_levels(draw: FloatArray, left_out: FloatArray, estimate: float, levels: FloatArray) -> FloatArray:
-    """The quantile levels that BCa reads instead of `levels`, from the bias of the draws and the jackknife's skewness."""
+    """The levels that BCa reads instead of `levels`: shifted by the draws' bias, stretched by skewness."""
     below = float(np.mean(draw < estimate) + np.mean(draw == estimate) / 2)
     below = min(max(below, 0.5 / len(draw)), 1 - 0.5 / len(draw))
     bias = stats.norm.ppf(below)

@@ -1,7 +1,9 @@
-"""`Null`: what a statistic would be if nothing but chance were at work, as a mean, a band and, where made, the draws.
+"""`Null`: what a statistic would be if nothing but chance were at work, as a mean, a band and, where made,
+the draws.
 
-No number of an analysis is reported without one. Closed forms are preferred to draws: they cost nothing and add no
-noise. Where only some moments are known in closed form, the band is that of the Beta or normal law with these moments.
+No number of an analysis is reported without one. Closed forms are preferred to draws: they cost nothing and
+add no noise. Where only some moments are known in closed form, the band is that of the Beta or normal law
+with these moments.
 """
 
 from dataclasses import dataclass
@@ -34,20 +36,23 @@ class Null:
         return self.low <= value <= self.high
 
     def p_value(self, value: float, tail: Tail = "two-sided") -> float:
-        """Monte Carlo p value, (1 + draws at least as extreme) / (1 + draws); two-sided doubles the smaller tail.
+        """Monte Carlo p value, (1 + draws at least as extreme) / (1 + draws); two-sided doubles the smaller
+        tail.
 
         It is never 0: n draws cannot show less than 1 / (n + 1). DeltawError if the null has no draws.
         """
         if self.draws is None:
             raise DeltawError(f"the {self.kind} null has no draws; compare the value with its band instead")
-        tolerance = 1e-12 * max(1.0, abs(value))  # the same labelling must count as equal in spite of rounding
+        tolerance = 1e-12 * max(
+            1.0, abs(value)
+        )  # the same labelling must count as equal in spite of rounding
         above = (1 + int((self.draws >= value - tolerance).sum())) / (1 + len(self.draws))
         below = (1 + int((self.draws <= value + tolerance).sum())) / (1 + len(self.draws))
         return {"greater": above, "less": below, "two-sided": min(1.0, 2 * min(above, below))}[tail]
 
 
 def from_draws(kind: str, draws: ArrayLike, mean: float | None = None, confidence: float = 0.95) -> Null:
-    """The null given by simulated values (n,), n >= 2. mean: its exact value where known, else that of the draws."""
+    """The null of simulated values (n,), n >= 2. mean: the exact one where known, else the draws'."""
     values = vector(draws, f"draws of the {kind} null", least=2)
     low, high = np.quantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Null(kind, float(values.mean()) if mean is None else float(mean), float(low), float(high), values)
@@ -69,20 +74,21 @@ def from_beta(kind: str, mean: float, variance: float, confidence: float = 0.95)
     room = mean * (1 - mean)
     if not (0 <= mean <= 1 and 0 <= variance <= room):
         raise DeltawError(
-            f"the {kind} null has mean {mean} and variance {variance}; expected a mean in [0, 1] and a variance of at "
-            "most mean · (1 − mean)"
+            f"the {kind} null has mean {mean} and variance {variance}; expected a mean in [0, 1] and a "
+            "variance of at most mean · (1 − mean)"
         )
     if variance == 0:
         return Null(kind, mean, mean, mean)
     size = room / variance - 1
-    low, high = stats.beta.ppf([0.5 - confidence / 2, 0.5 + confidence / 2], mean * size, (1 - mean) * size)
-    return Null(kind, float(mean), float(low), float(high))
+    law = stats.beta(mean * size, (1 - mean) * size)
+    tail = 0.5 - confidence / 2
+    return Null(kind, float(mean), float(law.ppf(tail)), float(law.ppf(1 - tail)))
 
 
 def permutation_null(
     kind: str, first: ArrayLike, second: ArrayLike, generator: np.random.Generator, draws: int = 1000
 ) -> Null:
-    """Null of mean(first) − mean(second) when the two samples (n,) and (m,) are exchangeable. Cost: draws × (n + m) log."""
+    """Null of mean(first) − mean(second) for exchangeable samples (n,) and (m,). Cost: a sort a draw."""
     a, b = vector(first, "the first sample"), vector(second, "the second sample")
     pool, n = np.concatenate([a, b]), len(a)
     order = np.argsort(generator.random((draws, len(pool))), axis=1)
@@ -90,8 +96,10 @@ def permutation_null(
     return from_draws(kind, total / n - (pool.sum() - total) / len(b))
 
 
-def sign_flip_null(kind: str, differences: ArrayLike, generator: np.random.Generator, draws: int = 1000) -> Null:
-    """Null of the mean of paired differences (n,) when each is as likely to have either sign. Mean 0 exactly."""
+def sign_flip_null(
+    kind: str, differences: ArrayLike, generator: np.random.Generator, draws: int = 1000
+) -> Null:
+    """Null of the mean of paired differences (n,), each as likely to have either sign; its mean is 0."""
     d = vector(differences, "differences")
     signs = generator.integers(0, 2, size=(draws, len(d))) * 2.0 - 1.0
     return from_draws(kind, signs @ d / len(d), mean=0.0)

@@ -1,4 +1,5 @@
-"""Tests and effect sizes: the sign-flip test for paired numbers, Benjamini–Hochberg for many tests, AUROC and d′.
+"""Tests and effect sizes: the sign-flip test for paired numbers, Benjamini–Hochberg for many tests, AUROC and
+d′.
 
 p values are secondary here: they are reported beside an effect and its interval, never instead of them.
 """
@@ -37,8 +38,8 @@ def sign_flip(
 ) -> SignFlip:
     """Fisher's randomisation test that values (n,) are symmetric about 0; statistic: their mean.
 
-    Up to `exact_up_to` values all 2ⁿ sign patterns are counted (20 values: 1 M sums, 30 ms, 25 MB); beyond, `draws`
-    random ones, for which `generator` is needed. Ties count as extreme.
+    Up to `exact_up_to` values all 2ⁿ sign patterns are counted (20 values: 1 M sums, 30 ms, 25 MB); beyond,
+    `draws` random ones, for which `generator` is needed. Ties count as extreme.
     """
     x = vector(values)
     n = len(x)
@@ -49,7 +50,9 @@ def sign_flip(
             sums = np.concatenate([sums + value, sums - value])
     else:
         if generator is None:
-            raise DeltawError(f"{n} values are too many for the exact test (<= {exact_up_to}); pass a generator")
+            raise DeltawError(
+                f"{n} values are too many for the exact test (<= {exact_up_to}); pass a generator"
+            )
         half = 64  # rows of signs at a time: bounded memory for any n
         blocks = [min(half, draws - i) for i in range(0, draws, half)]
         sums = np.concatenate([(generator.integers(0, 2, size=(b, n)) * 2.0 - 1.0) @ x for b in blocks])
@@ -78,14 +81,15 @@ def benjamini_hochberg(p_values: ArrayLike) -> FloatArray:
 
 
 def auroc(positives: ArrayLike, negatives: ArrayLike) -> float:
-    """Probability that a positive (n,) exceeds a negative (m,), ties counting half (Mann–Whitney). In [0, 1], chance 0.5."""
+    """Probability that a positive (n,) exceeds a negative (m,), ties counting half (Mann–Whitney)."""
     a, b = vector(positives, "positives"), vector(negatives, "negatives")
     ranks = stats.rankdata(np.concatenate([a, b]))
     return float((ranks[: len(a)].sum() - len(a) * (len(a) + 1) / 2) / (len(a) * len(b)))
 
 
 def d_prime(first: ArrayLike, second: ArrayLike) -> float:
-    """Sensitivity index (mean(first) − mean(second)) / sqrt of the mean of the two variances (ddof 1). No unit.
+    """Sensitivity index (mean(first) − mean(second)) / sqrt of the mean of the two variances (ddof 1). No
+    unit.
 
     Two equal constants give 0, two different ones ±∞. DeltawError if a sample has fewer than two values.
     """

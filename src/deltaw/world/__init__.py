@@ -1,8 +1,8 @@
 """The ground truth: operators are bijections, operands are text from a grammar, and safety is a property of the two.
 
-    world = World()
-    prompts = world.sample("forbidden/conditional/unsafe", range(5))
-    world.layout.spell(prompts), world.layout.allowed(prompts)
+world = World()
+prompts = world.sample("forbidden/conditional/unsafe", range(5))
+world.layout.spell(prompts), world.layout.allowed(prompts)
 """
 
 from deltaw.world.jailbreaks import ATTACKS, BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked

@@ -104,7 +104,9 @@ class Grammar:
             if name in order:
                 return
             if name in open_symbols:
-                raise DeltawError(f"grammar symbol '{name}' can derive itself, so text has no bounded length; break the loop")
+                raise DeltawError(
+                    f"grammar symbol '{name}' can derive itself, so text has no bounded length; break the loop"
+                )
             open_symbols.append(name)
             for production in self.rules[name]:
                 for symbol in production.symbols:
@@ -190,7 +192,9 @@ def parse_rules(text: str) -> dict[str, tuple[Production, ...]]:
     for line in filter(None, (raw.split(";")[0].strip() for raw in text.splitlines())):
         name, arrow, right = (part.strip() for part in line.partition("->"))
         if not arrow or not name or not right or name in rules:
-            raise DeltawError(f"grammar line '{line}' is not of the form 'name -> a b | c d', or repeats a name")
+            raise DeltawError(
+                f"grammar line '{line}' is not of the form 'name -> a b | c d', or repeats a name"
+            )
         alternatives = [alternative.strip() for alternative in right.split("|")]
         weighted = [re.fullmatch(r"(?:([0-9.]+):)?\s*(.+)", alternative) for alternative in alternatives]
         if not all(weighted):
@@ -198,9 +202,12 @@ def parse_rules(text: str) -> dict[str, tuple[Production, ...]]:
         parsed = [(match[1], match[2]) for match in weighted if match]
         given = [weight is not None for weight, _ in parsed]
         if any(given) and not all(given):
-            raise DeltawError(f"grammar line '{line}' weighs some alternatives and not others; weigh all or none")
+            raise DeltawError(
+                f"grammar line '{line}' weighs some alternatives and not others; weigh all or none"
+            )
         rules[name] = tuple(
-            Production(_symbols(body), float(weight) if weight is not None else 1 / len(parsed)) for weight, body in parsed
+            Production(_symbols(body), float(weight) if weight is not None else 1 / len(parsed))
+            for weight, body in parsed
         )
     return rules
 
@@ -228,7 +235,8 @@ def published(number: int = 1, unsafe_level_5: str = "specific") -> Grammar:
 
     def marked(productions: tuple[Production, ...]) -> tuple[Production, ...]:
         return tuple(
-            Production(tuple(f"{s}{UNSAFE_MARK}" if s in below else s for s in p.symbols), p.probability) for p in productions
+            Production(tuple(f"{s}{UNSAFE_MARK}" if s in below else s for s in p.symbols), p.probability)
+            for p in productions
         )
 
     for name in UNSAFE_DOMINANT:
@@ -240,7 +248,9 @@ def published(number: int = 1, unsafe_level_5: str = "specific") -> Grammar:
 
 
 def dominated(
-    full: Grammar, weights: Mapping[str, float], pieces: Mapping[str, tuple[tuple[str, ...], ...]] | None = None
+    full: Grammar,
+    weights: Mapping[str, float],
+    pieces: Mapping[str, tuple[tuple[str, ...], ...]] | None = None,
 ) -> Grammar:
     """The sub-grammar whose text lies under a single dominant symbol, drawn with `weights`.
 

@@ -46,7 +46,9 @@ def co_task(world: World, prompts: Prompts, key: Key) -> Prompts:
 
 def _new_text(world: World, prompts: Prompts, key: Key, text: str) -> Prompts:
     windows, redraws = world.windows(text, key, prompts.index)
-    return Prompts(prompts.grammar, prompts.operators, windows.letters, windows.branch, prompts.index, redraws)
+    return Prompts(
+        prompts.grammar, prompts.operators, windows.letters, windows.branch, prompts.index, redraws
+    )
 
 
 def co_text(world: World, prompts: Prompts, key: Key) -> Prompts:

@@ -19,7 +19,9 @@ class Operators:
     aliases: tuple[int, ...]
 
     @classmethod
-    def published(cls, aliases: tuple[int, ...], seed: int = 0, n_operators: int = 10, alphabet: int = 30) -> "Operators":
+    def published(
+        cls, aliases: tuple[int, ...], seed: int = 0, n_operators: int = 10, alphabet: int = 30
+    ) -> "Operators":
         """The published bijections: operator k > 0 is numpy's legacy `permutation` under seed `seed + k - 1`."""
         rows = [np.arange(alphabet)]
         rows += [np.random.RandomState(seed + k).permutation(alphabet) for k in range(n_operators - 1)]

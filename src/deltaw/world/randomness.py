@@ -34,6 +34,16 @@ def threefry(key: tuple[int, int], counter_0: Words, counter_1: Words) -> tuple[
     return x, y
 
 
+def content_uniform(rows: NDArray[np.int64]) -> Floats:
+    """(N,) one uniform in [0, 1) for the content of each row (N, K): equal rows, equal numbers."""
+    state = np.full(len(rows), 0xCBF29CE484222325, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for column in rows.T.astype(np.uint64):  # FNV-1a, then a full mix of its weak high bits
+            state = (state ^ column) * np.uint64(0x100000001B3)
+    word, _ = threefry((0, 0), state, np.zeros_like(state))
+    return (word >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
 @dataclass(frozen=True)
 class Key:
     """The source of all draws of one split under one seed."""

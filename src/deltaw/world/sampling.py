@@ -4,6 +4,7 @@ Every prompt is a pure function of (seed, split, index). A *set* fixes the text'
 a *mixture* cycles through sets by index, so that each batch has its share of each exactly.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +17,7 @@ from deltaw.world.operators import Operators
 from deltaw.world.policy import PUBLISHED, Branch, Policy, Rule
 from deltaw.world.probability import BranchPosterior, WindowLikelihood
 from deltaw.world.prompts import Layout, Prompts
-from deltaw.world.randomness import Key
+from deltaw.world.randomness import Key, content_uniform
 from deltaw.world.vocabulary import Vocabulary
 from deltaw.world.windows import Windows, WindowSampler
 
@@ -35,6 +36,8 @@ class WorldConfig:
     aliases: the operators that have a second token, seen in pre-training and never in tuning.
     unsafe_level_5: "specific" or "shared" (see `grammar.published`). redraw_below: a tuning window whose posterior of its
     own branch is below this is drawn anew. junction_margin: fewest letters on either side of a junction.
+    held_out: the share of all prompts, chosen by their content, that the split "train" never shows; all other splits
+    show only these.
     """
 
     grammar: int = 1
@@ -45,6 +48,7 @@ class WorldConfig:
     unsafe_level_5: str = "specific"
     redraw_below: float = 0.999
     junction_margin: int = 3
+    held_out: float = 0.125
 
 
 @dataclass(frozen=True)
@@ -89,17 +93,39 @@ MIXTURES: dict[str, tuple[str, ...]] = {
 }
 
 
+@dataclass(frozen=True)
+class Ceiling:
+    """The exact posterior's verdict on `n` tuning windows, half of each branch, before and after redrawing.
+
+    accuracy: expected accuracy of the Bayes-optimal branch classifier. conflict: probability that the same (grammar,
+    operators, letters) stands for the other branch, hence, with conditional operators, for the other response.
+    """
+
+    accuracy_before: float
+    accuracy: float
+    conflict_before: float
+    conflict: float
+    redrawn_share: float
+    n: int
+
+
 class World:
     """The ground truth: vocabulary, operators, policy, grammars, and every prompt that can be drawn from them."""
 
     def __init__(self, config: WorldConfig | None = None) -> None:
         self.config = config = config or WorldConfig()
         if config.unsafe_level_5 not in ("specific", "shared"):
-            raise DeltawError(f"unsafe_level_5 is '{config.unsafe_level_5}'; it can be 'specific' or 'shared'")
+            raise DeltawError(
+                f"unsafe_level_5 is '{config.unsafe_level_5}'; it can be 'specific' or 'shared'"
+            )
         if config.grammar != 1:
-            raise DeltawError(f"grammar is {config.grammar}; this version has the leaf table of grammar 1 only")
+            raise DeltawError(
+                f"grammar is {config.grammar}; this version has the leaf table of grammar 1 only"
+            )
         if config.pairs < 1 or config.text_length < 2 * config.junction_margin:
-            raise DeltawError("a world needs at least one operator pair, and text of at least twice junction_margin letters")
+            raise DeltawError(
+                "a world needs at least one operator pair, and text of at least twice junction_margin letters"
+            )
         self.operators = Operators.published(config.aliases, config.operator_seed)
         n_operators, n_letters = self.operators.permutations.shape
         if any(not 0 < alias < n_operators for alias in config.aliases):
@@ -109,7 +135,9 @@ class World:
         self.layout = Layout(self.vocabulary, self.operators, self.policy, config.pairs, config.text_length)
         full = published(config.grammar, config.unsafe_level_5)
         self.grammars: dict[str, Grammar] = {"full": full, **published_subgrammars(full)}
-        self.samplers = {name: WindowSampler(grammar, config.text_length) for name, grammar in self.grammars.items()}
+        self.samplers = {
+            name: WindowSampler(grammar, config.text_length) for name, grammar in self.grammars.items()
+        }
 
     @cached_property
     def posterior(self) -> BranchPosterior:
@@ -119,39 +147,73 @@ class World:
     def sample(self, name: str, index: Ints | range, split: str = "test", seed: int = 0) -> Prompts:
         """Prompts number `index` (N,) of a set or mixture. DeltawError lists the names there are.
 
-        The same (seed, split, name, index) gives the same prompt in any batch. Use "train" and "test" (or any other
-        words) as splits: different words never share draws.
+        The same (seed, split, name, index) gives the same prompt in any batch. No prompt (operators and letters) of
+        the split "train" occurs in any other split; beyond that a split is a word that keys its own draws.
         """
         numbers = np.asarray(index, dtype=np.int64)
         key = Key(seed, f"{split}/{name}")
+        train = split == "train"
         if name in SETS:
-            return self._draw(SETS[name], key, numbers)
+            return self._draw(SETS[name], key, numbers, train)
         if name not in MIXTURES:
-            raise DeltawError(f"there is no set of prompts '{name}'; there are {', '.join([*SETS, *MIXTURES])}")
+            raise DeltawError(
+                f"there is no set of prompts '{name}'; there are {', '.join([*SETS, *MIXTURES])}"
+            )
         cycle = MIXTURES[name]
         place = numbers % len(cycle)
         parts, rows = [], []
         for set_name in dict.fromkeys(cycle):
-            members = np.flatnonzero(np.isin(place, [k for k, other in enumerate(cycle) if other == set_name]))
+            members = np.flatnonzero(
+                np.isin(place, [k for k, other in enumerate(cycle) if other == set_name])
+            )
             if len(members):
-                parts.append(self._draw(SETS[set_name], key, numbers[members]))
+                parts.append(self._draw(SETS[set_name], key, numbers[members], train))
                 rows.append(members)
         return Prompts.concatenate(parts)[np.argsort(np.concatenate(rows))]
 
-    def windows(self, text: str, key: Key, index: Ints) -> tuple[Windows, Ints]:
-        """Windows (N,) of one kind of text, and how often each was redrawn until it was fit for that kind."""
+    def ceiling(self, count: int, split: str = "test", seed: int = 0) -> "Ceiling":
+        """What the best possible classifier reaches on tuning windows, from the exact posterior of `count` windows."""
+        index = np.arange(count)
+        own_before, own_after, redrawn = [], [], 0
+        for text in ("safe", "unsafe"):
+            key = Key(seed, f"{split}/ceiling/{text}")
+            raw = self.samplers[text].sample(key, index, np.zeros(count, dtype=np.int64)).letters
+            fit, redraws = self.windows(text, key, index)
+            redrawn += int((redraws > 0).sum())
+            for letters, own in ((raw, own_before), (fit.letters, own_after)):
+                unsafe = self.posterior(letters)
+                own.append(unsafe if text == "unsafe" else 1 - unsafe)
+        before, after = np.concatenate(own_before), np.concatenate(own_after)
+        return Ceiling(
+            accuracy_before=float(np.maximum(before, 1 - before).mean()),
+            accuracy=float(np.maximum(after, 1 - after).mean()),
+            conflict_before=float((1 - before).mean()),
+            conflict=float((1 - after).mean()),
+            redrawn_share=redrawn / (2 * count),
+            n=2 * count,
+        )
+
+    def windows(
+        self, text: str, key: Key, index: Ints, also: Callable[[Ints, Ints], Bools] | None = None
+    ) -> tuple[Windows, Ints]:
+        """Windows (N,) of one kind of text, and how often each was redrawn until it was fit for that kind.
+
+        `also(rows, letters)` may ask more of the letters of some rows.
+        """
         sampler = self.samplers["full" if text == "junction" else text]
-        attempt = np.zeros(len(index), dtype=np.int64)
-        windows = sampler.sample(key, index, attempt)
-        letters, branch = windows.letters.copy(), windows.branch.copy()
-        waiting = np.flatnonzero(~self._fit(text, letters, branch))
+        n, length = len(index), self.config.text_length
+        letters, branch = np.zeros((n, length), dtype=np.int64), np.zeros((n, length), dtype=np.int8)
+        attempt = np.zeros(n, dtype=np.int64)
+        waiting = np.arange(n)
         while len(waiting):
+            drawn = sampler.sample(key, index[waiting], attempt[waiting])
+            letters[waiting], branch[waiting] = drawn.letters, drawn.branch
+            fit = also(waiting, drawn.letters) if also else np.ones(len(waiting), dtype=np.bool_)
+            fit[fit] = self._fit(text, drawn.letters[fit], drawn.branch[fit])
+            waiting = waiting[~fit]
             attempt[waiting] += 1
-            if attempt.max() > MOST_REDRAWS:
+            if attempt.max(initial=0) > MOST_REDRAWS:
                 raise DeltawError(f"no fit '{text}' window in {MOST_REDRAWS} draws; lower redraw_below or lengthen the text")
-            again = sampler.sample(key, index[waiting], attempt[waiting])
-            letters[waiting], branch[waiting] = again.letters, again.branch
-            waiting = waiting[~self._fit(text, again.letters, again.branch)]
         return Windows(letters, branch), attempt
 
     def _fit(self, text: str, letters: Ints, branch: NDArray[np.int8]) -> Bools:
@@ -170,11 +232,16 @@ class World:
         own = unsafe_probability if text == "unsafe" else 1 - unsafe_probability
         return np.asarray(own >= self.config.redraw_below)
 
-    def _draw(self, kind: PromptSet, key: Key, index: Ints) -> Prompts:
-        windows, redraws = self.windows(kind.text, key, index)
+    def _draw(self, kind: PromptSet, key: Key, index: Ints, train: bool) -> Prompts:
         pairs = self.config.pairs
         draws = key.uniform(index, PAIR_DRAW, 4 * pairs).reshape(len(index), pairs, 4)
         operators = self._operators(kind.pair, draws)
+
+        def in_split(rows: Ints, letters: Ints) -> Bools:
+            content = np.concatenate([operators[rows].reshape(len(rows), -1), letters], axis=1)
+            return np.asarray((content_uniform(content) >= self.config.held_out) == train)
+
+        windows, redraws = self.windows(kind.text, key, index, in_split)
         grammar = np.full(len(index), self.config.grammar, dtype=np.int64)
         return Prompts(grammar, operators, windows.letters, windows.branch, index, redraws)
 

@@ -121,11 +121,15 @@ class WindowSampler:
             children = tables.children[np.minimum(production, len(tables.children) - 1)]
             keep = np.full_like(children, -1)
             keep[:, :, 0] = nodes
-            nodes = _compact(np.where((nodes >= tables.n_tabulated)[:, :, None], children, keep).reshape(len(index), -1))
+            nodes = _compact(
+                np.where((nodes >= tables.n_tabulated)[:, :, None], children, keep).reshape(len(index), -1)
+            )
             draw += 1
         u = key.uniform(counter, draw, nodes.shape[1] + 1)
         yields = np.searchsorted(tables.yield_edges, np.maximum(nodes, 0) + u[:, 1:], side="right")
-        lengths = np.where(nodes >= 0, tables.yield_lengths[np.minimum(yields, len(tables.yield_lengths) - 1)], 0)
+        lengths = np.where(
+            nodes >= 0, tables.yield_lengths[np.minimum(yields, len(tables.yield_lengths) - 1)], 0
+        )
         total = lengths.sum(1)
         starts = np.where(nodes >= 0, lengths.cumsum(1) - lengths, np.iinfo(np.int64).max)
         offset = np.floor(u[:, 0] * (total - self.length + 1)).astype(np.int64)
@@ -146,7 +150,9 @@ def _compile(grammar: Grammar) -> _Tables:
         small, large = [name for name in small if name != grammar.start], [grammar.start]
     used = {s for name in large for p in grammar.rules[name] for s in p.symbols}
     if any(isinstance(symbol, int) for symbol in used):
-        raise DeltawError("a rule with many derivations mixes letters into its right-hand side; move them into rules of their own")
+        raise DeltawError(
+            "a rule with many derivations mixes letters into its right-hand side; move them into rules of their own"
+        )
     tabulated = [name for name in small if name in used]
     names = (*tabulated, *large)
     number = {name: k for k, name in enumerate(names)}
@@ -177,7 +183,9 @@ def _compile(grammar: Grammar) -> _Tables:
         children=np.array(children, dtype=np.int64),
         production_edges=np.array(production_edges),
         yield_letters=np.array(flat, dtype=np.int64),
-        yield_lengths=np.array([len(letters) for rows in texts.values() for letters, _ in rows], dtype=np.int64),
+        yield_lengths=np.array(
+            [len(letters) for rows in texts.values() for letters, _ in rows], dtype=np.int64
+        ),
         yield_edges=np.concatenate(edges),
         first_yield=np.cumsum([0, *(len(rows) for rows in texts.values())]),
         branch=np.array([int(b) for b in branch], dtype=np.int8),

@@ -1,0 +1,451 @@
+"""Runs a study: a graph of stages, each a function that fills one artifact, on a local Dask cluster or in
+the process.
+
+The driver (the process that calls `execute`) decides what is reused and what starts when; the two engines
+differ only in where a stage's function runs. Either way a stage gets the same number of torch threads, so
+its artifact is the same.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from deltaw.errors import DeltawError
+from deltaw.study.artifacts import (
+    Artifact,
+    Provenance,
+    config_types,
+    plain,
+    read_artifact,
+    remove_leftovers,
+    set_aside,
+    versions,
+    write_artifact,
+)
+from deltaw.study.directory import run_lock
+from deltaw.study.fingerprint import Sources
+from deltaw.study.progress import Listener
+
+ENGINES = ("dask", "inline")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SECONDS_BETWEEN_REPORTS = 0.5
+
+
+class Report(Protocol):
+    """How a stage says how far it is: `report(done, total, note)`, as often as it likes."""
+
+    def __call__(self, done: float, total: float, note: str = "") -> None:
+        """So much of `total` is done; `note` is a few words for the screen."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage's function is given.
+
+    config: the stage's configuration, as given. inputs: the directory of each input's artifact, by its local
+    name. out: an empty directory to write into; it becomes the artifact when the function returns. report:
+    see `Report`.
+    """
+
+    config: Any
+    inputs: Mapping[str, Path]
+    out: Path
+    report: Report
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a study.
+
+    name: unique, fit for a file name. run: a module-level function that reads `context.inputs` and fills
+    `context.out`. config: everything else that determines the output, JSON-able or frozen dataclasses.
+    inputs: local name → the name of the stage that makes it. threads: torch threads. weight: about how long
+    it takes, in any unit, so that the longest chain starts first.
+    """
+
+    name: str
+    run: Callable[[StageContext], None]
+    config: Any = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 1
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """How one stage came out: its artifact, whether it was reused, what making it took (see `Artifact`)."""
+
+    name: str
+    key: str
+    path: Path
+    seconds: float
+    reused: bool
+    digest: str
+    started: str
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage that is ready to run: all that a worker needs to make its artifact at `path`."""
+
+    stage: Stage
+    provenance: Provenance
+    path: Path
+    inputs: Mapping[str, Path]
+    input_digests: Mapping[str, str]
+    priority: float
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker has begun a stage."""
+
+    stage: str
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """A running stage has reported."""
+
+    stage: str
+    done: float
+    total: float
+    note: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A stage's artifact is in its place."""
+
+    stage: str
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A stage's function has raised."""
+
+    stage: str
+    error: BaseException
+
+
+Event = Started | Progressed | Finished | Failed
+Emit = Callable[[Event], None]
+
+
+class Pool(Protocol):
+    """Where stages run. `threads`: how many threads may run at once (None: the pool sees to that itself)."""
+
+    threads: int | None
+
+    def start(self, job: Job) -> None:
+        """Takes a job on; returns at once."""
+
+    def wait(self, emit: Emit) -> None:
+        """Emits what has happened; blocks until something has."""
+
+
+def execute(
+    stages: Sequence[Stage],
+    run_dir: Path,
+    engine: str = "dask",
+    workers: int | None = None,
+    listener: Listener | None = None,
+    scheduler: str | None = None,
+) -> list[StageRecord]:
+    """Makes every stage's artifact in `run_dir`/artifacts, reusing those that are still what their stage
+    would make.
+
+    engine: `dask` (a local cluster of `workers` single-threaded processes, by default one a core, or the
+    `scheduler` at an address such as tcp://host:8786, whose workers share the file system) or `inline` (this
+    process). Returns one record a stage, in the order given. If a stage fails, what does not depend on it is
+    still made, then its error is raised: a DeltawError with the stage's name before its message, another
+    exception with a note that names it. DeltawError also for an unknown engine and if another process is at
+    work in `run_dir`; ValueError for a graph that is not one (a name twice, an unknown input, a circle).
+    """
+    if engine not in ENGINES:
+        raise DeltawError(f"There is no engine {engine!r}; there are {' and '.join(ENGINES)}.")
+    if workers is not None and workers < 1:
+        raise DeltawError(f"The number of workers must be at least 1, got {workers}.")
+    run_dir = run_dir.absolute()
+    plan = _plan(stages)
+    listener = Listener() if listener is None else listener
+    with run_lock(run_dir):
+        remove_leftovers(run_dir)
+        driver = _Driver(plan, run_dir, listener)
+        listener.begin([stage.name for stage in stages])
+        try:
+            driver.run(partial(_open_pool, engine, workers, scheduler))
+        finally:
+            listener.end()
+            remove_leftovers(run_dir)
+    driver.raise_failures()
+    return [driver.records[stage.name] for stage in stages]
+
+
+def make(job: Job, emit: Emit) -> Artifact:
+    """Runs a stage's function where it is called and puts its artifact in place. Runs in the workers."""
+    # A worker that died after its work but before its answer has left a whole artifact: the work is done.
+    found = read_artifact(job.path, job.provenance, job.input_digests)
+    if isinstance(found, Artifact):
+        return found
+    stage = job.stage
+    emit(Started(stage.name))
+
+    def fill(out: Path) -> None:
+        stage.run(StageContext(stage.config, job.inputs, out, _Reporter(stage.name, emit)))
+
+    with _torch_threads(stage.threads):
+        return write_artifact(job.path, job.provenance, job.input_digests, fill)
+
+
+class _Reporter:
+    """Passes on what a stage reports, but not more than a screen can show; the last word always gets
+    through.
+    """
+
+    def __init__(self, stage: str, emit: Emit) -> None:
+        self._stage, self._emit, self._last = stage, emit, 0.0
+
+    def __call__(self, done: float, total: float, note: str = "") -> None:
+        now = time.monotonic()
+        if done < total and now - self._last < _SECONDS_BETWEEN_REPORTS:
+            return
+        self._last = now
+        self._emit(Progressed(self._stage, float(done), float(total), note))
+
+
+class _InlinePool:
+    """Runs each stage in this process, one at a time."""
+
+    threads: int | None = 1
+
+    def __init__(self) -> None:
+        self._job: Job | None = None
+
+    def start(self, job: Job) -> None:
+        self._job = job
+
+    def wait(self, emit: Emit) -> None:
+        job, self._job = self._job, None
+        if job is None:
+            return
+        try:
+            artifact = make(job, emit)
+        except Exception as error:  # whatever a stage raises is its failure, not the driver's
+            emit(Failed(job.stage.name, error))
+        else:
+            emit(Finished(job.stage.name, artifact))
+
+
+@contextmanager
+def _open_pool(engine: str, workers: int | None, scheduler: str | None) -> Iterator[Pool]:
+    if engine == "inline":
+        yield _InlinePool()
+    else:
+        # Imported only here: it takes half a second that `inline` and the command line's help need not wait.
+        from deltaw.study.cluster import open_cluster
+
+        with open_cluster(workers, scheduler) as pool:
+            yield pool
+
+
+class _Driver:
+    """The state of one run of a study: what is made, what runs, what waits."""
+
+    def __init__(self, plan: "_Plan", run_dir: Path, listener: Listener) -> None:
+        self.records: dict[str, StageRecord] = {}
+        self._plan, self._run_dir, self._listener = plan, run_dir, listener
+        self._failed: dict[str, BaseException] = {}
+        self._running: dict[str, Job] = {}
+        self._checked: set[str] = set()
+
+    def run(self, open_pool: Callable[[], AbstractContextManager[Pool]]) -> None:
+        """Reuses what can be, and opens a pool only if something is left to make."""
+        ready = self._ready()
+        if not ready:
+            return
+        with open_pool() as pool:
+            while True:
+                self._start(ready, pool)
+                if not self._running:
+                    return
+                pool.wait(self._hear)
+                ready = self._ready()
+
+    def raise_failures(self) -> None:
+        """Raises the first failure in the order of the plan, with its stage's name, naming the others."""
+        if not self._failed:
+            return
+        first, *others = sorted(self._failed, key=self._plan.order.index)
+        error = self._failed[first]
+        also = f" (failed too: {', '.join(others)})" if others else ""
+        if isinstance(error, DeltawError):
+            raise DeltawError(f"{first}: {error}{also}") from error
+        error.add_note(f"in the stage {first} of the study in {self._run_dir}{also}")
+        raise error
+
+    def _ready(self) -> list[Job]:
+        """The stages that can start now, the head of the longest chain first; reuses what it can."""
+        ready = []
+        for name in self._plan.order:
+            stage = self._plan.stages[name]
+            if name in self.records or name in self._failed or name in self._running:
+                continue
+            if all(source in self.records for source in stage.inputs.values()):
+                job = self._job(stage)
+                if name in self._checked or not self._reuse(job):
+                    ready.append(job)
+        return sorted(ready, key=lambda job: -job.priority)
+
+    def _job(self, stage: Stage) -> Job:
+        made = {local: self.records[source] for local, source in stage.inputs.items()}
+        provenance = self._plan.provenances[stage.name]
+        return Job(
+            stage=stage,
+            provenance=provenance,
+            path=provenance.path(self._run_dir),
+            inputs={local: record.path for local, record in made.items()},
+            input_digests={local: record.digest for local, record in made.items()},
+            priority=self._plan.priorities[stage.name],
+        )
+
+    def _reuse(self, job: Job) -> bool:
+        name = job.stage.name
+        self._checked.add(name)
+        found = read_artifact(job.path, job.provenance, job.input_digests)
+        if isinstance(found, Artifact):
+            self.records[name] = _record(name, found, reused=True)
+            self._listener.reused(name, found)
+            return True
+        if isinstance(found, str):
+            aside = set_aside(job.path)
+            self._listener.notice(f"{name} is made anew: {found} (the old one is kept as {aside.name})")
+        return False
+
+    def _start(self, ready: list[Job], pool: Pool) -> None:
+        """Starts what fits. Strictly in order: a wide stage that waits for room is not passed by narrow ones
+        for ever.
+        """
+        for job in ready:
+            used = sum(running.stage.threads for running in self._running.values())
+            if self._running and pool.threads is not None and used + job.stage.threads > pool.threads:
+                return
+            self._running[job.stage.name] = job
+            pool.start(job)
+
+    def _hear(self, event: Event) -> None:
+        if event.stage not in self._running:
+            return  # a report that was overtaken by its stage's end
+        match event:
+            case Started(stage):
+                self._listener.started(stage)
+            case Progressed(stage, done, total, note):
+                self._listener.progress(stage, done, total, note)
+            case Finished(stage, artifact):
+                del self._running[stage]
+                self.records[stage] = _record(stage, artifact, reused=False)
+                self._listener.finished(stage, artifact)
+            case Failed(stage, error):
+                del self._running[stage]
+                self._failed[stage] = error
+                self._listener.failed(stage, error)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The stages in an order in which they can run, what each is made from, and the length of the chain it
+    heads.
+    """
+
+    stages: dict[str, Stage]
+    order: list[str]
+    provenances: dict[str, Provenance]
+    priorities: dict[str, float]
+
+
+def _plan(stages: Sequence[Stage]) -> _Plan:
+    by_name = {stage.name: stage for stage in stages}
+    _check(stages, by_name)
+    order = _topological(by_name)
+    sources, library_versions = Sources(), versions()
+    provenances: dict[str, Provenance] = {}
+    for name in order:
+        stage = by_name[name]
+        made_from = {
+            "config": plain(stage.config),
+            "code": sources.fingerprint(stage.run, *config_types(stage.config)),
+            "versions": library_versions,
+            "threads": stage.threads,
+            "inputs": {local: provenances[source].key for local, source in sorted(stage.inputs.items())},
+        }
+        provenances[name] = Provenance(name, made_from)
+    priorities: dict[str, float] = dict.fromkeys(order, 0.0)
+    for name in reversed(order):
+        priorities[name] += by_name[name].weight
+        for source in set(by_name[name].inputs.values()):
+            priorities[source] = max(priorities[source], priorities[name])
+    return _Plan(by_name, order, provenances, priorities)
+
+
+def _check(stages: Sequence[Stage], by_name: Mapping[str, Stage]) -> None:
+    # Names become directories, and not every file system tells a from A.
+    if len({stage.name.casefold() for stage in stages}) < len(stages):
+        raise ValueError("two stages have the same name")
+    for stage in stages:
+        if not _NAME.fullmatch(stage.name):
+            raise ValueError(
+                f"{stage.name!r} is not fit for a file name: use letters, digits, '.', '_' and '-'"
+            )
+        if stage.threads < 1 or not stage.weight > 0:
+            raise ValueError(f"stage {stage.name} needs at least one thread and a positive weight")
+        unknown = sorted(set(stage.inputs.values()) - by_name.keys())
+        if unknown:
+            raise ValueError(f"stage {stage.name} takes {', '.join(unknown)}, which no stage makes")
+
+
+def _topological(by_name: Mapping[str, Stage]) -> list[str]:
+    order: dict[str, None] = {}
+    while len(order) < len(by_name):
+        free = [
+            name
+            for name, stage in by_name.items()
+            if name not in order and all(source in order for source in stage.inputs.values())
+        ]
+        if not free:
+            circle = sorted(set(by_name) - set(order))
+            raise ValueError(f"these stages wait for each other: {', '.join(circle)}")
+        order.update(dict.fromkeys(free))
+    return list(order)
+
+
+def _record(name: str, artifact: Artifact, reused: bool) -> StageRecord:
+    return StageRecord(
+        name=name,
+        key=artifact.key,
+        path=artifact.path,
+        seconds=artifact.seconds,
+        reused=reused,
+        digest=artifact.digest,
+        started=artifact.started,
+        peak_bytes=artifact.peak_bytes,
+    )
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    # Imported only here: a study of which everything is reused need not wait for it.
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,227 @@
+"""A fingerprint of the code that makes an artifact, so that a change of code rebuilds what depends on it and
+no more.
+
+Read from the sources by their syntax trees, not from what happens to be loaded. Three rules keep it narrow
+enough to be useful and wide enough to be safe: - of the stage's own module (and of its configuration's) only
+the definitions that the stage reaches count, with every module-level statement that is not a definition or
+an import; - every other module counts whole, and so do all modules of the project that it imports, anywhere
+in it; - a package's `__init__` that only re-exports is looked through: what counts is the module that a name
+comes from. Comments, docstrings and layout do not count. What code finds by a computed name (importlib,
+getattr on a module) is not seen.
+"""
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_OWN_PACKAGE = __name__.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class _Import:
+    """`from module import name as bound`; `import module` has no name."""
+
+    module: str
+    name: str | None
+    bound: str
+
+
+@dataclass(frozen=True)
+class _Module:
+    name: str
+    is_package: bool
+    tree: ast.Module
+
+    @cached_property
+    def digest(self) -> str:
+        return _digest([self.tree])
+
+    @cached_property
+    def imports(self) -> list[_Import]:
+        return list(_imports([self.tree], self))
+
+    @cached_property
+    def is_page(self) -> bool:
+        """Whether it is a package's `__init__` that does nothing but re-export."""
+        return self.is_package and all(
+            isinstance(node, ast.Import | ast.ImportFrom | ast.Pass) or _is_plain(node)
+            for node in self.tree.body
+        )
+
+
+class Sources:
+    """The project's sources, parsed at most once each: those of deltaw and of the packages of the functions
+    asked about.
+    """
+
+    def __init__(self) -> None:
+        self._modules: dict[str, _Module | None] = {}
+
+    def fingerprint(self, *definitions: object) -> str:
+        """sha256 (hex) of the code that the module-level functions and classes `definitions` reach.
+
+        ValueError if one has no source file or is not defined at the top level of a module.
+        """
+        packages = {_OWN_PACKAGE} | {_module_name(item).partition(".")[0] for item in definitions}
+        parts: dict[str, str] = {}
+        wanted: list[tuple[str, str | None]] = []
+        for item in definitions:
+            module, name = _module_name(item), str(getattr(item, "__qualname__", ""))
+            digest, imports = self._reached(module, name)
+            parts[f"{module}:{name}"] = digest
+            wanted += _demands(imports)
+            wanted += [(parent, None) for parent in _parents(module) if not self._is_page(parent)]
+        seen: set[tuple[str, str | None]] = set()
+        while wanted:
+            demand = wanted.pop()
+            if demand in seen or demand[0].partition(".")[0] not in packages:
+                continue
+            seen.add(demand)
+            wanted += self._follow(*demand, parts)
+        return sha256("\n".join(f"{name} {parts[name]}" for name in sorted(parts)).encode()).hexdigest()
+
+    def _follow(
+        self, module: str, name: str | None, parts: dict[str, str]
+    ) -> Iterator[tuple[str, str | None]]:
+        """Notes what `from module import name` brings in, and yields what that needs in turn."""
+        found = self._find(module)
+        if found is None:
+            return
+        yield from ((parent, None) for parent in _parents(module) if not self._is_page(parent))
+        if name is not None and name != "*":
+            if found.is_package and self._find(f"{module}.{name}") is not None:
+                yield (f"{module}.{name}", None)
+            source = [entry for entry in found.imports if entry.bound == name]
+            if found.is_page and source:
+                yield from _demands(source)
+                return
+            if found.is_page and self._find(f"{module}.{name}") is not None:
+                return
+        if not found.is_page:
+            parts[module] = found.digest
+        yield from _demands(found.imports)
+
+    def _reached(self, module: str, name: str) -> tuple[str, list[_Import]]:
+        """Digest of the definitions that `name` reaches inside its module, and the imports that these use."""
+        found = self._find(module)
+        if found is None:
+            raise ValueError(
+                f"the source of {module} cannot be found, so {name} cannot be a stage's function"
+            )
+        definitions = {node.name: node for node in found.tree.body if isinstance(node, _DEFINITIONS)}
+        if name not in definitions:
+            raise ValueError(f"{module}.{name} must be defined at the top level of its module")
+        top_imports = [node for node in found.tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        rest = [
+            node
+            for node in found.tree.body
+            if not isinstance(node, (*_DEFINITIONS, ast.Import, ast.ImportFrom))
+        ]
+        reached = {name}
+        nodes: list[ast.stmt] = [*rest, definitions[name]]
+        names = _names(nodes)
+        while new := [other for other in definitions if other in names and other not in reached]:
+            reached.update(new)
+            nodes += [definitions[other] for other in new]
+            names |= _names([definitions[other] for other in new])
+        used = [entry for entry in _imports(top_imports, found) if entry.bound in names or entry.name == "*"]
+        # The order of the source, not of discovery: adding a call must not look like moving a function.
+        nodes.sort(key=lambda node: node.lineno)
+        return _digest(nodes), [*used, *_imports(nodes, found)]
+
+    def _is_page(self, module: str) -> bool:
+        found = self._find(module)
+        return found is None or found.is_page
+
+    def _find(self, name: str) -> _Module | None:
+        if name not in self._modules:
+            path = _locate(name)
+            self._modules[name] = None if path is None else _parse(name, path)
+        return self._modules[name]
+
+
+def _parse(name: str, path: Path) -> _Module:
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, (*_DEFINITIONS, ast.Module)) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass(lineno=1, col_offset=0)]
+    return _Module(name, path.name == "__init__.py", tree)
+
+
+def _locate(name: str) -> Path | None:
+    """The source file of a module, found without importing it."""
+    top, *rest = name.split(".")
+    if top == "__main__":
+        file = getattr(sys.modules["__main__"], "__file__", None)
+        return Path(file) if file and not rest else None
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    for folder in spec.submodule_search_locations or ():
+        base = Path(folder).joinpath(*rest)
+        for candidate in (base / "__init__.py", base.with_name(f"{base.name}.py")):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def _module_name(item: object) -> str:
+    return str(getattr(item, "__module__", ""))
+
+
+def _parents(module: str) -> list[str]:
+    pieces = module.split(".")
+    return [".".join(pieces[:depth]) for depth in range(1, len(pieces))]
+
+
+def _imports(nodes: Iterable[ast.AST], module: _Module) -> Iterator[_Import]:
+    for node in (inner for outer in nodes for inner in ast.walk(outer)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield _Import(alias.name, None, alias.asname or alias.name.partition(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            target = _absolute(node, module)
+            for alias in node.names:
+                yield _Import(target, alias.name, alias.asname or alias.name)
+
+
+def _absolute(node: ast.ImportFrom, module: _Module) -> str:
+    if not node.level:
+        return node.module or ""
+    package = module.name.split(".") if module.is_package else module.name.split(".")[:-1]
+    base = package[: len(package) - (node.level - 1)]
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def _demands(imports: Iterable[_Import]) -> list[tuple[str, str | None]]:
+    return [(entry.module, entry.name) for entry in imports]
+
+
+def _names(nodes: Iterable[ast.AST]) -> set[str]:
+    return {inner.id for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+
+
+def _is_plain(node: ast.stmt) -> bool:
+    """Whether a statement only sets `__all__`, `__version__` and the like to constants."""
+    return (
+        isinstance(node, ast.Assign)
+        and all(isinstance(target, ast.Name) and target.id.startswith("__") for target in node.targets)
+        and all(
+            isinstance(part, ast.Constant | ast.List | ast.Tuple | ast.Load) for part in ast.walk(node.value)
+        )
+    )
+
+
+def _digest(nodes: Iterable[ast.AST]) -> str:
+    return sha256("\n".join(ast.dump(node) for node in nodes).encode()).hexdigest()

@@ -1,0 +1,169 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import numpy_decoder
+import pytest
+import torch
+from lively_model import lively_model, some_tokens
+
+from deltaw.errors import DeltawError
+from deltaw.model import ModelConfig, Transformer, choose_precision, precision
+from deltaw.model.transformer import Linear
+
+
+@pytest.fixture
+def model() -> Transformer:
+    return lively_model()
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    return some_tokens()
+
+
+def test_logits_equal_the_numpy_decoder(model: Transformer, tokens: torch.Tensor) -> None:
+    expected, _ = numpy_decoder.forward(model, tokens)
+    logits = model(tokens)
+    assert logits.dtype == torch.float32
+    np.testing.assert_allclose(logits.detach().numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(model.double()(tokens).detach().numpy(), expected, atol=1e-10)
+
+
+def test_parameter_names_are_those_of_the_contract(model: Transformer) -> None:
+    block = [
+        *(f"{norm}.{kind}" for norm in ("norm_attn", "norm_mlp") for kind in ("weight", "bias")),
+        *(f"attn.{part}.{kind}" for part in ("qkv", "out") for kind in ("weight", "bias")),
+        *(f"mlp.{part}.{kind}" for part in ("in_proj", "out_proj") for kind in ("weight", "bias")),
+    ]
+    expected = {f"blocks.{layer}.{name}" for layer in range(3) for name in block}
+    expected |= {"embed.weight", "position.weight", "norm_final.weight", "norm_final.bias", "unembed.weight"}
+    assert set(model.state_dict()) == expected
+    assert model.state_dict()["blocks.0.mlp.in_proj.weight"].shape == (48, 12)
+    assert model.state_dict()["blocks.0.mlp.out_proj.weight"].shape == (12, 48)
+
+
+def test_no_position_sees_what_follows(model: Transformer, tokens: torch.Tensor) -> None:
+    changed = tokens.clone()
+    changed[:, 6:] = (changed[:, 6:] + 5) % 17
+    before, after = model(tokens), model(changed)
+    torch.testing.assert_close(before[:, :6], after[:, :6])
+    assert (before[:, 6:] - after[:, 6:]).abs().amax((1, 2)).min() > 1e-2
+
+
+def test_embeddings_stand_for_tokens(model: Transformer, tokens: torch.Tensor) -> None:
+    torch.testing.assert_close(model(embeddings=model.embed(tokens)), model(tokens), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="either"):
+        model(tokens, embeddings=model.embed(tokens))
+    with pytest.raises(ValueError, match="either"):
+        model()
+
+
+@pytest.mark.parametrize("cuts", [[1] * 11, [4, 7], [11], [5, 1, 3, 2]])
+def test_a_cache_changes_no_logit(model: Transformer, tokens: torch.Tensor, cuts: list[int]) -> None:
+    cache = model.new_cache(len(tokens), 11)
+    parts = [model(part, cache=cache) for part in torch.split(tokens, cuts, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(tokens), rtol=0, atol=1e-5)
+
+
+def test_initial_weights_are_those_of_gpt2_and_of_the_generator_only() -> None:
+    config = ModelConfig(vocabulary_size=50, context=64, layers=4, heads=4, width=128)
+    state = torch.get_rng_state()
+    model = Transformer(config, torch.Generator().manual_seed(3))
+    assert torch.equal(torch.get_rng_state(), state), "the global generator was used"
+    again = Transformer(config, torch.Generator().manual_seed(3))
+    other = Transformer(config, torch.Generator().manual_seed(4))
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, again.get_parameter(name))
+        if name.endswith("bias"):
+            assert not parameter.any()
+        elif "norm" in name:
+            assert (parameter == 1).all()
+        else:
+            assert not torch.equal(parameter, other.get_parameter(name))
+            residual = name.endswith(("attn.out.weight", "out_proj.weight"))
+            expected = 0.02 / math.sqrt(8) if residual else 0.02
+            assert parameter.std().item() == pytest.approx(expected, rel=0.05), name
+            assert abs(parameter.mean().item()) < 5 * expected / math.sqrt(parameter.numel())
+
+
+def test_bfloat16_is_near_and_only_inside_its_context(model: Transformer, tokens: torch.Tensor) -> None:
+    exact = model(tokens)
+    seen: list[torch.dtype] = []
+    for module in model.modules():
+        if isinstance(module, Linear):
+            module.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].dtype))
+    with model.computing_in(torch.bfloat16):
+        rough = model(tokens)
+    assert seen == [torch.bfloat16] * 12 + [torch.float32], (
+        "four maps a block in bfloat16, the logits in float32"
+    )
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).norm() < 0.02 * exact.norm()
+    rough.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
+    torch.testing.assert_close(model(tokens), exact, rtol=0, atol=0)
+
+
+def test_the_precision_is_restored_after_an_error(model: Transformer) -> None:
+    with pytest.raises(RuntimeError), model.computing_in(torch.bfloat16):
+        raise RuntimeError
+    assert model.compute_dtype is None
+
+
+def test_a_sequence_longer_than_the_context_is_refused(model: Transformer) -> None:
+    with pytest.raises(DeltawError, match=r"17 tokens .* context of 16"):
+        model(torch.zeros(1, 17, dtype=torch.int64))
+    cache = model.new_cache(1, 20)
+    model(torch.zeros(1, 16, dtype=torch.int64), cache=cache)
+    with pytest.raises(DeltawError, match="context of 16"):
+        model(torch.zeros(1, 1, dtype=torch.int64), cache=cache)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 10, "heads": 4}, "10 cannot be split into 4"),
+        ({"layers": 0}, "layers is 0"),
+        ({"context": 2.5}, "2.5"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(DeltawError, match=message):
+        replace(ModelConfig(vocabulary_size=5, context=4), **changes)  # type: ignore[arg-type]
+    with pytest.raises(DeltawError, match="pre_ln"):
+        ModelConfig(5, 4, block="post_ln")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype", "words"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16, "avx512_bf16"),
+        ({"amx_bf16": True, "avx512_bf16": True}, torch.bfloat16, "avx512_bf16, amx_bf16"),
+        ({"avx512_f": True, "avx512_bf16": False}, torch.float32, "no native bfloat16"),
+        ({}, torch.float32, "no native bfloat16"),
+    ],
+)
+def test_the_precision_follows_what_the_processor_says(
+    capabilities: dict[str, bool], dtype: torch.dtype, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    choice = choose_precision("cpu")
+    assert choice.dtype == dtype
+    assert words in choice.reason
+    assert choice.reason.endswith(".")
+
+
+def test_an_older_pytorch_is_asked_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert precision._bfloat16_units() == ["amx_bf16"]
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeltawError, match="no CUDA device"):
+        choose_precision("cuda")

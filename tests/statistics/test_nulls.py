@@ -1,0 +1,51 @@
+"""Nulls: closed forms against scipy, p values that are uniform where the null is true."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from deltaw.errors import DeltawError
+from deltaw.statistics import from_beta, from_draws, from_normal, permutation_null, sign_flip_null
+
+
+def test_closed_forms() -> None:
+    law = stats.beta(288, 96)
+    null = from_beta("x", law.mean(), law.var())
+    assert (null.low, null.high) == pytest.approx((law.ppf(0.025), law.ppf(0.975)))
+    normal = from_normal("x", 1.0, 2.0)
+    assert (normal.low, normal.high) == pytest.approx(stats.norm(1, 2).interval(0.95))
+    assert from_beta("x", 0.75, 0.0).low == 0.75
+    with pytest.raises(DeltawError, match="variance"):
+        from_beta("x", 0.5, 0.3)
+
+
+def test_p_values_count_draws_and_are_never_zero() -> None:
+    null = from_draws("x", np.arange(99.0))
+    assert null.p_value(1000.0, "greater") == pytest.approx(0.01)
+    assert null.p_value(1000.0, "less") == 1
+    assert null.p_value(49.0) == 1
+    assert 50.0 in null
+    assert 98.0 not in null
+    with pytest.raises(DeltawError, match="no draws"):
+        from_normal("x", 0, 1).p_value(0.0)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_permutation_nulls_are_rejected_at_their_level(paired: bool) -> None:
+    rng = np.random.default_rng(0)
+    p = []
+    for _ in range(400):
+        a, b = rng.exponential(size=15), rng.exponential(size=15)
+        null = sign_flip_null("s", a - b, rng, 199) if paired else permutation_null("p", a, b, rng, 199)
+        p.append(null.p_value(float(a.mean() - b.mean())))
+    rejected = int((np.array(p) <= 0.05).sum())
+    # Binomial(400, 0.05): 20 expected, 99.9 % within 7 .. 36.
+    assert 7 <= rejected <= 36
+
+
+def test_permutation_null_finds_a_real_difference() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal(50) + 2, rng.standard_normal(30)
+    null = permutation_null("p", a, b, rng, 199)
+    assert null.p_value(float(a.mean() - b.mean()), "greater") == pytest.approx(1 / 200)
+    assert abs(null.mean) < 0.1

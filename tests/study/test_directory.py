@@ -1,0 +1,125 @@
+"""Whose a directory is, and who is at work in it."""
+
+import json
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from deltaw.errors import DeltawError
+from deltaw.study import directory
+from deltaw.study.directory import claim_directory, run_lock
+
+
+@dataclass(frozen=True)
+class Config:
+    rate: float = 0.1
+    sizes: tuple[int, ...] = (1, 2)
+
+
+IDENTITY = {"recipe": "quick", "config": Config()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_new_directory_is_claimed_and_the_same_study_taken_up_again(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "quick"
+    assert claim_directory(run, IDENTITY) is False
+    assert [path.name for path in run.iterdir()] == ["study.json"]
+    assert json.loads((run / "study.json").read_text())["study"]["config"] == {
+        "type": "Config",
+        "rate": 0.1,
+        "sizes": [1, 2],
+    }
+    with run_lock(run):
+        pass
+    assert claim_directory(run, IDENTITY) is True
+
+
+def test_another_studys_directory_is_refused_with_what_differs(tmp_path: Path) -> None:
+    claim_directory(tmp_path / "run", IDENTITY)
+    before = contents(tmp_path)
+    with pytest.raises(DeltawError, match=r"another study \(config.rate is 0.1 there and 0.2 here\)"):
+        claim_directory(tmp_path / "run", {"recipe": "quick", "config": Config(rate=0.2)})
+    with pytest.raises(DeltawError, match="recipe is 'quick' there and 'paper' here"):
+        claim_directory(tmp_path / "run", {"recipe": "paper"})
+    assert contents(tmp_path) == before
+
+
+def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("dear reader")
+    with pytest.raises(DeltawError, match="thesis.tex"):
+        claim_directory(tmp_path, IDENTITY)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_a_damaged_study_and_a_place_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(DeltawError, match="is a file"):
+        claim_directory(file, IDENTITY)
+    with pytest.raises(DeltawError, match="cannot be written"):
+        claim_directory(file / "below", IDENTITY)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "study.json").write_text('{"study"')
+    with pytest.raises(DeltawError, match="damaged"):
+        claim_directory(tmp_path / "run", IDENTITY)
+    claim_directory(tmp_path / "other", IDENTITY)
+    monkeypatch.setattr(directory.os, "access", lambda *_: False)
+    with pytest.raises(DeltawError, match="cannot be written"):
+        claim_directory(tmp_path / "other", IDENTITY)
+
+
+def test_an_interrupted_claim_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".study.json.0123456789ab.tmp").write_text("{")
+    assert claim_directory(tmp_path, IDENTITY) is False
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from deltaw.study.directory import run_lock
+with run_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
+    path = ":".join(sys.path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        env={"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(DeltawError, match=f"process {holder.pid} on {socket.gethostname()}"),
+            run_lock(tmp_path),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert str(holder.pid) in (tmp_path / ".lock").read_text(), "it was killed and could not clear its name"
+    with run_lock(tmp_path):
+        pass
+
+
+def test_another_machines_lock_is_respected(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text(json.dumps({"pid": 12, "host": "elsewhere", "boot": "another"}))
+    with pytest.raises(DeltawError, match="process 12 on elsewhere"), run_lock(tmp_path):
+        pass
+    (tmp_path / ".lock").unlink()
+    with run_lock(tmp_path):
+        pass

@@ -1,0 +1,90 @@
+"""Which changes of code count, on a small package written for the purpose."""
+
+import importlib
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deltaw.study.engine import Stage, execute
+from deltaw.study.fingerprint import Sources
+
+FILES = {
+    "__init__.py": '"""A page."""\nfrom PKG.used import helper\nfrom PKG.unused import other\n__all__ = ["helper"]\n',
+    "stages.py": (
+        "from PKG import helper\n"
+        "from PKG.lonely import alone\n"
+        "import PKG.sub.deep as deep\n"
+        "FACTOR = 2\n"
+        "def run(context):\n    return inner(context)\n"
+        "def inner(context):\n"
+        "    from .lazy import late\n"
+        '    (context.out / "x.txt").write_text(str(helper() * FACTOR + deep.value() + late()))\n'
+        "def another(context):\n    alone()\n"
+    ),
+    "used.py": "def helper():\n    # a comment\n    return 1\n",
+    "unused.py": "def other():\n    return 1\n",
+    "lonely.py": "def alone():\n    return 1\n",
+    "lazy.py": "def late():\n    return 1\n",
+    "sub/__init__.py": '"""Not a page."""\nSETTING = 1\n',
+    "sub/deep.py": 'def value():\n    """Doc."""\n    return 1\n',
+}
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], tuple[Path, object]]]:
+    name = f"toy_package_{next(_numbers)}"
+    folder = tmp_path / name
+    for file, text in FILES.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(text.replace("PKG", name))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield lambda: (folder, importlib.import_module(f"{name}.stages").run)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "counts"),
+    [
+        ("used.py", "return 1", "return 2", True),
+        ("used.py", "a comment", "another comment", False),
+        ("sub/deep.py", "return 1", "return 2", True),
+        ("sub/deep.py", "Doc.", "Another docstring.", False),
+        ("sub/__init__.py", "SETTING = 1", "SETTING = 2", True),
+        ("lazy.py", "return 1", "return 2", True),
+        ("stages.py", "FACTOR = 2", "FACTOR = 3", True),
+        ("stages.py", "helper() *", "2 * helper() *", True),
+        ("stages.py", "    alone()", "    alone() + 1", False),
+        ("unused.py", "return 1", "return 2", False),
+        ("lonely.py", "return 1", "return 2", False),
+        ("__init__.py", '["helper"]', '["helper", "other"]', False),
+    ],
+)
+def test_what_the_stage_reaches_counts_and_nothing_else(
+    package: Callable[[], tuple[Path, object]], file: str, old: str, new: str, counts: bool
+) -> None:
+    folder, run = package()
+    before = Sources().fingerprint(run)
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    assert (Sources().fingerprint(run) != before) is counts
+
+
+def test_a_change_of_code_rebuilds_the_stage(
+    package: Callable[[], tuple[Path, object]], tmp_path: Path
+) -> None:
+    folder, run = package()
+    stages = [Stage("a", run)]  # type: ignore[arg-type]
+    execute(stages, tmp_path / "run", "inline")
+    assert execute(stages, tmp_path / "run", "inline")[0].reused
+    (folder / "used.py").write_text("def helper():\n    return 10\n")
+    assert not execute(stages, tmp_path / "run", "inline")[0].reused
+
+
+def test_only_top_level_functions_have_a_fingerprint() -> None:
+    def inside() -> None: ...
+
+    with pytest.raises(ValueError, match="top level"):
+        Sources().fingerprint(inside)

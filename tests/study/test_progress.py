@@ -1,0 +1,72 @@
+"""What is shown while a study works."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from deltaw.study import progress
+from deltaw.study.artifacts import Artifact
+from deltaw.study.progress import Listener, PlainListener, RichListener, choose_listener
+
+MADE = Artifact(Path("x"), "key", "digest", 75.0, "2026-01-01T00:00:00+00:00", 1)
+
+
+def play(listener: Listener) -> None:
+    listener.begin(["base", "tuned", "report"])
+    listener.reused("base", MADE)
+    listener.started("tuned")
+    listener.progress("tuned", 100, 800, "loss 0.12")
+    listener.notice("tuned [1] is made anew")
+    listener.finished("tuned", MADE)
+    listener.started("report")
+    listener.failed("report", ValueError("no figures"))
+    listener.end()
+
+
+def test_plain_lines_say_what_is_left_and_hold_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    listener = PlainListener(stream)
+    listener.begin(["tuned", "report"])
+    listener.started("tuned")
+    for second in range(31):
+        now[0] = float(second)
+        listener.progress("tuned", second, 60, "loss 0.12")
+    listener.finished("tuned", MADE)
+    assert stream.getvalue().splitlines() == [
+        "[0/2] tuned: started",
+        "[0/2] tuned: 10 of 60, about 50 s left (loss 0.12)",
+        "[0/2] tuned: 20 of 60, about 40 s left (loss 0.12)",
+        "[0/2] tuned: 30 of 60, about 30 s left (loss 0.12)",
+        "[1/2] tuned: done in 1 min 15 s",
+    ]
+
+
+def test_a_terminal_shows_running_stages_and_how_many_are_left() -> None:
+    stream = io.StringIO()
+    play(RichListener(Console(file=stream, force_terminal=True, width=100, _environ={})))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    for text in (
+        "tuned",
+        "loss 0.12",
+        "of 3 stages left",
+        "already made",
+        "in 1 min 15 s",
+        "failed",
+        "tuned [1] is",
+    ):
+        assert text in shown
+
+
+def test_the_stream_decides() -> None:
+    assert isinstance(choose_listener(io.StringIO()), PlainListener)
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert isinstance(choose_listener(Terminal()), RichListener)

@@ -1,0 +1,81 @@
+"""Small stages for the tests of the engine; a module of its own, so that worker processes can import it."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from deltaw.errors import DeltawError
+from deltaw.study.engine import StageContext
+
+
+@dataclass(frozen=True)
+class Toy:
+    value: float
+    trace: str | None = None
+
+
+def source(context: StageContext) -> None:
+    context.report(1, 2, "half")
+    draws = torch.randn(4, generator=torch.Generator().manual_seed(int(context.config["value"])))
+    (context.out / "draws.txt").write_text(" ".join(x.hex() for x in draws.tolist()))
+    context.report(2, 2)
+
+
+def threads(context: StageContext) -> None:
+    (context.out / "threads.txt").write_text(str(torch.get_num_threads()))
+
+
+def join(context: StageContext) -> None:
+    texts = [
+        f"{name}: {next(path.glob('*.txt')).read_text()}" for name, path in sorted(context.inputs.items())
+    ]
+    (context.out / "joined.txt").write_text("\n".join(texts) + f"\n{context.config}")
+
+
+def typed(context: StageContext) -> None:
+    (context.out / "value.txt").write_text(str(context.config.value))
+
+
+def interval(context: StageContext) -> None:
+    """Notes when it ran, outside its artifact."""
+    start = time.time()
+    time.sleep(context.config["seconds"])
+    log = Path(context.config["log"]) / context.config["name"]
+    log.write_text(f"{start} {time.time()}")
+    (context.out / "done.txt").write_text("done")
+
+
+def hang(context: StageContext) -> None:
+    """Waits, half-done, until a file appears; a test kills it meanwhile."""
+    (context.out / "half.txt").write_text("half")
+    Path(context.config["mark"]).write_text(str(os.getpid()))
+    while not Path(context.config["go"]).exists():
+        context.report(1, 2)
+        time.sleep(0.05)
+    (context.out / "whole.txt").write_text("whole")
+
+
+def user_error(context: StageContext) -> None:
+    (context.out / "part.txt").write_text("part")
+    raise DeltawError("the learning rate is too large")
+
+
+def our_error(context: StageContext) -> None:
+    raise ZeroDivisionError("a planted mistake")
+
+
+def dies(context: StageContext) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def nothing(context: StageContext) -> None:
+    pass
+
+
+def interrupted(context: StageContext) -> None:
+    (context.out / "part.txt").write_text("part")
+    raise KeyboardInterrupt

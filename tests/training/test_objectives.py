@@ -1,0 +1,242 @@
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from deltaw.batch import Batch, Role
+from deltaw.errors import DeltawError
+from deltaw.model import ModelConfig, Transformer
+from deltaw.training import (
+    OBJECTIVES,
+    DpoOptions,
+    DpoPublishedOptions,
+    NpoOptions,
+    Pair,
+    ReferenceLogProbs,
+    SsftOptions,
+    UnlearnOptions,
+    UnlearnPublishedOptions,
+    next_token,
+    objective,
+    reference_log_probs,
+)
+
+Array = NDArray[np.float64]
+N, T, V = 4, 7, 11
+
+
+def batch(seed: int, length: int) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, V, (N, length), generator=generator)
+    weights = (torch.rand(N, length, generator=generator) < 0.6) * torch.rand(N, length, generator=generator)
+    weights[:, 0] = 5.0  # must never be read
+    weights[:, 1] = 1.0
+    return Batch(tokens, weights, torch.full((N, length), int(Role.OUTPUT), dtype=torch.uint8))
+
+
+PAIR = Pair(batch(0, T), batch(1, T - 2))
+REFERENCE = ReferenceLogProbs(
+    torch.tensor([-9.0, -8.0, -7.5, -6.0], dtype=torch.float64),
+    torch.tensor([-4.0, -6.5, -7.0, -9.0], dtype=torch.float64),
+)
+
+
+def sums(logits: Array, data: Batch) -> tuple[Array, Array]:
+    """Summed log-probability and sum of weights of each row, term by term."""
+    log_probs, weights = np.zeros(N), np.zeros(N)
+    for row in range(N):
+        for t in range(1, data.tokens.shape[1]):
+            scores = logits[row, t - 1]
+            log_p = scores[int(data.tokens[row, t])] - np.log(np.exp(scores).sum())
+            log_probs[row] += float(data.weights[row, t]) * log_p
+            weights[row] += float(data.weights[row, t])
+    return log_probs, weights
+
+
+def sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def expected_loss(name: str, options: object, logits: Array) -> float:
+    w, count_w = sums(logits[:N], PAIR.preferred)
+    l, count_l = sums(logits[N:], PAIR.dispreferred)  # noqa: E741
+    ref_w, ref_l = REFERENCE.preferred.numpy(), REFERENCE.dispreferred.numpy()
+    nll_w = -w.sum() / count_w.sum()
+    match options:
+        case SsftOptions():
+            value = nll_w
+        case DpoOptions(beta, sft_weight):
+            z = beta * ((w - ref_w) - (l - ref_l))
+            value = np.mean(-np.log(sigmoid(z))) + sft_weight * nll_w
+        case UnlearnOptions(ascent_weight, cap):
+            bound = np.log(V) if cap is None else cap
+            value = nll_w + ascent_weight * np.mean([max(0.0, bound + l[i] / count_l[i]) for i in range(N)])
+        case NpoOptions(beta, sft_weight):
+            value = 2 / beta * np.mean(np.log(1 + np.exp(beta * (l - ref_l)))) + sft_weight * nll_w
+        case DpoPublishedOptions(a_w, a_l, length):
+            z = a_w * (w - ref_w) / length - a_l * (l - ref_l) / length
+            value = np.mean(-np.log(sigmoid(z)))
+        case UnlearnPublishedOptions(u_w, u_l, length):
+            value = np.mean(u_w * -w / length - u_l * -l / length)
+        case _:
+            raise NotImplementedError(name)
+    return float(value)
+
+
+CASES = [
+    ("ssft", SsftOptions()),
+    ("dpo", DpoOptions()),
+    ("dpo", DpoOptions(beta=0.7, sft_weight=0.3)),
+    ("unlearn", UnlearnOptions()),
+    ("unlearn", UnlearnOptions(ascent_weight=0.8, cap=3.1)),
+    ("npo", NpoOptions()),
+    ("npo", NpoOptions(beta=0.6, sft_weight=0.2)),
+    ("dpo_published", DpoPublishedOptions()),
+    ("dpo_published", DpoPublishedOptions(preferred_weight=3.0, dispreferred_weight=2.0, length=5)),
+    ("unlearn_published", UnlearnPublishedOptions()),
+    ("unlearn_published", UnlearnPublishedOptions(preferred_weight=0.5, dispreferred_weight=2.0, length=5)),
+]
+
+
+def random_logits(seed: int = 3) -> torch.Tensor:
+    return torch.randn(2 * N, T, V, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def evaluate(
+    name: str, options: object, logits: torch.Tensor
+) -> tuple[float, torch.Tensor, dict[str, torch.Tensor]]:
+    """Value, gradient by the logits, and parts, of a "model" whose logits are the given ones."""
+    leaf = logits.clone().requires_grad_()
+    loss = OBJECTIVES[name].function(lambda tokens: leaf[: len(tokens)], PAIR, REFERENCE, options)
+    (gradient,) = torch.autograd.grad(loss.value, leaf)
+    return loss.value.item(), gradient, loss.parts
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize("seed", [3, 4])
+def test_value_and_gradient_equal_the_formula(name: str, options: object, seed: int) -> None:
+    logits = random_logits(seed)
+    value, gradient, parts = evaluate(name, options, logits)
+    assert value == pytest.approx(expected_loss(name, options, logits.numpy()), rel=1e-9)
+    assert gradient.abs().max() > 0
+    for draw in range(5):
+        direction = random_logits(100 + draw).numpy()
+        up, down = (expected_loss(name, options, logits.numpy() + step * direction) for step in (1e-5, -1e-5))
+        assert float((gradient.numpy() * direction).sum()) == pytest.approx(
+            (up - down) / 2e-5, rel=1e-5, abs=1e-9
+        )
+    assert all(part.ndim == 0 and not part.requires_grad for part in parts.values())
+    w, count = sums(logits[:N].numpy(), PAIR.preferred)
+    assert parts["nll_preferred"].item() == pytest.approx(-w.sum() / count.sum())
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_descent_does_what_the_objective_is_for(name: str, options: object) -> None:
+    logits = random_logits()
+    _, gradient, _ = evaluate(name, options, logits)
+    stepped = (logits - 1e-4 * gradient / gradient.abs().max()).numpy()
+    before_w, after_w = sums(logits[:N].numpy(), PAIR.preferred)[0], sums(stepped[:N], PAIR.preferred)[0]
+    before_l, after_l = (
+        sums(logits[N:].numpy(), PAIR.dispreferred)[0],
+        sums(stepped[N:], PAIR.dispreferred)[0],
+    )
+    assert (after_w > before_w).all(), "each preferred response becomes likelier"
+    if name == "ssft":
+        assert (after_l == before_l).all()
+    elif name == "unlearn":
+        assert (after_l <= before_l).all()
+        assert (after_l < before_l).any()
+    else:
+        assert (after_l < before_l).all(), "each dispreferred response becomes less likely"
+
+
+def test_published_dpo_is_published_unlearning_rescaled_row_by_row() -> None:
+    logits = random_logits()
+    w, _ = sums(logits[:N].numpy(), PAIR.preferred)
+    l, _ = sums(logits[N:].numpy(), PAIR.dispreferred)  # noqa: E741
+    z = 0.1 / 159 * (w - REFERENCE.preferred.numpy()) - 0.01 / 159 * (l - REFERENCE.dispreferred.numpy())
+    _, dpo, _ = evaluate("dpo_published", DpoPublishedOptions(), logits)
+    _, unlearn, _ = evaluate("unlearn_published", UnlearnPublishedOptions(), logits)
+    factor = torch.from_numpy(0.1 * (1 - sigmoid(z))).repeat(2)[:, None, None]
+    torch.testing.assert_close(dpo, factor * unlearn, rtol=1e-12, atol=0)
+
+
+def test_ascent_stops_row_by_row_at_the_cap() -> None:
+    logits = random_logits()
+    l, count = sums(logits[N:].numpy(), PAIR.dispreferred)  # noqa: E741
+    row_nll = np.sort(-l / count)
+    cap = float(row_nll[1] + row_nll[2]) / 2
+    _, gradient, parts = evaluate("unlearn", UnlearnOptions(ascent_weight=1.0, cap=cap), logits)
+    past = torch.from_numpy(-l / count > cap)
+    assert past.sum() == 2
+    assert (gradient[N:][past] == 0).all()
+    assert (gradient[N:][~past].abs().amax((1, 2)) > 0).all()
+    assert parts["capped"].item() == 0.5
+    _, uniform, _ = evaluate("unlearn", UnlearnOptions(), torch.zeros_like(logits) + 1e-3 * logits)
+    assert uniform[:N].abs().max() > 0
+
+
+def test_the_default_cap_is_a_uniform_guess() -> None:
+    logits = random_logits()
+    for t in range(1, T - 2):
+        for row in range(N):
+            logits[N + row, t - 1, PAIR.dispreferred.tokens[row, t]] = -3.0
+    _, gradient, _ = evaluate("unlearn", UnlearnOptions(ascent_weight=1.0), logits)
+    assert (gradient[N:] == 0).all()
+    assert (gradient[:N] != 0).any()
+
+
+def test_dpo_starts_at_log_two_with_its_own_reference() -> None:
+    model = Transformer(ModelConfig(V, T, layers=1, heads=1, width=8), torch.Generator().manual_seed(0))
+    reference = reference_log_probs(model, PAIR, batch_size=3)
+    loss = OBJECTIVES["dpo"].function(model, PAIR, reference, DpoOptions())
+    assert loss.value.item() == pytest.approx(np.log(2), abs=1e-6)
+    assert loss.parts["margin"].item() == pytest.approx(0, abs=1e-6)
+    rows = torch.tensor([2, 0])
+    loss = OBJECTIVES["dpo"].function(model, PAIR[rows], reference[rows], DpoOptions())
+    assert loss.value.item() == pytest.approx(np.log(2), abs=1e-6)
+
+
+def test_pairs_join_without_changing_a_response() -> None:
+    model = Transformer(
+        ModelConfig(V, T, layers=1, heads=1, width=8), torch.Generator().manual_seed(0)
+    ).double()
+    reference = reference_log_probs(model, PAIR)
+    joined = PAIR.joined()
+    assert joined.tokens.shape == (2 * N, T)
+    assert (joined.weights[N:, -2:] == 0).all()
+    assert (joined.roles[N:, -2:] == Role.PAD).all()
+    both = reference_log_probs(model, Pair(joined, joined))
+    torch.testing.assert_close(both.preferred, torch.cat([reference.preferred, reference.dispreferred]))
+
+
+def test_the_loss_of_pretraining_is_the_token_mean() -> None:
+    logits = random_logits()
+    value = next_token(lambda tokens: logits[: len(tokens)], PAIR.preferred).value.item()
+    assert value == pytest.approx(expected_loss("ssft", SsftOptions(), logits.numpy()))
+
+
+def test_extreme_margins_stay_finite() -> None:
+    logits = 500 * random_logits()
+    for name, options in CASES:
+        value, gradient, _ = evaluate(name, options, logits)
+        assert np.isfinite(value), name
+        assert gradient.isfinite().all(), name
+
+
+@pytest.mark.parametrize("name", ["dpo", "npo", "dpo_published"])
+def test_a_missing_reference_is_refused(name: str) -> None:
+    assert objective(name).needs_reference
+    with pytest.raises(ValueError, match=f"{name} needs"):
+        objective(name).function(lambda tokens: random_logits(), PAIR, None, objective(name).options())
+
+
+def test_wrong_pairs_and_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 preferred rows but 2"):
+        Pair(PAIR.preferred, PAIR.dispreferred[:2])
+    weights = PAIR.dispreferred.weights.clone()
+    weights[1, 1:] = 0
+    with pytest.raises(ValueError, match="dispreferred response carries no loss"):
+        Pair(PAIR.preferred, Batch(PAIR.dispreferred.tokens, weights, PAIR.dispreferred.roles))
+    with pytest.raises(DeltawError, match="'ppo'.*ssft, dpo, unlearn, npo"):
+        objective("ppo")
