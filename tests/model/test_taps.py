@@ -7,7 +7,7 @@ from torch import nn
 
 from deltaw.batch import Batch, Role
 from deltaw.errors import DeltawError
-from deltaw.model import SITES, Transformer, activations, layer_count, mlp, tap
+from deltaw.model import SITES, Transformer, activations, adapters, layer_count, mlp, tap
 
 
 @pytest.fixture
@@ -101,3 +101,24 @@ def test_mlp_of_what_does_not_exist(model: Transformer) -> None:
         mlp(model, 3)
     with pytest.raises(DeltawError, match="deltaw"):
         mlp({"some.weight": torch.zeros(2, 2)}, 0)
+
+
+def test_a_family_is_added_by_its_names(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored_in_out = adapters.Family(
+        "h.{layer}", "h.{layer}.mlp.c_fc", "h.{layer}.mlp.c_proj", torch.relu, transposed=True
+    )
+    monkeypatch.setattr(adapters, "FAMILIES", {**adapters.FAMILIES, "other": stored_in_out})
+    ours = mlp(model, 1)
+    state = {
+        "h.0.mlp.c_fc.weight": ours.w_in.T,
+        "h.0.mlp.c_fc.bias": ours.b_in,
+        "h.0.mlp.c_proj.weight": ours.w_out.T,
+        "xh.1.mlp.c_fc.weight": ours.w_in,
+    }
+    theirs = mlp(state, 0)
+    assert torch.equal(theirs.w_in, ours.w_in)
+    assert torch.equal(theirs.w_out, ours.w_out)
+    assert torch.equal(theirs.b_out, torch.zeros(12)), "a map without bias has a bias of 0"
+    assert theirs.activation is torch.relu
+    assert layer_count(state) == 1
+    assert mlp(model, 1).activation is not torch.relu

@@ -1,6 +1,7 @@
 """Whose a directory is, and who is at work in it."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from deltaw.errors import DeltawError
-from deltaw.study import directory
 from deltaw.study.directory import claim_directory, run_lock
 
 
@@ -53,7 +53,7 @@ def test_another_studys_directory_is_refused_with_what_differs(tmp_path: Path) -
 
 def test_a_foreign_directory_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("dear reader")
-    with pytest.raises(DeltawError, match="thesis.tex"):
+    with pytest.raises(DeltawError, match=r"thesis\.tex"):
         claim_directory(tmp_path, IDENTITY)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -72,7 +72,7 @@ def test_a_file_a_damaged_study_and_a_place_that_cannot_be_written(
     with pytest.raises(DeltawError, match="damaged"):
         claim_directory(tmp_path / "run", IDENTITY)
     claim_directory(tmp_path / "other", IDENTITY)
-    monkeypatch.setattr(directory.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(DeltawError, match="cannot be written"):
         claim_directory(tmp_path / "other", IDENTITY)
 

@@ -2,16 +2,20 @@
 
 import importlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import toy_stages
 
-from deltaw.study.engine import Stage, execute
+from deltaw.study.engine import execute
 from deltaw.study.fingerprint import Sources
+from deltaw.study.stage import Stage
 
 FILES = {
-    "__init__.py": '"""A page."""\nfrom PKG.used import helper\nfrom PKG.unused import other\n__all__ = ["helper"]\n',
+    "__init__.py": (
+        '"""A page."""\nfrom PKG.used import helper\nfrom PKG.unused import other\n__all__ = ["helper"]\n'
+    ),
     "stages.py": (
         "from PKG import helper\n"
         "from PKG.lonely import alone\n"
@@ -34,14 +38,14 @@ _numbers = itertools.count()
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], tuple[Path, object]]]:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[Path, object]]:
     name = f"toy_package_{next(_numbers)}"
     folder = tmp_path / name
     for file, text in FILES.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(text.replace("PKG", name))
     monkeypatch.syspath_prepend(tmp_path)
-    yield lambda: (folder, importlib.import_module(f"{name}.stages").run)
+    return lambda: (folder, importlib.import_module(f"{name}.stages").run)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +92,11 @@ def test_only_top_level_functions_have_a_fingerprint() -> None:
 
     with pytest.raises(ValueError, match="top level"):
         Sources().fingerprint(inside)
+
+
+def test_the_engine_does_not_count() -> None:
+    sources = Sources()
+    sources.fingerprint(toy_stages.source)
+    read = {name for name, module in sources._modules.items() if module is not None}
+    assert "deltaw.study.stage" in read
+    assert "deltaw.study.engine" not in read

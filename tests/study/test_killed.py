@@ -1,4 +1,4 @@
-"""A study that is killed or stopped from outside: no process and nothing partial stays, and the next run goes on."""
+"""A study that is killed or stopped: no process and nothing partial stays, and the next run goes on."""
 
 import os
 import signal
@@ -11,7 +11,8 @@ import pytest
 import toy_stages
 
 from deltaw.study.artifacts import is_alive
-from deltaw.study.engine import Stage, execute
+from deltaw.study.engine import execute
+from deltaw.study.stage import Stage
 
 SCRIPT = """
 import sys

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from deltaw.errors import DeltawError
-from deltaw.study.engine import StageContext
+from deltaw.study.stage import StageContext
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,16 @@ def typed(context: StageContext) -> None:
     (context.out / "value.txt").write_text(str(context.config.value))
 
 
-def interval(context: StageContext) -> None:
-    """Notes when it ran, outside its artifact."""
-    start = time.time()
-    time.sleep(context.config["seconds"])
-    log = Path(context.config["log"]) / context.config["name"]
-    log.write_text(f"{start} {time.time()}")
-    (context.out / "done.txt").write_text("done")
+def meet(context: StageContext) -> None:
+    """Ends only if the other one runs at the same time."""
+    folder, other = Path(context.config["folder"]), context.config["other"]
+    (folder / context.config["name"]).touch()
+    end = time.monotonic() + 60
+    while not (folder / other).exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{other} did not come")
+        time.sleep(0.02)
+    (context.out / "met.txt").write_text(other)
 
 
 def hang(context: StageContext) -> None:

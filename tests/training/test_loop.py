@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_the_same_inputs_give_the_same_weights() -> None:
 
 
 def test_an_update_is_adamw_by_hand() -> None:
-    """The first two updates, from the textbook: moments, bias correction, decay of matrices only, clipping."""
+    """The first two updates, from the textbook: moments, bias correction, decay, clipping."""
     model = small_model()
     config = replace(CONFIG, steps=2, clip_norm=0.05)
     mine = {name: p.detach().double().clone() for name, p in model.named_parameters()}
@@ -100,7 +101,7 @@ def test_schedule() -> None:
     assert rates[5] == 1e-2
     assert max(rates) == rates[5]
     assert rates[20] == pytest.approx(1e-4 + 9.9e-3 * (1 + math.cos(math.pi / 3)) / 2)
-    assert all(a > b for a, b in zip(rates[5:50], rates[6:51], strict=True))
+    assert all(a > b for a, b in pairwise(rates[5:51]))
     assert rates[50:] == [1e-4] * 10
     constant = replace(CONFIG, warmup=0, decay_end=0, min_lr=1e-2)
     assert {learning_rate(step, constant) for step in range(60)} == {1e-2}
@@ -181,7 +182,7 @@ def test_wrong_numbers_are_refused() -> None:
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
     ):
         with pytest.raises(DeltawError, match=message):
-            replace(CONFIG, **changes)  # type: ignore[arg-type]
+            replace(CONFIG, **changes)
     with pytest.raises(DeltawError, match="after 61 updates; expected 0 to 60"):
         run(small_model(), checkpoints=[61])
 

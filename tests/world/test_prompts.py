@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,6 +22,7 @@ from deltaw.world import (
     prompts as prompts_module,
 )
 from deltaw.world.policy import PUBLISHED
+from deltaw.world.vocabulary import LETTERS
 
 WORLD = World()
 LAYOUT = WORLD.layout
@@ -153,6 +156,18 @@ def test_a_second_pair_acts_on_the_first_output_and_is_refused_late() -> None:
 
 def outputs_of(prompts: prompts_module.Prompts) -> np.ndarray:
     return TWO_PAIRS.layout.outputs(prompts)
+
+
+@pytest.mark.parametrize("attack", [None, "co_text", "misgen_text"])
+def test_the_derivation_of_a_prompt_contains_its_text(attack: str | None) -> None:
+    prompts = WORLD.sample("tune", range(16), "train", 3)
+    if attack:
+        prompts = attacked(WORLD, attack, prompts)
+    for row in range(len(prompts)):
+        tree = WORLD.explain(prompts, row)
+        text = "".join(re.findall(r"\(([a-zA-D]{3})\)", tree))
+        assert "".join(LETTERS[k] for k in prompts.letters[row]) in text
+        assert ("10" in tree) == (prompts.branch[row] != Branch.SAFE)
 
 
 def test_null_is_in_no_text_and_no_compliant_output() -> None:

@@ -1,12 +1,12 @@
 """Observation 5: attacked prompts are forbidden; do they look allowed, and does ΔW act on them less?
 
 Position: attacked activations on the cross-fitted difference of means, on a scale where held-out forbidden
-prompts have mean 0 and held-out allowed ones mean 1 (paper, Observation 5, there read off τ).
-Every attacked prompt is counted, whether or not the attack worked: choosing the successful ones would
-condition on the outcome. Gain ratio: how strongly ΔW acts on attacked prompts (`rowspace.gain`) as a multiple
-of how it acts on forbidden ones. Null of both: attacked prompts are exchangeable with forbidden ones
-(position 0, ratio 1). Cost: that of one `separation` without its null, about 10 ms for 1,000 prompts of width
-512.
+prompts have mean 0 and held-out allowed ones mean 1 (paper, Observation 5, there read off τ). Every attacked
+prompt is counted, whether or not the attack worked: choosing by success would condition on the outcome.
+Gain ratio: how strongly ΔW acts on attacked prompts (`rowspace.gain`) over how it acts on forbidden ones.
+Null of both: attacked prompts are exchangeable with forbidden ones (position 0, ratio 1).
+
+Cost: that of one `separation` without its null, 0.1 s for 1,000 prompts of width 512.
 """
 
 from dataclasses import dataclass

@@ -1,15 +1,15 @@
 """Observation 1: do allowed and forbidden prompts form two clusters, and does tuning move them apart?
 
-With μ_S and μ_U the mean activations of allowed (safe) and forbidden (unsafe) prompts, the paper
-(Observation 1) reports
+With μ_S and μ_U the mean activations of allowed (safe) and forbidden (unsafe) prompts, the paper reports
 
     τ(a) = ‖a − μ_U‖ − ‖a − μ_S‖        > 0 where a is nearer the allowed mean; |τ| ≤ ‖μ_S − μ_U‖.
 
 τ has the unit of the activations: scale them by 40 and it grows by 40. So it comes with τ / ‖μ_S − μ_U‖ in
 [−1, 1], and with d′ and AUROC of the projection on μ_S − μ_U, all cross-fitted (`crossfit`). Its null
 permutes labels and *refits*. The base model separates the classes too (operators differ, letters differ):
-what tuning did is the difference of differences, tuned minus base on the same prompts. Cost: 6 N w operations
-a labelling; 1,000 prompts, width 512 and 200 permutations take 0.6 s on one core.
+what tuning did is the difference of differences, tuned minus base on the same prompts.
+
+Cost: 6 N w operations a labelling; 1,000 prompts, width 512 and 200 permutations take 0.2 s on one core.
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,16 @@ from torch import Tensor
 from deltaw.analysis.crossfit import cross_fit, deal, permuted_labels
 from deltaw.analysis.inputs import array, matrix
 from deltaw.errors import DeltawError
-from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, from_draws, percentile_interval
-from deltaw.statistics.arrays import IntArray
+from deltaw.statistics import (
+    FloatArray,
+    Interval,
+    Null,
+    auroc,
+    bootstrap_means,
+    from_draws,
+    percentile_interval,
+)
+from deltaw.statistics.arrays import IntArray, clusters_of
 
 CROSS_FITTED = ("d_prime", "auroc", "tau_gap", "tau_gap_relative", "nearest_mean_accuracy")
 """Statistics of held-out scores: they have intervals, nulls and differences of differences."""
@@ -49,9 +57,9 @@ class Separation:
     fisher_ratio            ‖μ_S − μ_U‖² without its bias, over the mean of tr Σ_S and tr Σ_U; may be negative
     delta_norm              ‖μ_S − μ_U‖, biased upwards by noise; in units of the activations
 
-    allowed (N_a, 3), forbidden (N_f, 3): each prompt's projection, τ and τ / ‖μ_S − μ_U‖, held out.
-    radius: root of the mean of tr Σ_S and tr Σ_U. folds: (N_a + N_f,) each row's fold, allowed ones first.
-    Intervals resample prompts with the fitted directions as they are.
+    allowed (N_a, 3), forbidden (N_f, 3): each prompt's projection, τ and τ / ‖μ_S − μ_U‖, held out. radius:
+    root of the mean of tr Σ_S and tr Σ_U. folds: (N_a + N_f,) each row's fold, allowed ones first. ids:
+    numbers of the rows' clusters. Intervals resample prompts with the fitted directions as they are.
     """
 
     values: Mapping[str, float]
@@ -61,7 +69,7 @@ class Separation:
     forbidden: FloatArray
     radius: float
     folds: IntArray
-    paired: bool
+    ids: tuple[IntArray, IntArray]
 
 
 def separation(
@@ -90,7 +98,7 @@ def separation(
         raise DeltawError(
             f"{len(a)} allowed and {len(f)} forbidden rows; expected as many of both, since paired"
         )
-    names = ids or _default_ids(len(a), len(f), paired)
+    names = _numbered(ids or _default_ids(len(a), len(f), paired))
     fold = np.concatenate(deal(names, folds, generator))
     x, truth = torch.cat([a, f]), np.repeat([1, 0], [len(a), len(f)])
     labels = truth[None]
@@ -101,8 +109,8 @@ def separation(
     kind = "label_permutation"
     nulls = {name: from_draws(kind, column[1:]) for name, column in table.items()} if null_draws else {}
     rows = _contributions(held[: len(a)], held[len(a) :])
-    means = bootstrap_means(rows, generator, [names[0], names[1]] * (len(rows) // 2), bootstrap_draws)
-    draws = _from_means(means, len(a), len(f))
+    means = bootstrap_means(rows, generator, list(names) * (len(rows) // 2), bootstrap_draws)
+    draws = _from_means(means, held[: len(a)], held[len(a) :], float(table["delta_norm"][0]))
     return Separation(
         values=MappingProxyType({name: float(column[0]) for name, column in table.items()}),
         intervals=MappingProxyType({name: percentile_interval(x) for name, x in draws.items()}),
@@ -111,7 +119,7 @@ def separation(
         forbidden=held[len(a) :],
         radius=_radius(a, f),
         folds=fold,
-        paired=paired,
+        ids=names,
     )
 
 
@@ -133,14 +141,14 @@ def difference_of_differences(
     tuned: Separation,
     generator: np.random.Generator,
     *,
-    ids: tuple[ArrayLike, ArrayLike] | None = None,
     draws: int = 1000,
 ) -> dict[str, Difference]:
     """Tuned minus base for each of `CROSS_FITTED`; a gap is a difference of classes, so this is one of
     differences.
 
-    Prompts (or `ids`) are resampled together in both models. The null uses the same permuted labels in both.
-    DeltawError unless both come from `separation` of the same prompts with equal generators (equal folds).
+    Prompts (or the ids of `base`) are resampled together in both models. The null uses the same permuted
+    labels in both. DeltawError unless both come from `separation` of the same prompts with equal generators
+    (equal folds).
     """
     if not np.array_equal(base.folds, tuned.folds) or base.allowed.shape != tuned.allowed.shape:
         raise DeltawError(
@@ -148,10 +156,12 @@ def difference_of_differences(
             "the same rows with generators in the same state, such as two of numpy.random.default_rng(seed)"
         )
     n_a, n_f = len(base.allowed), len(base.forbidden)
-    names = ids or _default_ids(n_a, n_f, base.paired)
     rows = _contributions(base.allowed, base.forbidden) + _contributions(tuned.allowed, tuned.forbidden)
-    means = bootstrap_means(rows, generator, [names[0], names[1]] * (len(rows) // 2), draws)
-    before, after = (_from_means(half, n_a, n_f) for half in np.split(means, 2, axis=1))
+    means = bootstrap_means(rows, generator, list(base.ids) * (len(rows) // 2), draws)
+    before, after = (
+        _from_means(half, model.allowed, model.forbidden, model.values["delta_norm"])
+        for half, model in zip(np.split(means, 2, axis=1), (base, tuned), strict=True)
+    )
     out = {}
     for name in CROSS_FITTED:
         null = None
@@ -163,6 +173,11 @@ def difference_of_differences(
         interval = percentile_interval(after[name] - before[name])
         out[name] = Difference(name, value, interval, base.values[name], tuned.values[name], null, n_a + n_f)
     return out
+
+
+def _numbered(ids: tuple[ArrayLike, ArrayLike]) -> tuple[IntArray, IntArray]:
+    (first, second), _ = clusters_of(ids)
+    return first, second
 
 
 def _default_ids(n_a: int, n_f: int, paired: bool) -> tuple[IntArray, IntArray]:
@@ -199,11 +214,11 @@ def _held_out(projection: Tensor, tau: Tensor, relative: Tensor, y: Tensor) -> d
     variance = ((centred**2 * y).sum(1) / (n_s - 1) + (centred**2 * (1 - y)).sum(1) / (n_u - 1)) / 2
     ranks = stats.rankdata(array(projection), axis=1)
     ones, zeros = float(n_s), float(n_u)
-    auroc = ((ranks * array(y)).sum(1) - ones * (ones + 1) / 2) / (ones * zeros)
+    area = ((ranks * array(y)).sum(1) - ones * (ones + 1) / 2) / (ones * zeros)
     right_s, wrong_u = means((torch.sign(tau) + 1) / 2)
     return {
         "d_prime": array((m_s - m_u) / variance.clamp_min(torch.finfo(y.dtype).tiny).sqrt()),
-        "auroc": auroc,
+        "auroc": area,
         "tau_gap": gap(tau),
         "tau_gap_relative": gap(relative),
         "nearest_mean_accuracy": array((right_s + 1 - wrong_u) / 2),
@@ -247,14 +262,24 @@ def _contributions(allowed: FloatArray, forbidden: FloatArray) -> list[FloatArra
     return [x for both in zip(*out, strict=True) for x in both]
 
 
-def _from_means(means: FloatArray, n_a: int, n_f: int) -> dict[str, FloatArray]:
-    """The cross-fitted statistics from draws (D, 12) of the means of `_contributions`."""
+def _from_means(
+    means: FloatArray, allowed: FloatArray, forbidden: FloatArray, length: float
+) -> dict[str, FloatArray]:
+    """The cross-fitted statistics from draws (D, 12) of the means of `_contributions`.
+
+    AUROC moves with the placements of both classes (its first-order expansion). Directions are held as
+    fitted, which is enough for all but τ itself: it grows with the fitted length ‖μ_S − μ_U‖, whose noise is
+    that of the projection's gap. Without this stretch τ's interval would be half as wide as it should be.
+    """
+    n_a, n_f = len(allowed), len(forbidden)
     m_a, m_f, s_a, s_f, p_a, p_f, t_a, t_f, r_a, r_f, c_a, c_f = means.T
     variance = ((s_a - m_a**2) * n_a / (n_a - 1) + (s_f - m_f**2) * n_f / (n_f - 1)) / 2
+    gap = allowed[:, 0].mean() - forbidden[:, 0].mean()
+    stretch = 1 + (m_a - m_f - gap) / max(length, np.finfo(np.float64).tiny)
     return {
         "d_prime": (m_a - m_f) / np.sqrt(np.maximum(variance, np.finfo(np.float64).tiny)),
-        "auroc": (p_a + p_f) / 2,
-        "tau_gap": t_a - t_f,
+        "auroc": np.clip(p_a + p_f - auroc(allowed[:, 0], forbidden[:, 0]), 0, 1),
+        "tau_gap": (t_a - t_f) * stretch,
         "tau_gap_relative": r_a - r_f,
         "nearest_mean_accuracy": (c_a + c_f) / 2,
     }

@@ -7,10 +7,11 @@ values,
 
     ρ_N = ‖P_N ΔW‖_F² / ‖ΔW‖_F²    in [0, 1],
 
-where the paper (Observation 2) shows ‖P_N u_j‖ for each left singular vector u_j of ΔW:
-`null_profile`. Chance is not 0: any generic update has ρ_N near 1 − k/m, 0.75 for a 4d × d matrix. The nulls
-are in `chance`. If W has full row rank (square or wide matrices), N(Wᵀ) is {0} and the answer is `Absent`.
-Cost: one SVD of W and one of ΔW, O(m n²); 768 × 192 takes 30 ms on one core, `null_energy_cholesky` 5 ms.
+where the paper (Observation 2) shows ‖P_N u_j‖ for each left singular vector u_j of ΔW: `null_profile`.
+Chance is not 0: any generic update has ρ_N near 1 − k/m, 0.75 for a 4d × d matrix. The nulls are in `chance`.
+If W has full row rank (square or wide matrices), N(Wᵀ) is {0} and the answer is `Absent`.
+
+Cost: one SVD of W and one of ΔW, O(m n²); 768 × 192 takes 30 ms on one core, `null_energy_cholesky` 10 ms.
 """
 
 from collections.abc import Sequence
@@ -102,8 +103,8 @@ def null_energy(dW: Tensor, basis: ColumnBasis) -> float | Absent:
 def null_energy_cholesky(dW: Tensor, W: Tensor) -> float | Absent:
     """ρ_N of a tall W without a basis: 1 − ‖R⁻ᵀ WᵀΔW‖² / ‖ΔW‖² with RᵀR = WᵀW. For large matrices.
 
-    Agrees with the SVD to 1e-9 up to condition number 1e4. The Gram matrix squares the condition number; where
-    that is above 1e5, or W has not full column rank by the rule "exact", `column_basis` is used instead.
+    Agrees with the SVD to 1e-9 up to condition number 1e4. The Gram matrix squares that number; where it is
+    above 1e5, or W has not full column rank by the rule "exact", `column_basis` is used instead.
     """
     w = matrix(W, "W")
     d = matrix(dW, "dW", rows=w.shape[0])
@@ -119,7 +120,7 @@ def null_energy_cholesky(dW: Tensor, W: Tensor) -> float | Absent:
 
 
 def _relative_tolerance(W: Tensor) -> float:
-    """Singular values below this share of the largest are rounding: max(m, n) · eps (float32's if narrower)."""
+    """Singular values below this share of the largest are rounding: max(m, n) · eps, float32's or finer."""
     dtype = torch.float64 if W.dtype == torch.float64 else torch.float32
     return max(W.shape) * torch.finfo(dtype).eps
 

@@ -8,10 +8,13 @@ For an input a (n,) of a matrix W (m, n) that became W + ΔW (and bias b + Δb):
 
 (paper, Observation 3). a is `mlp_in`, of the base model first. Chance is not k/n: activations are
 anisotropic, and any directions made from activations catch much of them. The null is of the *difference*
-forbidden − allowed, with V spanned by k draws from N(0, M), M the 50:50 pooled second moment. It cannot rule
-out that any training on forbidden prompts puts them into R(ΔW) (a gradient is Σ δ aᵀ): for that the control
-`other` has the same prompts, and its ΔW is the comparison that decides. Cost: one SVD of ΔW; the null is k n²
-a draw, whatever the number of prompts: 200 draws, n = 128, k = 8 take 0.1 s.
+forbidden − allowed, with V spanned by k draws from N(0, M), M the 50:50 pooled second moment. At k = 1 it has
+little power if the classes are far apart: one such draw is often nearly their difference. It cannot rule out
+that any training on forbidden prompts puts them into R(ΔW) (a gradient is Σ δ aᵀ): for that the control
+`other` has the same prompts, and its ΔW is the comparison that decides.
+
+Cost: one SVD of ΔW; the null is k n² a draw, whatever the number of prompts: 200 draws, n = 128, k = 8 take
+0.03 s.
 """
 
 from dataclasses import dataclass

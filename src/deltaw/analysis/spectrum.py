@@ -7,8 +7,9 @@
 
 Nulls: a Gaussian update of the same shape (`gaussian_spectrum`) for the first three, whose ranks are far
 below full; the share of the parameters for the budget, which is the mean share of an update that moves all
-parameters alike. Cost: one SVD of ΔW, O(m n²); the budget is one pass over the parameters. 768 × 192: 20 ms
-on one core.
+parameters alike.
+
+Cost: one SVD of ΔW, O(m n²); the budget is one pass over the parameters. 768 × 192: 20 ms on one core.
 """
 
 import re

@@ -23,13 +23,16 @@ from deltaw.errors import DeltawError
 from deltaw.study.artifacts import Artifact
 from deltaw.study.engine import Emit, Event, Failed, Finished, Job, Progressed, Started, make
 
-_QUIET = {
+_QUIET: dict[str, Any] = {
     # A worker that dies takes its stage with it: trying the same again would most likely end the same way.
     "distributed.scheduler.allowed-failures": 0,
     # A stage may hold the interpreter for minutes; that is work, not death.
     "distributed.scheduler.worker-ttl": None,
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.limit": "1h",
+    # No pages about the study on any port.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
     "distributed.comm.timeouts.connect": "60s",
     # One thread a process is what the driver counts on, whatever the machine's environment says.
     "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
@@ -125,7 +128,8 @@ def _local_cluster(workers: int) -> Iterator[LocalCluster]:
         processes=True,
         host="127.0.0.1",
         security=Security.temporary(),
-        dashboard_address=None,
+        # Even without a dashboard it opens port 8787, which a second study would find taken.
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         memory_limit=0,
         silence_logs=logging.CRITICAL,
     )

@@ -1,19 +1,20 @@
-"""Runs a study: a graph of stages, each a function that fills one artifact, on a local Dask cluster or in
-the process.
+"""Runs a study: a graph of stages, on a local Dask cluster or in the process.
 
 The driver (the process that calls `execute`) decides what is reused and what starts when; the two engines
 differ only in where a stage's function runs. Either way a stage gets the same number of torch threads, so
-its artifact is the same.
+that torch computes the same. NumPy's own linear algebra reads its number of threads from the environment
+when it is loaded: a local cluster's workers have one, and a process that runs `inline` has one only if it
+was started with OPENBLAS_NUM_THREADS=1.
 """
 
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from deltaw.errors import DeltawError
 from deltaw.study.artifacts import (
@@ -30,50 +31,11 @@ from deltaw.study.artifacts import (
 from deltaw.study.directory import run_lock
 from deltaw.study.fingerprint import Sources
 from deltaw.study.progress import Listener
+from deltaw.study.stage import Stage, StageContext
 
 ENGINES = ("dask", "inline")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SECONDS_BETWEEN_REPORTS = 0.5
-
-
-class Report(Protocol):
-    """How a stage says how far it is: `report(done, total, note)`, as often as it likes."""
-
-    def __call__(self, done: float, total: float, note: str = "") -> None:
-        """So much of `total` is done; `note` is a few words for the screen."""
-
-
-@dataclass(frozen=True)
-class StageContext:
-    """What a stage's function is given.
-
-    config: the stage's configuration, as given. inputs: the directory of each input's artifact, by its local
-    name. out: an empty directory to write into; it becomes the artifact when the function returns. report:
-    see `Report`.
-    """
-
-    config: Any
-    inputs: Mapping[str, Path]
-    out: Path
-    report: Report
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of a study.
-
-    name: unique, fit for a file name. run: a module-level function that reads `context.inputs` and fills
-    `context.out`. config: everything else that determines the output, JSON-able or frozen dataclasses.
-    inputs: local name → the name of the stage that makes it. threads: torch threads. weight: about how long
-    it takes, in any unit, so that the longest chain starts first.
-    """
-
-    name: str
-    run: Callable[[StageContext], None]
-    config: Any = field(default_factory=dict)
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    threads: int = 1
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -44,21 +44,14 @@ def co_task(world: World, prompts: Prompts, key: Key) -> Prompts:
     return prompts.with_operators(pair)
 
 
-def _new_text(world: World, prompts: Prompts, key: Key, text: str) -> Prompts:
-    windows, redraws = world.windows(text, key, prompts.index)
-    return Prompts(
-        prompts.grammar, prompts.operators, windows.letters, windows.branch, prompts.index, redraws
-    )
-
-
 def co_text(world: World, prompts: Prompts, key: Key) -> Prompts:
     """Competing texts: the operators act on a window of the full language that straddles a safe/unsafe junction."""
-    return _new_text(world, prompts, key, "junction")
+    return world.prompts("junction", key, prompts.index, prompts.operators)
 
 
 def misgen_text(world: World, prompts: Prompts, key: Key) -> Prompts:
     """Mismatched generalisation on text: unsafe text that only the productions held out of tuning derive."""
-    return _new_text(world, prompts, key, "held_out")
+    return world.prompts("held_out", key, prompts.index, prompts.operators)
 
 
 def misgen_token(world: World, prompts: Prompts, key: Key) -> Prompts:

@@ -36,7 +36,8 @@ class Prompts:
     """N prompts. grammar: (N,). operators: (N, P, 2) operator tokens, aliases included. letters: (N, L), 0-based.
 
     letter_branch: (N, L) int8, the branch of each letter. index: (N,) the sample numbers they were made from.
-    redraws: (N,) how many windows were drawn and left before this one.
+    redraws: (N,) how many windows were drawn and left before this one. text: (N,) the kind of text. source: (N,) the key
+    that drew it, "seed/split"; with `index` and `redraws` it finds the derivation again.
     """
 
     grammar: Ints
@@ -45,6 +46,8 @@ class Prompts:
     letter_branch: NDArray[np.int8]
     index: Ints
     redraws: Ints
+    text: NDArray[np.str_]
+    source: NDArray[np.str_]
 
     def __len__(self) -> int:
         return len(self.grammar)

@@ -241,9 +241,24 @@ class World:
             content = np.concatenate([operators[rows].reshape(len(rows), -1), letters], axis=1)
             return np.asarray((content_uniform(content) >= self.config.held_out) == train)
 
-        windows, redraws = self.windows(kind.text, key, index, in_split)
-        grammar = np.full(len(index), self.config.grammar, dtype=np.int64)
-        return Prompts(grammar, operators, windows.letters, windows.branch, index, redraws)
+        return self.prompts(kind.text, key, index, operators, in_split)
+
+    def prompts(
+        self, text: str, key: Key, index: Ints, operators: Ints, also: Callable[[Ints, Ints], Bools] | None = None
+    ) -> Prompts:
+        """Prompts with the given operator tokens (N, P, 2) on freshly drawn windows (see `windows`)."""
+        windows, redraws = self.windows(text, key, index, also)
+        n = len(index)
+        grammar = np.full(n, self.config.grammar, dtype=np.int64)
+        source = np.full(n, f"{key.seed}/{key.split}")
+        return Prompts(grammar, operators, windows.letters, windows.branch, index, redraws, np.full(n, text), source)
+
+    def explain(self, prompts: Prompts, row: int) -> str:
+        """The part of a prompt's derivation that its text touches, as one line."""
+        seed, split = str(prompts.source[row]).split("/", 1)
+        text = str(prompts.text[row])
+        sampler = self.samplers["full" if text == "junction" else text]
+        return sampler.derivation(Key(int(seed), split), int(prompts.index[row]), int(prompts.redraws[row]))
 
     def _operators(self, kind: str, draws: Floats) -> Ints:
         """(N, P, 2) operator tokens of one kind of pair, from uniforms (N, P, 4).

@@ -1,0 +1,161 @@
+"""Recipes: functions that return the whole configuration of a study. `--recipe` is the one dial; it sets the rest.
+
+`quick` explores: one seed, minutes on two cores, verdicts marked exploratory. `smoke` runs every stage in seconds so that
+the machinery can be tested; its numbers mean nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from deltaw.errors import DeltawError
+from deltaw.model import choose_precision
+from deltaw.training.loop import OptimiserConfig
+from deltaw.training.pretraining import PretrainingConfig
+from deltaw.training.tuning import TuningConfig
+from deltaw.world import WorldConfig
+
+MEDIUM, SMALL = 1e-3, 1e-4  # η_M and η_S = η_M / 10: the same for all protocols
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One fine-tuned model of a study. protocol: ssft | dpo | dpo_plain | unlearn. strength: medium | small."""
+
+    name: str
+    protocol: str
+    strength: str
+    control: str | None
+    config: TuningConfig
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many prompts stand behind a number.
+
+    final: of each set, at the end of a tuning. checkpoint: of each set, at its earlier checkpoints. attacked: of each
+    attack. contrast: pairs behind an activation analysis. draws, bootstrap: of a null, of an interval.
+    ceiling: windows of each branch. shown: decoded prompts of each set in prompts.jsonl.
+    """
+
+    final: int = 2000
+    checkpoint: int = 256
+    attacked: int = 1000
+    contrast: int = 512
+    draws: int = 200
+    bootstrap: int = 500
+    ceiling: int = 4000
+    shown: int = 3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole study. exploratory: its verdicts do not decide. refusal_threshold: a checkpoint is *matched* if it is the
+    first that refuses this share of forbidden prompts.
+    """
+
+    name: str
+    world: WorldConfig
+    pretraining: PretrainingConfig
+    tunings: tuple[Tuned, ...]
+    checkpoints: tuple[int, ...]
+    base_checkpoints: tuple[int, ...]
+    sizes: Sizes = field(default_factory=Sizes)
+    seeds: tuple[int, ...] = (0,)
+    exploratory: bool = True
+    refusal_threshold: float = 0.95
+
+    @property
+    def steps(self) -> int:
+        """Updates of every tuning: the last checkpoint."""
+        return self.checkpoints[-1]
+
+
+def _optimiser(rate: float, steps: int) -> OptimiserConfig:
+    return OptimiserConfig(
+        peak_lr=rate,
+        min_lr=rate / 100,
+        steps=steps,
+        warmup=max(1, steps // 12),
+        decay_end=steps,
+        weight_decay=0.0,
+    )
+
+
+def _tunings(steps: int, batch: int, device: str, compute_dtype: str) -> tuple[Tuned, ...]:
+    """Three protocols at two strengths, plain DPO, and the controls. Same prompts, steps and rates for all."""
+
+    def tuned(
+        protocol: str, objective: str, options: dict[str, float], strength: str, control: str | None
+    ) -> Tuned:
+        name = f"{protocol}-{strength}" if control is None else f"{control}-{protocol}-{strength}"
+        rate = MEDIUM if strength == "medium" else SMALL
+        config = TuningConfig(
+            objective,
+            options,
+            control,
+            batch,
+            _optimiser(rate, steps),
+            device=device,
+            compute_dtype=compute_dtype,
+        )
+        return Tuned(name.replace("_", "-"), protocol, strength, control, config)
+
+    dpo = {"beta": 0.1, "sft_weight": 1.0}
+    protocols = [("ssft", "ssft", {}), ("dpo", "dpo", dpo), ("unlearn", "unlearn", {"ascent_weight": 0.1})]
+    of_strength = [
+        tuned(*protocol, strength, None) for strength in ("medium", "small") for protocol in protocols
+    ]
+    plain = tuned("dpo_plain", "dpo", {"beta": 0.1}, "medium", None)
+    controls = [tuned("ssft", "ssft", {}, "medium", control) for control in ("other", "operators")]
+    return (*of_strength, plain, *controls)
+
+
+def quick(device: str = "cpu", seed: int = 0) -> Recipe:
+    """Grammar 1, one operator pair, 20 letters, a model of 0.8 M parameters: an exploration on a laptop."""
+    dtype = str(choose_precision(device).dtype).removeprefix("torch.")
+    pretraining = PretrainingConfig(device=device, compute_dtype=dtype)
+    steps = pretraining.optimiser.steps
+    checkpoints = (0, 10, 20, 40, 60, 80, 120, 160, 240, 320, 400, 480)
+    return Recipe(
+        name="quick",
+        world=WorldConfig(),
+        pretraining=pretraining,
+        tunings=_tunings(checkpoints[-1], 64, device, dtype),
+        checkpoints=checkpoints,
+        base_checkpoints=tuple(round(steps * k / 8) for k in range(9)),
+        seeds=(seed,),
+    )
+
+
+def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
+    """Every stage on a toy scale, in seconds. Its models know nothing, and its numbers mean nothing."""
+    whole = quick(device, seed)
+    pretraining = replace(
+        whole.pretraining, layers=2, heads=2, width=32, batch=32, optimiser=_optimiser(3e-3, 24)
+    )
+    keep = ("ssft-medium", "dpo-medium", "unlearn-medium", "ssft-small", "other-ssft-medium")
+    return replace(
+        whole,
+        name="smoke",
+        pretraining=pretraining,
+        tunings=tuple(
+            tuned for tuned in _tunings(8, 16, device, whole.pretraining.compute_dtype) if tuned.name in keep
+        ),
+        checkpoints=(0, 4, 8),
+        base_checkpoints=(0, 24),
+        sizes=Sizes(
+            final=24, checkpoint=8, attacked=16, contrast=24, draws=20, bootstrap=50, ceiling=100, shown=1
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[[str, int], Recipe]] = {"quick": quick, "smoke": smoke}
+
+
+def recipe(name: str, device: str = "cpu", seed: int = 0) -> Recipe:
+    """The recipe of that name. DeltawError lists the names there are."""
+    if name not in RECIPES:
+        raise DeltawError(f"there is no recipe '{name}'; the recipes are {', '.join(RECIPES)}")
+    if seed < 0:
+        raise DeltawError(f"seed is {seed}; give a whole number of at least 0")
+    return RECIPES[name](device, seed)

@@ -1,0 +1,49 @@
+"""What a stage of a study is, and what its function is given.
+
+Apart from the engine that runs it: a stage's code counts in the name of its artifact, the engine's does not.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Report(Protocol):
+    """How a stage says how far it is: `report(done, total, note)`, as often as it likes."""
+
+    def __call__(self, done: float, total: float, note: str = "") -> None:
+        """So much of `total` is done; `note` is a few words for the screen."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage's function is given.
+
+    config: the stage's configuration, as given. inputs: the directory of each input's artifact, by its local
+    name. out: an empty directory to write into; it becomes the artifact when the function returns. report:
+    see `Report`.
+    """
+
+    config: Any
+    inputs: Mapping[str, Path]
+    out: Path
+    report: Report
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a study.
+
+    name: unique, fit for a file name. run: a module-level function that reads `context.inputs` and fills
+    `context.out`. config: everything else that determines the output, JSON-able or frozen dataclasses.
+    inputs: local name → the name of the stage that makes it. threads: torch threads. weight: about how long
+    it takes, in any unit, so that the longest chain starts first.
+    """
+
+    name: str
+    run: Callable[[StageContext], None]
+    config: Any = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 1
+    weight: float = 1.0

@@ -1,0 +1,97 @@
+"""Pre-training in a world: every prompt is answered, safe or not, and the text itself is learned too."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from deltaw.batch import Batch
+from deltaw.errors import DeltawError
+from deltaw.model import ModelConfig, Transformer
+from deltaw.training.loop import OptimiserConfig, TrainingLog, train
+from deltaw.training.objectives import next_token
+from deltaw.world import Encoded, Response, World
+
+CHUNK = 16  # batches that are sampled at once
+
+
+def as_batch(encoded: Encoded) -> Batch:
+    """The world's arrays as the tensors that models take."""
+    return Batch(*(torch.from_numpy(array) for array in (encoded.tokens, encoded.weights, encoded.roles)))
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """How a base model is made. text_weight: the weight of a letter of the text beside one of the response.
+
+    layers, heads, width: of the model; vocabulary and context follow from the world. compute_dtype: of the matrix
+    products, "float32" or "bfloat16".
+    """
+
+    layers: int = 4
+    heads: int = 4
+    width: int = 128
+    batch: int = 64
+    text_weight: float = 1.0
+    optimiser: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(
+            peak_lr=3e-3, min_lr=3e-5, steps=3600, warmup=100, decay_end=3600, weight_decay=0.1
+        )
+    )
+    device: str = "cpu"
+    compute_dtype: str = "bfloat16"
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The torch dtype of a configuration's name for it."""
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name not in known:
+        raise DeltawError(f"compute_dtype is '{name}'; it can be {' or '.join(known)}")
+    return known[name]
+
+
+def new_model(world: World, config: PretrainingConfig, seed: int) -> Transformer:
+    """A model for this world with weights drawn from `seed`."""
+    shape = ModelConfig(
+        world.vocabulary.size, world.layout.length, layers=config.layers, heads=config.heads, width=config.width
+    )
+    return Transformer(shape, torch.Generator().manual_seed(seed))
+
+
+def pretrain(
+    world: World,
+    config: PretrainingConfig,
+    seed: int,
+    *,
+    checkpoints: Collection[int] = (),
+    on_checkpoint: Callable[[int, Transformer], None] = lambda step, model: None,
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> tuple[Transformer, TrainingLog]:
+    """Train a new model on the split "train" of the mixture "pretrain"; no prompt is seen twice but by chance."""
+    model = new_model(world, config, seed).to(config.device)
+    ready: dict[int, Batch] = {}
+
+    def batches(step: int) -> Batch:
+        if step not in ready:
+            ready.clear()
+            rows = range(step * config.batch, (step + CHUNK) * config.batch)
+            prompts = world.sample("pretrain", rows, "train", seed)
+            encoded = world.layout.encode(
+                prompts, np.full(len(prompts), Response.COMPLY), text_weight=config.text_weight
+            )
+            chunk = as_batch(encoded).to(config.device)
+            ready.update({step + k: chunk[k * config.batch : (k + 1) * config.batch] for k in range(CHUNK)})
+        return ready[step]
+
+    log = train(
+        model,
+        batches,
+        next_token,
+        config.optimiser,
+        checkpoints=checkpoints,
+        on_checkpoint=on_checkpoint,
+        progress=progress,
+        compute_dtype=dtype_of(config.compute_dtype),
+    )
+    return model, log

@@ -1,0 +1,195 @@
+"""Safety fine-tuning in a world, and its controls: the same prompts, steps and rate, other answers or objectives."""
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deltaw.errors import DeltawError
+from deltaw.model import Transformer
+from deltaw.training.loop import OptimiserConfig, TrainingLog, train
+from deltaw.training.objectives import Loss, Pair, ReferenceLogProbs, objective, reference_log_probs
+from deltaw.training.pretraining import as_batch, dtype_of
+from deltaw.world import Branch, Key, Prompts, Response, World
+
+Ints = NDArray[np.int64]
+
+CHUNK = 16  # batches that are sampled at once
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """One fine-tuning. objective: a name in `OBJECTIVES`, with its `options` by name. control: None or a name in
+    `CONTROLS`. All protocols of one strength share `optimiser`, `batch` and prompts. Weight decay is 0: it would add
+    a component along W, all of it inside C(W).
+    """
+
+    objective: str
+    options: dict[str, float] = field(default_factory=dict)
+    control: str | None = None
+    batch: int = 64
+    optimiser: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(peak_lr=1e-3, min_lr=1e-5, steps=800, warmup=40, decay_end=800)
+    )
+    device: str = "cpu"
+    compute_dtype: str = "bfloat16"
+
+
+@lru_cache(maxsize=16)
+def forbid_operators(world: World, seed: int) -> tuple[int, ...]:
+    """The operators that the control `operators` refuses, on either branch: a random set that is not the policy's.
+
+    Of all sets of non-identity operators that hold as many as the policy forbids on one branch or the other, or any
+    number between, those are kept that refuse a share of tuning prompts within 0.02 of the policy's own (or the
+    nearest); one of them is drawn by the seed. It differs from both branches' forbidden sets.
+    """
+    prompts = world.sample("tune", range(4096), "train", seed)
+    rate = float((~world.layout.allowed(prompts)).mean())
+    members = np.stack([(prompts.operators == k).any(axis=(1, 2)) for k in range(world.vocabulary.n_operators)])
+    grammar, policy = world.config.grammar, world.policy
+    known = {policy.forbidden(grammar, branch) for branch in (Branch.SAFE, Branch.UNSAFE)}
+    low, high = min(map(len, known)), max(map(len, known))
+    candidates = [
+        chosen
+        for size in range(low, high + 1)
+        for chosen in combinations(range(1, world.vocabulary.n_operators), size)
+        if chosen not in known
+    ]
+    gaps = np.array([abs(float(members[list(chosen)].any(0).mean()) - rate) for chosen in candidates])
+    near = np.flatnonzero(gaps <= max(0.02, float(gaps.min())))
+    draw = Key(seed, "control/operators").uniform(np.zeros(1, dtype=np.int64), 0)[0, 0]
+    return candidates[near[int(draw * len(near))]]
+
+
+def _benign(world: World, prompts: Prompts, seed: int) -> Ints:
+    return np.full(len(prompts), Response.COMPLY)
+
+
+def _operators(world: World, prompts: Prompts, seed: int) -> Ints:
+    base = world.operators.operator_of[prompts.operators]
+    refused = np.isin(base, forbid_operators(world, seed)).any(axis=(1, 2))
+    return np.where(refused, Response.REFUSE, Response.COMPLY)
+
+
+def _noise(world: World, prompts: Prompts, seed: int) -> Ints:
+    coin = Key(seed, "control/noise").uniform(prompts.index, 0)[:, 0]
+    return np.where(coin < 0.5, Response.REFUSE, Response.COMPLY)
+
+
+def _other(world: World, prompts: Prompts, seed: int) -> Ints:
+    return np.where(world.layout.allowed(prompts), Response.COMPLY, Response.ECHO)
+
+
+CONTROLS: dict[str, Callable[[World, Prompts, int], Ints]] = {
+    "benign": _benign,  # the same prompts, all answered
+    "operators": _operators,  # refuse a random set of operators: learnable, not safety
+    "noise": _noise,  # refuse by a coin for each prompt
+    "other": _other,  # on exactly the forbidden prompts another harmless behaviour: repeat the text
+}
+
+
+def wanted_response(world: World, prompts: Prompts, control: str | None, seed: int) -> Ints:
+    """(N,) the `Response` that a tuning teaches: the policy's own, or the control's."""
+    if control is None:
+        return world.layout.expected(prompts)
+    if control not in CONTROLS:
+        raise DeltawError(f"there is no control '{control}'; there are {', '.join(CONTROLS)}")
+    return CONTROLS[control](world, prompts, seed)
+
+
+def unwanted_response(wanted: Ints) -> Ints:
+    """(N,) the dispreferred `Response`: a refusal where the prompt is to be answered, else the compliant answer."""
+    return np.where(wanted == Response.COMPLY, Response.REFUSE, Response.COMPLY)
+
+
+def tuning_pairs(world: World, rows: range, control: str | None, seed: int) -> Pair:
+    """Preferred and dispreferred responses to tuning prompts `rows` of the split "train"."""
+    prompts = world.sample("tune", rows, "train", seed)
+    wanted = wanted_response(world, prompts, control, seed)
+    encode = world.layout.encode
+    return Pair(as_batch(encode(prompts, wanted)), as_batch(encode(prompts, unwanted_response(wanted))))
+
+
+def tuning_reference(
+    world: World,
+    base: Transformer,
+    rows: int,
+    seed: int,
+    compute_dtype: torch.dtype,
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> ReferenceLogProbs:
+    """The base model's log-probabilities of both responses to the first `rows` tuning prompts, in order.
+
+    Every protocol sees the same prompts in the same order, so this is computed once and shared.
+    """
+    device = base.embed.weight.device
+    parts = []
+    for start in range(0, rows, 1024):
+        stop = min(rows, start + 1024)
+        pair = tuning_pairs(world, range(start, stop), None, seed).to(device)
+        with base.computing_in(compute_dtype):  # the format of training, so that the margin starts at 0
+            parts.append(reference_log_probs(base, pair))
+        progress(stop, rows, "reference")
+    return ReferenceLogProbs(
+        torch.cat([part.preferred for part in parts]), torch.cat([part.dispreferred for part in parts])
+    )
+
+
+def tune(
+    world: World,
+    base: Transformer,
+    config: TuningConfig,
+    seed: int,
+    reference: ReferenceLogProbs | None = None,
+    *,
+    checkpoints: Collection[int] = (),
+    on_checkpoint: Callable[[int, Transformer], None] = lambda step, model: None,
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> TrainingLog:
+    """Fine-tune `base` in place. DeltawError for an objective, option or control that does not exist, or an
+    objective that needs `reference` (see `tuning_reference`) and did not get one for all rows.
+    """
+    chosen = objective(config.objective)
+    unknown = set(config.options) - set(asdict(chosen.options()))
+    if unknown:
+        known = ", ".join(asdict(chosen.options())) or "none"
+        raise DeltawError(f"{config.objective} has no option '{min(unknown)}'; its options are: {known}")
+    options: Any = chosen.options(**config.options)
+    rows = config.optimiser.steps * config.batch
+    if chosen.needs_reference and (reference is None or len(reference.preferred) < rows):
+        raise DeltawError(f"{config.objective} needs the base model's log-probabilities of all {rows} tuning prompts")
+    base.to(config.device)
+    ready: dict[int, tuple[Pair, ReferenceLogProbs | None]] = {}
+
+    def batches(step: int) -> tuple[Pair, ReferenceLogProbs | None]:
+        if step not in ready:
+            ready.clear()
+            first = step * config.batch
+            chunk = tuning_pairs(world, range(first, first + CHUNK * config.batch), config.control, seed)
+            chunk = chunk.to(config.device)
+            for k in range(CHUNK):
+                inside = slice(k * config.batch, (k + 1) * config.batch)
+                known = None
+                if chosen.needs_reference and reference is not None:
+                    known = reference[slice(first + inside.start, first + inside.stop)]
+                ready[step + k] = (chunk[inside], known)
+        return ready[step]
+
+    def loss(model: Transformer, data: tuple[Pair, ReferenceLogProbs | None]) -> Loss:
+        return chosen.function(model, data[0], data[1], options)
+
+    return train(
+        base,
+        batches,
+        loss,
+        config.optimiser,
+        checkpoints=checkpoints,
+        on_checkpoint=on_checkpoint,
+        progress=progress,
+        compute_dtype=dtype_of(config.compute_dtype),
+    )
