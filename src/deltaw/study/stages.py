@@ -1,0 +1,85 @@
+"""A recipe as a graph of stages."""
+
+from deltaw.study.making import (
+    BaseConfig,
+    BehaviourConfig,
+    ReferenceConfig,
+    SamplesConfig,
+    SeedConfig,
+    TuneConfig,
+    make_base,
+    make_behaviour,
+    make_reference,
+    make_samples,
+    make_tuned,
+    make_world,
+)
+from deltaw.study.observing import AnalysisConfig, analyse
+from deltaw.study.recipes import Recipe, Tuned
+from deltaw.study.stage import Stage
+from deltaw.training import objective
+
+SHOWN = ("ssft-medium", "dpo-medium", "unlearn-medium", "other-ssft-medium")  # in prompts.jsonl, beside the base
+
+
+def stages(recipe: Recipe) -> list[Stage]:
+    """All stages of a study, seed by seed. Their weights are seconds, roughly, on one core."""
+    return [stage for seed in recipe.seeds for stage in _of_seed(recipe, seed)]
+
+
+def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
+    shared = SeedConfig(recipe.world, recipe.sizes, seed)
+    base = f"base-s{seed}"
+    found = [
+        Stage(f"world-s{seed}", make_world, shared, weight=10),
+        Stage(base, make_base, BaseConfig(shared, recipe.pretraining, recipe.base_checkpoints), threads=2, weight=400),
+        Stage(f"behaviour-base-s{seed}", make_behaviour, BehaviourConfig(shared, None), {"model": base}, weight=40),
+    ]
+    needing = [tuned for tuned in recipe.tunings if objective(tuned.config.objective).needs_reference]
+    reference = f"reference-s{seed}"
+    if needing:
+        config = needing[0].config
+        rows = max(tuned.config.batch * tuned.config.optimiser.steps for tuned in needing)
+        found.append(
+            Stage(
+                reference,
+                make_reference,
+                ReferenceConfig(shared, rows, config.device, config.compute_dtype),
+                {"base": base},
+                weight=40,
+            )
+        )
+    for tuned in recipe.tunings:
+        found += _of_tuned(recipe, shared, tuned, base, reference if tuned in needing else None)
+    shown = [tuned for tuned in recipe.tunings if tuned.name in SHOWN]
+    models = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in shown}}
+    found.append(Stage(f"samples-s{seed}", make_samples, SamplesConfig(shared, tuple(shown)), models, weight=5))
+    return found
+
+
+def _tune_name(tuned: Tuned, seed: int) -> str:
+    return f"tune-{tuned.name}-s{seed}"
+
+
+def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, reference: str | None) -> list[Stage]:
+    name = _tune_name(tuned, shared.seed)
+    inputs = {"base": base} | ({"reference": reference} if reference else {})
+    config = TuneConfig(shared, tuned, recipe.checkpoints, recipe.refusal_threshold)
+    models = {"base": base, "tuned": name}
+    return [
+        Stage(name, make_tuned, config, inputs, weight=80 if tuned.config.objective == "ssft" else 140),
+        Stage(
+            f"behaviour-{tuned.name}-s{shared.seed}",
+            make_behaviour,
+            BehaviourConfig(shared, tuned),
+            {"model": name},
+            weight=50,
+        ),
+        Stage(
+            f"analysis-{tuned.name}-s{shared.seed}",
+            analyse,
+            AnalysisConfig(shared, tuned, recipe.checkpoints),
+            models,
+            weight=60,
+        ),
+    ]
