@@ -1,0 +1,139 @@
+"""Runs a recipe from nothing to a report: stages, then manifest, measurements, claims, prompts, figures, page."""
+
+import os
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from deltaw.evidence import decide
+from deltaw.model import choose_precision
+from deltaw.report import write_report
+from deltaw.results import (
+    Measurement,
+    ModelEntry,
+    read_measurements,
+    write_claims,
+    write_json_atomic,
+    write_measurements,
+    write_text_atomic,
+)
+from deltaw.study.artifacts import plain
+from deltaw.study.directory import claim_directory
+from deltaw.study.engine import StageRecord, execute
+from deltaw.study.making import step_directory
+from deltaw.study.progress import Listener
+from deltaw.study.recipes import Recipe
+from deltaw.study.sheet import MEASUREMENTS
+from deltaw.study.stages import stages
+from deltaw.training.pretraining import new_model
+from deltaw.world import World
+
+PACKAGES = ("deltaw", "torch", "numpy", "scipy", "safetensors", "pandas", "altair", "distributed")
+
+
+def run_study(
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    engine: str = "dask",
+    workers: int | None = None,
+    scheduler: str | None = None,
+    listener: Listener | None = None,
+) -> Path:
+    """Make (or go on making) a study in `run_dir`; returns the path of its report.
+
+    DeltawError if the directory belongs to another study, cannot be written, or a stage's input is at fault.
+    """
+    graph = stages(recipe)
+    claim_directory(run_dir, {"recipe": plain(recipe)})
+    started = time.perf_counter()
+    records = execute(graph, run_dir, engine, workers, listener, scheduler)
+    return finish(recipe, run_dir, records, time.perf_counter() - started, engine, workers)
+
+
+def finish(
+    recipe: Recipe, run_dir: Path, records: Sequence[StageRecord], seconds: float, engine: str, workers: int | None
+) -> Path:
+    """Gather the stages' artifacts into the files of a run, and write its report."""
+    measurements: list[Measurement] = []
+    for record in records:
+        if (record.path / MEASUREMENTS).exists():
+            measurements += read_measurements(record.path / MEASUREMENTS)
+    write_measurements(run_dir / MEASUREMENTS, measurements)
+    write_claims(run_dir / "claims.json", decide(measurements, recipe.exploratory))
+    samples = [record.path / "prompts.jsonl" for record in records if record.name.startswith("samples-")]
+    write_text_atomic(run_dir / "prompts.jsonl", "".join(path.read_text(encoding="utf-8") for path in samples))
+    write_json_atomic(run_dir / "manifest.json", manifest(recipe, run_dir, records, seconds, engine, workers))
+    return write_report(run_dir)
+
+
+def manifest(
+    recipe: Recipe, run_dir: Path, records: Sequence[StageRecord], seconds: float, engine: str, workers: int | None
+) -> dict[str, Any]:
+    """What the study was, what made it, and where the time went."""
+    parameters = sum(p.numel() for p in new_model(World(recipe.world), recipe.pretraining, 0).parameters())
+    return {
+        "format": 1,
+        "recipe": recipe.name,
+        "exploratory": recipe.exploratory,
+        "seeds": list(recipe.seeds),
+        "config": plain(recipe),
+        "parameters": parameters,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "processor": {
+            "name": _processor(),
+            "cores": os.cpu_count(),
+            "platform": platform.platform(),
+            "precision": choose_precision(recipe.pretraining.device).reason,
+        },
+        "engine": {"name": engine, "workers": workers or (os.cpu_count() if engine == "dask" else 1)},
+        "seconds": {
+            "this_call": round(seconds, 1),
+            "all_stages": round(sum(record.seconds for record in records), 1),
+        },
+        "peak_bytes": max((record.peak_bytes for record in records), default=0),
+        "stages": [
+            {
+                "name": record.name,
+                "key": record.key,
+                "digest": record.digest,
+                "path": str(record.path.relative_to(run_dir.absolute())),
+                "seconds": round(record.seconds, 2),
+                "started": record.started,
+                "reused": record.reused,
+                "peak_bytes": record.peak_bytes,
+            }
+            for record in records
+        ],
+        "models": [entry.to_json() for entry in _models(recipe, run_dir.absolute(), records)],
+    }
+
+
+def _models(recipe: Recipe, run_dir: Path, records: Sequence[StageRecord]) -> Iterable[ModelEntry]:
+    paths = {record.name: record.path for record in records}
+    for seed in recipe.seeds:
+        last = recipe.base_checkpoints[-1]
+        base = step_directory(paths[f"base-s{seed}"], last).relative_to(run_dir)
+        yield ModelEntry(name="base", path=str(base), step=last, seed=seed)
+        for tuned in recipe.tunings:
+            for step in recipe.checkpoints:
+                path = step_directory(paths[f"tune-{tuned.name}-s{seed}"], step).relative_to(run_dir)
+                yield ModelEntry(
+                    name=tuned.name, path=str(path), step=step, seed=seed,
+                    protocol=tuned.protocol, strength=tuned.strength, control=tuned.control,
+                )  # fmt: skip
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
