@@ -49,6 +49,7 @@ class Batch:
         return Batch(self.tokens[rows], self.weights[rows], self.roles[rows])
 
     def to(self, device: torch.device | str) -> "Batch":
+        """The batch on a device."""
         return Batch(self.tokens.to(device), self.weights.to(device), self.roles.to(device))
 
     def position_of(self, role: Role) -> Tensor:

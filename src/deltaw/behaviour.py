@@ -83,15 +83,11 @@ def classify(outputs: Tensor, compliant: Tensor, refusal: Tensor, pad_id: int) -
     or rows differ in number.
     """
     if not len(outputs) == len(compliant) == len(refusal):
-        raise ValueError(
-            f"{len(outputs)} answers, {len(compliant)} compliant responses, {len(refusal)} refusals"
-        )
+        raise ValueError(f"{len(outputs)} answers, {len(compliant)} compliant responses, {len(refusal)} refusals")
     width = max(tensor.shape[1] for tensor in (outputs, compliant, refusal))
     outputs, compliant, refusal = (_widen(tensor, width, pad_id) for tensor in (outputs, compliant, refusal))
     if bool((compliant == refusal).all(1).any()):
-        raise ValueError(
-            "a compliant response equals the refusal, so that no answer could be told from the other"
-        )
+        raise ValueError("a compliant response equals the refusal, so that no answer could be told from the other")
     labels = torch.full((len(outputs),), int(Behaviour.NEITHER), dtype=torch.uint8, device=outputs.device)
     labels[(outputs == compliant).all(1)] = int(Behaviour.COMPLY)
     labels[(outputs == refusal).all(1)] = int(Behaviour.REFUSE)

@@ -1,4 +1,4 @@
-"""The command line: `deltaw study`, `deltaw sample`, `deltaw report`. A user's mistake is one sentence and exit status 2."""
+"""The command line: `deltaw study`, `deltaw sample`, `deltaw report`. A user's mistake is one sentence, status 2."""
 
 import os
 
@@ -21,8 +21,8 @@ class Study:
     """Run a whole study, from nothing to a report.
 
     Makes the world, pre-trains a base model in it, safety-tunes it by three protocols at two strengths and trains the
-    controls, attacks the results, analyses ΔW with null models, and writes report.html. A study that was stopped goes on
-    from its last finished stage when the same command is given again.
+    controls, attacks the results, analyses ΔW with null models, and writes report.html. A study that was stopped
+    goes on from its last finished stage when the same command is given again.
     """
 
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
@@ -50,7 +50,12 @@ class Study:
         name = self.recipe if self.seed == 0 else f"{self.recipe}-s{self.seed}"
         out = self.out or Path("runs") / name
         report = run_study(
-            chosen, out, engine=self.engine, workers=self.workers, scheduler=self.scheduler, listener=choose_listener()
+            chosen,
+            out,
+            engine=self.engine,
+            workers=self.workers,
+            scheduler=self.scheduler,
+            listener=choose_listener(),
         )
         _say(_summary(out))
         _say(f"Report: {report}")
@@ -120,7 +125,7 @@ DESCRIPTION = "deltaw: how does safety fine-tuning change a language model, and 
 
 def main() -> None:
     """Entry point. Exit status 0, or 2 after a user's mistake, or 130 after an interruption."""
-    command = tyro.cli(Command, prog="deltaw", description=DESCRIPTION, config=(tyro.conf.FlagConversionOff,))  # type: ignore[call-overload]
+    command = tyro.cli(Command, prog="deltaw", description=DESCRIPTION, config=(tyro.conf.FlagConversionOff,))
     try:
         sys.exit(command.run())
     except DeltawError as error:

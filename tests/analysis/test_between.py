@@ -17,9 +17,7 @@ def test_planted_position_is_recovered(where: float, with_source: bool) -> None:
     rows = np.arange(300)
     attacked = forbidden[:300] + 0.3 * draw(5, 300, WIDTH) if with_source else draw(5, 300, WIDTH)
     attacked[:, 0] += 3.0 * where
-    found = position(
-        attacked, forbidden, allowed, np.random.default_rng(0), source=rows if with_source else None
-    )
+    found = position(attacked, forbidden, allowed, np.random.default_rng(0), source=rows if with_source else None)
     assert isinstance(found, Position)
     assert found.mean == pytest.approx(where, abs=0.1)  # 4 standard errors
     assert found.interval.low < where + 0.05

@@ -54,9 +54,7 @@ def test_spectrum_matched_updates_have_the_law_of_rotated_ones() -> None:
     basis, dW = column_basis(draw(0, M, N)), of_rank(M, N, 4, 1)
     rotated = simulate(lambda seed: orthogonal(M, 10 + seed) @ dW, basis, 600)
     s = torch.linalg.svdvals(dW)
-    matched = simulate(
-        lambda seed: orthogonal(M, 5000 + seed)[:, :N] * s @ orthogonal(N, 9000 + seed), basis, 600
-    )
+    matched = simulate(lambda seed: orthogonal(M, 5000 + seed)[:, :N] * s @ orthogonal(N, 9000 + seed), basis, 600)
     assert stats.ks_2samp(rotated, matched).pvalue > 0.01
 
 

@@ -13,12 +13,8 @@ from deltaw.errors import DeltawError
 from deltaw.statistics import auroc, d_prime
 
 
-def run(
-    a: torch.Tensor, f: torch.Tensor, seed: int = 0, *, paired: bool = False, null_draws: int = 50
-) -> Separation:
-    return separation(
-        a, f, np.random.default_rng(seed), paired=paired, null_draws=null_draws, bootstrap_draws=200
-    )
+def run(a: torch.Tensor, f: torch.Tensor, seed: int = 0, *, paired: bool = False, null_draws: int = 50) -> Separation:
+    return separation(a, f, np.random.default_rng(seed), paired=paired, null_draws=null_draws, bootstrap_draws=200)
 
 
 def test_known_distance_is_recovered() -> None:

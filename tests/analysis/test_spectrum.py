@@ -114,9 +114,7 @@ def test_an_even_update_has_density_one() -> None:
     base = model(0)
     budget = module_budget(base, {name: x + 0.5 for name, x in base.items()})
     assert isinstance(budget, ModuleBudget)
-    assert [kind.density for kind in budget.kinds.values()] == pytest.approx(
-        [1] * len(budget.kinds), rel=1e-5
-    )
+    assert [kind.density for kind in budget.kinds.values()] == pytest.approx([1] * len(budget.kinds), rel=1e-5)
 
 
 def test_names_of_other_families_have_kinds() -> None:

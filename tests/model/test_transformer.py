@@ -95,9 +95,7 @@ def test_bfloat16_is_near_and_only_inside_its_context(model: Transformer, tokens
             module.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].dtype))
     with model.computing_in(torch.bfloat16):
         rough = model(tokens)
-    assert seen == [torch.bfloat16] * 12 + [torch.float32], (
-        "four maps a block in bfloat16, the logits in float32"
-    )
+    assert seen == [torch.bfloat16] * 12 + [torch.float32], "four maps a block in bfloat16, the logits in float32"
     assert rough.dtype == torch.float32
     assert 0 < (rough - exact).norm() < 0.02 * exact.norm()
     rough.sum().backward()

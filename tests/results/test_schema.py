@@ -51,14 +51,10 @@ def claim(**changes: Any) -> Claim:
 
 def test_the_fields_are_the_contracts() -> None:
     assert ", ".join(MEASUREMENT_FIELDS) == CONTRACT
-    assert list(json.loads(Measurement(stage="a", statistic="b", value=1.0).to_line())) == CONTRACT.split(
-        ", "
-    )
+    assert list(json.loads(Measurement(stage="a", statistic="b", value=1.0).to_line())) == CONTRACT.split(", ")
 
 
-@given(
-    value=finite, ends=st.none() | st.tuples(finite, finite), where=text, n=st.none() | st.integers(1, 10**12)
-)
+@given(value=finite, ends=st.none() | st.tuples(finite, finite), where=text, n=st.none() | st.integers(1, 10**12))
 def test_a_line_round_trips_to_the_last_bit(
     value: float, ends: tuple[float, float] | None, where: str | None, n: int | None
 ) -> None:

@@ -34,9 +34,7 @@ def run(tmp_path: Path) -> Path:
     run.mkdir(parents=True)
     for entry in MODELS[:-1]:
         (run / entry.path).mkdir(parents=True)
-    write_json_atomic(
-        run / "manifest.json", {"recipe": "quick", "models": [entry.to_json() for entry in MODELS]}
-    )
+    write_json_atomic(run / "manifest.json", {"recipe": "quick", "models": [entry.to_json() for entry in MODELS]})
     measurements = [
         Measurement(
             stage="b",
@@ -47,12 +45,8 @@ def run(tmp_path: Path) -> Path:
             n=5,
             n_unit="prompts",
         ),
-        Measurement(
-            stage="b", model="ssft-medium", statistic="comply_rate", set="forbidden/all", value=0.1, layer=0
-        ),
-        Measurement(
-            stage="b", model="ssft-medium", statistic="refuse_rate", attack="co_text", value=0.5, layer=1
-        ),
+        Measurement(stage="b", model="ssft-medium", statistic="comply_rate", set="forbidden/all", value=0.1, layer=0),
+        Measurement(stage="b", model="ssft-medium", statistic="refuse_rate", attack="co_text", value=0.5, layer=1),
     ]
     write_measurements(run / "measurements.jsonl", measurements)
     claim = Claim(
@@ -132,9 +126,7 @@ def test_a_run_without_measurements_or_models_still_loads(run: Path) -> None:
     write_claims(run / "claims.json", [])
     write_jsonl_atomic(run / "prompts.jsonl", [])
     results = load(str(run))
-    assert (
-        len(results.measurements) == len(results.claims) == len(results.models) == len(results.prompts) == 0
-    )
+    assert len(results.measurements) == len(results.claims) == len(results.models) == len(results.prompts) == 0
 
 
 def test_what_is_missing_is_said(run: Path, tmp_path: Path) -> None:

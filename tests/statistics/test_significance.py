@@ -65,9 +65,7 @@ def test_auroc_and_d_prime_of_known_gaussians() -> None:
     assert auroc(a, b) == pytest.approx(stats.mannwhitneyu(a, b).statistic / 4e8)
 
 
-@given(
-    st.lists(st.integers(0, 5), min_size=1, max_size=9), st.lists(st.integers(0, 5), min_size=1, max_size=9)
-)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=9), st.lists(st.integers(0, 5), min_size=1, max_size=9))
 def test_auroc_counts_ties_half(a: list[int], b: list[int]) -> None:
     wins = np.mean([(x > y) + (x == y) / 2 for x in a for y in b])
     assert auroc(a, b) == pytest.approx(wins)

@@ -89,9 +89,7 @@ def diamond(value: int = 1) -> list[Stage]:
     ]
 
 
-def inline(
-    stages: Sequence[Stage], run_dir: Path, listener: Listener | None = None
-) -> dict[str, StageRecord]:
+def inline(stages: Sequence[Stage], run_dir: Path, listener: Listener | None = None) -> dict[str, StageRecord]:
     return {record.name: record for record in execute(stages, run_dir, "inline", listener=listener)}
 
 
@@ -160,9 +158,7 @@ def test_a_damaged_artifact_is_set_aside_and_made_anew(tmp_path: Path, damage: s
             (path / "artifact.json").unlink()
     recorder = Recorder()
     second = inline(diamond(), tmp_path, recorder)
-    assert rebuilt(second) == {"left"}, (
-        "made anew with the same content, so what was made from it still stands"
-    )
+    assert rebuilt(second) == {"left"}, "made anew with the same content, so what was made from it still stands"
     assert second["left"].digest == first["left"].digest
     (notice,) = [text for kind, *text in recorder.heard if kind == "notice"]
     assert "left is made anew" in notice[0]
@@ -238,9 +234,7 @@ def test_a_failure_leaves_the_rest_standing_and_is_raised_with_its_stage(tmp_pat
     with pytest.raises(ZeroDivisionError, match="a planted mistake") as caught:
         execute(stages, tmp_path, kind, workers=1, listener=recorder)
     assert "stage bad" in caught.value.__notes__[0]
-    assert any(entry.name == "our_error" for entry in caught.traceback), (
-        "the traceback leads to the stage's line"
-    )
+    assert any(entry.name == "our_error" for entry in caught.traceback), "the traceback leads to the stage's line"
     assert ("failed", "bad", ZeroDivisionError) in recorder.heard
     if kind == "dask":
         assert ("failed", "dies", DeltawError) in recorder.heard

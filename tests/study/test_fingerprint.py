@@ -13,9 +13,7 @@ from deltaw.study.fingerprint import Sources
 from deltaw.study.stage import Stage
 
 FILES = {
-    "__init__.py": (
-        '"""A page."""\nfrom PKG.used import helper\nfrom PKG.unused import other\n__all__ = ["helper"]\n'
-    ),
+    "__init__.py": ('"""A page."""\nfrom PKG.used import helper\nfrom PKG.unused import other\n__all__ = ["helper"]\n'),
     "stages.py": (
         "from PKG import helper\n"
         "from PKG.lonely import alone\n"
@@ -76,9 +74,7 @@ def test_what_the_stage_reaches_counts_and_nothing_else(
     assert (Sources().fingerprint(run) != before) is counts
 
 
-def test_a_change_of_code_rebuilds_the_stage(
-    package: Callable[[], tuple[Path, object]], tmp_path: Path
-) -> None:
+def test_a_change_of_code_rebuilds_the_stage(package: Callable[[], tuple[Path, object]], tmp_path: Path) -> None:
     folder, run = package()
     stages = [Stage("a", run)]  # type: ignore[arg-type]
     execute(stages, tmp_path / "run", "inline")

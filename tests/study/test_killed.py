@@ -44,9 +44,7 @@ def wait_for(what: str, condition: object, seconds: float = 60.0) -> None:
 @pytest.mark.parametrize(
     ("engine", "sent"), [("inline", signal.SIGKILL), ("dask", signal.SIGKILL), ("dask", signal.SIGINT)]
 )
-def test_a_study_goes_on_from_its_last_finished_stage(
-    tmp_path: Path, engine: str, sent: signal.Signals
-) -> None:
+def test_a_study_goes_on_from_its_last_finished_stage(tmp_path: Path, engine: str, sent: signal.Signals) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])

@@ -30,9 +30,7 @@ def threads(context: StageContext) -> None:
 
 
 def join(context: StageContext) -> None:
-    texts = [
-        f"{name}: {next(path.glob('*.txt')).read_text()}" for name, path in sorted(context.inputs.items())
-    ]
+    texts = [f"{name}: {next(path.glob('*.txt')).read_text()}" for name, path in sorted(context.inputs.items())]
     (context.out / "joined.txt").write_text("\n".join(texts) + f"\n{context.config}")
 
 

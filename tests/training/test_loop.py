@@ -69,9 +69,7 @@ def test_an_update_is_adamw_by_hand() -> None:
             gradient = gradient * 0.05 / norm
             first[name] = 0.9 * first[name] + 0.1 * gradient
             second[name] = 0.95 * second[name] + 0.05 * gradient**2
-            decays = (
-                name.endswith("weight") and not name.startswith(("embed", "position")) and "norm" not in name
-            )
+            decays = name.endswith("weight") and not name.startswith(("embed", "position")) and "norm" not in name
             mine[name] = mine[name] * (1 - rate * 0.1 * decays)
             mean, square = first[name] / (1 - 0.9 ** (step + 1)), second[name] / (1 - 0.95 ** (step + 1))
             mine[name] = mine[name] - rate * mean / (square.sqrt() + 1e-8)
@@ -148,17 +146,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_next_checkpoint(where: str) 
         value = next_token(model, batch).value
         if step == 13:
             # √0 has a finite value and an infinite slope
-            value = (
-                value * float("nan")
-                if where == "loss"
-                else value + (model.norm_final.bias * 0).abs().sqrt().sum()
-            )
+            value = value * float("nan") if where == "loss" else value + (model.norm_final.bias * 0).abs().sqrt().sum()
         return Loss(value, {})
 
     seen: list[int] = []
-    with pytest.raises(
-        DeltawError, match=r"step 13 of 60.*lower peak_lr \(now 0\.01\) or clip_norm \(now 1\.0\)"
-    ):
+    with pytest.raises(DeltawError, match=r"step 13 of 60.*lower peak_lr \(now 0\.01\) or clip_norm \(now 1\.0\)"):
         train(
             small_model(),
             lambda step: (step, counting(step)),
@@ -190,9 +182,7 @@ def test_wrong_numbers_are_refused() -> None:
 def test_no_steps_leave_the_model_as_it_is() -> None:
     model = small_model()
     seen: list[int] = []
-    log = run(
-        model, replace(CONFIG, steps=0), checkpoints=[0], on_checkpoint=lambda step, _: seen.append(step)
-    )
+    log = run(model, replace(CONFIG, steps=0), checkpoints=[0], on_checkpoint=lambda step, _: seen.append(step))
     assert log.records == ()
     assert seen == [0]
     assert torch.equal(model.embed.weight, small_model().embed.weight)

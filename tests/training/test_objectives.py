@@ -107,9 +107,7 @@ def random_logits(seed: int = 3) -> torch.Tensor:
     return logits
 
 
-def evaluate(
-    name: str, options: object, logits: torch.Tensor
-) -> tuple[float, torch.Tensor, dict[str, torch.Tensor]]:
+def evaluate(name: str, options: object, logits: torch.Tensor) -> tuple[float, torch.Tensor, dict[str, torch.Tensor]]:
     """Value, gradient by the logits, and parts, of a "model" whose logits are the given ones."""
     leaf = logits.clone().requires_grad_()
     loss = OBJECTIVES[name].function(lambda tokens: leaf[: len(tokens)], PAIR, REFERENCE, options)
@@ -127,9 +125,7 @@ def test_value_and_gradient_equal_the_formula(name: str, options: object, seed: 
     for draw in range(5):
         direction = np.random.default_rng(draw).standard_normal(logits.shape)
         up, down = (expected_loss(name, options, logits.numpy() + step * direction) for step in (1e-5, -1e-5))
-        assert float((gradient.numpy() * direction).sum()) == pytest.approx(
-            (up - down) / 2e-5, rel=1e-5, abs=1e-9
-        )
+        assert float((gradient.numpy() * direction).sum()) == pytest.approx((up - down) / 2e-5, rel=1e-5, abs=1e-9)
     assert all(part.ndim == 0 and not part.requires_grad for part in parts.values())
     w, count = sums(logits[:N].numpy(), PAIR.preferred)
     assert parts["nll_preferred"].item() == pytest.approx(-w.sum() / count.sum())
@@ -205,9 +201,7 @@ def test_dpo_starts_at_log_two_with_its_own_reference() -> None:
 
 
 def test_pairs_join_without_changing_a_response() -> None:
-    model = Transformer(
-        ModelConfig(V, T, layers=1, heads=1, width=8), torch.Generator().manual_seed(0)
-    ).double()
+    model = Transformer(ModelConfig(V, T, layers=1, heads=1, width=8), torch.Generator().manual_seed(0)).double()
     reference = reference_log_probs(model, PAIR)
     joined = PAIR.joined()
     assert joined.tokens.shape == (2 * N, T)

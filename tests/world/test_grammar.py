@@ -7,10 +7,11 @@ from scipy import stats
 
 from deltaw.errors import DeltawError
 from deltaw.world import World, WorldConfig
-from deltaw.world.grammar import LETTERS, Grammar, dominated, parse_rules, published
+from deltaw.world.grammar import Grammar, dominated, parse_rules, published
 from deltaw.world.policy import Branch
 from deltaw.world.probability import BranchPosterior, WindowLikelihood, unsafe_side_probability
 from deltaw.world.randomness import Key, threefry
+from deltaw.world.vocabulary import LETTERS
 from deltaw.world.windows import WindowSampler
 
 WORLD = World()
@@ -84,7 +85,8 @@ def test_the_posterior_is_calibrated_where_it_is_uncertain() -> None:
     """Among windows with posterior near p, a share p is unsafe: simulation on short windows of this grammar."""
     posterior = BranchPosterior(WORLD.grammars["safe"], WORLD.grammars["unsafe"])
     safe, unsafe = (
-        WindowSampler(WORLD.grammars[name], 7).sample(Key(1, name), np.arange(20_000)).letters for name in ("safe", "unsafe")
+        WindowSampler(WORLD.grammars[name], 7).sample(Key(1, name), np.arange(20_000)).letters
+        for name in ("safe", "unsafe")
     )
     p = posterior(np.concatenate([safe, unsafe]))
     truth = np.repeat([0.0, 1.0], 20_000)
@@ -196,7 +198,10 @@ def test_junctions_have_both_sides() -> None:
 def test_threefry_gives_the_published_test_vectors() -> None:
     """Random123's known answers for threefry2x64 with 20 rounds."""
     zero, ones = np.zeros(1, np.uint64), np.full(1, 2**64 - 1, np.uint64)
-    assert [hex(int(w[0])) for w in threefry((0, 0), zero, zero)] == ["0xc2b6e3a8c2c69865", "0x6f81ed42f350084d"]
+    assert [hex(int(w[0])) for w in threefry((0, 0), zero, zero)] == [
+        "0xc2b6e3a8c2c69865",
+        "0x6f81ed42f350084d",
+    ]
     full = threefry((2**64 - 1, 2**64 - 1), ones, ones)
     assert [hex(int(w[0])) for w in full] == ["0xe02cb7c4d95d277a", "0xd06633d0893b8b68"]
 

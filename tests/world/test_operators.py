@@ -30,7 +30,10 @@ def test_two_operators_compose_to_91_distinct_maps() -> None:
     assert len(maps) == 91  # 9 x 9 pairs, 9 single operators, the identity: no accidental coincidence
 
 
-@given(st.lists(st.integers(0, 16), min_size=1, max_size=4), st.lists(st.integers(0, 29), min_size=1, max_size=40))
+@given(
+    st.lists(st.integers(0, 16), min_size=1, max_size=4),
+    st.lists(st.integers(0, 29), min_size=1, max_size=40),
+)
 def test_operators_are_undone_by_their_inverses_in_reverse_order(tokens: list[int], letters: list[int]) -> None:
     forward = OPERATORS.apply(np.array([tokens]), np.array([letters]))
     back = OPERATORS.inverse().apply(np.array([tokens[::-1]]), forward)

@@ -19,6 +19,8 @@ from deltaw.world import (
     World,
     WorldConfig,
     attacked,
+)
+from deltaw.world import (
     prompts as prompts_module,
 )
 from deltaw.world.policy import PUBLISHED
@@ -134,7 +136,7 @@ def test_encoding_round_trip(name: str, response: Response, start: int, pairs: i
             assert answer == "".join(spelled)
         elif response is Response.REFUSE:
             assert answer.endswith("∅" * 20 + ".")
-            assert "".join(spelled).startswith(answer[: -21])
+            assert "".join(spelled).startswith(answer[:-21])
     assert encoded.tokens.shape == encoded.weights.shape == encoded.roles.shape == (5, layout.length)
     assert ((encoded.weights > 0) == np.isin(encoded.roles, (Role.OUTPUT, Role.STOP))).all()
     assert ((encoded.roles == Role.LAST_PROMPT).argmax(1) == layout.prompt_length - 1).all()

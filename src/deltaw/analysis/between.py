@@ -78,9 +78,7 @@ def position(
     means = bootstrap_means([s_f, s_a, s_x], generator, ids, draws)
     zero, length = s_f.mean(), s_a.mean() - s_f.mean()
     if percentile_interval(means[:, 1] - means[:, 0]).low <= 0:
-        return Absent(
-            "allowed and forbidden prompts are not separated here, so there is no scale between them"
-        )
+        return Absent("allowed and forbidden prompts are not separated here, so there is no scale between them")
     placed = (s_x - zero) / length
     reference = (s_f - zero) / length
     return Position(
@@ -117,9 +115,7 @@ def gain_ratio(
     """
     x, f = vector(attacked, "gains of attacked prompts"), vector(forbidden, "gains of forbidden prompts")
     if min(x.min(), f.min()) <= 0:
-        raise DeltawError(
-            "a gain is 0 or less, so ratios do not exist; expected an update that acts on every prompt"
-        )
+        raise DeltawError("a gain is 0 or less, so ratios do not exist; expected an update that acts on every prompt")
     log_x, log_f = np.log(x), np.log(f)
     origin = None if source is None else _rows(source, len(x), len(f))
     ids = [np.arange(len(f)), len(f) + np.arange(len(x)) if origin is None else origin]

@@ -58,9 +58,7 @@ def rotation_null(dW: Tensor, basis: ColumnBasis) -> Null:
     return from_beta("rotation", p, max(0.0, 2 * p * (1 - p) / (m + 2) * bracket))
 
 
-def row_permutation_null(
-    dW: Tensor, basis: ColumnBasis, generator: np.random.Generator, draws: int = 200
-) -> Null:
+def row_permutation_null(dW: Tensor, basis: ColumnBasis, generator: np.random.Generator, draws: int = 200) -> Null:
     """ρ_N of ΔW with its rows (hidden units) in random order; `draws` orders."""
     d = matrix(dW, "dW", rows=basis.m)
     total = _energy(d)
@@ -74,9 +72,7 @@ def row_permutation_null(
     return from_draws("row_permutation", np.clip(np.concatenate(values), 0, 1))
 
 
-def row_sign_flip_null(
-    dW: Tensor, basis: ColumnBasis, generator: np.random.Generator, draws: int = 1000
-) -> Null:
+def row_sign_flip_null(dW: Tensor, basis: ColumnBasis, generator: np.random.Generator, draws: int = 1000) -> Null:
     """ρ_N of S ΔW, S a diagonal of random signs; mean in closed form, band from `draws`.
 
     ‖Qᵀ S ΔW‖² = sᵀ (ΔWΔWᵀ ∘ QQᵀ) s, so all draws are one product with an (m, m) matrix. Beyond m of about

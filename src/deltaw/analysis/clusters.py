@@ -95,9 +95,7 @@ def separation(
     a = matrix(allowed, "allowed")
     f = matrix(forbidden, "forbidden", columns=a.shape[1])
     if paired and len(a) != len(f):
-        raise DeltawError(
-            f"{len(a)} allowed and {len(f)} forbidden rows; expected as many of both, since paired"
-        )
+        raise DeltawError(f"{len(a)} allowed and {len(f)} forbidden rows; expected as many of both, since paired")
     names = _numbered(ids or _default_ids(len(a), len(f), paired))
     fold = np.concatenate(deal(names, folds, generator))
     x, truth = torch.cat([a, f]), np.repeat([1, 0], [len(a), len(f)])
@@ -262,9 +260,7 @@ def _contributions(allowed: FloatArray, forbidden: FloatArray) -> list[FloatArra
     return [x for both in zip(*out, strict=True) for x in both]
 
 
-def _from_means(
-    means: FloatArray, allowed: FloatArray, forbidden: FloatArray, length: float
-) -> dict[str, FloatArray]:
+def _from_means(means: FloatArray, allowed: FloatArray, forbidden: FloatArray, length: float) -> dict[str, FloatArray]:
     """The cross-fitted statistics from draws (D, 12) of the means of `_contributions`.
 
     AUROC moves with the placements of both classes (its first-order expansion). Directions are held as

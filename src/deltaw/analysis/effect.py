@@ -102,9 +102,7 @@ def _prepare(base: Mlp, tuned: Mlp, a_base: Tensor, a_tuned: Tensor) -> _State:
     d = matrix(tuned.W, "the tuned W", rows=w.shape[0], columns=w.shape[1]) - w
     basis = column_basis(base.W)
     if basis.left_null is not None:
-        raise DeltawError(
-            f"{basis.left_null.reason}; the null-space part of an effect needs more outputs than inputs"
-        )
+        raise DeltawError(f"{basis.left_null.reason}; the null-space part of an effect needs more outputs than inputs")
     p0 = matrix(base.P, "the base P", columns=w.shape[0])
     p1 = matrix(tuned.P, "the tuned P", rows=p0.shape[0], columns=w.shape[0])
     x0 = matrix(a_base, "a_base", columns=w.shape[1])
@@ -184,7 +182,5 @@ def effect_nulls(
     flips = signs(generator, draws, state.basis.m, like=state.basis.Q)
     shares = np.array([_effect(state, activation, flip).pooled_share for flip in flips])
     if not np.isfinite(shares).all():
-        raise DeltawError(
-            "the MLP's output did not change, so its shares have no null; compare two different models"
-        )
+        raise DeltawError("the MLP's output did not change, so its shares have no null; compare two different models")
     return tuple(from_draws("row_sign_flip", shares[:, j]) for j in range(4))

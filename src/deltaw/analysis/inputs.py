@@ -32,9 +32,7 @@ def matrix(x: Tensor, name: str, columns: int | None = None, rows: int | None = 
         raise DeltawError(f"{name} has shape {tuple(x.shape)}; expected a non-empty matrix")
     if (rows is not None and x.shape[0] != rows) or (columns is not None and x.shape[1] != columns):
         wanted = ("any" if rows is None else rows, "any" if columns is None else columns)
-        raise DeltawError(
-            f"{name} has shape {tuple(x.shape)}; expected {wanted[0]} rows and {wanted[1]} columns"
-        )
+        raise DeltawError(f"{name} has shape {tuple(x.shape)}; expected {wanted[0]} rows and {wanted[1]} columns")
     y = _double(x)
     if not bool(torch.isfinite(y).all()):
         raise DeltawError(f"{name} holds NaN or infinite entries; look for the step that made them")

@@ -68,9 +68,7 @@ def gain(A: Tensor, dW: Tensor, db: Tensor | None, W: Tensor, b: Tensor | None) 
     change = (a @ d.T + bias(db, "db", w)).norm(dim=1)
     before, size = (a @ w.T + bias(b, "b", w)).norm(dim=1), a.norm(dim=1)
     if bool((size == 0).any()) or bool((before == 0).any()):
-        raise DeltawError(
-            "an activation, or what W makes of it, is zero; a gain relative to it does not exist"
-        )
+        raise DeltawError("an activation, or what W makes of it, is zero; a gain relative to it does not exist")
     return Gain(array(change / size), array(change / before))
 
 
@@ -113,9 +111,7 @@ def row_contrast(
     of_f, of_a = row_energy(f, v), row_energy(a, v)
     means = bootstrap_means([of_f, of_a], generator, clusters)
     pools = reference or (f, a)
-    nulls = tuple(
-        matched_null(f, a, pools, k, generator, centred=centred, draws=draws) for centred in (False, True)
-    )
+    nulls = tuple(matched_null(f, a, pools, k, generator, centred=centred, draws=draws) for centred in (False, True))
     return RowContrast(
         value=float(of_f.mean() - of_a.mean()),
         interval=percentile_interval(means[:, 0] - means[:, 1]),
@@ -146,9 +142,7 @@ def matched_null(
     f, a = matrix(forbidden, "forbidden"), matrix(allowed, "allowed")
     pools = [matrix(x, "reference", columns=f.shape[1]) for x in reference]
     middle = (pools[0].mean(0) + pools[1].mean(0)) / 2 if centred else torch.zeros_like(pools[0][0])
-    moment = sum(
-        ((x - middle).T @ (x - middle) / (2 * len(x)) for x in pools), torch.zeros_like(f[:0].T @ f[:0])
-    )
+    moment = sum(((x - middle).T @ (x - middle) / (2 * len(x)) for x in pools), torch.zeros_like(f[:0].T @ f[:0]))
     values, vectors = torch.linalg.eigh(moment)
     keep = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
     if int(keep.sum()) < k:
@@ -168,7 +162,5 @@ def matched_null(
 def _unit(a: Tensor, name: str) -> Tensor:
     size: Tensor = a.norm(dim=1, keepdim=True)
     if bool((size == 0).any()):
-        raise DeltawError(
-            f"{int((size == 0).sum())} rows of {name} are zero; an activation of no length has no energy"
-        )
+        raise DeltawError(f"{int((size == 0).sum())} rows of {name} are zero; an activation of no length has no energy")
     return a / size

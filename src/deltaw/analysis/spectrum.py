@@ -73,9 +73,7 @@ class GaussianSpectrum:
     participation_ratio: Null
 
 
-def gaussian_spectrum(
-    shape: tuple[int, int], generator: np.random.Generator, draws: int = 50
-) -> GaussianSpectrum:
+def gaussian_spectrum(shape: tuple[int, int], generator: np.random.Generator, draws: int = 50) -> GaussianSpectrum:
     """Stable rank and participation ratio of Gaussian matrices of `shape`; depends on the shape only, so make
     it once.
 
@@ -140,9 +138,7 @@ def module_budget(
     """
     if base.keys() != tuned.keys():
         odd = sorted(base.keys() ^ tuned.keys())
-        raise DeltawError(
-            f"only one of the models has {odd[:3]} ({len(odd)} in all); expected the same parameters"
-        )
+        raise DeltawError(f"only one of the models has {odd[:3]} ({len(odd)} in all); expected the same parameters")
     for name in base:
         if base[name].shape != tuned[name].shape:
             raise DeltawError(
@@ -152,8 +148,7 @@ def module_budget(
     patterns = {kind: re.compile(pattern) for kind, pattern in kinds.items()}
     old = {name: float(x.detach().double().square().sum()) for name, x in base.items()}
     new = {
-        name: float((tuned[name].detach().double() - x.detach().double()).square().sum())
-        for name, x in base.items()
+        name: float((tuned[name].detach().double() - x.detach().double()).square().sum()) for name, x in base.items()
     }
     energy, size = sum(new.values()), sum(x.numel() for x in base.values())
     if energy == 0:

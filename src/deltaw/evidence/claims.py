@@ -1,8 +1,8 @@
 """The claims of the paper, written down before the first full study was run; the history of this file is the proof.
 
 A claim is a number per seed, read from measurements by a `Query`, with a smallest effect of interest and nulls. It
-`holds` if its whole interval lies beyond the smallest effect *and* beyond every null; it `fails` if the interval lies on
-the near side of the smallest effect or of any null; else it is `undecided`. A control is a null like any other: what
+`holds` if its whole interval lies beyond the smallest effect *and* beyond every null; it `fails` if the interval lies
+on the near side of the smallest effect or of any null; else it is `undecided`. A control is a null like any other: what
 tuning on other answers does as well is no finding about safety.
 
 With several seeds the interval is Student's t over seeds. One seed explores: its interval is over prompts, and a
@@ -11,6 +11,7 @@ statistic of weights alone then has none, so its verdict is `undecided` whatever
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ CONTROLS = ("other-ssft-medium", "operators-ssft-medium")
 
 @dataclass(frozen=True)
 class Query:
-    """Which measurement: one line a model, seed and null, without `layer` (the mean over layers) unless `where` says so.
+    """Which measurement: a line a model, seed and null, without `layer` (the mean over layers) unless `where` says so.
 
     step: "last" (the last checkpoint) or "first" (the first after step 0). where: further fields and their values.
     """
@@ -41,8 +42,9 @@ class Query:
 class Statement:
     """One claim. value = the mean of `query` over its models, minus that of `against` where there is one.
 
-    direction: "greater" or "less" than `smallest_effect`. nulls: kinds of null that must be beaten. controls: models whose
-    own value of the same query must be beaten. paper: where the paper says it. failing: what would count as failing.
+    direction: "greater" or "less" than `smallest_effect`. nulls: kinds of null that must be beaten. controls: models
+    whose own value of the same query must be beaten. paper: where the paper says it. failing: what
+    would count as failing.
     """
 
     id: str
@@ -68,36 +70,35 @@ def _statements() -> tuple[Statement, ...]:
     separation = _where(set=PRIMARY, site="mlp_post")
     gap = "tau_gap_relative_change"
     shown = {"ssft-medium": "SSFT", "dpo-medium": "DPO", "unlearn-medium": "unlearning"}
-    out: list[Statement] = []
-    for model, name in shown.items():
-        out.append(
-            Statement(
-                id=f"clusters-form/{model}",
-                observation=1,
-                text=f"{name} moves allowed and forbidden prompts with the same operators apart",
-                paper="section 4, observation 1",
-                query=Query(gap, (model,), separation),
-                smallest_effect=0.2,
-                nulls=("label_permutation",),
-                controls=CONTROLS,
-                site="mlp_post, last prompt token, mean over layers",
-                failing="the change of the relative gap τ/‖Δμ‖ (at most 2) is below 0.2, or no larger than a control's",
-            )
+    out = [
+        Statement(
+            id=f"clusters-form/{model}",
+            observation=1,
+            text=f"{name} moves allowed and forbidden prompts with the same operators apart",
+            paper="section 4, observation 1",
+            query=Query(gap, (model,), separation),
+            smallest_effect=0.2,
+            nulls=("label_permutation",),
+            controls=CONTROLS,
+            site="mlp_post, last prompt token, mean over layers",
+            failing="the change of the relative gap τ/‖Δμ‖ (at most 2) is below 0.2, or no larger than a control's",
         )
-    for protocol in ("ssft", "dpo", "unlearn"):
-        out.append(
-            Statement(
-                id=f"clusters-grow-with-strength/{protocol}",
-                observation=1,
-                text=f"The larger learning rate moves the clusters further apart ({protocol})",
-                paper="section 4, observation 1",
-                query=Query(gap, (f"{protocol}-medium",), separation),
-                against=Query(gap, (f"{protocol}-small",), separation),
-                smallest_effect=0.05,
-                site="mlp_post, last prompt token, mean over layers",
-                failing="medium strength separates by at most 0.05 more than small",
-            )
+        for model, name in shown.items()
+    ]
+    out += [
+        Statement(
+            id=f"clusters-grow-with-strength/{protocol}",
+            observation=1,
+            text=f"The larger learning rate moves the clusters further apart ({protocol})",
+            paper="section 4, observation 1",
+            query=Query(gap, (f"{protocol}-medium",), separation),
+            against=Query(gap, (f"{protocol}-small",), separation),
+            smallest_effect=0.05,
+            site="mlp_post, last prompt token, mean over layers",
+            failing="medium strength separates by at most 0.05 more than small",
         )
+        for protocol in ("ssft", "dpo", "unlearn")
+    ]
     out += [
         Statement(
             id="clusters-grow-with-depth",
@@ -163,13 +164,13 @@ def _statements() -> tuple[Statement, ...]:
         Statement(
             id="null-part-carries-the-change",
             observation=2,
-            text="On forbidden prompts the null-space part of ΔW changes the MLP's output more than the column-space part",
+            text="On forbidden prompts the null-space part of ΔW changes MLP outputs more than the column-space part",
             paper="section 4, observation 2",
             query=Query("effect_null_minus_column", PROTOCOLS, _where(set=f"{PRIMARY}/forbidden", site="mlp_out")),
             smallest_effect=0.1,
             nulls=("row_sign_flip",),
             site="mlp_out, last prompt token, mean over layers",
-            failing="its share exceeds the column-space part's by less than 0.1, or by no more than with random row signs",
+            failing="its share exceeds the column-space part's by less than 0.1, or no more than with random row signs",
         ),
     ]
     for model, name in shown.items():
@@ -177,7 +178,7 @@ def _statements() -> tuple[Statement, ...]:
             Statement(
                 id=f"acts-on-forbidden/{model}",
                 observation=3,
-                text=f"The update of {name} acts more on forbidden prompts than on allowed ones with the same operators",
+                text=f"{name}'s update acts more on forbidden prompts than on allowed ones with the same operators",
                 paper="section 4, observation 3",
                 query=Query("gain_log_ratio", (model,), _where(set=PRIMARY, site="mlp_in")),
                 smallest_effect=float(np.log(1.1)),
@@ -188,7 +189,7 @@ def _statements() -> tuple[Statement, ...]:
             Statement(
                 id=f"row-space-holds-forbidden/{model}",
                 observation=3,
-                text=f"The top input directions of the update of {name} hold more of forbidden activations than of allowed ones",
+                text=f"The top input directions of {name}'s update hold more of forbidden than of allowed activations",
                 paper="section 4, observation 3",
                 query=Query("row_energy_difference", (model,), _where(set=PRIMARY, site="mlp_in")),
                 smallest_effect=0.05,
@@ -215,7 +216,7 @@ def _statements() -> tuple[Statement, ...]:
             Statement(
                 id=f"attack-looks-allowed/{attack}",
                 observation=5,
-                text=f"Activations of prompts under {attack} lie nearer to allowed ones than unattacked forbidden ones do",
+                text=f"Under {attack}, activations of forbidden prompts lie nearer to allowed ones than without it",
                 paper="section 5, observation 5",
                 query=Query("position", PROTOCOLS, _where(site="mlp_post", **at_attack)),
                 smallest_effect=0.2,
@@ -270,7 +271,7 @@ def _decide(statement: Statement, measurements: Sequence[Measurement], explorato
             control = _look_up(query, measurements, seed)
             if control is not None:
                 controls[name].append(control)
-    common = {
+    common: dict[str, Any] = {
         "id": statement.id, "observation": statement.observation, "statement": statement.text,
         "statistic": statement.query.statistic, "site": statement.site, "exploratory": exploratory,
         "smallest_effect": statement.smallest_effect, "scale": statement.scale,
@@ -278,14 +279,16 @@ def _decide(statement: Statement, measurements: Sequence[Measurement], explorato
     if not values:
         return Claim(**common, verdict="undecided", why="this study has no measurement of it")
     value, interval, n, unit = _summary(values)
-    nulls = [_over_seeds(kind, [found.nulls[kind] for found in values if kind in found.nulls]) for kind in statement.nulls]
+    nulls = [
+        _over_seeds(kind, [found.nulls[kind] for found in values if kind in found.nulls]) for kind in statement.nulls
+    ]
     nulls += [_as_null(f"control:{name}", found) for name, found in controls.items() if found]
     missing = [kind for kind in statement.nulls if not any(kind in found.nulls for found in values)]
     missing += [f"control:{name}" for name, found in controls.items() if not found]
     verdict, why = judge(value, interval, statement.smallest_effect, nulls, statement.direction)
     if missing and verdict == "holds":
         verdict, why = "undecided", f"not compared with {', '.join(missing)}, which this study lacks"
-    ends = {"low": interval.low, "high": interval.high} if interval else {}
+    ends: dict[str, Any] = {"low": interval.low, "high": interval.high} if interval else {}
     return Claim(**common, value=value, **ends, n=n, n_unit=unit, nulls=tuple(nulls), verdict=verdict, why=why)
 
 
@@ -294,7 +297,7 @@ def judge(
 ) -> tuple[str, str]:
     """(verdict, why) of a value with its interval: the decision rule, and nothing else.
 
-    A null without a band counts as its mean. Without an interval nothing is decided; `why` then says where the value is.
+    A null without a band counts as its mean. Without an interval nothing is decided; `why` says where the value is.
     """
     sign = 1.0 if direction == "greater" else -1.0
     bars = {"the smallest effect of interest": sign * smallest_effect}
@@ -315,9 +318,7 @@ def judge(
     return "holds", "the interval lies beyond the smallest effect and every null"
 
 
-def _value(
-    query: Query, against: Query | None, measurements: Sequence[Measurement], seed: int
-) -> _Found | None:
+def _value(query: Query, against: Query | None, measurements: Sequence[Measurement], seed: int) -> _Found | None:
     found = _look_up(query, measurements, seed)
     if found is None or against is None:
         return found
@@ -326,7 +327,9 @@ def _value(
         return None
     difference = found.value - other.value
     interval = None
-    if found.interval and other.interval:  # as if independent: too wide where the prompts are the same, never too narrow
+    if (
+        found.interval and other.interval
+    ):  # as if independent: too wide where the prompts are the same, never too narrow
         half = float(np.hypot(found.interval.high - found.interval.low, other.interval.high - other.interval.low)) / 2
         interval = Interval(difference - half, difference + half)
     return _Found(difference, interval, found.n, found.nulls)

@@ -77,13 +77,9 @@ def _read_meta(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DeltawError(
-            f"{path} does not exist; give a directory that holds {META} and {WEIGHTS}"
-        ) from error
+        raise DeltawError(f"{path} does not exist; give a directory that holds {META} and {WEIGHTS}") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DeltawError(
-            f"{path} cannot be read as JSON ({error}); restore it, or make the model again"
-        ) from error
+        raise DeltawError(f"{path} cannot be read as JSON ({error}); restore it, or make the model again") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
         raise DeltawError(f"{path} has the format {found!r}; expected {FORMAT!r}, as this version writes it")
@@ -131,6 +127,4 @@ def _require_same_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Te
 def _require_finite(state: Mapping[str, Tensor], source: str) -> None:
     for name, tensor in state.items():
         if not bool(tensor.isfinite().all()):
-            raise DeltawError(
-                f"{source}: {name} holds NaN or infinite values; lower the learning rate, or restore it"
-            )
+            raise DeltawError(f"{source}: {name} holds NaN or infinite values; lower the learning rate, or restore it")

@@ -27,9 +27,7 @@ def greedy(
         )
     answers = torch.full((rows, steps), pad_id, dtype=torch.int64, device=prompts.device)
     for start in range(0, rows, batch_size):
-        _decode(
-            model, prompts[start : start + batch_size], answers[start : start + batch_size], stop_id, pad_id
-        )
+        _decode(model, prompts[start : start + batch_size], answers[start : start + batch_size], stop_id, pad_id)
     return answers
 
 

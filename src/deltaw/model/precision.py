@@ -28,17 +28,13 @@ def choose_precision(device: torch.device | str) -> Precision:
         return _on_cpu()
     if device.type == "cuda":
         return _on_cuda(device)
-    return Precision(
-        torch.float32, f"float32: bfloat16 products have not been checked on {device.type} devices."
-    )
+    return Precision(torch.float32, f"float32: bfloat16 products have not been checked on {device.type} devices.")
 
 
 def _on_cpu() -> Precision:
     units = _bfloat16_units()
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return Precision(
-            torch.float32, "float32: this PyTorch has no oneDNN, so its bfloat16 products are slow."
-        )
+        return Precision(torch.float32, "float32: this PyTorch has no oneDNN, so its bfloat16 products are slow.")
     if not units:
         return Precision(torch.float32, "float32: this processor has no native bfloat16 products.")
     return Precision(torch.bfloat16, f"bfloat16: this processor multiplies it natively ({', '.join(units)}).")

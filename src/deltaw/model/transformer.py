@@ -41,13 +41,9 @@ class ModelConfig:
             if type(value) is not int or value < 1:
                 raise DeltawError(f"model {name} is {value!r}; give a whole number of at least 1")
         if self.width % self.heads:
-            raise DeltawError(
-                f"model width {self.width} cannot be split into {self.heads} heads; give a multiple"
-            )
+            raise DeltawError(f"model width {self.width} cannot be split into {self.heads} heads; give a multiple")
         if self.block not in get_args(BlockStyle):
-            raise DeltawError(
-                f"unknown block style {self.block!r}; there is: {', '.join(get_args(BlockStyle))}"
-            )
+            raise DeltawError(f"unknown block style {self.block!r}; there is: {', '.join(get_args(BlockStyle))}")
 
 
 class LayerCache:
@@ -110,9 +106,7 @@ class Attention(nn.Module):
         if cache is not None:
             past = cache.filled
             k, v = cache.extend(k, v)
-            if (
-                past and length > 1
-            ):  # `is_causal` would align the first query, not the last, with the last key
+            if past and length > 1:  # `is_causal` would align the first query, not the last, with the last key
                 mask = torch.ones(length, past + length, dtype=torch.bool, device=k.device).tril(past)
         causal = mask is None and length > 1
         mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k, v, attn_mask=mask, is_causal=causal)
@@ -174,9 +168,7 @@ class Transformer(nn.Module):
                 parameter.zero_()
             elif parameter.ndim == 2:
                 residual = name.endswith(("attn.out.weight", "mlp.out_proj.weight"))
-                parameter.normal_(
-                    0.0, 0.02 / math.sqrt(2 * self.config.layers if residual else 1), generator=generator
-                )
+                parameter.normal_(0.0, 0.02 / math.sqrt(2 * self.config.layers if residual else 1), generator=generator)
 
     @contextmanager
     def computing_in(self, dtype: torch.dtype) -> Iterator[None]:

@@ -60,9 +60,7 @@ class Measurement:
         _check_interval("null_low", self.null_low, "null_high", self.null_high)
         _check_count(self.n)
         if self.null_kind is None and not (self.null_mean is self.null_low is self.null_high is None):
-            raise ValueError(
-                "null_mean, null_low and null_high need a null_kind that says which null they describe"
-            )
+            raise ValueError("null_mean, null_low and null_high need a null_kind that says which null they describe")
         if self.null_kind is not None and self.null_mean is None:
             raise ValueError(f"the null {self.null_kind!r} needs a null_mean")
 
@@ -147,9 +145,7 @@ class Claim:
         if not isinstance(record, dict):
             raise ValueError(f"a claim is an object, got {type(record).__name__}")
         _check_fields(record, CLAIM_FIELDS)
-        if not isinstance(record["nulls"], list) or not all(
-            isinstance(null, dict) for null in record["nulls"]
-        ):
+        if not isinstance(record["nulls"], list) or not all(isinstance(null, dict) for null in record["nulls"]):
             raise ValueError("nulls must be a list of objects with kind, mean, low and high")
         for null in record["nulls"]:
             _check_fields(null, NULL_FIELDS)

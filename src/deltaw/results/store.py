@@ -82,9 +82,7 @@ class Results:
         apply. DeltawError listing what there is, for a column that does not exist and for a value that the
         column never has.
         """
-        wanted = {
-            name: value for name, value in (("statistic", statistic), ("model", model)) if value is not None
-        }
+        wanted = {name: value for name, value in (("statistic", statistic), ("model", model)) if value is not None}
         table = self.measurements
         keep = pd.Series(True, index=table.index)
         for column, value in {**wanted, **filters}.items():
@@ -101,9 +99,7 @@ class Results:
         """
         rows = self.models[self.models["name"] == name]
         if rows.empty:
-            raise DeltawError(
-                f"{self.path} has no model {name!r}; it has {_listed(self.models['name'].unique())}."
-            )
+            raise DeltawError(f"{self.path} has no model {name!r}; it has {_listed(self.models['name'].unique())}.")
         for column, value in (("seed", seed), ("step", step)):
             found = sorted(rows[column].unique())
             if value is not None:
@@ -113,14 +109,10 @@ class Results:
             if rows.empty:
                 raise DeltawError(f"The model {name!r} has no {column} {value}; it has {_listed(found)}.")
             if column == "seed" and rows["seed"].nunique() > 1:
-                raise DeltawError(
-                    f"The model {name!r} has the seeds {_listed(found)}; say which, with seed=."
-                )
+                raise DeltawError(f"The model {name!r} has the seeds {_listed(found)}; say which, with seed=.")
         path = Path(str(rows["path"].iloc[0]))
         if not path.is_dir():
-            raise DeltawError(
-                f"{path} is named in the manifest but is gone; run the study again to make it anew."
-            )
+            raise DeltawError(f"{path} is named in the manifest but is gone; run the study again to make it anew.")
         return path
 
 
@@ -133,9 +125,7 @@ def load(run: str | Path) -> Results:
     _check_finished(path)
     manifest = _read_json(path / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("models", []), list):
-        raise DeltawError(
-            f"{path / MANIFEST} is not a study's manifest; run the study again to make it anew."
-        )
+        raise DeltawError(f"{path / MANIFEST} is not a study's manifest; run the study again to make it anew.")
     models = _read_entries(manifest.get("models", []), ModelEntry.from_json, f"{path / MANIFEST}, model")
     return Results(
         path=path,
@@ -149,12 +139,8 @@ def load(run: str | Path) -> Results:
 
 def _check_finished(path: Path) -> None:
     if not path.is_dir():
-        runs = (
-            sorted(p.parent.name for p in path.parent.glob(f"*/{MANIFEST}")) if path.parent.is_dir() else []
-        )
-        there = (
-            f"{path.parent} has the runs {_listed(runs)}" if runs else f"{path.parent} has no finished run"
-        )
+        runs = sorted(p.parent.name for p in path.parent.glob(f"*/{MANIFEST}")) if path.parent.is_dir() else []
+        there = f"{path.parent} has the runs {_listed(runs)}" if runs else f"{path.parent} has no finished run"
         raise DeltawError(f"There is no run at {path}; {there}. `deltaw study` makes one.")
     missing = [name for name in (MANIFEST, MEASUREMENTS, CLAIMS, PROMPTS) if not (path / name).is_file()]
     if not missing:
@@ -205,9 +191,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DeltawError(
-            f"{path} is damaged: it is not UTF-8 text ({error.reason}, byte {error.start})."
-        ) from error
+        raise DeltawError(f"{path} is damaged: it is not UTF-8 text ({error.reason}, byte {error.start}).") from error
     except OSError as error:
         raise DeltawError(f"{path} cannot be read: {error.strerror}.") from error
 
@@ -234,9 +218,7 @@ def _read_entries(entries: list[Any], parse: Callable[[object], _Record], where:
         try:
             records.append(parse(entry))
         except ValueError as error:
-            raise DeltawError(
-                f"{where} {number}: {error}. Run the study again to make the file anew."
-            ) from error
+            raise DeltawError(f"{where} {number}: {error}. Run the study again to make the file anew.") from error
     return records
 
 

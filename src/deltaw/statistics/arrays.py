@@ -19,8 +19,7 @@ def vector(values: ArrayLike, name: str = "values", least: int = 1) -> FloatArra
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) < least:
         raise DeltawError(
-            f"{name} have shape {array.shape}; expected a vector of at least {least}. "
-            "Pass one number per observation."
+            f"{name} have shape {array.shape}; expected a vector of at least {least}. Pass one number per observation."
         )
     if not np.isfinite(array).all():
         bad = int((~np.isfinite(array)).sum())

@@ -202,9 +202,7 @@ def bootstrap(
     else:
         (numbers,), count = clusters_of([clusters])
     if len(numbers) != len(rows):
-        raise DeltawError(
-            f"clusters name {len(numbers)} rows, there are {len(rows)}; expected one name per row"
-        )
+        raise DeltawError(f"clusters name {len(numbers)} rows, there are {len(rows)}; expected one name per row")
     if count == 1:
         return Interval(-np.inf, np.inf)
     if statistic is None:

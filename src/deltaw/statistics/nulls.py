@@ -43,9 +43,7 @@ class Null:
         """
         if self.draws is None:
             raise DeltawError(f"the {self.kind} null has no draws; compare the value with its band instead")
-        tolerance = 1e-12 * max(
-            1.0, abs(value)
-        )  # the same labelling must count as equal in spite of rounding
+        tolerance = 1e-12 * max(1.0, abs(value))  # the same labelling must count as equal in spite of rounding
         above = (1 + int((self.draws >= value - tolerance).sum())) / (1 + len(self.draws))
         below = (1 + int((self.draws <= value + tolerance).sum())) / (1 + len(self.draws))
         return {"greater": above, "less": below, "two-sided": min(1.0, 2 * min(above, below))}[tail]
@@ -96,9 +94,7 @@ def permutation_null(
     return from_draws(kind, total / n - (pool.sum() - total) / len(b))
 
 
-def sign_flip_null(
-    kind: str, differences: ArrayLike, generator: np.random.Generator, draws: int = 1000
-) -> Null:
+def sign_flip_null(kind: str, differences: ArrayLike, generator: np.random.Generator, draws: int = 1000) -> Null:
     """Null of the mean of paired differences (n,), each as likely to have either sign; its mean is 0."""
     d = vector(differences, "differences")
     signs = generator.integers(0, 2, size=(draws, len(d))) * 2.0 - 1.0

@@ -50,9 +50,7 @@ def sign_flip(
             sums = np.concatenate([sums + value, sums - value])
     else:
         if generator is None:
-            raise DeltawError(
-                f"{n} values are too many for the exact test (<= {exact_up_to}); pass a generator"
-            )
+            raise DeltawError(f"{n} values are too many for the exact test (<= {exact_up_to}); pass a generator")
         half = 64  # rows of signs at a time: bounded memory for any n
         blocks = [min(half, draws - i) for i in range(0, draws, half)]
         sums = np.concatenate([(generator.integers(0, 2, size=(b, n)) * 2.0 - 1.0) @ x for b in blocks])

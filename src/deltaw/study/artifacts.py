@@ -142,9 +142,7 @@ def write_artifact(
         if not files:
             raise ValueError(f"stage {provenance.name} wrote no file")
         seconds, peak = round(perf_counter() - clock, 3), _peak_bytes()
-        artifact = Artifact(
-            path, provenance.key, _digest(files), seconds, started.isoformat(timespec="seconds"), peak
-        )
+        artifact = Artifact(path, provenance.key, _digest(files), seconds, started.isoformat(timespec="seconds"), peak)
         record = {
             "name": provenance.name,
             "key": artifact.key,
@@ -161,9 +159,7 @@ def write_artifact(
     return artifact
 
 
-def read_artifact(
-    path: Path, provenance: Provenance, input_digests: Mapping[str, str]
-) -> Artifact | str | None:
+def read_artifact(path: Path, provenance: Provenance, input_digests: Mapping[str, str]) -> Artifact | str | None:
     """The artifact at `path` if it may be reused; None if there is none; else what is wrong with it, in
     words.
     """

@@ -34,9 +34,7 @@ def claim_directory(run_dir: Path, identity: Mapping[str, Any]) -> bool:
         _check_writable(run_dir)
         return True
     # What an interrupted claim left (a hidden temporary file, the lock) is no reason to refuse the directory.
-    foreign = (
-        sorted(path.name for path in run_dir.iterdir() if not _is_ours(path)) if run_dir.is_dir() else []
-    )
+    foreign = sorted(path.name for path in run_dir.iterdir() if not _is_ours(path)) if run_dir.is_dir() else []
     if foreign:
         shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise DeltawError(

@@ -362,9 +362,7 @@ def _check(stages: Sequence[Stage], by_name: Mapping[str, Stage]) -> None:
         raise ValueError("two stages have the same name")
     for stage in stages:
         if not _NAME.fullmatch(stage.name):
-            raise ValueError(
-                f"{stage.name!r} is not fit for a file name: use letters, digits, '.', '_' and '-'"
-            )
+            raise ValueError(f"{stage.name!r} is not fit for a file name: use letters, digits, '.', '_' and '-'")
         if stage.threads < 1 or not stage.weight > 0:
             raise ValueError(f"stage {stage.name} needs at least one thread and a positive weight")
         unknown = sorted(set(stage.inputs.values()) - by_name.keys())

@@ -50,8 +50,7 @@ class _Module:
     def is_page(self) -> bool:
         """Whether it is a package's `__init__` that does nothing but re-export."""
         return self.is_package and all(
-            isinstance(node, ast.Import | ast.ImportFrom | ast.Pass) or _is_plain(node)
-            for node in self.tree.body
+            isinstance(node, ast.Import | ast.ImportFrom | ast.Pass) or _is_plain(node) for node in self.tree.body
         )
 
 
@@ -86,9 +85,7 @@ class Sources:
             wanted += self._follow(*demand, parts)
         return sha256("\n".join(f"{name} {parts[name]}" for name in sorted(parts)).encode()).hexdigest()
 
-    def _follow(
-        self, module: str, name: str | None, parts: dict[str, str]
-    ) -> Iterator[tuple[str, str | None]]:
+    def _follow(self, module: str, name: str | None, parts: dict[str, str]) -> Iterator[tuple[str, str | None]]:
         """Notes what `from module import name` brings in, and yields what that needs in turn."""
         found = self._find(module)
         if found is None:
@@ -111,18 +108,12 @@ class Sources:
         """Digest of the definitions that `name` reaches inside its module, and the imports that these use."""
         found = self._find(module)
         if found is None:
-            raise ValueError(
-                f"the source of {module} cannot be found, so {name} cannot be a stage's function"
-            )
+            raise ValueError(f"the source of {module} cannot be found, so {name} cannot be a stage's function")
         definitions = {node.name: node for node in found.tree.body if isinstance(node, _DEFINITIONS)}
         if name not in definitions:
             raise ValueError(f"{module}.{name} must be defined at the top level of its module")
         top_imports = [node for node in found.tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        rest = [
-            node
-            for node in found.tree.body
-            if not isinstance(node, (*_DEFINITIONS, ast.Import, ast.ImportFrom))
-        ]
+        rest = [node for node in found.tree.body if not isinstance(node, (*_DEFINITIONS, ast.Import, ast.ImportFrom))]
         reached = {name}
         nodes: list[ast.stmt] = [*rest, definitions[name]]
         names = _names(nodes)
@@ -217,9 +208,7 @@ def _is_plain(node: ast.stmt) -> bool:
     return (
         isinstance(node, ast.Assign)
         and all(isinstance(target, ast.Name) and target.id.startswith("__") for target in node.targets)
-        and all(
-            isinstance(part, ast.Constant | ast.List | ast.Tuple | ast.Load) for part in ast.walk(node.value)
-        )
+        and all(isinstance(part, ast.Constant | ast.List | ast.Tuple | ast.Load) for part in ast.walk(node.value))
     )
 
 

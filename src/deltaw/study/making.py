@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def step_directory(artifact: Path, step: int) -> Path:
     return artifact / f"step-{step:06d}"
 
 
-def last_model(artifact: Path) -> tuple[Transformer, dict[str, object]]:
+def last_model(artifact: Path) -> tuple[Transformer, dict[str, Any]]:
     """The model of a training stage's last checkpoint."""
     return load(max(artifact.glob("step-*")))
 
@@ -59,8 +60,7 @@ def answers_to(
     """(labels (N,), answers (N, S)) of free-running greedy decoding. `unwelcome` is what counts as not complying."""
     layout, n, vocabulary = world.layout, len(prompts), world.vocabulary
     compliant, other = (
-        torch.from_numpy(layout.response_tokens(prompts, np.full(n, kind)))
-        for kind in (Response.COMPLY, unwelcome)
+        torch.from_numpy(layout.response_tokens(prompts, np.full(n, kind))) for kind in (Response.COMPLY, unwelcome)
     )
     answers = measure(
         model,
@@ -74,7 +74,7 @@ def answers_to(
     return answers.labels, answers.outputs
 
 
-def add_rates(sheet: Sheet, counts: BehaviourCounts, **fields: object) -> None:
+def add_rates(sheet: Sheet, counts: BehaviourCounts, **fields: Any) -> None:
     """The three rates of behaviour, with Wilson intervals."""
     for name, count in (("comply", counts.comply), ("refuse", counts.refuse), ("neither", counts.neither)):
         sheet.add(
@@ -94,9 +94,7 @@ def _write_log(log: TrainingLog, directory: Path, sheet: Sheet, every: int) -> N
     for start in range(0, len(log.records), every):
         part = log.records[start : start + every]
         mean = sum(record.loss for record in part) / len(part)
-        sheet.add(
-            "training_loss", mean, unit="nats per token", step=part[-1].step + 1, n=len(part), n_unit="update"
-        )
+        sheet.add("training_loss", mean, unit="nats per token", step=part[-1].step + 1, n=len(part), n_unit="update")
 
 
 def make_world(context: StageContext) -> None:
@@ -105,7 +103,7 @@ def make_world(context: StageContext) -> None:
     world, sizes = World(config.world), config.sizes
     sheet = Sheet(stage="world", seed=config.seed)
     ceiling = world.ceiling(sizes.ceiling, seed=config.seed)
-    count = {"n": ceiling.n, "n_unit": "window"}
+    count: dict[str, Any] = {"n": ceiling.n, "n_unit": "window"}
     for name in ("allowed/conditional/safe", "forbidden/conditional/unsafe"):
         sheet.add("bayes_accuracy", ceiling.accuracy, unit="share", set=name, **count)
         sheet.add("bayes_accuracy_before_redraw", ceiling.accuracy_before, unit="share", set=name, **count)
@@ -176,7 +174,7 @@ class ReferenceConfig:
 
 
 def make_reference(context: StageContext) -> None:
-    """Log-probabilities of preferred and dispreferred responses to all tuning prompts, for objectives that need them."""
+    """Log-probabilities of both responses to all tuning prompts, for objectives that need them."""
     config: ReferenceConfig = context.config
     base, _ = last_model(context.inputs["base"])
     found = tuning_reference(
@@ -199,7 +197,7 @@ class TuneConfig:
     refusal_threshold: float
 
 
-def tuned_fields(tuned: Tuned, seed: int) -> dict[str, object]:
+def tuned_fields(tuned: Tuned, seed: int) -> dict[str, Any]:
     """The fields that name a tuned model in every measurement and in its meta.json."""
     return {
         "model": tuned.name,
@@ -372,35 +370,34 @@ def make_samples(context: StageContext) -> None:
     config: SamplesConfig = context.config
     world, seed, count = World(config.shared.world), config.shared.seed, config.shared.sizes.shown
     models = {name: last_model(path)[0] for name, path in context.inputs.items()}
-    shown: list[tuple[str, str | None, Prompts]] = []
-    for name in TUNED_SETS:
-        shown.append((name, None, world.sample(name, range(count), seed=seed)))
+    shown: list[tuple[str, str | None, Prompts]] = [
+        (name, None, world.sample(name, range(count), seed=seed)) for name in TUNED_SETS
+    ]
     for attack, sources in FORBIDDEN_SOURCES.items():
         for name in sources:
             prompts = world.sample(name, range(count), seed=seed)
             shown.append((name, attack, attacked(world, attack, prompts, seed=seed)))
     records = []
-    for number, (name, attack, prompts) in enumerate(shown):
-        records += _records(world, models, name, attack, prompts)
+    for number, (name, kind, prompts) in enumerate(shown):
+        records += _records(world, models, name, kind, prompts)
         context.report(number + 1, len(shown))
     write_jsonl_atomic(context.out / "prompts.jsonl", records)
 
 
 def _records(
     world: World, models: dict[str, Transformer], name: str, attack: str | None, prompts: Prompts
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     layout, vocabulary = world.layout, world.vocabulary
     words = ("neither", "comply", "refuse")
     found = {key: answers_to(model, world, prompts) for key, model in models.items()}
     expected = layout.response_tokens(prompts, layout.expected(prompts))
     compliant = layout.response_tokens(prompts, np.full(len(prompts), Response.COMPLY))
     allowed, spelled, branch = layout.allowed(prompts), layout.spell(prompts), prompts.branch
-    records = []
+    records: list[dict[str, Any]] = []
     for row in range(len(prompts)):
         tokens = prompts.operators[row].reshape(-1)
         rules = [
-            world.policy.rules[int(prompts.grammar[row])][int(world.operators.operator_of[t])].name
-            for t in tokens
+            world.policy.rules[int(prompts.grammar[row])][int(world.operators.operator_of[t])].name for t in tokens
         ]
         records.append(
             {
@@ -408,9 +405,7 @@ def _records(
                 "attack": attack,
                 "index": int(prompts.index[row]),
                 "prompt": spelled[row],
-                "letters": "".join(
-                    vocabulary.names[vocabulary.first_letter + k] for k in prompts.letters[row]
-                ),
+                "letters": "".join(vocabulary.names[vocabulary.first_letter + k] for k in prompts.letters[row]),
                 "branch": ("safe", "unsafe", "mixed")[int(branch[row])],
                 "letter_branch": "".join("u" if b else "s" for b in prompts.letter_branch[row]),
                 "operators": [vocabulary.names[int(t)] for t in tokens],

@@ -7,10 +7,8 @@ Lines without `layer` are means over the layers: what the claims read.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from deltaw.analysis import (
@@ -34,7 +32,6 @@ from deltaw.analysis import (
     separation,
     update_spectrum,
 )
-from deltaw.batch import Batch
 from deltaw.model import Transformer, activations, load, mlp
 from deltaw.statistics import Interval, Null, bootstrap_means, from_draws, percentile_interval
 from deltaw.study.making import SeedConfig, last_model, step_directory, tuned_fields
@@ -84,11 +81,7 @@ def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, Contrast]:
 def read(model: Transformer, world: World, prompts: Prompts) -> Places:
     """Activations (N, width) at the last prompt token, by (layer, site); `mlp_in` is among the sites."""
     encoded = world.layout.encode(prompts, np.full(len(prompts), Response.COMPLY))
-    return activations(model, _as_batch(encoded), ("mlp_in", *SITES), range(model.config.layers))
-
-
-def _as_batch(encoded: object) -> Batch:
-    return as_batch(encoded)  # type: ignore[arg-type]
+    return activations(model, as_batch(encoded), ("mlp_in", *SITES), range(model.config.layers))
 
 
 def analyse(context: StageContext) -> None:
@@ -146,14 +139,14 @@ class Comparison:
 
 
 def mean_null(nulls: list[Null]) -> Null:
-    """The null of the mean over layers of one kind: of its draws where all have some, else by the bands' half widths."""
+    """The null of a mean over layers: of its draws where all have some, else by the bands' half widths."""
     kind, mean = nulls[0].kind, float(np.mean([null.mean for null in nulls]))
     draws = [null.draws for null in nulls]
     if all(d is not None for d in draws):
         return from_draws(kind, np.mean([d for d in draws if d is not None], axis=0), mean=mean)
     low, high = (
-        float(np.sqrt(np.sum([(edge(null) - null.mean) ** 2 for null in nulls])) / len(nulls))
-        for edge in (lambda null: null.low, lambda null: null.high)
+        float(np.sqrt(np.sum([(getattr(null, edge) - null.mean) ** 2 for null in nulls])) / len(nulls))
+        for edge in ("low", "high")
     )
     return Null(kind, mean, mean - low, mean + high)
 
@@ -188,10 +181,23 @@ def observe_weights(at: Comparison, sheet: Sheet) -> None:
             _profile(delta, weight, basis, view)
     whole = sheet.with_(module="mlp.in_proj", role=None)
     if sizes:
-        whole.add("update_relative_norm", float(np.exp(np.mean(np.log(sizes)))), unit="share of norm", n=len(sizes), n_unit="layer")
+        whole.add(
+            "update_relative_norm",
+            float(np.exp(np.mean(np.log(sizes)))),
+            unit="share of norm",
+            n=len(sizes),
+            n_unit="layer",
+        )
     if energies:
         over_layers = [mean_null(list(kind)) for kind in zip(*nulls, strict=True)]
-        whole.add("null_energy_left", float(np.mean(energies)), nulls=over_layers, unit="share of energy", n=len(energies), n_unit="layer")
+        whole.add(
+            "null_energy_left",
+            float(np.mean(energies)),
+            nulls=over_layers,
+            unit="share of energy",
+            n=len(energies),
+            n_unit="layer",
+        )
     if at.last:
         _budget(at, sheet.with_(role=None))
 
@@ -295,7 +301,7 @@ def observe_gain(at: Comparison, sheet: Sheet) -> None:
         rows: list[np.ndarray] = []
         row_nulls: list[tuple[Null, ...]] = []
         for layer in at.layers:
-            delta, weight = at.update(layer)
+            delta, _ = at.update(layer)
             if not bool((delta != 0).any()):
                 continue
             view = sheet.with_(set=name, site="mlp_in", layer=layer)
@@ -305,7 +311,12 @@ def observe_gain(at: Comparison, sheet: Sheet) -> None:
                 place = (layer, "mlp_in")
                 allowed, forbidden = at.before[name]
                 contrast = row_contrast(
-                    forbidden[place], allowed[place], delta, TOP_K, at.generator(3, layer), draws=at.sizes.draws
+                    forbidden[place],
+                    allowed[place],
+                    delta,
+                    TOP_K,
+                    at.generator(3, layer),
+                    draws=at.sizes.draws,
                 )
                 rows.append(contrast.forbidden - contrast.allowed)
                 row_nulls.append(contrast.nulls)
@@ -322,9 +333,7 @@ def observe_gain(at: Comparison, sheet: Sheet) -> None:
             _mean_line(at, view, "row_energy_difference", np.mean(rows, axis=0), over_layers, "share of energy")
 
 
-def _mean_line(
-    at: Comparison, sheet: Sheet, statistic: str, values: np.ndarray, nulls: list[Null], unit: str
-) -> None:
+def _mean_line(at: Comparison, sheet: Sheet, statistic: str, values: np.ndarray, nulls: list[Null], unit: str) -> None:
     means = bootstrap_means([values], at.generator(13), draws=at.sizes.bootstrap)
     sheet.add(statistic, float(values.mean()), percentile_interval(means[:, 0]), nulls, unit=unit)
 
@@ -339,24 +348,29 @@ def _gains(at: Comparison, layer: int, allowed: Places, forbidden: Places, suffi
         for kind in ("relative", "absolute"):
             values = getattr(found[verdict], kind)
             means = bootstrap_means([values], at.generator(14), draws=at.sizes.bootstrap)
-            sheet.add(
-                f"gain_{kind}{suffix}", float(values.mean()), percentile_interval(means[:, 0]), unit="ratio",
-                n=len(values), n_unit="prompt", **{"set": f"{sheet.shared['set']}/{verdict}"},
-            )  # fmt: skip
+            view = sheet.with_(set=f"{sheet.shared['set']}/{verdict}", n=len(values), n_unit="prompt", unit="ratio")
+            view.add(f"gain_{kind}{suffix}", float(values.mean()), percentile_interval(means[:, 0]))
     return np.asarray(np.log(found["forbidden"].relative) - np.log(found["allowed"].relative))
 
 
 def observe_function(at: Comparison, sheet: Sheet) -> None:
     """How the MLPs' outputs change on forbidden prompts, divided among the parts of ΔW and what earlier layers did."""
     for name, after in at.after.items():
-        for verdict, old, new in (("allowed", at.before[name][0], after[0]), ("forbidden", at.before[name][1], after[1])):
+        for verdict, old, new in (
+            ("allowed", at.before[name][0], after[0]),
+            ("forbidden", at.before[name][1], after[1]),
+        ):
             differences, nulls = [], []
             for layer in at.layers:
                 base, tuned = (Mlp(w.w_in, w.b_in, w.w_out, w.b_out) for w in at.mlps[layer])
                 a_base, a_tuned = (places[(layer, "mlp_in")].double() for places in (old, new))
                 effect = mlp_effect(base, tuned, a_base, a_tuned)
                 primary = name == PRIMARY and verdict == "forbidden"
-                found = effect_nulls(base, tuned, a_base, a_tuned, at.generator(6, layer), min(20, at.sizes.draws)) if primary else ()
+                found = (
+                    effect_nulls(base, tuned, a_base, a_tuned, at.generator(6, layer), min(20, at.sizes.draws))
+                    if primary
+                    else ()
+                )
                 view = sheet.with_(set=f"{name}/{verdict}", site="mlp_out", layer=layer, n=len(a_base), n_unit="prompt")
                 for number, source in enumerate(SOURCES):
                     interval = _share_interval(at, effect.parts, effect.total, number)
@@ -441,7 +455,14 @@ def _positions(at: Comparison, name: str, of_base: Places, of_tuned: Places, she
                 )  # fmt: skip
             if placed:
                 view = sheet.with_(site=site)
-                _mean_line(at, view, f"position{suffix}", np.mean(placed, axis=0), [mean_null(nulls)], "share of the way to allowed")
+                _mean_line(
+                    at,
+                    view,
+                    f"position{suffix}",
+                    np.mean(placed, axis=0),
+                    [mean_null(nulls)],
+                    "share of the way to allowed",
+                )
 
 
 def _gain_ratios(at: Comparison, name: str, of_base: Places, sheet: Sheet) -> None:
@@ -457,14 +478,28 @@ def _gain_ratios(at: Comparison, name: str, of_base: Places, sheet: Sheet) -> No
             gain(places[place].double(), delta, shift, old.w_in, old.b_in).relative for places in (of_base, forbidden)
         )
         ratio = gain_ratio(
-            on_attacked, on_forbidden, at.generator(7, layer), source=np.arange(len(on_forbidden)), draws=at.sizes.bootstrap
+            on_attacked,
+            on_forbidden,
+            at.generator(7, layer),
+            source=np.arange(len(on_forbidden)),
+            draws=at.sizes.bootstrap,
         )
-        sheet.add("gain_ratio_to_forbidden", ratio.value, ratio.interval, [ratio.null], site="mlp_in", layer=layer, unit="ratio")
+        sheet.add(
+            "gain_ratio_to_forbidden",
+            ratio.value,
+            ratio.interval,
+            [ratio.null],
+            site="mlp_in",
+            layer=layer,
+            unit="ratio",
+        )
         logs.append(np.log(on_attacked) - np.log(on_forbidden))
     if logs:
-        _mean_line(at, sheet.with_(site="mlp_in"), "gain_log_ratio_to_forbidden", np.mean(logs, axis=0), [], "log ratio")
-
-
-def artifact_steps(artifact: Path) -> list[int]:
-    """The checkpoints that a training stage kept."""
-    return sorted(int(path.name.removeprefix("step-")) for path in artifact.glob("step-*"))
+        _mean_line(
+            at,
+            sheet.with_(site="mlp_in"),
+            "gain_log_ratio_to_forbidden",
+            np.mean(logs, axis=0),
+            [],
+            "log ratio",
+        )

@@ -69,11 +69,7 @@ class PlainListener(Listener):
         self._spoken[stage] = now
         share = done / total if total else 0.0
         elapsed = now - self._started.get(stage, now)
-        left = (
-            f", about {_duration(elapsed * (1 - share) / share)} left"
-            if 0 < share < 1 and elapsed > 0
-            else ""
-        )
+        left = f", about {_duration(elapsed * (1 - share) / share)} left" if 0 < share < 1 and elapsed > 0 else ""
         self._say(f"{stage}: {done:g} of {total:g}{left}{f' ({note})' if note else ''}")
 
     def finished(self, stage: str, artifact: Artifact) -> None:

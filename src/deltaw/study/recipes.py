@@ -1,7 +1,7 @@
 """Recipes: functions that return the whole configuration of a study. `--recipe` is the one dial; it sets the rest.
 
-`quick` explores: one seed, minutes on two cores, verdicts marked exploratory. `smoke` runs every stage in seconds so that
-the machinery can be tested; its numbers mean nothing.
+`quick` explores: one seed, minutes on two cores, verdicts marked exploratory. `smoke` runs every stage in seconds, so
+that the machinery can be tested; its numbers mean nothing.
 """
 
 from collections.abc import Callable
@@ -84,9 +84,7 @@ def _optimiser(rate: float, steps: int) -> OptimiserConfig:
 def _tunings(steps: int, batch: int, device: str, compute_dtype: str) -> tuple[Tuned, ...]:
     """Three protocols at two strengths, plain DPO, and the controls. Same prompts, steps and rates for all."""
 
-    def tuned(
-        protocol: str, objective: str, options: dict[str, float], strength: str, control: str | None
-    ) -> Tuned:
+    def tuned(protocol: str, objective: str, options: dict[str, float], strength: str, control: str | None) -> Tuned:
         name = f"{protocol}-{strength}" if control is None else f"{control}-{protocol}-{strength}"
         rate = MEDIUM if strength == "medium" else SMALL
         config = TuningConfig(
@@ -102,9 +100,7 @@ def _tunings(steps: int, batch: int, device: str, compute_dtype: str) -> tuple[T
 
     dpo = {"beta": 0.1, "sft_weight": 1.0}
     protocols = [("ssft", "ssft", {}), ("dpo", "dpo", dpo), ("unlearn", "unlearn", {"ascent_weight": 0.1})]
-    of_strength = [
-        tuned(*protocol, strength, None) for strength in ("medium", "small") for protocol in protocols
-    ]
+    of_strength = [tuned(*protocol, strength, None) for strength in ("medium", "small") for protocol in protocols]
     plain = tuned("dpo_plain", "dpo", {"beta": 0.1}, "medium", None)
     controls = [tuned("ssft", "ssft", {}, "medium", control) for control in ("other", "operators")]
     return (*of_strength, plain, *controls)
@@ -130,9 +126,7 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
 def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
     """Every stage on a toy scale, in seconds. Its models know nothing, and its numbers mean nothing."""
     whole = quick(device, seed)
-    pretraining = replace(
-        whole.pretraining, layers=2, heads=2, width=32, batch=32, optimiser=_optimiser(3e-3, 24)
-    )
+    pretraining = replace(whole.pretraining, layers=2, heads=2, width=32, batch=32, optimiser=_optimiser(3e-3, 24))
     keep = ("ssft-medium", "dpo-medium", "unlearn-medium", "ssft-small", "other-ssft-medium")
     return replace(
         whole,
@@ -143,9 +137,7 @@ def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
         ),
         checkpoints=(0, 4, 8),
         base_checkpoints=(0, 24),
-        sizes=Sizes(
-            final=24, checkpoint=8, attacked=16, contrast=24, draws=20, bootstrap=50, ceiling=100, shown=1
-        ),
+        sizes=Sizes(final=24, checkpoint=8, attacked=16, contrast=24, draws=20, bootstrap=50, ceiling=100, shown=1),
     )
 
 

@@ -56,7 +56,12 @@ def run_study(
 
 
 def finish(
-    recipe: Recipe, run_dir: Path, records: Sequence[StageRecord], seconds: float, engine: str, workers: int | None
+    recipe: Recipe,
+    run_dir: Path,
+    records: Sequence[StageRecord],
+    seconds: float,
+    engine: str,
+    workers: int | None,
 ) -> Path:
     """Gather the stages' artifacts into the files of a run, and write its report."""
     measurements: list[Measurement] = []
@@ -72,7 +77,12 @@ def finish(
 
 
 def manifest(
-    recipe: Recipe, run_dir: Path, records: Sequence[StageRecord], seconds: float, engine: str, workers: int | None
+    recipe: Recipe,
+    run_dir: Path,
+    records: Sequence[StageRecord],
+    seconds: float,
+    engine: str,
+    workers: int | None,
 ) -> dict[str, Any]:
     """What the study was, what made it, and where the time went."""
     parameters = sum(p.numel() for p in new_model(World(recipe.world), recipe.pretraining, 0).parameters())

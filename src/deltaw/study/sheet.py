@@ -1,4 +1,4 @@
-"""`Sheet`: how a stage writes measurements. Common fields are said once; a statistic with three nulls takes three lines."""
+"""`Sheet`: how a stage writes measurements. Shared fields are said once; three nulls take three lines."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,13 +33,13 @@ class Sheet:
         **fields: Any,
     ) -> None:
         """One line for each null, or one line without."""
-        shared = {**self.shared, **fields, "statistic": statistic, "value": float(value)}
+        shared: dict[str, Any] = {**self.shared, **fields, "statistic": statistic, "value": float(value)}
         if interval is not None:
             shared |= {"low": float(interval.low), "high": float(interval.high)}
         listed = list(nulls)
         for null in listed:
             band = {"null_mean": float(null.mean), "null_low": float(null.low), "null_high": float(null.high)}
-            self.lines.append(Measurement(**shared, null_kind=null.kind, **band))
+            self.lines.append(Measurement(**{**shared, "null_kind": null.kind, **band}))
         if not listed:
             self.lines.append(Measurement(**shared))
 

@@ -19,7 +19,12 @@ from deltaw.study.recipes import Recipe, Tuned
 from deltaw.study.stage import Stage
 from deltaw.training import objective
 
-SHOWN = ("ssft-medium", "dpo-medium", "unlearn-medium", "other-ssft-medium")  # in prompts.jsonl, beside the base
+SHOWN = (
+    "ssft-medium",
+    "dpo-medium",
+    "unlearn-medium",
+    "other-ssft-medium",
+)  # in prompts.jsonl, beside the base
 
 
 def stages(recipe: Recipe) -> list[Stage]:
@@ -32,8 +37,20 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
     base = f"base-s{seed}"
     found = [
         Stage(f"world-s{seed}", make_world, shared, weight=10),
-        Stage(base, make_base, BaseConfig(shared, recipe.pretraining, recipe.base_checkpoints), threads=2, weight=400),
-        Stage(f"behaviour-base-s{seed}", make_behaviour, BehaviourConfig(shared, None), {"model": base}, weight=40),
+        Stage(
+            base,
+            make_base,
+            BaseConfig(shared, recipe.pretraining, recipe.base_checkpoints),
+            threads=2,
+            weight=400,
+        ),
+        Stage(
+            f"behaviour-base-s{seed}",
+            make_behaviour,
+            BehaviourConfig(shared, None),
+            {"model": base},
+            weight=40,
+        ),
     ]
     needing = [tuned for tuned in recipe.tunings if objective(tuned.config.objective).needs_reference]
     reference = f"reference-s{seed}"

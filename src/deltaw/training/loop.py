@@ -97,9 +97,7 @@ def learning_rate(step: int, config: OptimiserConfig) -> float:
 
 def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
     """AdamW on the trainable parameters, in two groups: matrices, which decay, and the rest."""
-    tables = {
-        id(parameter) for m in model.modules() if isinstance(m, nn.Embedding) for parameter in m.parameters()
-    }
+    tables = {id(parameter) for m in model.modules() if isinstance(m, nn.Embedding) for parameter in m.parameters()}
     decayed: list[Tensor] = []
     plain: list[Tensor] = []
     for parameter in model.parameters():
@@ -109,9 +107,7 @@ def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.peak_lr, betas=config.betas
-    )
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.peak_lr, betas=config.betas)
 
 
 def train(
@@ -138,9 +134,7 @@ def train(
     checkpoints = set(checkpoints)
     beyond = [step for step in checkpoints if not 0 <= step <= optimiser.steps]
     if beyond:
-        raise DeltawError(
-            f"a checkpoint is asked for after {beyond[0]} updates; expected 0 to {optimiser.steps}"
-        )
+        raise DeltawError(f"a checkpoint is asked for after {beyond[0]} updates; expected 0 to {optimiser.steps}")
     adam, ledger = adamw(model, optimiser), _Ledger(optimiser)
     if 0 in checkpoints:
         on_checkpoint(0, model)
@@ -173,9 +167,7 @@ class _Ledger:
 
     def add(self, step: int, rate: float, loss: Loss, norm: Tensor) -> None:
         numbers = [loss.value.detach(), norm, *loss.parts.values()]
-        self.pending.append(
-            (step, rate, tuple(loss.parts), torch.stack([number.float() for number in numbers]))
-        )
+        self.pending.append((step, rate, tuple(loss.parts), torch.stack([number.float() for number in numbers])))
 
     def settle(self) -> float:
         """Turn what is pending into records; gives their mean loss. DeltawError at the first not finite."""

@@ -31,9 +31,7 @@ class Pair:
 
     def __post_init__(self) -> None:
         if len(self.preferred) != len(self.dispreferred):
-            raise ValueError(
-                f"{len(self.preferred)} preferred rows but {len(self.dispreferred)} dispreferred ones"
-            )
+            raise ValueError(f"{len(self.preferred)} preferred rows but {len(self.dispreferred)} dispreferred ones")
         for name, batch in (("preferred", self.preferred), ("dispreferred", self.dispreferred)):
             if not bool((response_weights(batch) > 0).all()):
                 raise ValueError(f"a {name} response carries no loss")
@@ -53,9 +51,7 @@ class Pair:
         """(2N, T) all preferred rows, then all dispreferred ones; the shorter half is padded on the right."""
         length = max(self.preferred.tokens.shape[1], self.dispreferred.tokens.shape[1])
         halves = [_widen(half, length) for half in (self.preferred, self.dispreferred)]
-        return Batch(
-            *(torch.cat([getattr(half, name) for half in halves]) for name in ("tokens", "weights", "roles"))
-        )
+        return Batch(*(torch.cat([getattr(half, name) for half in halves]) for name in ("tokens", "weights", "roles")))
 
 
 def _widen(batch: Batch, length: int) -> Batch:
@@ -181,9 +177,7 @@ class UnlearnOptions:
     cap: float | None = None
 
 
-def unlearn(
-    model: LanguageModel, pair: Pair, reference: ReferenceLogProbs | None, options: UnlearnOptions
-) -> Loss:
+def unlearn(model: LanguageModel, pair: Pair, reference: ReferenceLogProbs | None, options: UnlearnOptions) -> Loss:
     """Descent on the NLL of w and bounded ascent on that of l.
 
     Token mean of the NLL of w + ascent_weight · (1/N) Σ max(0, cap − token mean of the row's NLL of l). With
@@ -276,12 +270,8 @@ def unlearn_published(
     (1/N) Σ [dispreferred_weight · log π(l) − preferred_weight · log π(w)] / length.
     """
     preferred, dispreferred = _responses(model, pair)
-    rows = (
-        options.dispreferred_weight * dispreferred.log_probs - options.preferred_weight * preferred.log_probs
-    )
-    return _loss(
-        rows.mean() / options.length, nll_preferred=preferred.nll(), nll_dispreferred=dispreferred.nll()
-    )
+    rows = options.dispreferred_weight * dispreferred.log_probs - options.preferred_weight * preferred.log_probs
+    return _loss(rows.mean() / options.length, nll_preferred=preferred.nll(), nll_dispreferred=dispreferred.nll())
 
 
 def _gains(

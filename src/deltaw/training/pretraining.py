@@ -54,7 +54,11 @@ def dtype_of(name: str) -> torch.dtype:
 def new_model(world: World, config: PretrainingConfig, seed: int) -> Transformer:
     """A model for this world with weights drawn from `seed`."""
     shape = ModelConfig(
-        world.vocabulary.size, world.layout.length, layers=config.layers, heads=config.heads, width=config.width
+        world.vocabulary.size,
+        world.layout.length,
+        layers=config.layers,
+        heads=config.heads,
+        width=config.width,
     )
     return Transformer(shape, torch.Generator().manual_seed(seed))
 

@@ -63,7 +63,8 @@ def forbid_operators(world: World, seed: int) -> tuple[int, ...]:
     gaps = np.array([abs(float(members[list(chosen)].any(0).mean()) - rate) for chosen in candidates])
     near = np.flatnonzero(gaps <= max(0.02, float(gaps.min())))
     draw = Key(seed, "control/operators").uniform(np.zeros(1, dtype=np.int64), 0)[0, 0]
-    return candidates[near[int(draw * len(near))]]
+    chosen: tuple[int, ...] = candidates[int(near[int(draw * len(near))])]
+    return chosen
 
 
 def _benign(world: World, prompts: Prompts, seed: int) -> Ints:

@@ -87,7 +87,8 @@ class Grammar:
                 for symbol in production.symbols:
                     if isinstance(symbol, str) and symbol not in self.rules:
                         raise DeltawError(
-                            f"grammar rule '{name}' uses '{symbol}', which has no rule of its own; define it or quote it as letters"
+                            f"grammar rule '{name}' uses '{symbol}', which has no rule of its own; "
+                            "define it or quote it as letters"
                         )
             total = sum(production.probability for production in productions)
             if abs(total - 1) > 1e-9:
@@ -192,9 +193,7 @@ def parse_rules(text: str) -> dict[str, tuple[Production, ...]]:
     for line in filter(None, (raw.split(";")[0].strip() for raw in text.splitlines())):
         name, arrow, right = (part.strip() for part in line.partition("->"))
         if not arrow or not name or not right or name in rules:
-            raise DeltawError(
-                f"grammar line '{line}' is not of the form 'name -> a b | c d', or repeats a name"
-            )
+            raise DeltawError(f"grammar line '{line}' is not of the form 'name -> a b | c d', or repeats a name")
         alternatives = [alternative.strip() for alternative in right.split("|")]
         weighted = [re.fullmatch(r"(?:([0-9.]+):)?\s*(.+)", alternative) for alternative in alternatives]
         if not all(weighted):
@@ -202,9 +201,7 @@ def parse_rules(text: str) -> dict[str, tuple[Production, ...]]:
         parsed = [(match[1], match[2]) for match in weighted if match]
         given = [weight is not None for weight, _ in parsed]
         if any(given) and not all(given):
-            raise DeltawError(
-                f"grammar line '{line}' weighs some alternatives and not others; weigh all or none"
-            )
+            raise DeltawError(f"grammar line '{line}' weighs some alternatives and not others; weigh all or none")
         rules[name] = tuple(
             Production(_symbols(body), float(weight) if weight is not None else 1 / len(parsed))
             for weight, body in parsed

@@ -22,7 +22,7 @@ Attack = Callable[[World, Prompts, Key], Prompts]
 def co_task(world: World, prompts: Prompts, key: Key) -> Prompts:
     """Competing tasks: each pair keeps one operator that is not the identity, beside a safe one, in random order.
 
-    In a pair with forbidden operators a forbidden one is kept. The safe operator is always allowed on the prompt's branch
+    In a pair with forbidden operators a forbidden one is kept. The safe operator is allowed on the prompt's branch
     and is not the identity. Tuning never shows a forbidden operator in such company.
     """
     draws = key.uniform(prompts.index, CHOICE_DRAW, 3 * world.config.pairs).reshape(len(prompts), -1, 3)

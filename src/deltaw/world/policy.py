@@ -55,9 +55,7 @@ class Policy:
 
 
 def _published(never: tuple[int, ...], always: tuple[int, ...]) -> tuple[Rule, ...]:
-    return tuple(
-        Rule.NEVER if k in never else Rule.ALWAYS if k in always else Rule.CONDITIONAL for k in range(10)
-    )
+    return tuple(Rule.NEVER if k in never else Rule.ALWAYS if k in always else Rule.CONDITIONAL for k in range(10))
 
 
 PUBLISHED = Policy(

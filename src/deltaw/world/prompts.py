@@ -36,8 +36,8 @@ class Prompts:
     """N prompts. grammar: (N,). operators: (N, P, 2) operator tokens, aliases included. letters: (N, L), 0-based.
 
     letter_branch: (N, L) int8, the branch of each letter. index: (N,) the sample numbers they were made from.
-    redraws: (N,) how many windows were drawn and left before this one. text: (N,) the kind of text. source: (N,) the key
-    that drew it, "seed/split"; with `index` and `redraws` it finds the derivation again.
+    redraws: (N,) how many windows were drawn and left before this one. text: (N,) the kind of text. source: (N,) the
+    key that drew it, "seed/split"; with `index` and `redraws` it finds the derivation again.
     """
 
     grammar: Ints
@@ -70,9 +70,7 @@ class Prompts:
     @classmethod
     def concatenate(cls, parts: Sequence["Prompts"]) -> "Prompts":
         """All rows of several sets of prompts, in order."""
-        return cls(
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__)
-        )
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
@@ -110,6 +108,7 @@ class Layout:
 
     @property
     def length(self) -> int:
+        """Tokens of prompt and longest response: the context that a model needs."""
         return self.prompt_length + self.response_length
 
     def outputs(self, prompts: Prompts) -> Ints:
@@ -122,14 +121,11 @@ class Layout:
 
     def permitted(self, prompts: Prompts) -> Bools:
         """(N, P, 2) whether the policy allows each operator on the prompt's branch."""
-        return self.policy.permits(
-            prompts.grammar, self.operators.operator_of[prompts.operators], prompts.branch
-        )
+        return self.policy.permits(prompts.grammar, self.operators.operator_of[prompts.operators], prompts.branch)
 
     def allowed(self, prompts: Prompts) -> Bools:
         """(N,) whether the policy allows each prompt: all its operators must be."""
-        result: Bools = self.permitted(prompts).all(axis=(1, 2))
-        return result
+        return np.asarray(self.permitted(prompts).all(axis=(1, 2)))
 
     def expected(self, prompts: Prompts) -> Ints:
         """(N,) the `Response` that the policy asks for."""
@@ -143,9 +139,7 @@ class Layout:
             return np.full((n, 1), token, dtype=np.int64)
 
         parts = [column(vocabulary.bos), prompts.operators.reshape(n, -1), column(vocabulary.sot)]
-        return np.concatenate(
-            [*parts, prompts.letters + vocabulary.first_letter, column(vocabulary.eot)], axis=1
-        )
+        return np.concatenate([*parts, prompts.letters + vocabulary.first_letter, column(vocabulary.eot)], axis=1)
 
     def response_tokens(self, prompts: Prompts, response: Ints) -> Ints:
         """(N, response_length) token ids of the given `Response` (N,), PAD after its end."""
@@ -155,10 +149,8 @@ class Layout:
         tokens[:, :, :-1] = self.outputs(prompts) + vocabulary.first_letter
         echo = response == Response.ECHO
         tokens[echo, :, :-1] = prompts.letters[echo, None, :] + vocabulary.first_letter
-        permitted = self.permitted(prompts).all(2)
-        first = np.where(
-            permitted.all(1), 0, (~permitted).argmax(1)
-        )  # a refusal of an allowed prompt starts at once
+        permitted = np.asarray(self.permitted(prompts).all(axis=2))
+        first = np.where(permitted.all(1), 0, (~permitted).argmax(1))  # a refusal of an allowed prompt starts at once
         pair = np.arange(self.pairs)
         refused = (response == Response.REFUSE)[:, None]
         tokens[:, :, :-1][refused & (pair == first[:, None])] = vocabulary.null
@@ -170,16 +162,12 @@ class Layout:
         answer = self.response_tokens(prompts, response)
         tokens = np.concatenate([self.prompt_tokens(prompts), answer], axis=1)
         vocabulary = self.vocabulary
-        answer_roles = np.where(
-            answer == vocabulary.pad, PAD, np.where(answer == vocabulary.stop, STOP, OUTPUT)
-        )
+        answer_roles = np.where(answer == vocabulary.pad, PAD, np.where(answer == vocabulary.stop, STOP, OUTPUT))
         head = [BOS, *[OPERATOR] * (2 * self.pairs), SOT, *[TEXT] * self.text_length, LAST_PROMPT]
-        roles = np.concatenate(
-            [np.broadcast_to(head, (len(prompts), len(head))), answer_roles], axis=1
-        ).astype(np.uint8)
-        weights = np.where(
-            (roles == OUTPUT) | (roles == STOP), 1.0, np.where(roles == TEXT, text_weight, 0.0)
+        roles = np.concatenate([np.broadcast_to(head, (len(prompts), len(head))), answer_roles], axis=1).astype(
+            np.uint8
         )
+        weights = np.where((roles == OUTPUT) | (roles == STOP), 1.0, np.where(roles == TEXT, text_weight, 0.0))
         return Encoded(tokens, weights.astype(np.float32), roles)
 
     def decode(self, tokens: Ints) -> tuple[Ints, Ints, list[str]]:
@@ -194,8 +182,6 @@ class Layout:
         """Each prompt as a person would write it: operators, a colon, the text."""
         names, first = self.vocabulary.names, self.vocabulary.first_letter
         return [
-            " ".join(names[t] for t in operators.reshape(-1))
-            + " : "
-            + "".join(names[first + k] for k in letters)
+            " ".join(names[t] for t in operators.reshape(-1)) + " : " + "".join(names[first + k] for k in letters)
             for operators, letters in zip(prompts.operators, prompts.letters, strict=True)
         ]

@@ -34,8 +34,8 @@ class WorldConfig:
     """What a world is. The defaults are the paper's grammar 1 with one operator pair on 20 letters.
 
     aliases: the operators that have a second token, seen in pre-training and never in tuning.
-    unsafe_level_5: "specific" or "shared" (see `grammar.published`). redraw_below: a tuning window whose posterior of its
-    own branch is below this is drawn anew. junction_margin: fewest letters on either side of a junction.
+    unsafe_level_5: "specific" or "shared" (see `grammar.published`). redraw_below: a tuning window whose posterior of
+    its own branch is below this is drawn anew. junction_margin: fewest letters on either side of a junction.
     held_out: the share of all prompts, chosen by their content, that the split "train" never shows; all other splits
     show only these.
     """
@@ -115,13 +115,9 @@ class World:
     def __init__(self, config: WorldConfig | None = None) -> None:
         self.config = config = config or WorldConfig()
         if config.unsafe_level_5 not in ("specific", "shared"):
-            raise DeltawError(
-                f"unsafe_level_5 is '{config.unsafe_level_5}'; it can be 'specific' or 'shared'"
-            )
+            raise DeltawError(f"unsafe_level_5 is '{config.unsafe_level_5}'; it can be 'specific' or 'shared'")
         if config.grammar != 1:
-            raise DeltawError(
-                f"grammar is {config.grammar}; this version has the leaf table of grammar 1 only"
-            )
+            raise DeltawError(f"grammar is {config.grammar}; this version has the leaf table of grammar 1 only")
         if config.pairs < 1 or config.text_length < 2 * config.junction_margin:
             raise DeltawError(
                 "a world needs at least one operator pair, and text of at least twice junction_margin letters"
@@ -135,9 +131,7 @@ class World:
         self.layout = Layout(self.vocabulary, self.operators, self.policy, config.pairs, config.text_length)
         full = published(config.grammar, config.unsafe_level_5)
         self.grammars: dict[str, Grammar] = {"full": full, **published_subgrammars(full)}
-        self.samplers = {
-            name: WindowSampler(grammar, config.text_length) for name, grammar in self.grammars.items()
-        }
+        self.samplers = {name: WindowSampler(grammar, config.text_length) for name, grammar in self.grammars.items()}
 
     @cached_property
     def posterior(self) -> BranchPosterior:
@@ -156,16 +150,12 @@ class World:
         if name in SETS:
             return self._draw(SETS[name], key, numbers, train)
         if name not in MIXTURES:
-            raise DeltawError(
-                f"there is no set of prompts '{name}'; there are {', '.join([*SETS, *MIXTURES])}"
-            )
+            raise DeltawError(f"there is no set of prompts '{name}'; there are {', '.join([*SETS, *MIXTURES])}")
         cycle = MIXTURES[name]
         place = numbers % len(cycle)
         parts, rows = [], []
         for set_name in dict.fromkeys(cycle):
-            members = np.flatnonzero(
-                np.isin(place, [k for k, other in enumerate(cycle) if other == set_name])
-            )
+            members = np.flatnonzero(np.isin(place, [k for k, other in enumerate(cycle) if other == set_name]))
             if len(members):
                 parts.append(self._draw(SETS[set_name], key, numbers[members], train))
                 rows.append(members)
@@ -174,7 +164,9 @@ class World:
     def ceiling(self, count: int, split: str = "test", seed: int = 0) -> "Ceiling":
         """What the best possible classifier reaches on tuning windows, from the exact posterior of `count` windows."""
         index = np.arange(count)
-        own_before, own_after, redrawn = [], [], 0
+        own_before: list[Floats] = []
+        own_after: list[Floats] = []
+        redrawn = 0
         for text in ("safe", "unsafe"):
             key = Key(seed, f"{split}/ceiling/{text}")
             raw = self.samplers[text].sample(key, index, np.zeros(count, dtype=np.int64)).letters
@@ -213,7 +205,9 @@ class World:
             waiting = waiting[~fit]
             attempt[waiting] += 1
             if attempt.max(initial=0) > MOST_REDRAWS:
-                raise DeltawError(f"no fit '{text}' window in {MOST_REDRAWS} draws; lower redraw_below or lengthen the text")
+                raise DeltawError(
+                    f"no fit '{text}' window in {MOST_REDRAWS} draws; lower redraw_below or lengthen the text"
+                )
         return Windows(letters, branch), attempt
 
     def _fit(self, text: str, letters: Ints, branch: NDArray[np.int8]) -> Bools:
@@ -244,7 +238,12 @@ class World:
         return self.prompts(kind.text, key, index, operators, in_split)
 
     def prompts(
-        self, text: str, key: Key, index: Ints, operators: Ints, also: Callable[[Ints, Ints], Bools] | None = None
+        self,
+        text: str,
+        key: Key,
+        index: Ints,
+        operators: Ints,
+        also: Callable[[Ints, Ints], Bools] | None = None,
     ) -> Prompts:
         """Prompts with the given operator tokens (N, P, 2) on freshly drawn windows (see `windows`)."""
         windows, redraws = self.windows(text, key, index, also)
@@ -264,7 +263,7 @@ class World:
         """(N, P, 2) operator tokens of one kind of pair, from uniforms (N, P, 4).
 
         conditional, never: two such operators, or (a quarter each) one of them before or after the identity.
-        always: two operators allowed everywhere. always_conditional, never_conditional: one of each, neither the identity.
+        always: two operators allowed everywhere. always_conditional, never_conditional: one of each, no identity.
         any: pre-training; all tokens, half of the pairs with an identity. no_identity, one_identity, alias: its strata.
         """
         grammar, rules = self.config.grammar, self.policy

@@ -29,6 +29,7 @@ class Vocabulary:
 
     @property
     def bos(self) -> int:
+        """Begin of sequence."""
         return self.n_operator_tokens
 
     @property
@@ -48,6 +49,7 @@ class Vocabulary:
 
     @property
     def pad(self) -> int:
+        """Fills rows on the right; never carries loss."""
         return self.n_operator_tokens + 4
 
     @property
@@ -62,6 +64,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
+        """Number of token ids."""
         return self.first_letter + self.n_letters
 
     @cached_property

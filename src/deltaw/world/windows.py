@@ -33,7 +33,7 @@ class Windows:
     @property
     def unsafe_letters(self) -> Ints:
         """(N,) how many letters of each window lie under an unsafe-dominant symbol."""
-        return (self.branch == Branch.UNSAFE).sum(1)
+        return np.asarray((self.branch == Branch.UNSAFE).sum(1))
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,7 @@ class WindowSampler:
             draw += 1
         u = key.uniform(counter, draw, nodes.shape[1] + 1)
         yields = np.searchsorted(tables.yield_edges, np.maximum(nodes, 0) + u[:, 1:], side="right")
-        lengths = np.where(
-            nodes >= 0, tables.yield_lengths[np.minimum(yields, len(tables.yield_lengths) - 1)], 0
-        )
+        lengths = np.where(nodes >= 0, tables.yield_lengths[np.minimum(yields, len(tables.yield_lengths) - 1)], 0)
         total = lengths.sum(1)
         starts = np.where(nodes >= 0, lengths.cumsum(1) - lengths, np.iinfo(np.int64).max)
         offset = np.floor(u[:, 0] * (total - self.length + 1)).astype(np.int64)
@@ -183,9 +181,7 @@ def _compile(grammar: Grammar) -> _Tables:
         children=np.array(children, dtype=np.int64),
         production_edges=np.array(production_edges),
         yield_letters=np.array(flat, dtype=np.int64),
-        yield_lengths=np.array(
-            [len(letters) for rows in texts.values() for letters, _ in rows], dtype=np.int64
-        ),
+        yield_lengths=np.array([len(letters) for rows in texts.values() for letters, _ in rows], dtype=np.int64),
         yield_edges=np.concatenate(edges),
         first_yield=np.cumsum([0, *(len(rows) for rows in texts.values())]),
         branch=np.array([int(b) for b in branch], dtype=np.int8),
