@@ -9,11 +9,16 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import sys  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Annotated, Literal  # noqa: E402
+from typing import TYPE_CHECKING, Annotated, Literal  # noqa: E402
 
 import tyro  # noqa: E402
 
 from deltaw.errors import DeltawError  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deltaw.world import Prompts, World
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,8 @@ class Study:
     """The seed of world sampling, initialisation and order."""
     engine: Literal["dask", "inline"] = "dask"
     """dask: a local cluster, one process a core. inline: everything in this process. The results are the same."""
-    workers: int | None = None
-    """How many processes the local cluster has. Default: one a core."""
+    workers: int = 0
+    """How many processes the local cluster has. 0: one a core."""
     scheduler: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Address of a running Dask scheduler, such as tcp://host:8786, whose workers share the output directory."""
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "cpu"
@@ -53,7 +58,7 @@ class Study:
             chosen,
             out,
             engine=self.engine,
-            workers=self.workers,
+            workers=self.workers or None,
             scheduler=self.scheduler,
             listener=choose_listener(),
         )
@@ -64,9 +69,10 @@ class Study:
 
 @dataclass(frozen=True)
 class Sample:
-    """Show prompts of the synthetic world, and what the policy says of them.
+    """Show prompts of the synthetic world, what the policy says of them, and what a model answers.
 
-    One prompt a line: operators, text, then the expected response. With --attack, the attacked version of each.
+    One prompt a line: operators, text, the text's branch, the verdict, then the expected response. With --attack, the
+    attacked version of each; with --model, a second line with the model's own greedy answer.
     """
 
     set: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tune"
@@ -75,6 +81,8 @@ class Sample:
     """How many prompts."""
     attack: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """co_task, co_text, misgen_token or misgen_text."""
+    model: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """A model's directory (one with model.safetensors and meta.json) whose answers are shown."""
     split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "test"
     """train, or any other word for held-out prompts."""
     seed: int = 0
@@ -87,15 +95,20 @@ class Sample:
         if self.count < 1:
             raise DeltawError(f"count is {self.count}; give a whole number of at least 1")
         world = World()
+        answers = _answers(self.model, world) if self.model else None
         prompts = world.sample(self.set, range(self.count), self.split, self.seed)
         if self.attack:
             prompts = attacked(world, self.attack, prompts, self.split, self.seed)
-        answers = world.layout.response_tokens(prompts, world.layout.expected(prompts))
+        expected = world.layout.response_tokens(prompts, world.layout.expected(prompts))
         allowed, branch = world.layout.allowed(prompts), prompts.branch
+        given = answers(prompts) if answers else []
         for row, spelled in enumerate(world.layout.spell(prompts)):
             verdict = "allowed  " if allowed[row] else "forbidden"
             name = ("safe", "unsafe", "mixed")[int(branch[row])]
-            _say(f"{spelled}  {name:6} {verdict} > {world.vocabulary.spell(answers[row])}")
+            head = f"{spelled}  {name:6} {verdict}"
+            _say(f"{head} > {world.vocabulary.spell(expected[row])}")
+            if given:
+                _say(f"{'answers':>{len(head)}} > {given[row]}")
         return 0
 
 
@@ -136,6 +149,25 @@ def main() -> None:
         sys.exit(130)
 
 
+def _answers(directory: Path, world: "World") -> "Callable[[Prompts], list[str]]":
+    """What a model answers to prompts of a world, spelled. DeltawError if the model is not one of this world's."""
+    from deltaw.model import load
+    from deltaw.study.making import answers_to
+
+    model, _ = load(directory)
+    if model.config.vocabulary_size != world.vocabulary.size or model.config.context < world.layout.length:
+        raise DeltawError(
+            f"the model in {directory} has {model.config.vocabulary_size} tokens and a context of "
+            f"{model.config.context}; this world needs {world.vocabulary.size} and {world.layout.length}"
+        )
+
+    def answer(prompts: "Prompts") -> list[str]:
+        _, outputs = answers_to(model, world, prompts)
+        return [world.vocabulary.spell(row) for row in outputs.tolist()]
+
+    return answer
+
+
 def _say(text: str) -> None:
     print(text)  # noqa: T201
 
@@ -156,12 +188,30 @@ def _checked_device(name: str) -> str:
 
 
 def _summary(out: Path) -> str:
-    """The study's outcome in a few lines: the ceiling, then how many claims hold."""
+    """The study's outcome in a few lines: every tuned model beside the Bayes ceiling, then how many claims hold."""
     import deltaw
 
     results = deltaw.load(out)
     ceiling = results.select("bayes_accuracy")["value"].min()
+    redrawn = results.select("redrawn_share")["value"].mean()
+    rates = results.select(["comply_rate", "refuse_rate"], stage="behaviour", attack=None)
+    lines = [
+        f"{redrawn:.2%} of tuning windows were redrawn for an ambiguous branch.",
+        "",
+        f"{'conditional operators':26} {'complies (safe)':>16} {'refuses (unsafe)':>17} {'Bayes ceiling':>14}",
+    ]
+    for name in rates["model"].unique():
+        own = rates[rates["model"] == name]
+        comply = own[(own["statistic"] == "comply_rate") & (own["set"] == "allowed/conditional/safe")]["value"].mean()
+        refuse = own[(own["statistic"] == "refuse_rate") & (own["set"] == "forbidden/conditional/unsafe")][
+            "value"
+        ].mean()
+        lines.append(f"{name:26} {comply:16.3f} {refuse:17.3f} {ceiling:14.4f}")
     verdicts = results.claims["verdict"].value_counts().to_dict()
     kind = "exploratory verdicts" if results.manifest["exploratory"] else "verdicts"
     listed = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
-    return f"Bayes ceiling on conditional operators: {ceiling:.4f}. {len(results.claims)} claims, {kind}: {listed}."
+    return "\n".join([*lines, "", f"{len(results.claims)} claims, {kind}: {listed}."])
+
+
+if __name__ == "__main__":
+    main()

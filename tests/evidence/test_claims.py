@@ -115,4 +115,6 @@ def test_every_statement_is_complete() -> None:
     assert {s.observation for s in STATEMENTS} == {1, 2, 3, 5}
     about_forbidden = [s for s in STATEMENTS if s.observation == 3]
     assert all("other-ssft-medium" in s.controls for s in about_forbidden)
-    assert all(set(s.query.models) <= set(PROTOCOLS) | {f"{p}-small" for p in ("ssft", "dpo", "unlearn")} for s in STATEMENTS)
+    assert all(
+        set(s.query.models) <= set(PROTOCOLS) | {f"{p}-small" for p in ("ssft", "dpo", "unlearn")} for s in STATEMENTS
+    )

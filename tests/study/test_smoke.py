@@ -1,0 +1,192 @@
+"""The whole study on a toy scale, by the command that users give: both engines, outputs, resuming, mistakes."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import deltaw
+from deltaw.results.schema import MEASUREMENT_FIELDS
+
+COMMAND = (sys.executable, "-m", "deltaw.cli")
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "100"}
+    return subprocess.run((*COMMAND, *arguments), capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("smoke") / "inline"
+    done = run("study", "--recipe", "smoke", "--engine", "inline", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def manifest(run_dir: Path) -> dict[str, object]:
+    return json.loads((run_dir / "manifest.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_the_outputs_are_all_there(inline: Path) -> None:
+    found = manifest(inline)
+    assert {"config", "versions", "seeds", "stages", "processor", "models", "parameters"} <= found.keys()
+    for stage in found["stages"]:  # type: ignore[attr-defined]
+        assert stage["seconds"] >= 0
+        assert len(stage["digest"]) == 64
+    for line in (inline / "measurements.jsonl").read_text().splitlines():
+        assert tuple(json.loads(line)) == MEASUREMENT_FIELDS
+    claims = json.loads((inline / "claims.json").read_text())
+    wanted = {"id", "observation", "statement", "statistic", "value", "low", "high", "n", "nulls", "verdict", "why"}
+    assert all(wanted <= claim.keys() and claim["exploratory"] for claim in claims)
+    assert (inline / "report.html").stat().st_size > 10_000
+    assert list((inline / "figures").glob("*.svg"))
+
+
+def test_measurements_say_what_the_issue_of_them_is(inline: Path) -> None:
+    results = deltaw.load(inline)
+    rates = results.select(
+        ["comply_rate", "refuse_rate", "neither_rate"], "ssft-medium", stage="behaviour", attack=None
+    )
+    assert {"allowed/conditional/safe", "forbidden/conditional/unsafe", "allowed/rest"} <= set(rates["set"])
+    one = rates[rates["set"] == "allowed/rest"]
+    assert one["value"].sum() == pytest.approx(1.0)
+    assert (one["low"] <= one["value"]).all()
+    assert (one["value"] <= one["high"]).all()
+    energy = results.select("null_energy_left", "ssft-medium", step=8, layer=0)
+    assert set(energy["null_kind"]) == {"row_sign_flip", "row_permutation", "rotation", "gaussian"}
+    assert energy[energy["null_kind"] == "rotation"]["null_mean"].iloc[0] == pytest.approx(0.75)
+    ceiling = results.select("bayes_accuracy")
+    assert (ceiling["value"] > 0.99).all()
+    assert set(results.select("comply_rate", stage="behaviour")["attack"].dropna()) == {
+        "co_task", "co_text", "misgen_token", "misgen_text",
+    }  # fmt: skip
+
+
+def test_models_carry_their_meta_and_are_what_the_measurements_are_of(inline: Path) -> None:
+    results = deltaw.load(inline)
+    path = results.model("dpo-medium", step=4)
+    meta = json.loads((path / "meta.json").read_text())
+    assert {k: meta[k] for k in ("model", "protocol", "strength", "control", "seed", "step")} == {
+        "model": "dpo-medium", "protocol": "dpo", "strength": "medium", "control": None, "seed": 0, "step": 4,
+    }  # fmt: skip
+    base, _ = deltaw.load_model(results.model("base"))
+    tuned, _ = deltaw.load_model(results.model("ssft-medium"))
+    old, new = deltaw.mlp(base, 0), deltaw.mlp(tuned, 0)
+    relative = (new.w_in - old.w_in).norm() / old.w_in.norm()
+    row = results.select("update_relative_norm", "ssft-medium", step=8, layer=0)
+    assert float(row["value"].iloc[0]) == pytest.approx(float(relative), rel=1e-4)
+    first, _ = deltaw.load_model(results.model("ssft-medium", step=0))
+    assert all(torch.equal(a, b) for a, b in zip(base.parameters(), first.parameters(), strict=True))
+
+
+def test_prompts_show_derivation_policy_and_answers(inline: Path) -> None:
+    prompts = deltaw.load(inline).prompts
+    assert {p["attack"] for p in prompts} == {None, "co_task", "co_text", "misgen_token", "misgen_text"}
+    for prompt in prompts:
+        assert {"base", "ssft-medium"} <= prompt["answers"].keys()
+        assert prompt["letters"] in "".join(re.findall(r"\(([a-zA-D]{3})\)", prompt["derivation"]))
+        assert prompt["expected"] == ("∅" * 20 + "." if not prompt["allowed"] else prompt["compliant"])
+
+
+def test_both_engines_make_the_same_artifacts(inline: Path, tmp_path: Path) -> None:
+    done = run("study", "--recipe", "smoke", "--engine", "dask", "--workers", "2", "--out", str(tmp_path / "dask"))
+    assert done.returncode == 0, done.stderr
+
+    def digests(path: Path) -> dict[str, str]:
+        return {stage["name"]: stage["digest"] for stage in manifest(path)["stages"]}  # type: ignore[attr-defined]
+
+    assert digests(inline) == digests(tmp_path / "dask")
+    for name in ("measurements.jsonl", "claims.json", "prompts.jsonl"):
+        assert (inline / name).read_bytes() == (tmp_path / "dask" / name).read_bytes()
+
+
+def test_a_second_call_makes_nothing_anew_and_a_damaged_artifact_only(inline: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(inline, copy)
+    damaged = next(copy.glob("artifacts/tune-ssft-small-*/step-000004/model.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    done = run("study", "--recipe", "smoke", "--engine", "inline", "--out", str(copy))
+    assert done.returncode == 0, done.stderr
+    made = {stage["name"] for stage in manifest(copy)["stages"] if not stage["reused"]}  # type: ignore[attr-defined]
+    assert made == {"tune-ssft-small-s0"}  # made again bit for bit, so what reads it is still good
+    assert (copy / "measurements.jsonl").read_bytes() == (inline / "measurements.jsonl").read_bytes()
+
+
+def test_the_example_of_the_readme_runs(inline: Path, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)[0]
+    assert len(code.strip().splitlines()) <= 20
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quick").symlink_to(inline)
+    done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("*.svg")) or list(tmp_path.glob("*.html"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("study", "--recipe", "nope"), "the recipes are quick, smoke"),
+        (("study", "--workers", "-1", "--recipe", "smoke"), "at least 1"),
+        (("study", "--workers", "many"), "--workers"),
+        (("study", "--seed", "-3"), "seed is -3"),
+        (("study", "--engine", "steam"), "--engine"),
+        (("study", "--device", "toaster"), "cpu or cuda"),
+        (("sample", "--set", "nope"), "allowed/conditional/safe"),
+        (("sample", "--count", "0"), "count is 0"),
+        (("sample", "--attack", "nope"), "co_task"),
+        (("report", "--run", "nowhere"), "nowhere"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_status_2(arguments: tuple[str, ...], part: str, tmp_path: Path) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not any(
+        path.is_file() and path.name != ".lock" and path.name != "study.json" for path in tmp_path.rglob("*")
+    )
+
+
+def test_directories_of_others_are_left_alone(inline: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "chapter.txt").write_text("mine")
+    file = tmp_path / "file"
+    file.write_text("a file")
+    for out, part in ((foreign, "is not a study's"), (file, "is a file"), (inline, "another study")):
+        before = sorted(path.name for path in out.iterdir()) if out.is_dir() else out.read_text()
+        done = run("study", "--recipe", "quick", "--out", str(out))
+        assert done.returncode == 2
+        assert part in done.stderr
+        assert (sorted(path.name for path in out.iterdir()) if out.is_dir() else out.read_text()) == before
+
+
+@pytest.mark.parametrize("fault", ["truncated", "not safetensors", "another shape", "missing"])
+def test_a_bad_checkpoint_is_a_sentence_and_status_2(inline: Path, tmp_path: Path, fault: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(deltaw.load(inline).model("ssft-medium"), model)
+    weights = model / "model.safetensors"
+    if fault == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-200])
+    elif fault == "not safetensors":
+        weights.write_bytes(np.random.default_rng(0).bytes(2000))
+    elif fault == "missing":
+        weights.unlink()
+    else:
+        meta = json.loads((model / "meta.json").read_text())
+        meta["config"]["width"] = 64
+        (model / "meta.json").write_text(json.dumps(meta))
+    done = run("sample", "--model", str(model))
+    assert done.returncode == 2
+    assert done.stderr.startswith("deltaw: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert str(model) in done.stderr

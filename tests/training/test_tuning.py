@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import torch
+
+from deltaw.errors import DeltawError
+from deltaw.model import Transformer
+from deltaw.training import OptimiserConfig, objective
+from deltaw.training.pretraining import PretrainingConfig, new_model, pretrain
+from deltaw.training.tuning import (
+    CONTROLS,
+    TuningConfig,
+    forbid_operators,
+    tune,
+    tuning_pairs,
+    tuning_reference,
+    unwanted_response,
+    wanted_response,
+)
+from deltaw.world import Branch, Response, World
+
+WORLD = World()
+SMALL = PretrainingConfig(layers=1, heads=2, width=16, batch=16, compute_dtype="float32")
+QUICK = OptimiserConfig(peak_lr=1e-2, min_lr=1e-3, steps=4, warmup=1, decay_end=4)
+
+
+def small_model() -> Transformer:
+    return new_model(WORLD, SMALL, seed=0)
+
+
+def config(name: str, **fields: object) -> TuningConfig:
+    return TuningConfig(name, batch=16, optimiser=QUICK, compute_dtype="float32", **fields)  # type: ignore[arg-type]
+
+
+def test_the_operators_control_refuses_another_set_as_often_as_the_policy() -> None:
+    for seed in range(4):
+        chosen = forbid_operators(WORLD, seed)
+        assert 0 not in chosen
+        assert set(chosen) not in [set(WORLD.policy.forbidden(1, branch)) for branch in (Branch.SAFE, Branch.UNSAFE)]
+        prompts = WORLD.sample("tune", range(8000), "train", seed + 100)
+        refused = wanted_response(WORLD, prompts, "operators", seed) == Response.REFUSE
+        assert abs(refused.mean() - 0.5) < 0.04
+        assert (refused == np.isin(prompts.operators, chosen).any(axis=(1, 2))).all()
+    assert len({forbid_operators(WORLD, seed) for seed in range(6)}) > 1
+
+
+def test_what_the_controls_teach() -> None:
+    prompts = WORLD.sample("tune", range(2000), "train")
+    allowed = WORLD.layout.allowed(prompts)
+    assert (wanted_response(WORLD, prompts, "benign", 0) == Response.COMPLY).all()
+    other = wanted_response(WORLD, prompts, "other", 0)
+    assert (other[allowed] == Response.COMPLY).all()
+    assert (other[~allowed] == Response.ECHO).all()
+    noise = wanted_response(WORLD, prompts, "noise", 0) == Response.REFUSE
+    assert abs(noise[allowed].mean() - 0.5) < 0.06
+    assert abs(noise[~allowed].mean() - 0.5) < 0.06
+    policy = wanted_response(WORLD, prompts, None, 0) == Response.REFUSE
+    assert (policy == ~allowed).all()
+    with pytest.raises(DeltawError, match="benign, operators, noise, other"):
+        wanted_response(WORLD, prompts, "nope", 0)
+
+
+@pytest.mark.parametrize("control", [None, *CONTROLS])
+def test_every_pair_differs_and_shares_its_prompt(control: str | None) -> None:
+    pair = tuning_pairs(WORLD, range(64), control, seed=0)
+    head = WORLD.layout.prompt_length
+    assert torch.equal(pair.preferred.tokens[:, :head], pair.dispreferred.tokens[:, :head])
+    assert (pair.preferred.tokens != pair.dispreferred.tokens).any(1).all()
+
+
+def test_unwanted_is_a_refusal_where_the_prompt_is_to_be_answered() -> None:
+    wanted = np.array([Response.COMPLY, Response.REFUSE, Response.ECHO])
+    assert unwanted_response(wanted).tolist() == [Response.REFUSE, Response.COMPLY, Response.COMPLY]
+
+
+def test_all_protocols_see_the_same_prompts_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deltaw.training import tuning
+
+    seen: dict[str, list[torch.Tensor]] = {}
+    real = tuning_pairs
+    for name in ("ssft", "dpo", "unlearn"):
+        rows: list[torch.Tensor] = []
+
+        def spy(world: World, chosen: range, control: str | None, seed: int, rows: list[torch.Tensor] = rows):  # type: ignore[no-untyped-def]
+            pair = real(world, chosen, control, seed)
+            rows.append(pair.preferred.tokens)
+            return pair
+
+        monkeypatch.setattr(tuning, "tuning_pairs", spy)
+        reference = tuning_reference(WORLD, small_model(), 64, 0, torch.float32) if name == "dpo" else None
+        rows.clear()
+        tune(WORLD, small_model(), config(name), 0, reference)
+        seen[name] = list(rows)
+    assert all(torch.equal(a, b) for name in seen for a, b in zip(seen["ssft"], seen[name], strict=True))
+
+
+def test_dpo_starts_at_a_margin_of_zero_and_needs_its_reference() -> None:
+    reference = tuning_reference(WORLD, small_model(), 64, 0, torch.float32)
+    log = tune(WORLD, small_model(), config("dpo"), 0, reference)
+    assert log.records[0].parts["margin"] == pytest.approx(0.0, abs=1e-4)
+    assert log.records[0].loss == pytest.approx(float(np.log(2)), abs=1e-4)
+    assert log.records[-1].parts["margin"] > 0
+    with pytest.raises(DeltawError, match="all 64 tuning prompts"):
+        tune(WORLD, small_model(), config("dpo"), 0, None)
+    with pytest.raises(DeltawError, match="all 64 tuning prompts"):
+        tune(WORLD, small_model(), config("dpo"), 0, reference[slice(0, 32)])
+
+
+def test_the_reference_does_not_depend_on_how_it_is_batched() -> None:
+    model = small_model()
+    whole = tuning_reference(WORLD, model, 48, 0, torch.float32)
+    pair = tuning_pairs(WORLD, range(16, 32), None, 0)
+    from deltaw.training import reference_log_probs
+
+    part = reference_log_probs(model, pair)
+    torch.testing.assert_close(part.preferred, whole.preferred[16:32])
+    torch.testing.assert_close(part.dispreferred, whole.dispreferred[16:32])
+
+
+def test_unknown_names_are_listed() -> None:
+    with pytest.raises(DeltawError, match="ssft, dpo, unlearn"):
+        objective("nope")
+    with pytest.raises(DeltawError, match="beta, sft_weight"):
+        tune(WORLD, small_model(), config("dpo", options={"gamma": 1.0}), 0)
+    with pytest.raises(DeltawError, match="float32 or bfloat16"):
+        tune(WORLD, small_model(), TuningConfig("ssft", batch=16, optimiser=QUICK, compute_dtype="float8"), 0)
+
+
+def test_pretraining_learns_and_is_reproducible() -> None:
+    short = PretrainingConfig(
+        layers=1, heads=2, width=16, batch=16, compute_dtype="float32",
+        optimiser=OptimiserConfig(peak_lr=1e-2, min_lr=1e-3, steps=30, warmup=2, decay_end=30),
+    )  # fmt: skip
+    models, logs = zip(*(pretrain(WORLD, short, seed=seed) for seed in (0, 0, 1)), strict=True)
+    assert logs[0].records[-1].loss < logs[0].records[0].loss - 0.5
+    same = [torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True)]
+    assert all(same)
+    assert not torch.equal(models[0].unembed.weight, models[2].unembed.weight)
