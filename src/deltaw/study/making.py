@@ -33,6 +33,17 @@ from deltaw.world import (
 
 BASE_SETS = tuple(name for name in SETS if name.startswith("pretrain/") and name != "pretrain/any")
 TUNED_SETS = tuple(name for name in SETS if not name.startswith("pretrain/"))
+_REST = tuple(name for name in TUNED_SETS if "/conditional/" not in name)
+
+
+def prompts_of_sets(world: World, size: int, seed: int) -> dict[str, Prompts]:
+    """Held-out prompts of every tuning set: `size` of each conditional one, and of the rest of each verdict together."""
+    shared = {name: sum(_verdict(other) == _verdict(name) for other in _REST) for name in _REST}
+    return {name: world.sample(name, range(-(-size // shared.get(name, 1))), seed=seed) for name in TUNED_SETS}
+
+
+def _verdict(name: str) -> str:
+    return name.split("/", 1)[0]
 
 
 @dataclass(frozen=True)
@@ -214,7 +225,7 @@ def make_tuned(context: StageContext) -> None:
     shared, tuned = config.shared, config.tuned
     world, seed = World(shared.world), shared.seed
     sheet = Sheet(stage="tune", **tuned_fields(tuned, seed))
-    sets = {name: world.sample(name, range(shared.sizes.checkpoint), seed=seed) for name in TUNED_SETS}
+    sets = prompts_of_sets(world, shared.sizes.checkpoint, seed)
     refused: dict[int, float] = {}
 
     def on_checkpoint(step: int, model: Transformer) -> None:
@@ -291,7 +302,7 @@ def make_behaviour(context: StageContext) -> None:
         model, _ = load(step_directory(artifact, step))
         view = sheet.with_(step=step, stage=label)
         follow_size = sizes.final if label == "behaviour" else sizes.checkpoint
-        sets = {name: world.sample(name, range(follow_size), seed=seed) for name in TUNED_SETS}
+        sets = prompts_of_sets(world, follow_size, seed)
         follow(model, world, sets, view, tuned.control if tuned else None, seed)
         add_pooled(view)
         context.report(2 * number + 1, 2 * len(steps), "attacks")

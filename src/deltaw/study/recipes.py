@@ -32,7 +32,8 @@ class Tuned:
 class Sizes:
     """How many prompts stand behind a number.
 
-    final: of each set, at the end of a tuning. checkpoint: of each set, at its earlier checkpoints. attacked: of each
+    final: of each conditional set, and of the rest of each verdict, at the end of a tuning. checkpoint: the same at its
+    earlier checkpoints. attacked: of each
     attack. contrast: pairs behind an activation analysis. draws, bootstrap: of a null, of an interval.
     ceiling: windows of each branch. shown: decoded prompts of each set in prompts.jsonl.
     """
