@@ -19,7 +19,8 @@ from deltaw.errors import DeltawError
 from deltaw.study import artifacts, engine
 from deltaw.study.artifacts import Artifact
 from deltaw.study.directory import run_lock
-from deltaw.study.engine import Emit, Finished, Job, StageRecord, execute, make
+from deltaw.study.engine import StageRecord, execute
+from deltaw.study.jobs import Emit, Finished, Job, make
 from deltaw.study.progress import Listener
 from deltaw.study.stage import Stage
 

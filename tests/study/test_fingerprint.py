@@ -96,3 +96,4 @@ def test_the_engine_does_not_count() -> None:
     read = {name for name, module in sources._modules.items() if module is not None}
     assert "deltaw.study.stage" in read
     assert "deltaw.study.engine" not in read
+    assert "deltaw.study.jobs" not in read

@@ -21,7 +21,7 @@ from distributed.scheduler import KilledWorker
 
 from deltaw.errors import DeltawError
 from deltaw.study.artifacts import Artifact
-from deltaw.study.engine import Emit, Event, Failed, Finished, Job, Progressed, Started, make
+from deltaw.study.jobs import Emit, Event, Failed, Finished, Job, Progressed, Started, make
 
 _QUIET: dict[str, Any] = {
     # A worker that dies takes its stage with it: trying the same again would most likely end the same way.

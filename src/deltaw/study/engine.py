@@ -8,13 +8,11 @@ was started with OPENBLAS_NUM_THREADS=1.
 """
 
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from deltaw.errors import DeltawError
 from deltaw.study.artifacts import (
@@ -26,16 +24,15 @@ from deltaw.study.artifacts import (
     remove_leftovers,
     set_aside,
     versions,
-    write_artifact,
 )
 from deltaw.study.directory import run_lock
 from deltaw.study.fingerprint import Sources
+from deltaw.study.jobs import Emit, Event, Failed, Finished, Job, Pool, Progressed, Started, make
 from deltaw.study.progress import Listener
-from deltaw.study.stage import Stage, StageContext
+from deltaw.study.stage import Stage
 
 ENGINES = ("dask", "inline")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SECONDS_BETWEEN_REPORTS = 0.5
 
 
 @dataclass(frozen=True)
@@ -50,67 +47,6 @@ class StageRecord:
     digest: str
     started: str
     peak_bytes: int
-
-
-@dataclass(frozen=True)
-class Job:
-    """A stage that is ready to run: all that a worker needs to make its artifact at `path`."""
-
-    stage: Stage
-    provenance: Provenance
-    path: Path
-    inputs: Mapping[str, Path]
-    input_digests: Mapping[str, str]
-    priority: float
-
-
-@dataclass(frozen=True)
-class Started:
-    """A worker has begun a stage."""
-
-    stage: str
-
-
-@dataclass(frozen=True)
-class Progressed:
-    """A running stage has reported."""
-
-    stage: str
-    done: float
-    total: float
-    note: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A stage's artifact is in its place."""
-
-    stage: str
-    artifact: Artifact
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A stage's function has raised."""
-
-    stage: str
-    error: BaseException
-
-
-Event = Started | Progressed | Finished | Failed
-Emit = Callable[[Event], None]
-
-
-class Pool(Protocol):
-    """Where stages run. `threads`: how many threads may run at once (None: the pool sees to that itself)."""
-
-    threads: int | None
-
-    def start(self, job: Job) -> None:
-        """Takes a job on; returns at once."""
-
-    def wait(self, emit: Emit) -> None:
-        """Emits what has happened; blocks until something has."""
 
 
 def execute(
@@ -149,38 +85,6 @@ def execute(
             remove_leftovers(run_dir)
     driver.raise_failures()
     return [driver.records[stage.name] for stage in stages]
-
-
-def make(job: Job, emit: Emit) -> Artifact:
-    """Runs a stage's function where it is called and puts its artifact in place. Runs in the workers."""
-    # A worker that died after its work but before its answer has left a whole artifact: the work is done.
-    found = read_artifact(job.path, job.provenance, job.input_digests)
-    if isinstance(found, Artifact):
-        return found
-    stage = job.stage
-    emit(Started(stage.name))
-
-    def fill(out: Path) -> None:
-        stage.run(StageContext(stage.config, job.inputs, out, _Reporter(stage.name, emit)))
-
-    with _torch_threads(stage.threads):
-        return write_artifact(job.path, job.provenance, job.input_digests, fill)
-
-
-class _Reporter:
-    """Passes on what a stage reports, but not more than a screen can show; the last word always gets
-    through.
-    """
-
-    def __init__(self, stage: str, emit: Emit) -> None:
-        self._stage, self._emit, self._last = stage, emit, 0.0
-
-    def __call__(self, done: float, total: float, note: str = "") -> None:
-        now = time.monotonic()
-        if done < total and now - self._last < _SECONDS_BETWEEN_REPORTS:
-            return
-        self._last = now
-        self._emit(Progressed(self._stage, float(done), float(total), note))
 
 
 class _InlinePool:
@@ -396,16 +300,3 @@ def _record(name: str, artifact: Artifact, reused: bool) -> StageRecord:
         started=artifact.started,
         peak_bytes=artifact.peak_bytes,
     )
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    # Imported only here: a study of which everything is reused need not wait for it.
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -37,7 +37,7 @@ _REST = tuple(name for name in TUNED_SETS if "/conditional/" not in name)
 
 
 def prompts_of_sets(world: World, size: int, seed: int) -> dict[str, Prompts]:
-    """Held-out prompts of every tuning set: `size` of each conditional one, and of the rest of each verdict together."""
+    """Held-out prompts of every tuning set: `size` of each conditional one, and of the rest of each verdict."""
     shared = {name: sum(_verdict(other) == _verdict(name) for other in _REST) for name in _REST}
     return {name: world.sample(name, range(-(-size // shared.get(name, 1))), seed=seed) for name in TUNED_SETS}
 

@@ -1,7 +1,5 @@
 """The stage that analyses one tuned model: what ΔW is and does, at every checkpoint, with nulls at the last.
 
-The primary contrast is the *same conditional operators* on safe and on unsafe operands, pair by pair; the secondary one
-is the same text under operators that are always and never allowed. Activations are read at the last prompt token.
 ΔW acts on the base model's activations first (a_IT: what a prompt is before tuning), on the tuned one's second.
 Lines without `layer` are means over the layers: what the claims read.
 """
@@ -12,37 +10,29 @@ import numpy as np
 from torch import Tensor
 
 from deltaw.analysis import (
-    SOURCES,
     ColumnBasis,
-    Mlp,
     Separation,
-    column_basis,
     difference_of_differences,
-    effect_nulls,
     gain,
-    gain_ratio,
-    mlp_effect,
     module_budget,
     null_curve,
     null_energy,
     null_energy_nulls,
     null_profile,
-    position,
     row_contrast,
     separation,
     update_spectrum,
 )
-from deltaw.model import Transformer, activations, load, mlp
-from deltaw.statistics import Interval, Null, bootstrap_means, from_draws, percentile_interval
+from deltaw.model import load
+from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, percentile_interval
+from deltaw.study.acting import observe_attacks, observe_function
+from deltaw.study.comparing import SITES, Comparison, Places, add_mean, contrasts, mean_null, read
 from deltaw.study.making import SeedConfig, last_model, step_directory, tuned_fields
-from deltaw.study.recipes import Sizes, Tuned
+from deltaw.study.recipes import Tuned
 from deltaw.study.sheet import Sheet, present
 from deltaw.study.stage import StageContext
-from deltaw.training.pretraining import as_batch
-from deltaw.world import FORBIDDEN_SOURCES, Prompts, Response, World, attacked
+from deltaw.world import World
 
-SITES = ("mlp_post", "resid_out")
-PRIMARY, SECONDARY = "contrast/conditional", "contrast/operator"
 TOP_K = 8  # right singular vectors of ΔW whose energy is compared
 CURVE_POINTS = 17
 
@@ -54,34 +44,6 @@ class AnalysisConfig:
     shared: SeedConfig
     tuned: Tuned
     checkpoints: tuple[int, ...]
-
-
-Places = dict[tuple[int, str], Tensor]
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Two sets of prompts, row by row matched: allowed and forbidden."""
-
-    name: str
-    allowed: Prompts
-    forbidden: Prompts
-
-
-def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, Contrast]:
-    """The primary and the secondary contrast (see the module's docstring), `count` pairs each."""
-    rows = range(count)
-    safe = world.sample("allowed/conditional/safe", rows, seed=seed)
-    unsafe = world.sample("forbidden/conditional/unsafe", rows, seed=seed).with_operators(safe.operators)
-    never = world.sample("forbidden/never/safe", rows, seed=seed)
-    always = never.with_operators(world.sample("allowed/always/safe", rows, seed=seed).operators)
-    return Contrast(PRIMARY, safe, unsafe), Contrast(SECONDARY, always, never)
-
-
-def read(model: Transformer, world: World, prompts: Prompts) -> Places:
-    """Activations (N, width) at the last prompt token, by (layer, site); `mlp_in` is among the sites."""
-    encoded = world.layout.encode(prompts, np.full(len(prompts), Response.COMPLY))
-    return activations(model, as_batch(encoded), ("mlp_in", *SITES), range(model.config.layers))
 
 
 def analyse(context: StageContext) -> None:
@@ -108,47 +70,6 @@ def analyse(context: StageContext) -> None:
             observe_attacks(at, view)
         context.report(number + 1, len(steps), f"step {step}")
     sheet.write(context.out)
-
-
-class Comparison:
-    """A base and a tuned model with the contrasts' activations in both: what every observation reads."""
-
-    def __init__(
-        self, base: Transformer, tuned: Transformer, world: World, pairs: tuple[Contrast, ...],
-        before: dict[str, tuple[Places, Places]], sizes: Sizes, seed: int, last: bool,
-    ) -> None:  # fmt: skip
-        self.base, self.tuned, self.world, self.pairs, self.before = base, tuned, world, pairs, before
-        self.sizes, self.seed, self.last = sizes, seed, last
-        chosen = pairs if last else pairs[:1]
-        self.after = {c.name: (read(tuned, world, c.allowed), read(tuned, world, c.forbidden)) for c in chosen}
-        self.layers = range(base.config.layers)
-        self.mlps = [(mlp(base, layer).double(), mlp(tuned, layer).double()) for layer in self.layers]
-
-    def generator(self, *words: int) -> np.random.Generator:
-        """Equal words, equal generators: base and tuned models get the same folds and permutations."""
-        return np.random.default_rng([self.seed, *words])
-
-    def update(self, layer: int) -> tuple[Tensor, Tensor]:
-        """(ΔW, W) of the MLP's first matrix."""
-        old, new = self.mlps[layer]
-        return new.w_in - old.w_in, old.w_in
-
-    def basis(self, layer: int) -> ColumnBasis:
-        """C(W) of the base model's first MLP matrix."""
-        return column_basis(self.mlps[layer][0].w_in)
-
-
-def mean_null(nulls: list[Null]) -> Null:
-    """The null of a mean over layers: of its draws where all have some, else by the bands' half widths."""
-    kind, mean = nulls[0].kind, float(np.mean([null.mean for null in nulls]))
-    draws = [null.draws for null in nulls]
-    if all(d is not None for d in draws):
-        return from_draws(kind, np.mean([d for d in draws if d is not None], axis=0), mean=mean)
-    low, high = (
-        float(np.sqrt(np.sum([(getattr(null, edge) - null.mean) ** 2 for null in nulls])) / len(nulls))
-        for edge in ("low", "high")
-    )
-    return Null(kind, mean, mean - low, mean + high)
 
 
 def observe_weights(at: Comparison, sheet: Sheet) -> None:
@@ -297,8 +218,8 @@ def _cluster_claims(at: Comparison, found: list[tuple[Separation, Separation]], 
 def observe_gain(at: Comparison, sheet: Sheet) -> None:
     """Observation 3: how strongly ΔW acts on allowed and forbidden prompts, and where its input directions point."""
     for name, after in at.after.items():
-        logs: dict[str, list[np.ndarray]] = {"": [], "_in_situ": []}
-        rows: list[np.ndarray] = []
+        logs: dict[str, list[FloatArray]] = {"": [], "_in_situ": []}
+        rows: list[FloatArray] = []
         row_nulls: list[tuple[Null, ...]] = []
         for layer in at.layers:
             delta, _ = at.update(layer)
@@ -327,18 +248,13 @@ def observe_gain(at: Comparison, sheet: Sheet) -> None:
         view = sheet.with_(set=name, site="mlp_in", n=at.sizes.contrast, n_unit="pair")
         for suffix, values in logs.items():
             if values:
-                _mean_line(at, view, f"gain_log_ratio{suffix}", np.mean(values, axis=0), [], "log ratio")
+                add_mean(at, view, f"gain_log_ratio{suffix}", np.mean(values, axis=0), [], "log ratio")
         if rows:
             over_layers = [mean_null(list(kind)) for kind in zip(*row_nulls, strict=True)]
-            _mean_line(at, view, "row_energy_difference", np.mean(rows, axis=0), over_layers, "share of energy")
+            add_mean(at, view, "row_energy_difference", np.mean(rows, axis=0), over_layers, "share of energy")
 
 
-def _mean_line(at: Comparison, sheet: Sheet, statistic: str, values: np.ndarray, nulls: list[Null], unit: str) -> None:
-    means = bootstrap_means([values], at.generator(13), draws=at.sizes.bootstrap)
-    sheet.add(statistic, float(values.mean()), percentile_interval(means[:, 0]), nulls, unit=unit)
-
-
-def _gains(at: Comparison, layer: int, allowed: Places, forbidden: Places, suffix: str, sheet: Sheet) -> np.ndarray:
+def _gains(at: Comparison, layer: int, allowed: Places, forbidden: Places, suffix: str, sheet: Sheet) -> FloatArray:
     """Writes the mean gains of a layer; returns each pair's log ratio of forbidden to allowed, (N,)."""
     old, new = at.mlps[layer]
     found = {}
@@ -351,155 +267,3 @@ def _gains(at: Comparison, layer: int, allowed: Places, forbidden: Places, suffi
             view = sheet.with_(set=f"{sheet.shared['set']}/{verdict}", n=len(values), n_unit="prompt", unit="ratio")
             view.add(f"gain_{kind}{suffix}", float(values.mean()), percentile_interval(means[:, 0]))
     return np.asarray(np.log(found["forbidden"].relative) - np.log(found["allowed"].relative))
-
-
-def observe_function(at: Comparison, sheet: Sheet) -> None:
-    """How the MLPs' outputs change on forbidden prompts, divided among the parts of ΔW and what earlier layers did."""
-    for name, after in at.after.items():
-        for verdict, old, new in (
-            ("allowed", at.before[name][0], after[0]),
-            ("forbidden", at.before[name][1], after[1]),
-        ):
-            differences, nulls = [], []
-            for layer in at.layers:
-                base, tuned = (Mlp(w.w_in, w.b_in, w.w_out, w.b_out) for w in at.mlps[layer])
-                a_base, a_tuned = (places[(layer, "mlp_in")].double() for places in (old, new))
-                effect = mlp_effect(base, tuned, a_base, a_tuned)
-                primary = name == PRIMARY and verdict == "forbidden"
-                found = (
-                    effect_nulls(base, tuned, a_base, a_tuned, at.generator(6, layer), min(20, at.sizes.draws))
-                    if primary
-                    else ()
-                )
-                view = sheet.with_(set=f"{name}/{verdict}", site="mlp_out", layer=layer, n=len(a_base), n_unit="prompt")
-                for number, source in enumerate(SOURCES):
-                    interval = _share_interval(at, effect.parts, effect.total, number)
-                    view.add(
-                        f"effect_share_{source}", effect.pooled_share[number], interval,
-                        found[number : number + 1], unit="share of squared change",
-                    )  # fmt: skip
-                view.add("effect_relative_size", float(effect.total_relative.mean()), unit="share of norm")
-                if primary:
-                    differences.append(_null_minus_column(at, effect.parts, effect.total))
-                    nulls.append(_difference(found[0], found[1]))
-            if differences:
-                draws = np.mean([d for _, d in differences], axis=0)
-                view = sheet.with_(set=f"{name}/{verdict}", site="mlp_out", n=at.sizes.contrast, n_unit="prompt")
-                view.add(
-                    "effect_null_minus_column", float(np.mean([v for v, _ in differences])), percentile_interval(draws),
-                    [mean_null(nulls)], unit="share of squared change",
-                )  # fmt: skip
-
-
-def _along(parts: Tensor, total: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 4) inner products of each part with the total change, and (N,) its squared norm."""
-    return (parts * total[:, None]).sum(2).numpy(), total.square().sum(1).numpy()
-
-
-def _share_interval(at: Comparison, parts: Tensor, total: Tensor, number: int) -> Interval:
-    along, size = _along(parts, total)
-    means = bootstrap_means([along[:, number], size], at.generator(15), [np.arange(len(size))] * 2, at.sizes.bootstrap)
-    return percentile_interval(means[:, 0] / means[:, 1])
-
-
-def _null_minus_column(at: Comparison, parts: Tensor, total: Tensor) -> tuple[float, np.ndarray]:
-    along, size = _along(parts, total)
-    difference = along[:, 0] - along[:, 1]
-    means = bootstrap_means([difference, size], at.generator(15), [np.arange(len(size))] * 2, at.sizes.bootstrap)
-    return float(difference.sum() / size.sum()), means[:, 0] / means[:, 1]
-
-
-def _difference(a: Null, b: Null) -> Null:
-    if a.draws is None or b.draws is None:
-        return Null(a.kind, a.mean - b.mean, a.low - b.high, a.high - b.low)
-    return from_draws(a.kind, a.draws - b.draws)
-
-
-def observe_attacks(at: Comparison, sheet: Sheet) -> None:
-    """Observation 5: where attacked prompts lie between forbidden (0) and allowed (1), and how ΔW acts on them."""
-    reference = {"forbidden/conditional/unsafe": at.pairs[0], "forbidden/never/safe": at.pairs[1]}
-    for attack, sources in FORBIDDEN_SOURCES.items():
-        for source in sources:
-            contrast = reference[source]
-            prompts = attacked(at.world, attack, contrast.forbidden, seed=at.seed)
-            of_base, of_tuned = read(at.base, at.world, prompts), read(at.tuned, at.world, prompts)
-            view = sheet.with_(set=source, attack=attack, n=len(prompts), n_unit="prompt")
-            _positions(at, contrast.name, of_base, of_tuned, view)
-            _gain_ratios(at, contrast.name, of_base, view)
-
-
-def _positions(at: Comparison, name: str, of_base: Places, of_tuned: Places, sheet: Sheet) -> None:
-    rows = np.arange(at.sizes.contrast)
-    for suffix, attacked_at, (allowed, forbidden) in (
-        ("", of_tuned, at.after[name]),
-        ("_base", of_base, at.before[name]),
-    ):
-        for number, site in enumerate(SITES):
-            placed: list[np.ndarray] = []
-            nulls: list[Null] = []
-            for layer in at.layers:
-                place = (layer, site)
-                found = present(
-                    position(
-                        attacked_at[place], forbidden[place], allowed[place], at.generator(5, number, layer),
-                        source=rows, draws=at.sizes.bootstrap,
-                    )
-                )  # fmt: skip
-                if found is None:
-                    continue
-                placed.append(found.positions)
-                nulls.append(found.null)
-                sheet.add(
-                    f"position{suffix}", found.mean, found.interval, [found.null], site=site, layer=layer,
-                    unit="share of the way to allowed",
-                )  # fmt: skip
-            if placed:
-                view = sheet.with_(site=site)
-                _mean_line(
-                    at,
-                    view,
-                    f"position{suffix}",
-                    np.mean(placed, axis=0),
-                    [mean_null(nulls)],
-                    "share of the way to allowed",
-                )
-
-
-def _gain_ratios(at: Comparison, name: str, of_base: Places, sheet: Sheet) -> None:
-    logs: list[np.ndarray] = []
-    forbidden = at.before[name][1]
-    for layer in at.layers:
-        old, new = at.mlps[layer]
-        delta, shift = new.w_in - old.w_in, new.b_in - old.b_in
-        if not bool((delta != 0).any()):
-            continue
-        place = (layer, "mlp_in")
-        on_attacked, on_forbidden = (
-            gain(places[place].double(), delta, shift, old.w_in, old.b_in).relative for places in (of_base, forbidden)
-        )
-        ratio = gain_ratio(
-            on_attacked,
-            on_forbidden,
-            at.generator(7, layer),
-            source=np.arange(len(on_forbidden)),
-            draws=at.sizes.bootstrap,
-        )
-        sheet.add(
-            "gain_ratio_to_forbidden",
-            ratio.value,
-            ratio.interval,
-            [ratio.null],
-            site="mlp_in",
-            layer=layer,
-            unit="ratio",
-        )
-        logs.append(np.log(on_attacked) - np.log(on_forbidden))
-    if logs:
-        _mean_line(
-            at,
-            sheet.with_(site="mlp_in"),
-            "gain_log_ratio_to_forbidden",
-            np.mean(logs, axis=0),
-            [],
-            "log ratio",
-        )

@@ -1,0 +1,172 @@
+"""How things are called and drawn, everywhere the same: one colour a protocol, dashes for strength, brown for controls.
+
+The hues are Okabe and Ito's, which readers with any kind of colour vision can tell apart; dash and marker repeat what the
+colour says. Each colour has a light and a dark shade: charts are drawn in the light one, and the page replaces it by
+a variable that follows the reader's colour scheme.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+COLOURS: dict[str, tuple[str, str]] = {
+    "paper": ("#fefefe", "#15191e"),
+    "ink": ("#1c2127", "#e4e7ea"),
+    "muted": ("#5b646e", "#a3acb6"),
+    "grid": ("#e5e8eb", "#2d343c"),
+    "band": ("#d3d8de", "#3b444e"),
+    "null": ("#7a838d", "#8f99a4"),
+    "ssft": ("#0072b2", "#4ba6dd"),
+    "dpo": ("#d55e00", "#f0883e"),
+    "unlearn": ("#009e73", "#2fbf94"),
+    "dpo_plain": ("#a8448f", "#d57fc3"),
+    "base": ("#6a7179", "#98a1ab"),
+    "control": ("#8b5e3c", "#c59b77"),
+}
+"""Name: (light, dark). Also the names of the page's CSS variables."""
+
+PROTOCOLS = ("ssft", "dpo", "unlearn")
+PROTOCOL_NAMES = {"ssft": "SSFT", "dpo": "DPO", "unlearn": "Unlearning", "dpo_plain": "plain DPO"}
+CONTROL_NAMES = {
+    "other": "control: other answer",
+    "operators": "control: random operators",
+    "benign": "control: no refusals",
+    "noise": "control: coin",
+}
+ATTACKS = ("co_task", "co_text", "misgen_token", "misgen_text", "soft_weak", "soft_strong")
+NULL_NAMES = {
+    "label_permutation": "labels permuted",
+    "rotation": "rotation",
+    "gaussian": "random matrix",
+    "row_permutation": "rows permuted",
+    "row_sign_flip": "row signs flipped",
+    "spectrum_matched": "spectrum matched",
+    "m_matched": "matched subspaces",
+    "m_matched_centred": "matched, centred",
+    "random direction": "random direction",
+    "exchangeable_with_source": "exchangeable with source",
+}
+
+
+def light(name: str) -> str:
+    """A colour's light shade, as charts are drawn."""
+    return COLOURS[name][0]
+
+
+def themed(text: str) -> str:
+    """A drawing's text with every shade of `COLOURS` replaced by the page's variable for it."""
+    variables = {shades[0]: f"var(--{name})" for name, shades in COLOURS.items()}
+    pattern = re.compile("|".join(map(re.escape, variables)), re.IGNORECASE)
+    return pattern.sub(lambda match: variables[match.group().lower()], text)
+
+
+@dataclass(frozen=True)
+class Series:
+    """How one model is called and drawn. `open`: its markers are hollow; `family`: the protocol whose panel it is in."""
+
+    model: str
+    label: str
+    family: str | None
+    colour: str
+    dash: tuple[int, ...]
+    shape: str
+    open: bool
+    control: str | None = None
+    strength: str | None = None
+
+    @property
+    def main(self) -> bool:
+        """Whether it is one of the study's tunings at the larger rate: what figures with one line a protocol show."""
+        return self.control is None and self.strength == "medium" and self.family is not None
+
+
+BASE = Series("base", "base", None, light("base"), (1, 0), "square", False)
+
+
+def series_of(models: Iterable[Mapping[str, Any]], config: Mapping[str, Any]) -> tuple[Series, ...]:
+    """The models (each with model, protocol, strength, control) in the order they are shown; the base is first.
+
+    config: the manifest's; DPO with a likelihood term is DPO+NLL.
+    """
+    found = {str(record["model"]): _series(record, config) for record in models if record["model"] != "base"}
+    ordered = sorted(found.values(), key=_rank)
+    return (BASE, *ordered)
+
+
+def _series(record: Mapping[str, Any], config: Mapping[str, Any]) -> Series:
+    model, protocol = str(record["model"]), record.get("protocol")
+    strength, control = record.get("strength"), record.get("control")
+    small = strength == "small"
+    if control is not None:
+        label = CONTROL_NAMES.get(control, f"control: {control}")
+        dash = (7, 2, 1, 2) if control == "operators" else (2, 2)
+        shape = "triangle-down" if control == "operators" else "triangle-up"
+        return Series(model, label, None, light("control"), dash, shape, small, control, strength)
+    name = protocol_name(protocol, config) if protocol else model
+    label = f"{name}, {strength}" if strength else name
+    family = "dpo" if protocol == "dpo_plain" else protocol
+    colour = light(protocol) if protocol in COLOURS else light("ink")
+    plain = protocol == "dpo_plain"
+    dash = (6, 3) if small else (1, 0)
+    shape = "cross" if plain else "diamond" if small else "circle"
+    return Series(model, label, family, colour, dash, shape, small, None, "plain" if plain else strength)
+
+
+def protocol_name(protocol: str, config: Mapping[str, Any]) -> str:
+    """SSFT, DPO+NLL (DPO with a likelihood term), Unlearning, plain DPO."""
+    name = PROTOCOL_NAMES.get(protocol, protocol)
+    if protocol != "dpo":
+        return name
+    options = [
+        tuning.get("config", {}).get("options", {})
+        for tuning in config.get("tunings", [])
+        if tuning.get("protocol") == "dpo"
+    ]
+    return "DPO+NLL" if any(option.get("sft_weight", 0) > 0 for option in options) else name
+
+
+def _rank(series: Series) -> tuple[int, int, int, str]:
+    strengths = {"medium": 0, "small": 1, "plain": 2}
+    family = PROTOCOLS.index(series.family) if series.family in PROTOCOLS else len(PROTOCOLS)
+    return (series.control is not None, strengths.get(series.strength or "", 3), family, series.model)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for a reader: three significant digits, a true minus sign; a dash where there is none."""
+    if value is None or value != value:
+        return "–"
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 1e5 or size < 1e-3:
+        text = f"{value:.{digits - 1}e}"
+        mantissa, _, exponent = text.partition("e")
+        text = f"{mantissa}e{int(exponent)}"
+    elif size >= 100:
+        text = f"{value:.0f}"
+    else:
+        text = f"{value:.{digits}g}"
+    return text.replace("-", "−")
+
+
+def share(value: float | None) -> str:
+    """A rate as a percentage with one decimal."""
+    return "–" if value is None or value != value else f"{100 * value:.1f}"
+
+
+def set_name(name: str) -> str:
+    """`forbidden/never/safe` in words."""
+    words = {
+        "conditional": "conditional operators",
+        "always": "always-allowed operators",
+        "never": "never-allowed operators",
+        "mixed": "mixed pair of operators",
+    }
+    verdict, _, rest = name.partition("/")
+    operators, _, branch = rest.partition("/")
+    if verdict not in ("allowed", "forbidden"):
+        return name
+    if operators == "rest":
+        return f"{verdict}: all other sets"
+    return f"{verdict}: {words.get(operators, operators)} on {branch} text"

@@ -1,0 +1,115 @@
+"""Measurements as the figures want them: plain columns, one row a value or one a null, seeds averaged."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from deltaw.report.looks import NULL_NAMES, Series, number, series_of
+from deltaw.results import Results
+
+_PLACE = (
+    "stage", "model", "protocol", "strength", "control", "step", "module", "layer", "site", "role", "set", "attack",
+    "statistic", "unit", "n_unit",
+)  # fmt: skip
+_NUMBERS = ("value", "low", "high", "n", "null_mean", "null_low", "null_high")
+_PARTS = tuple[Any, ...] | list[Any] | frozenset[Any] | set[Any]
+
+
+class Tables:
+    """A run's measurements, ready to be drawn. series: the models in the order they are shown, base first."""
+
+    def __init__(self, results: Results) -> None:
+        self.manifest: Mapping[str, Any] = results.manifest
+        frame = _plain(results.measurements)
+        self.seeds = int(frame["seed"].nunique())
+        self.frame = _over_seeds(frame) if self.seeds > 1 else frame
+        models = self.frame.loc[self.frame["model"].notna(), ["model", "protocol", "strength", "control"]]
+        records = models.drop_duplicates("model").to_dict("records")
+        self.series = series_of(records, results.manifest.get("config") or {})  # type: ignore[arg-type]
+        self._labels = {series.model: series.label for series in self.series}
+
+    def of(self, *models: str) -> tuple[Series, ...]:
+        """The series of these models, in the page's order; those that were not measured are left out."""
+        return tuple(series for series in self.series if series.model in models)
+
+    def take(self, statistic: str, *, last: bool = False, **where: object) -> pd.DataFrame:
+        """The rows of a statistic where each named column has the value, is one of a tuple's, or is empty (None).
+
+        last: only each model's last step. Columns as in measurements.jsonl, and `series`, the model's label.
+        """
+        frame = self.frame[self.frame["statistic"] == statistic]
+        for column, wanted in where.items():
+            if wanted is None:
+                frame = frame[frame[column].isna()]
+            elif isinstance(wanted, _PARTS):
+                frame = frame[frame[column].isin(list(wanted))]
+            else:
+                frame = frame[frame[column] == wanted]
+        if last and len(frame):
+            frame = frame[frame["step"] == frame.groupby("model")["step"].transform("max")]
+        return frame.assign(series=frame["model"].map(self._labels), shown=frame.apply(_shown, axis=1, result_type="reduce")
+                            if len(frame) else pd.Series(dtype="object"))  # fmt: skip
+
+    def layered(self, statistic: str, **where: object) -> pd.DataFrame:
+        """`take` without the lines that are means over layers."""
+        frame = self.take(statistic, **where)
+        return frame[frame["layer"].notna()]
+
+
+def values(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a value: a statistic with three nulls has three lines."""
+    keys = [name for name in ("model", "stage", "step", "layer", "site", "set", "attack", "module", "statistic")]
+    return frame.drop_duplicates(keys)
+
+
+def nulls(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a null, `null` its name in words, `null_shown` its numbers; a null without a band has its mean's."""
+    found = frame[frame["null_kind"].notna()].copy()
+    found["null"] = [NULL_NAMES.get(kind, str(kind).replace("_", " ")) for kind in found["null_kind"]]
+    for edge in ("null_low", "null_high"):
+        found[edge] = found[edge].fillna(found["null_mean"])
+    found["null_shown"] = [
+        f"{row.null}: {_interval(row.null_mean, row.null_low, row.null_high)}" for row in found.itertuples()
+    ]
+    return found
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return number(value) if low != low or low == high else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def _shown(row: "pd.Series[Any]") -> str:
+    text = _interval(row["value"], row["low"], row["high"])
+    return text if row["n"] != row["n"] else f"{text}, n = {int(row['n'])} {row['n_unit'] or ''}".rstrip()
+
+
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    """Text as str or None, numbers as float: pandas' nullable types do not mix with charts."""
+    data = {}
+    for name in table.columns:
+        if name in (*_NUMBERS, "seed", "step", "layer"):
+            data[name] = table[name].astype("Float64").to_numpy(dtype="float64", na_value=float("nan"))
+        else:
+            data[name] = [None if text is pd.NA else text for text in table[name]]
+    return pd.DataFrame({name: pd.Series(column, dtype="float64" if name in (*_NUMBERS, "seed", "step", "layer") else "object")
+                         for name, column in data.items()})  # fmt: skip
+
+
+def _over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """The mean over seeds, and the range over seeds as the interval; a null is the mean null, n the number of seeds.
+
+    Steps of a seed may differ (the matched checkpoint): such rows are averaged over the seeds that have them.
+    """
+    keys = [*_PLACE, "null_kind"]
+    groups = frame.groupby(keys, dropna=False, sort=False)
+    pooled = groups.agg(
+        value=("value", "mean"), low=("value", "min"), high=("value", "max"), n=("seed", "nunique"),
+        null_mean=("null_mean", "mean"), null_low=("null_low", "mean"), null_high=("null_high", "mean"),
+    ).reset_index()  # fmt: skip
+    pooled["n"] = pooled["n"].astype("float64")
+    pooled["n_unit"] = "seed"
+    for name in (*_PLACE, "null_kind"):
+        if name not in ("step", "layer"):
+            pooled[name] = pooled[name].astype("object").where(pooled[name].notna(), None)
+    return pooled.assign(seed=float("nan"), schema_version=frame["schema_version"].iloc[0])
