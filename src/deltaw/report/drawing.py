@@ -19,7 +19,7 @@ class Figure:
     """A figure: panels that wrap, what it shows, how to read it, and the statistics it draws.
 
     name: of its file. title: what is shown, with units. caption: what the marks are, nulls included. width: of the widest
-    panel with its axis, in pixels. alt: what a reader who cannot see it should know; the title and caption if empty.
+    panel with its axis, in pixels.
     """
 
     name: str
@@ -29,7 +29,6 @@ class Figure:
     panels: tuple[alt.LayerChart, ...]
     columns: int = 3
     width: int = 345
-    alt: str = ""
 
     def chart(self, titled: bool = False) -> alt.ConcatChart:
         """The panels as one chart; titled: with the title in it, for a file that stands alone."""

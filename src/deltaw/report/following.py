@@ -1,13 +1,11 @@
 """Figures of behaviour: at the end beside the ceiling, under attack, and over training."""
 
-from collections.abc import Sequence
-
 import altair as alt
 import pandas as pd
 
 from deltaw.report.drawing import Figure, figure
 from deltaw.report.looks import ATTACKS, BASE, Series, light, set_name
-from deltaw.report.panels import Axis, curves, domain_of, dots, rule
+from deltaw.report.panels import WIDTH, Axis, curves, domain_of, dots, rule
 from deltaw.report.tables import Tables, values
 
 SHARE = Axis("share of prompts", (-0.02, 1.02), (0, 0.25, 0.5, 0.75, 1), "%")
@@ -128,8 +126,7 @@ def tuning_curves(tables: Tables) -> Figure | None:
         if frame.empty:
             continue
         frame = frame.assign(
-            series=[_line(name) for name in frame["set"]], kind=frame["set"].map(set_name), x=frame["step"], at=frame["step"],
-            low=float("nan"), high=float("nan"),
+            series=[_line(name) for name in frame["set"]], kind=frame["set"].map(set_name), x=frame["step"],
         )  # fmt: skip
         steps = Axis("update", domain_of(frame["x"]))
         panels.append(_set_curves(frame, one, steps, SHARE))
@@ -152,56 +149,31 @@ def _line(name: str) -> str:
 
 
 def _set_curves(frame: pd.DataFrame, one: Series, axis_x: Axis, axis_y: Axis) -> alt.LayerChart:
-    """One model's panel: several sets share a look, so lines are told apart by the set as a detail."""
-    looks = [
-        Series("", _LINES[0], None, light("ink"), (1, 0), "circle", False),
-        Series("", _LINES[1], None, light("muted"), (5, 3), "triangle-up", True),
-    ]
-    under = []
-    for conditional in (False, True):
-        part = frame[frame["set"].str.contains("/conditional/") == conditional]
-        for name in sorted(part["set"].unique()):
-            data = part.loc[part["set"] == name, ["x", "value", "series"]].sort_values("x").round(4)
-            dash = looks[_LINES.index(data["series"].iloc[0])].dash
-            # A layer a set: the detail channel would split the markers' layer too.
-            under.append(
-                alt.layer(
-                    alt.Chart(data)
-                    .mark_line(
-                        color=one.colour, strokeDash=list(dash), strokeWidth=2.2 if conditional else 1,
-                        opacity=1 if conditional else 0.55,
-                    )
-                    .encode(x=alt.X("x:Q", scale=axis_x.scale()), y=alt.Y("value:Q", scale=axis_y.scale()))
-                )
-            )  # fmt: skip
-    recoloured = [
-        Series("", look.label, None, one.colour, look.dash, look.shape, look.open) for look in looks
-    ]
-    return markers(frame, recoloured, one.label, axis_x, axis_y, under)
-
-
-def markers(
-    frame: pd.DataFrame, looks: Sequence[Series], title: str, axis_x: Axis, axis_y: Axis, under: Sequence[alt.LayerChart]
-) -> alt.LayerChart:  # fmt: skip
-    """Markers without lines, over `under`."""
-    data = frame[["x", "value", "series", "kind", "shown"]].assign(at=frame["x"])
-    fills = [light("paper") if s == _LINES[1] else looks[0].colour for s in data["series"]]
-    scale = alt.Scale(domain=[one.label for one in looks], range=[one.shape for one in looks])
-    legend = alt.Legend(title=None, symbolStrokeColor=light("ink"), symbolFillColor="transparent")
-    tooltip = [alt.Tooltip("kind:N", title="set"), alt.Tooltip("series:N", title="what"),
-               alt.Tooltip("at:Q", title="update"), alt.Tooltip("shown:N", title="value")]  # fmt: skip
-    dots_ = (
-        alt.Chart(data.assign(fill=fills))
-        .mark_point(size=26, stroke=looks[0].colour, strokeWidth=1.1, opacity=1)
-        .encode(
-            x=alt.X("x:Q", scale=axis_x.scale(), axis=axis_x.axis(grid=False)),
-            y=alt.Y("value:Q", scale=axis_y.scale(), axis=axis_y.axis()),
-            shape=alt.Shape("series:N", scale=scale, legend=legend),
-            fill=alt.Fill("fill:N", scale=None),
-            tooltip=tooltip,
-        )
-    )
-    return alt.layer(*under, dots_).properties(title=title, width=268, height=150)
+    """One model's panel: a line a set; dash and marker tell the verdict, width whether operators are conditional."""
+    conditional = frame["set"].str.contains("/conditional/")
+    hollow = frame["series"] == _LINES[1]
+    data = frame[["x", "value", "series", "set", "kind", "shown"]].assign(
+        value=frame["value"].round(4), width=[2.2 if yes else 1.0 for yes in conditional],
+        shade=[1.0 if yes else 0.6 for yes in conditional], fill=[light("paper") if yes else one.colour for yes in hollow],
+    )  # fmt: skip
+    x = alt.X("x:Q", scale=axis_x.scale(), axis=axis_x.axis(grid=False))
+    y = alt.Y("value:Q", scale=axis_y.scale(), axis=axis_y.axis())
+    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=list(_LINES), range=[[1, 0], [5, 3]]), legend=None)
+    key = alt.Legend(title=None, symbolStrokeColor=light("ink"), symbolFillColor="transparent")
+    shape = alt.Shape("series:N", scale=alt.Scale(domain=list(_LINES), range=["circle", "triangle-up"]), legend=key)
+    chart = alt.Chart(data)
+    lines = chart.mark_line(color=one.colour).encode(
+        x=x, y=y, detail="set:N", strokeDash=dash, strokeWidth=alt.StrokeWidth("width:Q", scale=None),
+        opacity=alt.Opacity("shade:Q", scale=None),
+    )  # fmt: skip
+    marks = chart.mark_point(size=24, stroke=one.colour, strokeWidth=1.1, opacity=1).encode(
+        x=x, y=y, shape=shape, fill=alt.Fill("fill:N", scale=None),
+        tooltip=[
+            alt.Tooltip("kind:N", title="set"), alt.Tooltip("series:N", title="what"),
+            alt.Tooltip("x:Q", title="update"), alt.Tooltip("shown:N", title="value"),
+        ],
+    )  # fmt: skip
+    return alt.layer(lines, marks).properties(title=one.label, width=WIDTH, height=150)
 
 
 def losses(tables: Tables) -> Figure | None:

@@ -179,7 +179,9 @@ def curves(
         whiskers = alt.Chart(with_interval).mark_rule(strokeWidth=1.2, opacity=0.75)
         layers.append(whiskers.encode(x=x, y=low, y2="high:Q", color=looks["color"]))
     if marks:
-        stroke = alt.Stroke("series:N", scale=looks["color"].scale, legend=None)
+        stroke = alt.Stroke(
+            "series:N", scale=alt.Scale(domain=list(fills), range=[one.colour for one in series]), legend=None
+        )
         fill = alt.Fill("fill:N", scale=None, legend=None)
         dots_ = chart.mark_point(size=38, strokeWidth=1.4, opacity=1).encode(
             x=x, y=y, stroke=stroke, fill=fill, shape=_shape(series), tooltip=_tooltips(data, axis_x.title)
@@ -234,3 +236,58 @@ def dots(
         ),
     ]  # fmt: skip
     return alt.layer(*layers, *under).properties(title=title, width=width, height=height)
+
+
+def bars(
+    frame: pd.DataFrame, null: pd.DataFrame, kinds: Sequence[str], one: Series, axis_y: Axis
+) -> alt.LayerChart:
+    """Bars by layer, a bar a kind, in shades of one model's colour. frame: layer, kind, value, low, high, shown."""
+    shades = dict(zip(kinds, (1.0, 0.62, 0.32, 0.08), strict=False))
+    data = _slim(
+        frame.assign(shade=frame["kind"].map(shades), at=frame["layer"]),
+        "layer", "at", "kind", "value", "low", "high", "shown", "shade",
+    )  # fmt: skip
+    chart = alt.Chart(data, width=WIDTH, height=HEIGHT)
+    x = alt.X("layer:O", axis=alt.Axis(title="layer", labelAngle=0), scale=alt.Scale(paddingInner=0.25))
+    offset = alt.XOffset("kind:N", sort=list(kinds), scale=alt.Scale(domain=list(kinds)))
+    key = alt.Legend(title=None, symbolFillColor=light("ink"), symbolStrokeColor=light("ink"), symbolType="square")
+    shade = alt.FillOpacity("kind:N", scale=alt.Scale(domain=list(kinds), range=[shades[kind] for kind in kinds]), legend=key)
+    scale, axis = axis_y.scale(), axis_y.axis()
+    low = alt.Y("low:Q", scale=scale, axis=axis)
+    layers: list[Any] = [
+        chart.mark_bar(fill=one.colour, stroke=one.colour, strokeWidth=1).encode(
+            x=x, xOffset=offset, y=alt.Y("value:Q", scale=scale, axis=axis), fillOpacity=shade, tooltip=_tooltips(data, "layer")
+        ),
+        chart.mark_rule(color=light("ink"), strokeWidth=1.2).encode(x=x, xOffset=offset, y=low, y2="high:Q"),
+    ]  # fmt: skip
+    if len(null):
+        bands = _slim(null.assign(at=null["layer"]), "layer", "at", "kind", "null_mean", "null_low", "null_high", "null_shown")
+        base = alt.Chart(bands, width=WIDTH, height=HEIGHT)
+        edge = alt.Y("null_low:Q", scale=scale, axis=axis)
+        band = base.mark_rule(color=light("band"), strokeWidth=5, opacity=0.85).encode(x=x, xOffset=offset, y=edge, y2="null_high:Q")
+        mean = base.mark_tick(color=light("muted"), thickness=2, width=9).encode(
+            x=x, xOffset=offset, y=alt.Y("null_mean:Q", scale=scale, axis=axis), tooltip=_tooltips(bands[["null_shown"]])
+        )  # fmt: skip
+        layers[1:1] = [band, mean]
+    return alt.layer(*layers).properties(title=one.label, width=WIDTH, height=HEIGHT)
+
+
+def points(
+    frame: pd.DataFrame, series: Sequence[Series], shapes: dict[str, str], title: str, axis_x: Axis, axis_y: Axis
+) -> alt.LayerChart:
+    """A mark a model and attack. frame: at (x), value (y), series, attack, shown."""
+    looks = {one.label: one for one in series}
+    data = _slim(frame, "at", "value", "series", "attack", "shown").assign(
+        stroke=[looks[name].colour for name in frame["series"]],
+        fill=[light("paper") if looks[name].open else looks[name].colour for name in frame["series"]],
+    )
+    there = [attack for attack in shapes if attack in set(frame["attack"])]
+    key = alt.Legend(title="attack", symbolStrokeColor=light("ink"), symbolFillColor="transparent")
+    tooltip = [alt.Tooltip("series:N", title="model"), alt.Tooltip("attack:N"), alt.Tooltip("at:Q", title=axis_x.title),
+               alt.Tooltip("shown:N", title="success")]  # fmt: skip
+    chart = alt.Chart(data).mark_point(size=60, strokeWidth=1.5, opacity=1).encode(
+        x=alt.X("at:Q", scale=axis_x.scale(), axis=axis_x.axis()), y=alt.Y("value:Q", scale=axis_y.scale(), axis=axis_y.axis()),
+        stroke=alt.Stroke("stroke:N", scale=None), fill=alt.Fill("fill:N", scale=None),
+        shape=alt.Shape("attack:N", scale=alt.Scale(domain=there, range=[shapes[a] for a in there]), legend=key), tooltip=tooltip,
+    )  # fmt: skip
+    return alt.layer(chart).properties(title=title, width=WIDTH, height=WIDTH * 3 // 4)

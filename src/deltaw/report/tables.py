@@ -13,7 +13,7 @@ _PLACE = (
     "statistic", "unit", "n_unit",
 )  # fmt: skip
 _NUMBERS = ("value", "low", "high", "n", "null_mean", "null_low", "null_high")
-_PARTS = tuple[Any, ...] | list[Any] | frozenset[Any] | set[Any]
+_SEVERAL = (tuple, list, set, frozenset)
 
 
 class Tables:
@@ -42,7 +42,7 @@ class Tables:
         for column, wanted in where.items():
             if wanted is None:
                 frame = frame[frame[column].isna()]
-            elif isinstance(wanted, _PARTS):
+            elif isinstance(wanted, _SEVERAL):
                 frame = frame[frame[column].isin(list(wanted))]
             else:
                 frame = frame[frame[column] == wanted]

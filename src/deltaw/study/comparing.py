@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from deltaw.analysis import ColumnBasis, column_basis
+from deltaw.analysis import ColumnBasis, Separation, column_basis, separation
 from deltaw.model import Transformer, activations, mlp
 from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, percentile_interval
 from deltaw.study.recipes import Sizes
@@ -49,32 +49,75 @@ def read(model: Transformer, world: World, prompts: Prompts) -> Places:
     return activations(model, as_batch(encoded), ("mlp_in", *SITES), range(model.config.layers))
 
 
-class Comparison:
-    """A base and a tuned model with the contrasts' activations in both: what every observation reads."""
+class BaseSide:
+    """What each checkpoint of a tuned model is compared with: the base model's side, computed once, as needed."""
 
-    def __init__(
-        self, base: Transformer, tuned: Transformer, world: World, pairs: tuple[Contrast, ...],
-        before: dict[str, tuple[Places, Places]], sizes: Sizes, seed: int, last: bool,
-    ) -> None:  # fmt: skip
-        self.base, self.tuned, self.world, self.pairs, self.before = base, tuned, world, pairs, before
-        self.sizes, self.seed, self.last = sizes, seed, last
-        chosen = pairs if last else pairs[:1]
-        self.after = {c.name: (read(tuned, world, c.allowed), read(tuned, world, c.forbidden)) for c in chosen}
+    def __init__(self, base: Transformer, world: World, sizes: Sizes, seed: int) -> None:
+        self.model, self.world, self.sizes, self.seed = base, world, sizes, seed
         self.layers = range(base.config.layers)
-        self.mlps = [(mlp(base, layer).double(), mlp(tuned, layer).double()) for layer in self.layers]
+        self.contrasts = {contrast.name: contrast for contrast in contrasts(world, sizes.contrast, seed)}
+        self.mlps = [mlp(base, layer).double() for layer in self.layers]
+        self.bases: list[ColumnBasis] = [column_basis(weights.w_in) for weights in self.mlps]
+        self._activations: dict[object, Places] = {}
+        self._separations: dict[object, Separation] = {}
 
     def generator(self, *words: int) -> np.random.Generator:
         """Equal words, equal generators: base and tuned models get the same folds and permutations."""
         return np.random.default_rng([self.seed, *words])
 
+    def contrast(self, name: str) -> tuple[Places, Places]:
+        """Activations on the allowed and the forbidden prompts of a contrast."""
+        found = self.contrasts[name]
+        return self.activations((name, "allowed"), found.allowed), self.activations(
+            (name, "forbidden"), found.forbidden
+        )
+
+    def activations(self, key: object, prompts: Prompts) -> Places:
+        """Activations on prompts, read once for each key."""
+        if key not in self._activations:
+            self._activations[key] = read(self.model, self.world, prompts)
+        return self._activations[key]
+
+    def separation(self, name: str, site: int, layer: int, draws: int, bootstrap: int) -> Separation:
+        """How far apart the base model's clusters are already, computed once for each argument."""
+        key = (name, site, layer, draws, bootstrap)
+        if key not in self._separations:
+            self._separations[key] = separate(self, self.contrast(name), site, layer, draws, bootstrap)
+        return self._separations[key]
+
+
+def separate(
+    before: BaseSide, places: tuple[Places, Places], site: int, layer: int, draws: int, bootstrap: int
+) -> Separation:
+    """Separation of (allowed, forbidden) activations at one place, on the folds that both models share."""
+    allowed, forbidden = (found[(layer, SITES[site])] for found in places)
+    generator = before.generator(1, site, layer)
+    return separation(allowed, forbidden, generator, paired=True, null_draws=draws, bootstrap_draws=bootstrap)
+
+
+class Comparison:
+    """One checkpoint of a tuned model beside the base model: what every observation reads.
+
+    Earlier checkpoints take the primary contrast only, and a quarter of the draws behind nulls and intervals.
+    """
+
+    def __init__(self, before: BaseSide, tuned: Transformer, last: bool) -> None:
+        self.before, self.tuned, self.last = before, tuned, last
+        self.layers, self.generator = before.layers, before.generator
+        share = 1 if last else 4
+        self.draws, self.bootstrap = before.sizes.draws // share, before.sizes.bootstrap // share
+        self.names = (PRIMARY, SECONDARY) if last else (PRIMARY,)
+        self.after = {name: self._read(before.contrasts[name]) for name in self.names}
+        self.mlps = [(before.mlps[layer], mlp(tuned, layer).double()) for layer in self.layers]
+
+    def _read(self, contrast: Contrast) -> tuple[Places, Places]:
+        world = self.before.world
+        return read(self.tuned, world, contrast.allowed), read(self.tuned, world, contrast.forbidden)
+
     def update(self, layer: int) -> tuple[Tensor, Tensor]:
         """(ΔW, W) of the MLP's first matrix."""
         old, new = self.mlps[layer]
         return new.w_in - old.w_in, old.w_in
-
-    def basis(self, layer: int) -> ColumnBasis:
-        """C(W) of the base model's first MLP matrix."""
-        return column_basis(self.mlps[layer][0].w_in)
 
 
 def mean_null(nulls: list[Null]) -> Null:
@@ -90,7 +133,7 @@ def mean_null(nulls: list[Null]) -> Null:
     return Null(kind, mean, mean - low, mean + high)
 
 
-def add_mean(at: Comparison, sheet: Sheet, statistic: str, values: FloatArray, nulls: list[Null], unit: str) -> None:
+def add_mean(at: Comparison, sheet: Sheet, statistic: str, values: FloatArray, nulls: list[Null]) -> None:
     """One line: the mean of values (N,), one a prompt or pair, with its bootstrap interval."""
-    means = bootstrap_means([values], at.generator(13), draws=at.sizes.bootstrap)
-    sheet.add(statistic, float(values.mean()), percentile_interval(means[:, 0]), nulls, unit=unit)
+    means = bootstrap_means([values], at.generator(13), draws=at.bootstrap)
+    sheet.add(statistic, float(values.mean()), percentile_interval(means[:, 0]), nulls)

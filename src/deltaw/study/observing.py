@@ -7,10 +7,8 @@ Lines without `layer` are means over the layers: what the claims read.
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from deltaw.analysis import (
-    ColumnBasis,
     Separation,
     difference_of_differences,
     gain,
@@ -20,13 +18,12 @@ from deltaw.analysis import (
     null_energy_nulls,
     null_profile,
     row_contrast,
-    separation,
     update_spectrum,
 )
 from deltaw.model import load
 from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, percentile_interval
 from deltaw.study.acting import observe_attacks, observe_function
-from deltaw.study.comparing import SITES, Comparison, Places, add_mean, contrasts, mean_null, read
+from deltaw.study.comparing import SITES, BaseSide, Comparison, Places, add_mean, mean_null, separate
 from deltaw.study.making import SeedConfig, last_model, step_directory, tuned_fields
 from deltaw.study.recipes import Tuned
 from deltaw.study.sheet import Sheet, present
@@ -34,7 +31,7 @@ from deltaw.study.stage import StageContext
 from deltaw.world import World
 
 TOP_K = 8  # right singular vectors of ΔW whose energy is compared
-CURVE_POINTS = 17
+PROFILE_VECTORS, CURVE_POINTS = 32, 17  # at the last checkpoint; fewer at earlier ones
 
 
 @dataclass(frozen=True)
@@ -50,24 +47,16 @@ def analyse(context: StageContext) -> None:
     """Observations 1, 2, 3 and 5, the function and the spectrum of ΔW, at each checkpoint; nulls at the last."""
     config: AnalysisConfig = context.config
     shared = config.shared
-    world, seed, sizes = World(shared.world), shared.seed, shared.sizes
     base, _ = last_model(context.inputs["base"])
-    pairs = contrasts(world, sizes.contrast, seed)
-    before = {c.name: (read(base, world, c.allowed), read(base, world, c.forbidden)) for c in pairs}
-    sheet = Sheet(stage="analysis", **tuned_fields(config.tuned, seed), role="last_prompt")
+    before = BaseSide(base, World(shared.world), shared.sizes, shared.seed)
+    sheet = Sheet(stage="analysis", **tuned_fields(config.tuned, shared.seed), role="last_prompt")
     steps = [step for step in config.checkpoints if step > 0]
     for number, step in enumerate(steps):
         tuned, _ = load(step_directory(context.inputs["tuned"], step))
-        at = Comparison(base, tuned, world, pairs, before, sizes, seed, last=step == steps[-1])
+        at = Comparison(before, tuned, last=step == steps[-1])
         view = sheet.with_(step=step)
-        observe_weights(at, view)
-        observe_clusters(at, view)
-        observe_gain(at, view)
-        if at.last:
-            context.report(number + 0.3, len(steps), "function")
-            observe_function(at, view)
-            context.report(number + 0.6, len(steps), "attacks")
-            observe_attacks(at, view)
+        for observe in (observe_weights, observe_clusters, observe_gain, observe_function, observe_attacks):
+            observe(at, view)
         context.report(number + 1, len(steps), f"step {step}")
     sheet.write(context.out)
 
@@ -79,7 +68,7 @@ def observe_weights(at: Comparison, sheet: Sheet) -> None:
     sizes: list[float] = []
     for layer in at.layers:
         delta, weight = at.update(layer)
-        basis = at.basis(layer)
+        basis = at.before.bases[layer]
         view = sheet.with_(layer=layer, module=f"blocks.{layer}.mlp.in_proj", role=None)
         spectrum = present(update_spectrum(delta, weight))
         if spectrum is None:
@@ -94,12 +83,11 @@ def observe_weights(at: Comparison, sheet: Sheet) -> None:
         energy = present(null_energy(delta, basis))
         if energy is None:
             continue
-        found = present(null_energy_nulls(delta, basis, at.generator(2, layer), at.sizes.draws)) if at.last else ()
+        found = present(null_energy_nulls(delta, basis, at.generator(2, layer), at.draws)) or ()
         energies.append(energy)
         nulls.append(found)
         view.add("null_energy_left", energy, nulls=found, unit="share of energy")
-        if at.last:
-            _profile(delta, weight, basis, view)
+        _profile(at, layer, view)
     whole = sheet.with_(module="mlp.in_proj", role=None)
     if sizes:
         whole.add(
@@ -119,18 +107,19 @@ def observe_weights(at: Comparison, sheet: Sheet) -> None:
             n=len(energies),
             n_unit="layer",
         )
-    if at.last:
-        _budget(at, sheet.with_(role=None))
+    _budget(at, sheet.with_(role=None))
 
 
-def _profile(delta: Tensor, weight: Tensor, basis: ColumnBasis, sheet: Sheet) -> None:
-    profile = present(null_profile(delta, basis, k=32))
+def _profile(at: Comparison, layer: int, sheet: Sheet) -> None:
+    (delta, weight), basis = at.update(layer), at.before.bases[layer]
+    vectors, points = (PROFILE_VECTORS, CURVE_POINTS) if at.last else (PROFILE_VECTORS // 4, CURVE_POINTS // 2 + 1)
+    profile = present(null_profile(delta, basis, k=vectors))
     if profile is not None:
         for number, (sigma, y) in enumerate(zip(profile.sigma, profile.y, strict=True)):
             name = f"vector={number + 1:03d}"
             sheet.add("null_profile", y, nulls=[profile.chance], unit="norm", set=name)
             sheet.add("singular_value", sigma, unit="weight", set=name)
-    ks = np.unique(np.linspace(0, basis.k, CURVE_POINTS).round().astype(int))
+    ks = np.unique(np.linspace(0, basis.k, points).round().astype(int))
     curve = present(null_curve(delta, weight, ks.tolist()))
     if curve is not None:
         for k, rho, chance in zip(curve.ks, curve.rho, curve.chance, strict=True):
@@ -139,7 +128,7 @@ def _profile(delta: Tensor, weight: Tensor, basis: ColumnBasis, sheet: Sheet) ->
 
 
 def _budget(at: Comparison, sheet: Sheet) -> None:
-    budget = present(module_budget(at.base.state_dict(), at.tuned.state_dict()))
+    budget = present(module_budget(at.before.model.state_dict(), at.tuned.state_dict()))
     if budget is None:
         return
     for kind, share in budget.kinds.items():
@@ -149,21 +138,15 @@ def _budget(at: Comparison, sheet: Sheet) -> None:
 
 def observe_clusters(at: Comparison, sheet: Sheet) -> None:
     """Observation 1: separation in both models and the difference of their differences, by site and layer."""
-    for name, (after_allowed, after_forbidden) in at.after.items():
+    for name, after in at.after.items():
         for number, site in enumerate(SITES):
-            found: list[tuple[Separation, Separation]] = []
-            for layer in at.layers:
-                before = at.before[name]
-                place = (layer, site)
-                draws = at.sizes.draws if at.last else 0
-                both = [
-                    separation(
-                        allowed[place], forbidden[place], at.generator(1, number, layer), paired=True,
-                        null_draws=draws, bootstrap_draws=at.sizes.bootstrap,
-                    )
-                    for allowed, forbidden in (before, (after_allowed, after_forbidden))
-                ]  # fmt: skip
-                found.append((both[0], both[1]))
+            found = [
+                (
+                    at.before.separation(name, number, layer, at.draws, at.bootstrap),
+                    separate(at.before, after, number, layer, at.draws, at.bootstrap),
+                )
+                for layer in at.layers
+            ]
             _write_clusters(at, found, sheet.with_(set=name, site=site))
 
 
@@ -178,7 +161,7 @@ CLUSTER_UNITS = {
 def _write_clusters(at: Comparison, found: list[tuple[Separation, Separation]], sheet: Sheet) -> None:
     count = {"n": len(found[0][1].allowed), "n_unit": "pair"}
     for layer, (before, after) in enumerate(found):
-        changes = difference_of_differences(before, after, at.generator(11, layer), draws=at.sizes.bootstrap)
+        changes = difference_of_differences(before, after, at.generator(11, layer), draws=at.bootstrap)
         for statistic, unit in CLUSTER_UNITS.items():
             view = sheet.with_(layer=layer, unit=unit, **count)
             for suffix, model in (("", after), ("_base", before)):
@@ -206,7 +189,7 @@ def _cluster_claims(at: Comparison, found: list[tuple[Separation, Separation]], 
         (after.nulls[name].draws, before.nulls[name].draws) if after.nulls else (None, None) for before, after in found
     ]
     for statistic, pairs in kinds.items():
-        means = bootstrap_means([pairs], at.generator(12), draws=at.sizes.bootstrap)
+        means = bootstrap_means([pairs], at.generator(12), draws=at.bootstrap)
         nulls = []
         if all(a is not None and b is not None for a, b in draws) and draws:
             shifts = np.array([a - b for a, b in draws if a is not None and b is not None])
@@ -226,18 +209,18 @@ def observe_gain(at: Comparison, sheet: Sheet) -> None:
             if not bool((delta != 0).any()):
                 continue
             view = sheet.with_(set=name, site="mlp_in", layer=layer)
-            for suffix, (allowed, forbidden) in (("", at.before[name]), ("_in_situ", after)):
+            for suffix, (allowed, forbidden) in (("", at.before.contrast(name)), ("_in_situ", after)):
                 logs[suffix].append(_gains(at, layer, allowed, forbidden, suffix, view))
             if at.last:
                 place = (layer, "mlp_in")
-                allowed, forbidden = at.before[name]
+                allowed, forbidden = at.before.contrast(name)
                 contrast = row_contrast(
                     forbidden[place],
                     allowed[place],
                     delta,
                     TOP_K,
                     at.generator(3, layer),
-                    draws=at.sizes.draws,
+                    draws=at.draws,
                 )
                 rows.append(contrast.forbidden - contrast.allowed)
                 row_nulls.append(contrast.nulls)
@@ -245,13 +228,14 @@ def observe_gain(at: Comparison, sheet: Sheet) -> None:
                     "row_energy_difference", contrast.value, contrast.interval, contrast.nulls,
                     unit="share of energy", n=len(contrast.allowed), n_unit="pair",
                 )  # fmt: skip
-        view = sheet.with_(set=name, site="mlp_in", n=at.sizes.contrast, n_unit="pair")
+        view = sheet.with_(set=name, site="mlp_in", n=at.before.sizes.contrast, n_unit="pair")
         for suffix, values in logs.items():
             if values:
-                add_mean(at, view, f"gain_log_ratio{suffix}", np.mean(values, axis=0), [], "log ratio")
+                add_mean(at, view.with_(unit="log ratio"), f"gain_log_ratio{suffix}", np.mean(values, axis=0), [])
         if rows:
             over_layers = [mean_null(list(kind)) for kind in zip(*row_nulls, strict=True)]
-            add_mean(at, view, "row_energy_difference", np.mean(rows, axis=0), over_layers, "share of energy")
+            energy = view.with_(unit="share of energy")
+            add_mean(at, energy, "row_energy_difference", np.mean(rows, axis=0), over_layers)
 
 
 def _gains(at: Comparison, layer: int, allowed: Places, forbidden: Places, suffix: str, sheet: Sheet) -> FloatArray:
@@ -263,7 +247,7 @@ def _gains(at: Comparison, layer: int, allowed: Places, forbidden: Places, suffi
         found[verdict] = gain(a, new.w_in - old.w_in, new.b_in - old.b_in, old.w_in, old.b_in)
         for kind in ("relative", "absolute"):
             values = getattr(found[verdict], kind)
-            means = bootstrap_means([values], at.generator(14), draws=at.sizes.bootstrap)
+            means = bootstrap_means([values], at.generator(14), draws=at.bootstrap)
             view = sheet.with_(set=f"{sheet.shared['set']}/{verdict}", n=len(values), n_unit="prompt", unit="ratio")
             view.add(f"gain_{kind}{suffix}", float(values.mean()), percentile_interval(means[:, 0]))
     return np.asarray(np.log(found["forbidden"].relative) - np.log(found["allowed"].relative))

@@ -1,0 +1,64 @@
+"""All figures of a report, section by section. A figure whose measurements a study lacks is named as missing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from deltaw.report import acting, following, observations
+from deltaw.report.drawing import Figure
+from deltaw.report.tables import Tables
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its figures, and what could not be drawn."""
+
+    id: str
+    figures: tuple[Figure, ...]
+    missing: tuple[str, ...]
+
+
+_Make = Callable[[Tables], Figure | None]
+SECTIONS: dict[str, tuple[tuple[str, _Make], ...]] = {
+    "behaviour": (("behaviour at the end", following.behaviour), ("attack success", following.attacks)),
+    "training": (
+        ("the base model's training", following.base_training),
+        ("behaviour over tuning", following.tuning_curves),
+        ("objectives over tuning", following.losses),
+    ),
+    "clusters": (
+        ("separation by layer at mlp_post", observations.clusters),
+        ("separation by layer at resid_out", partial(observations.clusters, site="resid_out")),
+        ("separation over checkpoints", observations.cluster_changes),
+    ),
+    "null-space": (
+        ("energy in the null space", observations.null_energy),
+        ("profile of the null space", observations.profile),
+        ("energy over the size of the column space", observations.energy_curve),
+        ("size and rank of the update", observations.sizes),
+    ),
+    "row-space": (
+        ("forbidden against allowed, mean over layers", acting.gain_ratios),
+        ("gain by layer", acting.gains),
+        ("row energy by layer", acting.row_energy),
+    ),
+    "function": (("change of the MLPs' outputs", acting.effects), ("update by module", acting.budget)),
+    "attacks": (
+        ("position and gain of attacked prompts", acting.positions),
+        ("success against position and gain", acting.against_success),
+        ("co_text by length", acting.unsafe_side),
+    ),
+}
+
+
+def sections(tables: Tables) -> dict[str, Section]:
+    """Every section by id; a section of which nothing was measured has no figures."""
+    found = {}
+    for name, makers in SECTIONS.items():
+        drawn = [(what, make(tables)) for what, make in makers]
+        found[name] = Section(
+            name,
+            tuple(figure for _, figure in drawn if figure is not None),
+            tuple(what for what, figure in drawn if figure is None),
+        )
+    return found
