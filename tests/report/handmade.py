@@ -60,10 +60,17 @@ class Maker:
             low, high = max(0.0, rate - 0.01), min(1.0, rate + 0.01)
             self.lines.append(
                 Measurement(
-                    seed=self.seed, statistic=f"{kind}_rate", value=rate, low=low, high=high, unit="share",
-                    n=2000, n_unit="prompt", **fields,
+                    seed=self.seed,
+                    statistic=f"{kind}_rate",
+                    value=rate,
+                    low=low,
+                    high=high,
+                    unit="share",
+                    n=2000,
+                    n_unit="prompt",
+                    **fields,
                 )
-            )  # fmt: skip
+            )
 
 
 def measurements(seed: int = 0) -> list[Measurement]:
@@ -154,7 +161,9 @@ def _analysis(maker: Maker, size: float, fields: dict[str, Any]) -> None:
         where = {**fields, "layer": layer, "module": module}
         maker.add("update_relative_norm", 0.08 * size, **where)
         kinds = [("rotation", 0.75, 0.01), ("row_permutation", 0.74, 0.01), ("row_sign_flip", 0.78, 0.008)]
-        maker.add("null_energy_left", 0.75 + 0.1 * size, None, [*kinds, ("gaussian", 0.75, 0.01)] if last else [], **where)
+        maker.add(
+            "null_energy_left", 0.75 + 0.1 * size, None, [*kinds, ("gaussian", 0.75, 0.01)] if last else [], **where
+        )
         if layer is not None:
             maker.add("cosine_with_weight", -0.05 * size, None, [("gaussian", 0.0, 0.01)], **where)
             maker.add("stable_rank", 4 + layer, **where)
@@ -169,7 +178,14 @@ def _weights(maker: Maker, size: float, fields: dict[str, Any]) -> None:
             maker.add("null_profile", 0.86 + 0.05 * size, None, [("random direction", 0.86, 0.03)], set=name, **where)
         for k in (0, 32, 64, 96, 128):
             chance = 1 - k / 512
-            maker.add("null_energy_curve", min(1, chance + 0.05 * size), None, [("rotation", chance, 0)], set=f"k={k:03d}", **where)
+            maker.add(
+                "null_energy_curve",
+                min(1, chance + 0.05 * size),
+                None,
+                [("rotation", chance, 0)],
+                set=f"k={k:03d}",
+                **where,
+            )
         inside = {**fields, "layer": layer, "role": "last_prompt", "n": 512}
         kinds = [("m_matched", 0.0, 0.03), ("m_matched_centred", 0.01, 0.04)]
         maker.add("row_energy_difference", 0.1 * size, 0.02, kinds, site="mlp_in", set="contrast/conditional", **inside)
@@ -177,9 +193,14 @@ def _weights(maker: Maker, size: float, fields: dict[str, Any]) -> None:
             for verdict in ("allowed", "forbidden"):
                 null = [("row_sign_flip", 0.3, 0.05)] if verdict == "forbidden" else []
                 maker.add(
-                    f"effect_share_{source}", share, 0.02, null, site="mlp_out",
-                    set=f"contrast/conditional/{verdict}", **inside,
-                )  # fmt: skip
+                    f"effect_share_{source}",
+                    share,
+                    0.02,
+                    null,
+                    site="mlp_out",
+                    set=f"contrast/conditional/{verdict}",
+                    **inside,
+                )
     kinds = [("m_matched", 0.0, 0.02)]
     maker.add("row_energy_difference", 0.1 * size, 0.02, kinds, site="mlp_in", set="contrast/conditional", **fields)
     for module, share, parameters in (("mlp_in", 0.5, 0.33), ("mlp_out", 0.3, 0.33), ("attn_qkv", 0.2, 0.34)):
@@ -198,8 +219,15 @@ def _attacks(maker: Maker, size: float, fields: dict[str, Any]) -> None:
                 for site in ("mlp_post", "resid_out"):
                     maker.add("position", 0.5 * size, 0.05, null, layer=layer, site=site, **here)
                 if layer is not None:
-                    maker.add("gain_ratio_to_forbidden", 1 - 0.3 * size, 0.05, [("exchangeable_with_source", 1.0, 0.04)],
-                              layer=layer, site="mlp_in", **here)  # fmt: skip
+                    maker.add(
+                        "gain_ratio_to_forbidden",
+                        1 - 0.3 * size,
+                        0.05,
+                        [("exchangeable_with_source", 1.0, 0.04)],
+                        layer=layer,
+                        site="mlp_in",
+                        **here,
+                    )
             maker.add("gain_log_ratio_to_forbidden", -0.3 * size, 0.05, site="mlp_in", **here)
 
 
@@ -209,44 +237,131 @@ def claims() -> list[Claim]:
     weights = Null(kind="rotation", mean=0.75)
     common: dict[str, Any] = {"exploratory": True, "scale": "identity"}
     return [
-        Claim(id="a", observation=1, statement="Clusters form", statistic="tau_gap_relative_change", value=0.6, low=0.5,
-              high=0.7, n=512, n_unit="prompt", nulls=(null,), verdict="holds", why="beyond", smallest_effect=0.2, **common),
-        Claim(id="b", observation=2, statement="Update in the null space", statistic="null_energy_left", value=0.8, n=1,
-              n_unit="seed", nulls=(weights,), verdict="undecided", why="no interval", smallest_effect=0.0, **common),
-        Claim(id="c", observation=3, statement=EVIL, statistic="gain_log_ratio", value=-0.2, low=-0.3, high=-0.1, n=9,
-              n_unit="prompt", verdict="fails", why=EVIL, smallest_effect=0.1, **common),
-        Claim(id="d", observation=5, statement="Attacks escape", statistic="position", verdict="undecided",
-              why="this study has no measurement of it", **common),
-    ]  # fmt: skip
+        Claim(
+            id="a",
+            observation=1,
+            statement="Clusters form",
+            statistic="tau_gap_relative_change",
+            value=0.6,
+            low=0.5,
+            high=0.7,
+            n=512,
+            n_unit="prompt",
+            nulls=(null,),
+            verdict="holds",
+            why="beyond",
+            smallest_effect=0.2,
+            **common,
+        ),
+        Claim(
+            id="b",
+            observation=2,
+            statement="Update in the null space",
+            statistic="null_energy_left",
+            value=0.8,
+            n=1,
+            n_unit="seed",
+            nulls=(weights,),
+            verdict="undecided",
+            why="no interval",
+            smallest_effect=0.0,
+            **common,
+        ),
+        Claim(
+            id="c",
+            observation=3,
+            statement=EVIL,
+            statistic="gain_log_ratio",
+            value=-0.2,
+            low=-0.3,
+            high=-0.1,
+            n=9,
+            n_unit="prompt",
+            verdict="fails",
+            why=EVIL,
+            smallest_effect=0.1,
+            **common,
+        ),
+        Claim(
+            id="d",
+            observation=5,
+            statement="Attacks escape",
+            statistic="position",
+            verdict="undecided",
+            why="this study has no measurement of it",
+            **common,
+        ),
+    ]
 
 
 def prompt(name: str, attack: str | None = None, letters: str = "abcdefgh") -> dict[str, Any]:
     """One record of prompts.jsonl."""
-    answers = {model: {"text": "cafe.", "behaviour": word} for model, word in (("base", "comply"), ("ssft-medium", "refuse"))}
+    answers = {
+        model: {"text": "cafe.", "behaviour": word} for model, word in (("base", "comply"), ("ssft-medium", "refuse"))
+    }
     return {
-        "set": name, "attack": attack, "index": 0, "prompt": f"? ! : {letters}", "letters": letters, "branch": "mixed",
-        "letter_branch": "ssssuuuu", "operators": ["<", "&"], "rules": ["conditional", "always"], "allowed": "allowed" in name,
-        "derivation": f"start({EVIL})", "expected": "cafe.", "compliant": "cafe.", "answers": answers,
-    }  # fmt: skip
+        "set": name,
+        "attack": attack,
+        "index": 0,
+        "prompt": f"? ! : {letters}",
+        "letters": letters,
+        "branch": "mixed",
+        "letter_branch": "ssssuuuu",
+        "operators": ["<", "&"],
+        "rules": ["conditional", "always"],
+        "allowed": "allowed" in name,
+        "derivation": f"start({EVIL})",
+        "expected": "cafe.",
+        "compliant": "cafe.",
+        "answers": answers,
+    }
 
 
 def manifest(seeds: tuple[int, ...] = (0,), exploratory: bool = True) -> dict[str, Any]:
     """A manifest with what the report reads."""
     options = {"dpo": {"beta": 0.1, "sft_weight": 1.0}, "dpo_plain": {"beta": 0.1}}
     tunings = [
-        {"name": name, "protocol": protocol, "strength": strength, "control": control,
-         "config": {"options": options.get(protocol, {}), "optimiser": {"peak_lr": 1e-3 if strength == "medium" else 1e-4}}}
+        {
+            "name": name,
+            "protocol": protocol,
+            "strength": strength,
+            "control": control,
+            "config": {
+                "options": options.get(protocol, {}),
+                "optimiser": {"peak_lr": 1e-3 if strength == "medium" else 1e-4},
+            },
+        }
         for name, (protocol, strength, control) in TUNED.items()
-    ]  # fmt: skip
+    ]
     return {
-        "format": 1, "recipe": "handmade", "exploratory": exploratory, "seeds": list(seeds), "parameters": 825088,
-        "finished": "2026-01-02T03:04:05+00:00", "versions": {"python": "3.11", "deltaw": "0.1.0"},
+        "format": 1,
+        "recipe": "handmade",
+        "exploratory": exploratory,
+        "seeds": list(seeds),
+        "parameters": 825088,
+        "finished": "2026-01-02T03:04:05+00:00",
+        "versions": {"python": "3.11", "deltaw": "0.1.0"},
         "config": {"tunings": tunings, "checkpoints": list(STEPS), "refusal_threshold": 0.95},
         "processor": {"name": EVIL, "cores": 2, "platform": "Linux", "precision": "float32"},
-        "engine": {"name": "dask", "workers": 2}, "seconds": {"this_call": 10.0, "all_stages": 1200.0}, "peak_bytes": 10**9,
-        "stages": [{"name": "base-s0", "seconds": 300.0, "peak_bytes": 10**9}, {"name": "tune-ssft-medium-s0", "seconds": 60.0}],
-        "models": [{"name": "base", "path": "artifacts/base", "step": 3000, "seed": 0, "protocol": None, "strength": None, "control": None}],
-    }  # fmt: skip
+        "engine": {"name": "dask", "workers": 2},
+        "seconds": {"this_call": 10.0, "all_stages": 1200.0},
+        "peak_bytes": 10**9,
+        "stages": [
+            {"name": "base-s0", "seconds": 300.0, "peak_bytes": 10**9},
+            {"name": "tune-ssft-medium-s0", "seconds": 60.0},
+        ],
+        "models": [
+            {
+                "name": "base",
+                "path": "artifacts/base",
+                "step": 3000,
+                "seed": 0,
+                "protocol": None,
+                "strength": None,
+                "control": None,
+            }
+        ],
+    }
 
 
 def write_run(directory: Path, lines: list[Measurement] | None = None, seeds: tuple[int, ...] = (0,)) -> Path:

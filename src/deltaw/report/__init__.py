@@ -1,8 +1,5 @@
-"""The report."""
+"""The report of a finished run: one self-contained page and its figures. Reads results and nothing else."""
 
-from pathlib import Path
+from deltaw.report.page import write_report
 
-
-def write_report(run_dir: Path) -> Path:
-    """Placeholder until the page exists."""
-    return run_dir / "report.html"
+__all__ = ["write_report"]

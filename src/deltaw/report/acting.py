@@ -1,6 +1,5 @@
 """Figures of observations 3 and 5: on which prompts ΔW acts, what it does to outputs, and what attacks change."""
 
-import altair as alt
 import numpy as np
 import pandas as pd
 
@@ -9,13 +8,16 @@ from deltaw.report.following import SHARE, families
 from deltaw.report.looks import ATTACKS, BASE, Series, light
 from deltaw.report.observations import PRIMARY
 from deltaw.report.panels import (
+    TICK,
     Axis,
+    Panel,
     bars,
     curves,
     dodged,
     domain_of,
     dots,
     layer_axis,
+    named,
     null_whiskers,
     points,
     rule,
@@ -23,24 +25,28 @@ from deltaw.report.panels import (
 from deltaw.report.tables import Tables, nulls, values
 
 FORBIDDEN = "forbidden/conditional/unsafe"
-PARTS = (
-    ("null", "null-space part of ΔW"), ("column", "column-space part of ΔW"), ("rest", "rest of the MLP"),
-    ("inherited", "inherited from earlier layers"),
-)  # fmt: skip
+PARTS = {
+    "null": "null-space part",
+    "column": "column-space part",
+    "rest": "rest of the MLP",
+    "inherited": "inherited from earlier layers",
+}
 
 
 def shown_apart(tables: Tables) -> list[Series]:
     """The models that get a panel of their own: tunings at the larger rate, plain DPO, controls."""
-    return [one for one in tables.series if one.model != "base" and (one.main or one.control or one.strength == "plain")]
+    return [
+        one for one in tables.series if one.model != "base" and (one.main or one.control or one.strength == "plain")
+    ]
 
 
 def gains(tables: Tables) -> Figure | None:
     """Gain on forbidden and on allowed prompts, by layer, a panel a model."""
     frame = values(tables.layered("gain_relative", last=True))
     frame = frame[frame["set"].isin([f"{PRIMARY}/allowed", f"{PRIMARY}/forbidden"])]
-    panels: list[alt.LayerChart | None] = []
+    panels: list[Panel | None] = []
     if len(frame):
-        y = Axis("‖ΔW a + Δb‖ / ‖W a + b‖", domain_of(frame["low"], frame["high"], frame["value"], include=(0,)))
+        y = Axis("gain, ratio of norms", domain_of(frame["low"], frame["high"], frame["value"], include=(0,)))
         x = layer_axis(frame["layer"].tolist())
         for one in shown_apart(tables):
             part = frame[frame["model"] == one.model]
@@ -52,25 +58,29 @@ def gains(tables: Tables) -> Figure | None:
             ]
             names = [looks[name.endswith("/allowed")].label for name in part["set"]]
             drawn = dodged(part.assign(series=names), "layer", looks, 0.05)
-            panels.append(curves(drawn, looks, one.label, x, y, legend=False))
+            panels.append(curves(drawn, looks, named(one), x, y, legend=False))
     return figure(
         "gain",
-        "Observation 3. How strongly the update acts on forbidden and on allowed prompts, by layer (beside what W does)",
-        "Filled circles, solid: forbidden; hollow triangles, dashed: allowed prompts with the same operators. Activations are "
-        "the base model's at mlp_in, last prompt token; whiskers are 95 % bootstrap intervals of the mean. Brown panels are "
-        "the controls: a gap that they show as well is no finding about safety.",
+        "Observation 3. Gain ‖ΔW a + Δb‖ / ‖W a + b‖ of the update on forbidden and on allowed prompts, by layer",
+        "Filled circles, solid: forbidden; hollow triangles, dashed: allowed prompts with the same operators. "
+        "Activations are the base model's at mlp_in, last prompt token; whiskers are 95 % bootstrap intervals of "
+        "the mean. Brown panels are the controls: a gap that they show as well is no finding about safety.",
         ("gain_relative",),
         panels,
+        shared=False,
     )
 
 
 def gain_ratios(tables: Tables) -> Figure | None:
     """Mean over layers of the log ratio of gains, every model."""
-    panels: list[alt.LayerChart | None] = []
+    panels: list[Panel | None] = []
     both = [tables.take(f"gain_log_ratio{suffix}", last=True, set=PRIMARY, layer=None) for suffix in ("", "_in_situ")]
     whole = pd.concat(both)
     if len(whole):
-        axis = Axis("log ratio of gains, forbidden to allowed", domain_of(whole["low"], whole["high"], whole["value"], include=(0,)))
+        axis = Axis(
+            "log ratio of gains, forbidden to allowed",
+            domain_of(whole["low"], whole["high"], whole["value"], include=(0,)),
+        )
         titles = ("On the base model's activations", "On the tuned model's own activations")
         for frame, title in zip(both, titles, strict=True):
             if len(frame):
@@ -79,20 +89,31 @@ def gain_ratios(tables: Tables) -> Figure | None:
     rows = tables.take("row_energy_difference", last=True, set=PRIMARY, layer=None)
     if len(rows):
         band = nulls(rows)
-        axis = Axis("difference of shares of energy", domain_of(rows["low"], rows["high"], band["null_low"], band["null_high"], include=(0,)))
+        axis = Axis(
+            "difference of shares of energy",
+            domain_of(rows["low"], rows["high"], band["null_low"], band["null_high"], include=(0,)),
+        )
         drawn = band[band["null_kind"] == "m_matched"]
         panels.append(
-            dots(values(rows), tables.series, "Energy on the top directions of ΔW", axis, null=drawn, under=[rule(0, "equal", axis, vertical=True)])
+            dots(
+                values(rows),
+                tables.series,
+                "Energy on the top directions of ΔW",
+                axis,
+                null=drawn,
+                under=[rule(0, "equal", axis, vertical=True)],
+            )
         )
     return figure(
         "acts-on-forbidden",
         "Observation 3. The update on forbidden against allowed prompts, mean over layers: what the claims read",
-        "Left, middle: log of the ratio of gains; 0 is equal, 0.1 is 10 % more on forbidden. Right: how much more of forbidden "
-        "activations lies on the 8 strongest input directions of ΔW; grey bars are 95 % of random subspaces matched to the "
-        "activations' own second moment. Compare with the controls. Whiskers: 95 % bootstrap intervals over pairs.",
+        "Left, middle: log of the ratio of gains; 0 is equal, 0.1 is 10 % more on forbidden. Right: how much more "
+        "of forbidden activations lies on the 8 strongest input directions of ΔW; grey bars are 95 % of random "
+        "subspaces matched to the activations' own second moment. Compare with the controls. Whiskers: 95 % "
+        "bootstrap intervals over pairs.",
         ("gain_log_ratio", "gain_log_ratio_in_situ", "row_energy_difference"),
         panels,
-        width=385,
+        width=380,
     )
 
 
@@ -101,9 +122,12 @@ def row_energy(tables: Tables) -> Figure | None:
     frame = tables.layered("row_energy_difference", last=True, set=PRIMARY)
     found = nulls(frame)
     kinds = sorted(found["null"].unique())
-    panels: list[alt.LayerChart | None] = []
+    panels: list[Panel | None] = []
     if len(frame):
-        y = Axis("forbidden − allowed, share of energy", domain_of(frame["low"], frame["high"], found["null_low"], found["null_high"], include=(0,)))
+        y = Axis(
+            "forbidden − allowed, share of energy",
+            domain_of(frame["low"], frame["high"], found["null_low"], found["null_high"], include=(0,)),
+        )
         x = layer_axis(frame["layer"].tolist())
         for one in shown_apart(tables):
             part = values(frame[frame["model"] == one.model])
@@ -112,14 +136,17 @@ def row_energy(tables: Tables) -> Figure | None:
             null = found[found["model"] == one.model]
             under = [null_whiskers(null, kinds, x, y, offset=0.13)] if len(null) else []
             drawn = dodged(part, "layer", [one], 0)
-            panels.append(curves(drawn, [one], one.label, x, y, under=[rule(0, "equal", y), *under], legend=False))
+            panels.append(curves(drawn, [one], named(one), x, y, under=[rule(0, "", y), *under], legend=False))
     return figure(
         "row-energy",
-        "Observation 3. How much more of forbidden activations lies on the 8 strongest input directions of ΔW, by layer",
-        "Whiskers in colour: 95 % bootstrap intervals over pairs. Grey: 95 % of random 8-dimensional subspaces drawn from the "
-        "pooled second moment of the activations, as it is and centred. Brown panels: controls.",
+        "Observation 3. How much more of forbidden activations lies on the 8 strongest input directions of ΔW, by "
+        "layer",
+        "Whiskers in colour: 95 % bootstrap intervals over pairs. Grey: 95 % of random 8-dimensional subspaces "
+        "drawn from the pooled second moment of the activations, as it is and centred. The dotted line is no "
+        "difference. Brown panels: controls.",
         ("row_energy_difference",),
         panels,
+        shared=False,
     )
 
 
@@ -127,25 +154,30 @@ def effects(tables: Tables) -> Figure | None:
     """The change of the MLP's output on forbidden prompts, divided among its sources."""
     frames = [
         tables.layered(f"effect_share_{part}", last=True, set=f"{PRIMARY}/forbidden").assign(kind=words)
-        for part, words in PARTS
+        for part, words in PARTS.items()
     ]
     frame = pd.concat(frames)
-    panels: list[alt.LayerChart | None] = []
+    kinds = {words: light(f"part-{part}") for part, words in PARTS.items()}
+    panels: list[Panel | None] = []
     if len(frame):
         found = nulls(frame)
-        y = Axis("share of the squared change", domain_of(frame["low"], frame["high"], found["null_low"], found["null_high"], include=(0,)))
+        y = Axis(
+            "share of the squared change",
+            domain_of(frame["low"], frame["high"], found["null_low"], found["null_high"], include=(0,)),
+        )
         for one in shown_apart(tables):
             part = values(frame[frame["model"] == one.model])
             if len(part):
                 null = found[found["model"] == one.model]
-                panels.append(bars(part, null, [words for _, words in PARTS], one, y))
+                panels.append(bars(part, null, kinds, one, y))
     return figure(
         "function",
         "What changes the MLP's output on forbidden prompts: shares by source and layer (they add up to 1)",
-        "Shapley shares; a negative one works against the change. Ink whiskers: 95 % intervals over prompts. Grey strokes with "
-        "bands: the same shares when the signs of the update's rows are random. The null space is three times as large as the "
-        "column space, so its share has to beat the grey, not zero. Brown panels: controls.",
-        [f"effect_share_{part}" for part, _ in PARTS],
+        "Shapley shares; a negative one works against the change. Ink whiskers: 95 % intervals over prompts. Grey "
+        "strokes with bands: the same shares when the signs of the update's rows are random. The null space is "
+        "three times as large as the column space, so its share has to beat the grey, not zero. Brown panels: "
+        "controls.",
+        [f"effect_share_{part}" for part in PARTS],
         panels,
     )
 
@@ -154,7 +186,7 @@ def budget(tables: Tables) -> Figure | None:
     """Share of the squared update by module beside its share of the parameters."""
     frame = values(tables.take("update_share", last=True))
     shares = values(tables.take("parameter_share", last=True))
-    panels: list[alt.LayerChart | None] = []
+    panels: list[Panel | None] = []
     if len(frame):
         rows = list(frame.drop_duplicates("module")["module"])
         axis = Axis("share", (0, domain_of(frame["value"], shares["value"])[1]), format="%")
@@ -165,8 +197,8 @@ def budget(tables: Tables) -> Figure | None:
             )  # fmt: skip
             if both.empty:
                 continue
-            kinds = (("of the squared update", "circle", "series"), ("of the parameters", "stroke", "null"))
-            panels.append(dots(both, tables.series, one.label, axis, kinds=kinds, rows=rows, row="module"))
+            kinds = (("of the squared update", "circle", "series"), ("of the parameters", TICK, "null"))
+            panels.append(dots(both, tables.series, named(one), axis, kinds=kinds, rows=rows, row="module"))
     return figure(
         "module-budget",
         "Where the update is: share of ‖Δθ‖² by kind of module, beside its share of the parameters",
@@ -179,7 +211,7 @@ def budget(tables: Tables) -> Figure | None:
 
 def positions(tables: Tables) -> Figure | None:
     """Where attacked prompts lie, and how strongly ΔW acts on them, by attack and model."""
-    panels: list[alt.LayerChart | None] = []
+    panels: list[Panel | None] = []
     asked = (
         ("position", {"site": "mlp_post"}, "0 forbidden, 1 allowed", (0.0, 1.0), lambda v: v),
         ("gain_log_ratio_to_forbidden", {"site": "mlp_in"}, "gain relative to forbidden", (1.0,), np.exp),
@@ -200,16 +232,20 @@ def positions(tables: Tables) -> Figure | None:
                 null = nulls(part)
                 which = "conditional" if "conditional" in source else "never-allowed"
                 under = [rule(at, names[at], axis, vertical=True) for at in references]
-                panels.append(dots(values(part), tables.series, f"{attack}: {which} operators", axis, null=null, under=under))
+                panels.append(
+                    dots(values(part), tables.series, f"{attack}: {which} operators", axis, null=null, under=under)
+                )
     return figure(
         "attack-positions",
-        "Observation 5. Where attacked prompts lie between forbidden and allowed ones, and how strongly ΔW acts on them",
-        "Mean over layers, last prompt token. Position: at mlp_post of the tuned model, along the cross-fitted difference of "
-        "means. Gain: at mlp_in of the base model, relative to the forbidden prompts the attack was made from. Grey bars: 95 % "
-        "if attacked and forbidden prompts were exchangeable. Every attacked prompt counts, whether or not the attack worked.",
+        "Observation 5. Where attacked prompts lie between forbidden and allowed ones, and how strongly ΔW acts on "
+        "them",
+        "Mean over layers, last prompt token. Position: at mlp_post of the tuned model, along the cross-fitted "
+        "difference of means. Gain: at mlp_in of the base model, relative to the forbidden prompts the attack was "
+        "made from. Grey bars: 95 % if attacked and forbidden prompts were exchangeable. Every attacked prompt "
+        "counts, whether or not the attack worked.",
         ("position", "gain_log_ratio_to_forbidden"),
         panels,
-        width=385,
+        width=380,
     )
 
 
@@ -217,8 +253,8 @@ def against_success(tables: Tables) -> Figure | None:
     """Position and gain of attacked prompts against the attack's success."""
     success = values(tables.take("comply_rate", stage="behaviour", set=FORBIDDEN))
     success = success[success["attack"].notna()][["model", "attack", "value", "shown"]]
-    panels: list[alt.LayerChart | None] = []
-    shapes = {attack: shape for attack, shape in zip(ATTACKS, ("circle", "square", "triangle-up", "diamond", "cross", "stroke"), strict=True)}
+    panels: list[Panel | None] = []
+    shapes = dict(zip(ATTACKS, ("circle", "square", "triangle-up", "diamond", "cross", "stroke"), strict=True))
     for statistic, site, title, unit, scale in (
         ("position", "mlp_post", "Success against position", "position (0 forbidden, 1 allowed)", lambda v: v),
         ("gain_log_ratio_to_forbidden", "mlp_in", "Success against gain", "gain relative to forbidden", np.exp),
@@ -233,8 +269,8 @@ def against_success(tables: Tables) -> Figure | None:
     return figure(
         "attack-success-against-position",
         "Observation 5. Do attacks succeed where their prompts look allowed, or where the update acts less on them?",
-        "One mark a model and attack, on conditional operators. Colour: protocol (hollow: smaller rate, brown: controls); shape: "
-        "attack. Success: exact harmful output.",
+        "One mark a model and attack, on conditional operators. Colour: protocol (hollow: smaller rate, brown: "
+        "controls); shape: attack. Success: exact harmful output.",
         ("position", "gain_log_ratio_to_forbidden", "comply_rate"),
         panels,
         columns=2,
@@ -248,7 +284,7 @@ def unsafe_side(tables: Tables) -> Figure | None:
     success = values(tables.take("comply_rate", stage="behaviour", attack="co_text"))
     success = success[success["set"].str.contains("unsafe_letters", na=False)]
     known = values(tables.take("unsafe_side_probability"))
-    panels: list[alt.LayerChart | None] = []
+    panels: list[Panel | None] = []
     if success.empty:
         return None
     ends = success["set"].str.extract(pattern).astype(float)
@@ -257,19 +293,24 @@ def unsafe_side(tables: Tables) -> Figure | None:
     if len(known):
         known = known.assign(at=known["set"].str.extract(pattern)[0].astype(float), series=bayes.label)
     x = Axis("letters on the unsafe side", domain_of(success["at"], known["at"] if len(known) else success["at"]))
-    looks = [*tables.series, bayes]
-    for family, members in [*families(tables), ("Base and controls", (BASE, *(one for one in tables.series if one.control)))]:
+    looks = [*tables.of(*success["model"]), bayes]
+    for family, members in [
+        *families(tables),
+        ("Base and controls", (BASE, *(one for one in tables.series if one.control))),
+    ]:
         part = success[success["model"].isin([one.model for one in members])]
         if part.empty:
             continue
         part = dodged(part, "at", tables.series, 0.25)
-        panels.append(curves(pd.concat([part, known.assign(x=known["at"])]) if len(known) else part, looks, family, x, SHARE))
+        panels.append(
+            curves(pd.concat([part, known.assign(x=known["at"])]) if len(known) else part, looks, family, x, SHARE)
+        )
     return figure(
         "co-text-by-length",
         "co_text: success by the length of the unsafe side, beside what a perfect reader could know",
-        "Forbidden prompts whose text straddles a safe and an unsafe part, in steps of three letters. Ink strokes: the exact "
-        "probability that the window has an unsafe side; where it is high, a model that answers has been fooled, not left "
-        "in the dark. Whiskers: 95 % Wilson intervals.",
+        "Forbidden prompts whose text straddles a safe and an unsafe part, in steps of three letters. Ink strokes: "
+        "the exact probability that the window has an unsafe side; where it is high, a model that answers has been "
+        "fooled, not left in the dark. Whiskers: 95 % Wilson intervals.",
         ("comply_rate", "unsafe_side_probability"),
         panels,
     )

@@ -4,76 +4,103 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import altair as alt
 import vl_convert
 
 from deltaw.report.looks import light, themed
+from deltaw.report.panels import Panel
 
-FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
+FONT = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+INK, MUTED, GRID = light("ink"), light("muted"), light("grid")
+CONFIG = {
+    "background": light("paper"),
+    "font": FONT,
+    "padding": 4,
+    "aria": False,  # the page labels whole figures
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": MUTED, "labelFontSize": 10.5, "labelPadding": 4,
+        "titleColor": MUTED, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 6,
+        "gridColor": GRID, "domainColor": GRID, "tickColor": GRID,
+    },
+    "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "anchor": "start", "offset": 8},
+    "legend": {
+        "orient": "top", "columns": 5, "columnPadding": 16, "labelColor": INK, "labelFontSize": 11.5, "labelLimit": 260,
+        "titleColor": MUTED, "titleFontSize": 11, "titleFontWeight": "normal", "titleOrient": "left", "offset": 14,
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Figure:
     """A figure: panels that wrap, what it shows, how to read it, and the statistics it draws.
 
-    name: of its file. title: what is shown, with units. caption: what the marks are, nulls included. width: of the widest
-    panel with its axis, in pixels.
+    name: of its file. title: what is shown, with units. caption: what the marks are, nulls included. width: of the
+    widest panel with its axis, in pixels. shared: whether colours and dashes mean the same in all panels.
     """
 
     name: str
     title: str
     caption: str
     statistics: tuple[str, ...]
-    panels: tuple[alt.LayerChart, ...]
+    panels: tuple[Panel, ...]
     columns: int = 3
     width: int = 345
+    shared: bool = True
 
-    def chart(self, titled: bool = False) -> alt.ConcatChart:
-        """The panels as one chart; titled: with the title in it, for a file that stands alone."""
-        options: dict[str, Any] = {}
-        if titled:
-            lines = _wrapped(self.caption, 62 * min(self.columns, len(self.panels)))
-            options["title"] = alt.Title(
-                _wrapped(self.title, 48 * min(self.columns, len(self.panels))), subtitle=lines, anchor="start",
-                fontSize=14, subtitleFontSize=11, subtitleColor=light("muted"), subtitlePadding=5, offset=12,
-            )  # fmt: skip
-        joined = alt.concat(*self.panels, columns=self.columns, spacing=26, **options)
-        return _configured(joined.resolve_legend(color="shared", strokeDash="shared", shape="shared"))
+    def chart(self) -> alt.ConcatChart:
+        """The panels as one chart, without the title: the page has it as text."""
+        joined = alt.concat(*self.panels, columns=self.columns, spacing=26)
+        how: Literal["shared", "independent"] = "shared" if self.shared else "independent"
+        joined = joined.resolve_scale(color=how, strokeDash=how, stroke=how)
+        resolved: alt.ConcatChart = joined.resolve_legend(color=how, strokeDash=how, shape="shared")
+        return resolved
 
-    def spec(self) -> str:
-        """The page's chart as JSON: colours are the page's variables."""
-        spec = self.chart().to_dict()
+    def draw(self) -> "Drawing":
+        """The chart in all the forms in which it is published."""
+        spec = self.chart().to_dict(validate=False)  # validating takes longer than drawing; a test draws every figure
+        spec["config"] = CONFIG
         spec.pop("$schema", None)  # an address, and the page needs none
-        spec["usermeta"] = {"columns": self.columns, "width": self.width}
-        return themed(json.dumps(spec, separators=(",", ":"), allow_nan=False)).replace("</", "<\\/")
-
-    def inline_svg(self) -> str:
-        """The SVG that stands in the page until scripts run: colours are the page's variables, ids its own."""
-        return themed(_own_ids(vl_convert.vegalite_to_svg(self.chart().to_dict()), self.name))
-
-    def file_svg(self) -> str:
-        """The SVG that stands alone: light, titled, with the caption as its description."""
-        return str(vl_convert.vegalite_to_svg(self.chart(titled=True).to_dict()))
-
-
-def _configured(chart: alt.ConcatChart) -> alt.ConcatChart:
-    ink, muted, grid = light("ink"), light("muted"), light("grid")
-    return (
-        chart.configure(background=light("paper"), font=FONT, padding=4)
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor=muted, titleColor=muted, titleFontWeight="normal", titleFontSize=11, labelFontSize=10.5,
-            gridColor=grid, domainColor=grid, tickColor=grid, labelPadding=4, titlePadding=6,
+        across = min(self.columns, len(self.panels))
+        title = {
+            "text": _wrapped(self.title, 48 * across),
+            "subtitle": _wrapped(self.caption, 62 * across),
+            "anchor": "start",
+            "fontSize": 14,
+            "subtitleFontSize": 11,
+            "subtitleColor": light("muted"),
+            "subtitlePadding": 5,
+            "offset": 12,
+        }
+        page = {**spec, "usermeta": {"columns": self.columns, "width": self.width}}
+        return Drawing(
+            self,
+            spec=themed(json.dumps(page, separators=(",", ":"), ensure_ascii=False)).replace("</", "<\\/"),
+            inline=themed(_own_ids(_lean(vl_convert.vegalite_to_svg(spec)), self.name)),
+            file=_lean(vl_convert.vegalite_to_svg({**spec, "title": title})),
         )
-        .configure_title(color=ink, fontSize=12, fontWeight=600, anchor="start", offset=8)
-        .configure_legend(
-            orient="top", labelColor=ink, labelFontSize=11.5, titleColor=muted, titleFontSize=11, titleFontWeight="normal",
-            titleOrient="left", columns=5, columnPadding=16, labelLimit=260, offset=14,
-        )
-        .configure_header(labelColor=ink)
-    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, drawn.
+
+    spec: Vega-Lite, as JSON that is safe inside a script element; colours are the page's variables. inline: the SVG
+    that stands in the page until scripts run, likewise. file: the SVG that stands alone: light, with title and caption.
+    """
+
+    figure: Figure
+    spec: str
+    inline: str
+    file: str
+
+
+def _lean(svg: str) -> str:
+    """The drawing with a hundredth of a pixel's precision, a third smaller."""
+    return re.sub(r"(\d+\.\d\d)\d+", r"\1", svg)
 
 
 def _own_ids(svg: str, name: str) -> str:
@@ -92,11 +119,11 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def figure(
-    name: str, title: str, caption: str, statistics: Sequence[str], panels: Sequence[alt.LayerChart | None],
-    *, columns: int = 3, width: int = 345,
+    name: str, title: str, caption: str, statistics: Sequence[str], panels: Sequence[Panel | None],
+    *, columns: int = 3, width: int = 345, shared: bool = True,
 ) -> Figure | None:  # fmt: skip
     """A figure of the panels that could be drawn; None if none could."""
     drawn = tuple(panel for panel in panels if panel is not None)
     if not drawn:
         return None
-    return Figure(name, title, caption, tuple(statistics), drawn, columns, width)
+    return Figure(name, title, caption, tuple(statistics), drawn, columns, width, shared)

@@ -5,17 +5,22 @@ import pandas as pd
 
 from deltaw.report.drawing import Figure, figure
 from deltaw.report.looks import ATTACKS, BASE, Series, light, set_name
-from deltaw.report.panels import WIDTH, Axis, curves, domain_of, dots, rule
+from deltaw.report.panels import TICK, WIDTH, Axis, Panel, curves, domain_of, dots, named, rule
 from deltaw.report.tables import Tables, values
 
 SHARE = Axis("share of prompts", (-0.02, 1.02), (0, 0.25, 0.5, 0.75, 1), "%")
 ENDS = (
     ("comply_rate", "allowed/conditional/safe", "Comply on allowed: conditional operators"),
-    ("comply_rate", "allowed/rest", "Comply on allowed: the rest"),
     ("refuse_rate", "forbidden/conditional/unsafe", "Refuse on forbidden: conditional operators"),
+    ("comply_rate", "forbidden/conditional/unsafe", "Comply on forbidden: conditional operators"),
+    ("comply_rate", "allowed/rest", "Comply on allowed: the rest"),
     ("refuse_rate", "forbidden/rest", "Refuse on forbidden: the rest"),
+    ("comply_rate", "forbidden/rest", "Comply on forbidden: the rest"),
 )
-STAGES = (("behaviour", "end of tuning", "circle", "series"), ("matched", "first checkpoint refusing enough", "diamond", "open"))
+STAGES = (
+    ("behaviour", "end of tuning", "circle", "series"),
+    ("matched", "first checkpoint refusing enough", "diamond", "open"),
+)
 STRATA = ("no_identity", "one_identity", "alias")
 
 
@@ -29,21 +34,22 @@ def behaviour(tables: Tables) -> Figure | None:
             continue
         frame = frame.assign(kind=frame["stage"].map({stage: kind for stage, kind, *_ in STAGES}))
         ceiling = tables.take("bayes_accuracy", set=name)
-        under = [rule(threshold, f"{threshold:.0%}", SHARE, vertical=True)]
-        if len(ceiling):
-            under = [rule(float(ceiling["value"].iloc[0]), "Bayes", SHARE, vertical=True)]
+        harm = statistic == "comply_rate" and name.startswith("forbidden/")
+        at, said = (float(ceiling["value"].iloc[0]), "Bayes ceiling") if len(ceiling) else (threshold, "asked for")
+        under = [rule(1 - at if harm else at, said, SHARE, vertical=True)]
         kinds = [(kind, marker, filled) for _, kind, marker, filled in STAGES]
         panels.append(dots(frame, tables.series, title, SHARE, kinds=kinds, under=under))
     return figure(
         "behaviour",
         "What the models do: exact answers on allowed prompts, refusals on forbidden ones",
-        "Share of held-out prompts, greedy decoding, the whole answer exact; whiskers are 95 % Wilson intervals. Dotted "
-        "line: on conditional operators the Bayes ceiling, which no reader of the letters can beat; elsewhere the share that "
-        "tuning is asked to reach. Hollow diamonds: the first checkpoint that refuses that share.",
+        "Share of held-out prompts, greedy decoding, the whole answer exact; whiskers are 95 % Wilson intervals. "
+        "Dotted line: on conditional operators the Bayes ceiling, which no reader of the letters can beat; "
+        "elsewhere the share that tuning is asked to reach. Complying on forbidden prompts is the harm; what is "
+        "neither is a wrong answer. Hollow diamonds: the first checkpoint that refuses that share.",
         ("comply_rate", "refuse_rate", "bayes_accuracy"),
         panels,
         columns=3,
-        width=385,
+        width=380,
     )
 
 
@@ -51,7 +57,7 @@ def attacks(tables: Tables) -> Figure | None:
     """Attack success beside no attack and beside the attack's benign control."""
     kinds = (
         ("attacked", "circle", "series"),
-        ("not attacked", "stroke", "null"),
+        ("not attacked", TICK, "null"),
         ("attacked allowed prompts", "square", "open"),
     )
     panels = []
@@ -69,12 +75,12 @@ def attacks(tables: Tables) -> Figure | None:
     return figure(
         "attacks",
         "Attack success: share of forbidden prompts answered with the exact harmful output",
-        "Circles: under the attack; grey strokes: the same set of prompts without it; hollow squares: the attack's benign "
-        "control, the same transformation of allowed prompts, where complying is right: where that is low, the attack has "
-        "broken the request rather than the refusal. Whiskers are 95 % Wilson intervals.",
+        "Circles: under the attack; grey strokes: the same set of prompts without it; hollow squares: the attack's "
+        "benign control, the same transformation of allowed prompts, where complying is right: where that is low, "
+        "the attack has broken the request rather than the refusal. Whiskers are 95 % Wilson intervals.",
         ("comply_rate",),
         panels,
-        width=385,
+        width=380,
     )
 
 
@@ -83,32 +89,37 @@ def _benign_of(benign: pd.DataFrame, source: str) -> pd.DataFrame:
     if benign.empty:
         return benign
     names = sorted(benign["set"].unique(), key=lambda name: ("conditional" in name) != ("conditional" in source))
-    return benign[benign["set"] == names[0]]
+    nearest: pd.DataFrame = benign[benign["set"] == names[0]]
+    return nearest
 
 
 def base_training(tables: Tables) -> Figure | None:
     """The base model's compliance by stratum, and its loss."""
-    shades = {"no_identity": (light("ink"), (1, 0)), "one_identity": (light("base"), (6, 3)), "alias": (light("null"), (1, 2))}
+    shades = {
+        "no_identity": (light("ink"), (1, 0)),
+        "one_identity": (light("base"), (6, 3)),
+        "alias": (light("null"), (1, 2)),
+    }
     words = {"no_identity": "no identity", "one_identity": "one identity", "alias": "alias"}
     looks = [Series(n, words[n], None, shades[n][0], shades[n][1], "circle", False) for n in STRATA]
     frame = values(tables.take("comply_rate", stage="pretrain", set=tuple(f"pretrain/{name}" for name in STRATA)))
-    panels: list[alt.LayerChart | None] = []
+    panels: list[Panel | None] = []
     if len(frame):
         names = frame["set"].str.removeprefix("pretrain/").map(words)
         frame = frame.assign(series=names, x=frame["step"], at=frame["step"])
         steps = Axis("update", domain_of(frame["x"]), format="~s")
-        panels.append(curves(frame, looks, "Exact answers by stratum", steps, SHARE))
+        panels.append(curves(frame, [BASE, *looks], "Exact answers by stratum", steps, SHARE))
     loss = values(tables.take("training_loss", stage="pretrain"))
     if len(loss):
         loss = loss.assign(series=BASE.label, x=loss["step"], at=loss["step"], low=float("nan"), high=float("nan"))
         y = Axis("loss, nats per token", domain_of(loss["value"], log=True), log=True)
         steps = Axis("update", domain_of(loss["x"]), format="~s")
-        panels.append(curves(loss, [BASE, *looks], "Training loss", steps, y, marks=False, legend=False))
+        panels.append(curves(loss, [BASE, *looks], "Training loss", steps, y, marks=False))
     return figure(
         "training-base",
         "Pre-training of the base model: exact answers by stratum, and loss",
-        "Strata: pairs without an identity operator, pairs with one, and pairs named by an alias. Held-out prompts, greedy "
-        "decoding; whiskers are 95 % Wilson intervals.",
+        "Strata: pairs without an identity operator, pairs with one, and pairs named by an alias. Held-out "
+        "prompts, greedy decoding; whiskers are 95 % Wilson intervals.",
         ("comply_rate", "training_loss"),
         panels,
     )
@@ -133,9 +144,9 @@ def tuning_curves(tables: Tables) -> Figure | None:
     return figure(
         "training-tuned",
         "Safety tuning: comply on allowed and refuse on forbidden prompts over updates",
-        "One line a set of held-out prompts, few of them at each checkpoint (the figure above has the final numbers). Thick: "
-        "conditional operators, where only the text decides; thin: the other sets. Circles and solid lines: comply on "
-        "allowed; hollow triangles and dashes: refuse on forbidden. Hover for the set.",
+        "One line a set of held-out prompts, few of them at each checkpoint (the figure above has the final "
+        "numbers). Thick: conditional operators, where only the text decides; thin: the other sets. Circles and "
+        "solid lines: comply on allowed; hollow triangles and dashes: refuse on forbidden. Hover for the set.",
         ("comply_rate", "refuse_rate"),
         panels,
     )
@@ -148,32 +159,37 @@ def _line(name: str) -> str:
     return _LINES[name.startswith("forbidden/")]
 
 
-def _set_curves(frame: pd.DataFrame, one: Series, axis_x: Axis, axis_y: Axis) -> alt.LayerChart:
+def _set_curves(frame: pd.DataFrame, one: Series, axis_x: Axis, axis_y: Axis) -> Panel:
     """One model's panel: a line a set; dash and marker tell the verdict, width whether operators are conditional."""
     conditional = frame["set"].str.contains("/conditional/")
     hollow = frame["series"] == _LINES[1]
     data = frame[["x", "value", "series", "set", "kind", "shown"]].assign(
-        value=frame["value"].round(4), width=[2.2 if yes else 1.0 for yes in conditional],
-        shade=[1.0 if yes else 0.6 for yes in conditional], fill=[light("paper") if yes else one.colour for yes in hollow],
-    )  # fmt: skip
+        value=frame["value"].round(4),
+        width=[2.2 if yes else 1.0 for yes in conditional],
+        shade=[1.0 if yes else 0.6 for yes in conditional],
+        fill=[light("paper") if yes else one.colour for yes in hollow],
+    )
     x = alt.X("x:Q", scale=axis_x.scale(), axis=axis_x.axis(grid=False))
     y = alt.Y("value:Q", scale=axis_y.scale(), axis=axis_y.axis())
-    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=list(_LINES), range=[[1, 0], [5, 3]]), legend=None)
     key = alt.Legend(title=None, symbolStrokeColor=light("ink"), symbolFillColor="transparent")
     shape = alt.Shape("series:N", scale=alt.Scale(domain=list(_LINES), range=["circle", "triangle-up"]), legend=key)
-    chart = alt.Chart(data)
-    lines = chart.mark_line(color=one.colour).encode(
-        x=x, y=y, detail="set:N", strokeDash=dash, strokeWidth=alt.StrokeWidth("width:Q", scale=None),
-        opacity=alt.Opacity("shade:Q", scale=None),
-    )  # fmt: skip
-    marks = chart.mark_point(size=24, stroke=one.colour, strokeWidth=1.1, opacity=1).encode(
+    lines = [
+        alt.Chart(data[data["series"] == verdict])
+        .mark_line(color=one.colour, strokeDash=dash)
+        .encode(
+            x=x, y=y, detail="set:N", strokeWidth=alt.StrokeWidth("width:Q", scale=None),
+            opacity=alt.Opacity("shade:Q", scale=None),
+        )
+        for verdict, dash in zip(_LINES, ([1, 0], [5, 3]), strict=True)
+    ]  # fmt: skip
+    marks = alt.Chart(data).mark_point(size=24, stroke=one.colour, strokeWidth=1.1, opacity=1).encode(
         x=x, y=y, shape=shape, fill=alt.Fill("fill:N", scale=None),
         tooltip=[
             alt.Tooltip("kind:N", title="set"), alt.Tooltip("series:N", title="what"),
             alt.Tooltip("x:Q", title="update"), alt.Tooltip("shown:N", title="value"),
         ],
     )  # fmt: skip
-    return alt.layer(lines, marks).properties(title=one.label, width=WIDTH, height=150)
+    return alt.layer(*lines, marks).properties(title=named(one), width=WIDTH, height=150)
 
 
 def losses(tables: Tables) -> Figure | None:
@@ -186,12 +202,18 @@ def losses(tables: Tables) -> Figure | None:
             continue
         frame = frame.assign(x=frame["step"], at=frame["step"], low=float("nan"), high=float("nan"))
         unit = frame["unit"].dropna().unique()
-        y = Axis(f"loss, {unit[0]}" if len(unit) == 1 and title in ("SSFT", "Controls") else "objective", domain_of(frame["value"]))
-        panels.append(curves(frame, tables.series, title, Axis("update", domain_of(frame["x"])), y, marks=False))
+        y = Axis(
+            f"loss, {unit[0]}" if len(unit) == 1 and title in ("SSFT", "Controls") else "objective",
+            domain_of(frame["value"]),
+        )
+        panels.append(
+            curves(frame, tables.of(*loss["model"]), title, Axis("update", domain_of(frame["x"])), y, marks=False)
+        )
     return figure(
         "training-loss",
         "The objective of each tuning over updates",
-        "Each protocol minimises something else, so panels cannot be compared with each other. Means over a few updates.",
+        "Each protocol minimises something else, so panels cannot be compared with each other. Means over a few "
+        "updates.",
         ("training_loss",),
         panels,
     )

@@ -1,8 +1,8 @@
 """How things are called and drawn, everywhere the same: one colour a protocol, dashes for strength, brown for controls.
 
-The hues are Okabe and Ito's, which readers with any kind of colour vision can tell apart; dash and marker repeat what the
-colour says. Each colour has a light and a dark shade: charts are drawn in the light one, and the page replaces it by
-a variable that follows the reader's colour scheme.
+The hues are Okabe and Ito's, which readers with any kind of colour vision can tell apart; dash and marker repeat what
+the colour says. Each colour has a light and a dark shade: charts are drawn in the light one, and the page replaces it
+by a variable that follows the reader's colour scheme.
 """
 
 import re
@@ -23,6 +23,10 @@ COLOURS: dict[str, tuple[str, str]] = {
     "dpo_plain": ("#a8448f", "#d57fc3"),
     "base": ("#6a7179", "#98a1ab"),
     "control": ("#8b5e3c", "#c59b77"),
+    "part-null": ("#44388f", "#9a91ea"),
+    "part-column": ("#88ccee", "#6fb9de"),
+    "part-rest": ("#ddcc77", "#c9b75f"),
+    "part-inherited": ("#cc6677", "#d9808f"),
 }
 """Name: (light, dark). Also the names of the page's CSS variables."""
 
@@ -63,7 +67,10 @@ def themed(text: str) -> str:
 
 @dataclass(frozen=True)
 class Series:
-    """How one model is called and drawn. `open`: its markers are hollow; `family`: the protocol whose panel it is in."""
+    """How one model is called and drawn.
+
+    family: the protocol whose panel it is in. dash: of its line. open: its markers are hollow.
+    """
 
     model: str
     label: str
@@ -140,9 +147,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return "0"
     size = abs(value)
     if size >= 1e5 or size < 1e-3:
-        text = f"{value:.{digits - 1}e}"
-        mantissa, _, exponent = text.partition("e")
-        text = f"{mantissa}e{int(exponent)}"
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+        text = f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     elif size >= 100:
         text = f"{value:.0f}"
     else:

@@ -3,20 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import altair as alt
 import pandas as pd
 
 from deltaw.report.drawing import Figure, figure
 from deltaw.report.following import families
 from deltaw.report.looks import BASE, NULL_NAMES, Series
-from deltaw.report.panels import Axis, curves, dodged, domain_of, layer_axis, null_band, null_whiskers, rule
+from deltaw.report.panels import Axis, Panel, curves, dodged, domain_of, layer_axis, null_band, null_whiskers, rule
 from deltaw.report.tables import Tables, nulls, values
 
 PRIMARY = "contrast/conditional"
 SEPARATIONS = (
-    ("tau_gap_relative", "Relative gap τ/‖Δμ‖", "share of distance, at most 2"),
+    ("tau_gap_relative", "Relative gap", "share of distance, at most 2"),
     ("auroc", "AUROC of the projection", "probability"),
-    ("d_prime", "d′ of the projection", "standard deviations"),
+    ("d_prime", "d' of the projection", "standard deviations"),
 )
 
 
@@ -27,7 +26,7 @@ def beside(tables: Tables, members: Sequence[Series]) -> list[Series]:
 
 def clusters(tables: Tables, site: str = "mlp_post") -> Figure | None:
     """Separation by layer: base, medium, small and controls, with the band of permuted labels."""
-    panels: list[alt.LayerChart | None] = []
+    panels: list[Panel | None] = []
     where = {"site": site, "set": PRIMARY}
     for statistic, title, unit in SEPARATIONS:
         frame = tables.layered(statistic, last=True, **where)
@@ -48,13 +47,14 @@ def clusters(tables: Tables, site: str = "mlp_post") -> Figure | None:
             null = band[band["model"].isin([one.model for one in members if one.main])]
             under = [null_band(null, "layer", x, y)] if len(null) else []
             drawn = dodged(drawn, "layer", tables.series, 0.07)
-            panels.append(curves(drawn, tables.series, f"{title}: {family}", x, y, under=under))
+            panels.append(curves(drawn, (BASE, *tables.of(*frame["model"])), f"{title}: {family}", x, y, under=under))
     return figure(
         f"clusters-{site.replace('_', '-')}",
         f"Observation 1. How far apart allowed and forbidden prompts lie, by layer ({site}, last prompt token)",
-        "The same conditional operators on safe and on unsafe text, after tuning; cross-fitted, whiskers are 95 % bootstrap "
-        "intervals over pairs. Grey squares: the base model, which separates them already; what tuning did is the difference. "
-        "Grey band: the medium model's labels permuted and everything fitted anew. Brown: controls, tuned to do something else.",
+        "Relative gap: τ/‖Δμ‖. The same conditional operators on safe and on unsafe text, after tuning; "
+        "cross-fitted, whiskers are 95 % bootstrap intervals over pairs. Grey squares: the base model, which "
+        "separates them already; what tuning did is the difference. Grey band: the medium model's labels permuted "
+        "and everything fitted anew. Brown: controls, tuned to do something else.",
         [name for statistic, *_ in SEPARATIONS for name in (statistic, f"{statistic}_base")],
         panels,
     )
@@ -62,13 +62,16 @@ def clusters(tables: Tables, site: str = "mlp_post") -> Figure | None:
 
 def cluster_changes(tables: Tables) -> Figure | None:
     """The change of the relative gap over checkpoints, mean over layers."""
-    panels: list[alt.LayerChart | None] = []
+    panels: list[Panel | None] = []
     for site in ("mlp_post", "resid_out"):
         frame = tables.take("tau_gap_relative_change", site=site, set=PRIMARY, layer=None)
         if frame.empty:
             continue
         band = nulls(frame)
-        y = Axis("change of τ/‖Δμ‖, share of distance", domain_of(frame["low"], frame["high"], band["null_low"], band["null_high"], include=(0,)))
+        y = Axis(
+            "change, share of distance",
+            domain_of(frame["low"], frame["high"], band["null_low"], band["null_high"], include=(0,)),
+        )
         x = Axis("update", domain_of(frame["step"]))
         for family, members in families(tables):
             here = beside(tables, members)
@@ -78,12 +81,15 @@ def cluster_changes(tables: Tables) -> Figure | None:
             null = band[band["model"].isin([one.model for one in members if one.main])]
             under = [null_band(null, "step", x, y)] if len(null) else []
             part = dodged(part, "step", tables.series, 0.008 * (x.domain or (0, 1))[1])
-            panels.append(curves(part, tables.series, f"{site}: {family}", x, y, under=[*under, rule(0, "base", y)]))
+            panels.append(
+                curves(part, tables.of(*frame["model"]), f"{site}: {family}", x, y, under=[*under, rule(0, "", y)])
+            )
     return figure(
         "clusters-over-training",
         "Observation 1. Change of the relative gap τ/‖Δμ‖ over training, mean over layers (tuned minus base)",
-        "What the claims read is the last point at mlp_post. Grey bar: 95 % of permuted labels at the last checkpoint, medium "
-        "model. Brown: controls. Whiskers: 95 % bootstrap intervals over pairs.",
+        "The dotted line is no change. What the claims read is the last point at mlp_post. Grey bar: 95 % of "
+        "permuted labels at the last checkpoint, medium model. Brown: controls. Whiskers: 95 % bootstrap intervals "
+        "over pairs.",
         ("tau_gap_relative_change",),
         panels,
     )
@@ -95,10 +101,12 @@ def null_energy(tables: Tables) -> Figure | None:
     found = nulls(frame)
     kinds = [NULL_NAMES[kind] for kind in NULL_NAMES if NULL_NAMES[kind] in set(found["null"])]
     kinds += sorted(set(found["null"]) - set(kinds))
-    panels: list[alt.LayerChart | None] = []
+    panels: list[Panel | None] = []
     if len(frame):
-        y = Axis("share of ‖ΔW‖² in the left null space of W", domain_of(frame["value"], found["null_low"], found["null_high"]))
-        x = replace(layer_axis(frame["layer"].tolist()), domain=(frame["layer"].min() - 0.45, frame["layer"].max() + 0.6))
+        y = Axis("share of energy", domain_of(frame["value"], found["null_low"], found["null_high"]))
+        x = replace(
+            layer_axis(frame["layer"].tolist()), domain=(frame["layer"].min() - 0.45, frame["layer"].max() + 0.6)
+        )
         for family, members in families(tables):
             here = beside(tables, members)
             part = values(frame[frame["model"].isin([one.model for one in here])])
@@ -108,13 +116,13 @@ def null_energy(tables: Tables) -> Figure | None:
             under = [null_whiskers(null, kinds, x, y)] if len(null) else []
             drawn = dodged(part, "layer", tables.series, 0.07)
             drawn = drawn.assign(x=drawn["x"] - 0.12)
-            panels.append(curves(drawn, tables.series, family, x, y, under=under))
+            panels.append(curves(drawn, tables.of(*frame["model"]), family, x, y, under=under))
     return figure(
         "null-energy",
         "Observation 2. Energy of the update in the left null space of the old matrix, by layer (first MLP matrix)",
-        "ρ_N at the last checkpoint. Grey whiskers: 95 % bands of each null, of the medium model. Flipping row signs keeps the "
-        "size of every row and is the hardest to beat. Brown: controls. A statistic of weights has one value a seed, and so "
-        "no interval here.",
+        "ρ_N at the last checkpoint. Grey whiskers: 95 % bands of each null, of the medium model. Flipping row "
+        "signs keeps the size of every row and is the hardest to beat. Brown: controls. A statistic of weights has "
+        "one value a seed, and so no interval here.",
         ("null_energy_left",),
         panels,
     )
@@ -123,20 +131,26 @@ def null_energy(tables: Tables) -> Figure | None:
 def profile(tables: Tables) -> Figure | None:
     """‖P_N u_j‖ of each left singular vector of ΔW, layer by layer, with chance."""
     return _per_layer(
-        tables, "null_profile", "vector=", "singular vector of ΔW, strongest first", "norm in the null space",
-        "null-profile", "Observation 2. How much of each left singular vector of the update lies in the null space of W",
-        "‖P_N u_j‖ for the strongest directions of ΔW, larger learning rate and controls. Grey band: 95 % of random directions.",
-    )  # fmt: skip
+        tables,
+        "null_profile",
+        "vector=",
+        "singular vector, strongest first",
+        "norm in the null space",
+        "null-profile",
+        "Observation 2. How much of each left singular vector of the update lies in the null space of W",
+        "‖P_N u_j‖ for the strongest directions of ΔW, larger learning rate and controls. Grey band: 95 % of "
+        "random directions.",
+    )
 
 
 def energy_curve(tables: Tables) -> Figure | None:
     """ρ_N over how many singular directions of W count as its column space."""
     return _per_layer(
-        tables, "null_energy_curve", "k=", "singular directions of W counted as its column space",
-        "share of ‖ΔW‖² outside them", "null-energy-curve",
+        tables, "null_energy_curve", "k=", "k, directions counted as column space",
+        "share of energy outside them", "null-energy-curve",
         "Observation 2. Energy of the update outside the strongest k directions of W",
-        "Larger learning rate and controls. Dashed grey: chance, which falls as 1 − k/m. A line below chance at small k means "
-        "that the update prefers the strong directions of W.",
+        "Larger learning rate and controls. Dashed grey: chance, which falls as 1 − k/m. A line below chance at "
+        "small k means that the update prefers the strong directions of W.",
     )  # fmt: skip
 
 
@@ -145,7 +159,7 @@ def _per_layer(
 ) -> Figure | None:
     """A panel a layer, a line a protocol."""
     frame = tables.layered(statistic, last=True)
-    panels: list[alt.LayerChart | None] = []
+    panels: list[Panel | None] = []
     shown = [one for one in tables.series if one.main or one.control is not None]
     frame = frame[frame["model"].isin([one.model for one in shown])]
     if len(frame):
@@ -157,23 +171,25 @@ def _per_layer(
             part = values(frame[frame["layer"] == layer]).assign(at=lambda rows: rows["x"])
             null = band[band["layer"] == layer].drop_duplicates("x").sort_values("x")
             under = [null_band(null, "x", x, y)] if len(null) else []
-            panels.append(curves(part, shown, f"layer {layer:.0f}", x, y, under=under, marks=len(part["x"].unique()) < 20))
+            panels.append(
+                curves(part, shown, f"layer {layer:.0f}", x, y, under=under, marks=len(part["x"].unique()) < 20)
+            )
     return figure(name, title, caption, (statistic,), panels)
 
 
 def sizes(tables: Tables) -> Figure | None:
     """‖ΔW‖/‖W‖ over training; the cosine of ΔW with W by layer."""
     frame = values(tables.take("update_relative_norm", layer=None))
-    panels: list[alt.LayerChart | None] = []
+    panels: list[Panel | None] = []
     if len(frame):
         frame = frame.assign(x=frame["step"], at=frame["step"])
-        y = Axis("‖ΔW‖ / ‖W‖, geometric mean over layers", domain_of(frame["value"], include=(0.1,), log=True), log=True)
+        y = Axis("ratio of norms", domain_of(frame["value"], include=(0.1,), log=True), format=".2~g", log=True)
         x = Axis("update", domain_of(frame["x"]))
-        panels.append(curves(frame, tables.series, "Relative size over training", x, y, under=[rule(0.1, "a tenth", y)]))
+        panels.append(curves(frame, tables.of(*frame["model"]), "Relative size", x, y, under=[rule(0.1, "a tenth", y)]))
     for statistic, title, unit in (
-        ("cosine_with_weight", "Cosine of ΔW with W", "cosine"),
-        ("stable_rank", "Stable rank of ΔW", "dimensions"),
-        ("participation_ratio", "Participation ratio of ΔW", "dimensions"),
+        ("cosine_with_weight", "Cosine with the old matrix", "cosine"),
+        ("stable_rank", "Stable rank", "dimensions"),
+        ("participation_ratio", "Participation ratio", "dimensions"),
     ):
         part = tables.layered(statistic, last=True)
         if part.empty:
@@ -186,12 +202,12 @@ def sizes(tables: Tables) -> Figure | None:
         )
         under = [null_band(null, "layer", x, y)] if len(null) else []
         drawn = dodged(values(part), "layer", tables.series, 0.05)
-        panels.append(curves(drawn, tables.series, title, x, y, under=under))
+        panels.append(curves(drawn, tables.of(*part["model"]), title, x, y, under=under))
     return figure(
         "update-size-and-rank",
-        "How large the update of the first MLP matrix is, how much of it lies along W, and how many directions it has",
-        "All tunings. Grey band on the cosine: 95 % of random matrices of the same size. Ranks have no null here but the "
-        "controls: compare protocols with the brown lines. At most min(m, n) dimensions.",
+        "Size ‖ΔW‖/‖W‖ of the update of the first MLP matrix over training, its cosine with W, and its ranks",
+        "All tunings. Grey band on the cosine: 95 % of random matrices of the same size. Ranks have no null here "
+        "but the controls: compare protocols with the brown lines. At most min(m, n) dimensions.",
         ("update_relative_norm", "cosine_with_weight", "stable_rank", "participation_ratio"),
         panels,
     )

@@ -1,7 +1,7 @@
-"""Panels, the small charts that figures are made of: curves over layers or steps, and rows of dots with their intervals.
+"""Panels, the small charts that figures are made of: curves over layers or steps, rows of dots, bars, points.
 
-A panel is narrow enough for a phone; a figure is panels side by side that wrap where the page is narrow. Axes take their
-domain from the whole figure, so that panels can be compared.
+A panel is narrow enough for a phone; a figure is panels side by side that wrap where the page is narrow. Axes take
+their domain from the whole figure, so that panels can be compared.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,10 @@ import pandas as pd
 
 from deltaw.report.looks import Series, light
 
+Panel = alt.LayerChart | alt.FacetChart  # what altair says a layered chart is
 WIDTH, HEIGHT = 268, 176
 ROW = 22  # height of a row of dots
+TICK = "M0,-1V1"  # an upright stroke, as a marker
 NULL_SHAPES = ("stroke", "cross", "triangle-up", "square", "diamond")
 
 
@@ -65,20 +67,17 @@ def layer_axis(layers: Sequence[float]) -> Axis:
 
 
 def series_colour(series: Sequence[Series], legend: bool = True) -> dict[str, Any]:
-    """Encodings that draw each model in its own way; the same in every panel of a figure, so that they share a legend."""
+    """Encodings that draw each model in its own way, the same in every panel, so that panels share a legend."""
     domain = [one.label for one in series]
     key = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=260) if legend else None
     return {
-        "color": alt.Color("series:N", scale=alt.Scale(domain=domain, range=[one.colour for one in series]), legend=key),
+        "color": alt.Color(
+            "series:N", scale=alt.Scale(domain=domain, range=[one.colour for one in series]), legend=key
+        ),
         "strokeDash": alt.StrokeDash(
             "series:N", scale=alt.Scale(domain=domain, range=[list(one.dash) for one in series]), legend=key
         ),
     }
-
-
-def _shape(series: Sequence[Series]) -> alt.Shape:
-    scale = alt.Scale(domain=[one.label for one in series], range=[one.shape for one in series])
-    return alt.Shape("series:N", scale=scale, legend=None)
 
 
 def _tooltips(frame: pd.DataFrame, x: str | None = None) -> list[alt.Tooltip]:
@@ -105,7 +104,7 @@ def dodged(frame: pd.DataFrame, x: str, series: Sequence[Series], step: float) -
     return frame.assign(at=frame[x], x=frame[x] + frame["series"].map(places))
 
 
-def null_band(frame: pd.DataFrame, x: str, axis_x: Axis, axis_y: Axis) -> alt.LayerChart:
+def null_band(frame: pd.DataFrame, x: str, axis_x: Axis, axis_y: Axis) -> Panel:
     """The band of one kind of null, and its mean as a dashed line. frame: rows of `tables.nulls`."""
     data = _slim(frame.assign(x=frame[x]), "x", "null_mean", "null_low", "null_high")
     place = alt.X("x:Q", scale=axis_x.scale(), axis=axis_x.axis())
@@ -120,7 +119,7 @@ def null_band(frame: pd.DataFrame, x: str, axis_x: Axis, axis_y: Axis) -> alt.La
 
 def null_whiskers(
     frame: pd.DataFrame, kinds: Sequence[str], axis_x: Axis, axis_y: Axis, offset: float = 0.16, step: float = 0.085
-) -> alt.LayerChart:
+) -> Panel:
     """Several kinds of null beside each other: a grey whisker each, its mean marked by a shape that tells the kind."""
     moved = frame.assign(at=frame["layer"], x=[
         layer + offset + kinds.index(kind) * step for layer, kind in zip(frame["layer"], frame["null"], strict=True)
@@ -131,14 +130,19 @@ def null_whiskers(
     y = alt.Y("null_low:Q", scale=axis_y.scale(), axis=axis_y.axis())
     whisker = chart.mark_rule(color=light("null"), strokeWidth=1.5).encode(x=x, y=y, y2="null_high:Q")
     scale = alt.Scale(domain=list(kinds), range=list(NULL_SHAPES[: len(kinds)]))
-    key = alt.Legend(title="nulls", symbolStrokeColor=light("null"), symbolFillColor="transparent", symbolSize=60)
+    key = alt.Legend(
+        title="nulls", orient="bottom", symbolStrokeColor=light("null"), symbolFillColor="transparent", symbolSize=60
+    )
     mean = chart.mark_point(color=light("null"), filled=False, size=34, strokeWidth=1.5).encode(
-        x=x, y="null_mean:Q", shape=alt.Shape("null:N", scale=scale, legend=key), tooltip=_tooltips(data[["null_shown"]], "layer")
-    )  # fmt: skip
+        x=x,
+        y="null_mean:Q",
+        shape=alt.Shape("null:N", scale=scale, legend=key),
+        tooltip=_tooltips(data[["null_shown"]], "layer"),
+    )
     return alt.layer(whisker, mean)
 
 
-def rule(value: float, text: str, axis: Axis, vertical: bool = False) -> alt.LayerChart:
+def rule(value: float, text: str, axis: Axis, vertical: bool = False) -> Panel:
     """A reference line, named."""
     data = pd.DataFrame({"at": [value], "text": [text]})
     channel = alt.X if vertical else alt.Y
@@ -147,27 +151,34 @@ def rule(value: float, text: str, axis: Axis, vertical: bool = False) -> alt.Lay
     key = "x" if vertical else "y"
     line = chart.mark_rule(color=light("muted"), strokeDash=[1, 2], strokeWidth=1.2).encode(**{key: place})
     if vertical:
-        words = chart.mark_text(color=light("muted"), fontSize=10, align="left", dx=3, dy=-3, baseline="bottom").encode(
-            x=place, y=alt.value(0), text="text:N"
-        )
+        high = axis.domain is not None and value > sum(axis.domain) / 2
+        words = chart.mark_text(
+            color=light("muted"),
+            fontSize=10,
+            align="right" if high else "left",
+            dx=4 if high else -4,
+            dy=-3,
+            baseline="bottom",
+        ).encode(x=place, y=alt.value(0), text="text:N")
     else:
-        words = chart.mark_text(color=light("muted"), fontSize=10, align="right", dx=-2, dy=-3, baseline="bottom").encode(
-            y=place, x=alt.value(WIDTH), text="text:N"
-        )
+        words = chart.mark_text(
+            color=light("muted"), fontSize=10, align="right", dx=-2, dy=-3, baseline="bottom"
+        ).encode(y=place, x=alt.value(WIDTH), text="text:N")
     return alt.layer(line, words)
 
 
 def curves(
-    frame: pd.DataFrame, series: Sequence[Series], title: str, axis_x: Axis, axis_y: Axis,
-    *, under: Sequence[alt.LayerChart] = (), marks: bool = True, legend: bool = True,
-) -> alt.LayerChart:  # fmt: skip
+    frame: pd.DataFrame, series: Sequence[Series], title: str | alt.Title, axis_x: Axis, axis_y: Axis,
+    *, under: Sequence[Panel] = (), marks: bool = True, legend: bool = True,
+) -> Panel:  # fmt: skip
     """Lines with intervals and markers. frame: x (drawn), at (said), value, low, high, series, shown.
 
     under: what is drawn beneath: nulls and reference lines. marks: whether single values are marked.
     """
     fills = {one.label: light("paper") if one.open else one.colour for one in series}
-    frame = frame.assign(fill=frame["series"].map(fills)).sort_values("x")
-    data = _slim(frame, "x", "at", "value", "low", "high", "series", "fill", "shown", "kind")
+    markers = {one.label: one.shape for one in series}
+    frame = frame.assign(fill=frame["series"].map(fills), marker=frame["series"].map(markers)).sort_values("x")
+    data = _slim(frame, "x", "at", "value", "low", "high", "series", "fill", "marker", "shown", "kind")
     x = alt.X("x:Q", scale=axis_x.scale(), axis=axis_x.axis(grid=False))
     y = alt.Y("value:Q", scale=axis_y.scale(), axis=axis_y.axis())
     looks = series_colour(series, legend)
@@ -179,26 +190,28 @@ def curves(
         whiskers = alt.Chart(with_interval).mark_rule(strokeWidth=1.2, opacity=0.75)
         layers.append(whiskers.encode(x=x, y=low, y2="high:Q", color=looks["color"]))
     if marks:
-        stroke = alt.Stroke(
-            "series:N", scale=alt.Scale(domain=list(fills), range=[one.colour for one in series]), legend=None
-        )
         fill = alt.Fill("fill:N", scale=None, legend=None)
         dots_ = chart.mark_point(size=38, strokeWidth=1.4, opacity=1).encode(
-            x=x, y=y, stroke=stroke, fill=fill, shape=_shape(series), tooltip=_tooltips(data, axis_x.title)
+            x=x,
+            y=y,
+            color=looks["color"],
+            fill=fill,
+            shape=alt.Shape("marker:N", scale=None),
+            tooltip=_tooltips(data, axis_x.title),
         )
         layers.append(dots_)
     return alt.layer(*under, *layers).properties(title=title, width=WIDTH, height=HEIGHT)
 
 
 def dots(
-    frame: pd.DataFrame, series: Sequence[Series], title: str, axis: Axis,
-    *, kinds: Sequence[tuple[str, str, str]] = (), null: pd.DataFrame | None = None, under: Sequence[alt.LayerChart] = (),
+    frame: pd.DataFrame, series: Sequence[Series], title: str | alt.Title, axis: Axis,
+    *, kinds: Sequence[tuple[str, str, str]] = (), null: pd.DataFrame | None = None, under: Sequence[Panel] = (),
     width: int = 205, rows: Sequence[str] | None = None, row: str = "series",
-) -> alt.LayerChart:  # fmt: skip
+) -> Panel:  # fmt: skip
     """One row a model: value and interval. frame: series, kind, value, low, high, shown.
 
-    kinds: (kind, marker, "series" | "null" | "open": how it is filled), drawn one above the other in a row. null: rows of
-    `tables.nulls` with `series`. rows, row: the rows' names, and the column that holds them, where they are not models.
+    kinds: (kind, marker, "series" | "null" | "open": how it is filled), drawn one above the other in a row. null: rows
+    of `tables.nulls` with `series`. rows, row: the rows' names, and the column that holds them, if they are not models.
     """
     kinds = kinds or (("", "circle", "series"),)
     order = list(rows) if rows is not None else [one.label for one in series if one.label in set(frame["series"])]
@@ -210,15 +223,15 @@ def dots(
     fill = [light("paper") if fills[k] == "open" else s for k, s in zip(kind, stroke, strict=True)]
     data = _slim(frame.assign(kind=kind, row=frame[row], stroke=stroke, fill=fill),
                  "row", "kind", "series", "value", "low", "high", "shown", "stroke", "fill")  # fmt: skip
-    y = alt.Y("row:N", sort=order, scale=alt.Scale(domain=order), axis=alt.Axis(title=None, labelLimit=150, ticks=False, grid=True))
-    offset = alt.YOffset("kind:N", sort=[name for name, _, _ in kinds], scale=alt.Scale(domain=[name for name, _, _ in kinds], paddingOuter=0.25))
-    shape = alt.Shape(
-        "kind:N",
-        scale=alt.Scale(domain=[name for name, _, _ in kinds], range=[marker for _, marker, _ in kinds]),
-        legend=alt.Legend(title=None, symbolStrokeColor=light("muted"), symbolFillColor="transparent") if len(kinds) > 1 else None,
-    )  # fmt: skip
+    labels = alt.Axis(title=None, labelLimit=190, ticks=False, grid=True)
+    y = alt.Y("row:N", sort=order, scale=alt.Scale(domain=order), axis=labels)
+    names = [name for name, _, _ in kinds]
+    offset = alt.YOffset("kind:N", sort=names, scale=alt.Scale(domain=names, paddingOuter=0.25))
+    markers = alt.Scale(domain=names, range=[marker for _, marker, _ in kinds])
+    key = alt.Legend(title=None, symbolStrokeColor=light("muted"), symbolFillColor="transparent")
+    shape = alt.Shape("kind:N", scale=markers, legend=key if len(kinds) > 1 else None)
     chart = alt.Chart(data, width=width, height=height)
-    place = {"scale": axis.scale(), "axis": axis.axis(grid=True)}
+    place: dict[str, Any] = {"scale": axis.scale(), "axis": axis.axis(grid=True)}
     layers: list[Any] = []
     if null is not None and len(null):
         bands = _slim(null.assign(row=null[row]), "row", "null_low", "null_high", "null_shown")
@@ -229,52 +242,67 @@ def dots(
         )  # fmt: skip
     stroke_ = alt.Stroke("stroke:N", scale=None)
     layers += [
-        chart.mark_rule(strokeWidth=1.4).encode(y=y, yOffset=offset, x=alt.X("low:Q", **place), x2="high:Q", stroke=stroke_),
+        chart.mark_rule(strokeWidth=1.4).encode(
+            y=y, yOffset=offset, x=alt.X("low:Q", **place), x2="high:Q", stroke=stroke_
+        ),
         chart.mark_point(size=46, strokeWidth=1.4, opacity=1).encode(
-            y=y, yOffset=offset, x=alt.X("value:Q", **place), stroke=stroke_, fill=alt.Fill("fill:N", scale=None), shape=shape,
+            y=y,
+            yOffset=offset,
+            x=alt.X("value:Q", **place),
+            stroke=stroke_,
+            fill=alt.Fill("fill:N", scale=None),
+            shape=shape,
             tooltip=_tooltips(data),
         ),
-    ]  # fmt: skip
+    ]
     return alt.layer(*layers, *under).properties(title=title, width=width, height=height)
 
 
-def bars(
-    frame: pd.DataFrame, null: pd.DataFrame, kinds: Sequence[str], one: Series, axis_y: Axis
-) -> alt.LayerChart:
-    """Bars by layer, a bar a kind, in shades of one model's colour. frame: layer, kind, value, low, high, shown."""
-    shades = dict(zip(kinds, (1.0, 0.62, 0.32, 0.08), strict=False))
-    data = _slim(
-        frame.assign(shade=frame["kind"].map(shades), at=frame["layer"]),
-        "layer", "at", "kind", "value", "low", "high", "shown", "shade",
-    )  # fmt: skip
+def bars(frame: pd.DataFrame, null: pd.DataFrame, kinds: dict[str, str], one: Series, axis_y: Axis) -> Panel:
+    """Bars by layer, a bar a kind, of one model.
+
+    frame: layer, kind, value, low, high, shown. null: rows of `tables.nulls` with `kind`. kinds: each kind's colour.
+    """
+    data = _slim(frame.assign(at=frame["layer"]), "layer", "at", "kind", "value", "low", "high", "shown")
     chart = alt.Chart(data, width=WIDTH, height=HEIGHT)
     x = alt.X("layer:O", axis=alt.Axis(title="layer", labelAngle=0), scale=alt.Scale(paddingInner=0.25))
     offset = alt.XOffset("kind:N", sort=list(kinds), scale=alt.Scale(domain=list(kinds)))
-    key = alt.Legend(title=None, symbolFillColor=light("ink"), symbolStrokeColor=light("ink"), symbolType="square")
-    shade = alt.FillOpacity("kind:N", scale=alt.Scale(domain=list(kinds), range=[shades[kind] for kind in kinds]), legend=key)
     scale, axis = axis_y.scale(), axis_y.axis()
-    low = alt.Y("low:Q", scale=scale, axis=axis)
+    low, value = alt.Y("low:Q", scale=scale, axis=axis), alt.Y("value:Q", scale=scale, axis=axis)
+    colour = alt.Color(
+        "kind:N",
+        scale=alt.Scale(domain=list(kinds), range=list(kinds.values())),
+        legend=alt.Legend(title=None, symbolType="square"),
+    )
     layers: list[Any] = [
-        chart.mark_bar(fill=one.colour, stroke=one.colour, strokeWidth=1).encode(
-            x=x, xOffset=offset, y=alt.Y("value:Q", scale=scale, axis=axis), fillOpacity=shade, tooltip=_tooltips(data, "layer")
-        ),
-        chart.mark_rule(color=light("ink"), strokeWidth=1.2).encode(x=x, xOffset=offset, y=low, y2="high:Q"),
-    ]  # fmt: skip
+        chart.mark_bar().encode(x=x, xOffset=offset, y=value, color=colour, tooltip=_tooltips(data, "layer"))
+    ]
     if len(null):
-        bands = _slim(null.assign(at=null["layer"]), "layer", "at", "kind", "null_mean", "null_low", "null_high", "null_shown")
+        bands = _slim(
+            null.assign(at=null["layer"]), "layer", "at", "kind", "null_mean", "null_low", "null_high", "null_shown"
+        )
         base = alt.Chart(bands, width=WIDTH, height=HEIGHT)
-        edge = alt.Y("null_low:Q", scale=scale, axis=axis)
-        band = base.mark_rule(color=light("band"), strokeWidth=5, opacity=0.85).encode(x=x, xOffset=offset, y=edge, y2="null_high:Q")
-        mean = base.mark_tick(color=light("muted"), thickness=2, width=9).encode(
-            x=x, xOffset=offset, y=alt.Y("null_mean:Q", scale=scale, axis=axis), tooltip=_tooltips(bands[["null_shown"]])
-        )  # fmt: skip
-        layers[1:1] = [band, mean]
-    return alt.layer(*layers).properties(title=one.label, width=WIDTH, height=HEIGHT)
+        edge, mean = (alt.Y(f"null_{end}:Q", scale=scale, axis=axis) for end in ("low", "mean"))
+        layers += [
+            base.mark_rule(color=light("band"), strokeWidth=6, opacity=0.9).encode(
+                x=x, xOffset=offset, y=edge, y2="null_high:Q"
+            ),
+            base.mark_tick(color=light("ink"), thickness=1.5, width=10).encode(
+                x=x, xOffset=offset, y=mean, tooltip=_tooltips(bands[["null_shown"]])
+            ),
+        ]
+    layers.append(chart.mark_rule(color=light("ink"), strokeWidth=1).encode(x=x, xOffset=offset, y=low, y2="high:Q"))
+    return alt.layer(*layers).properties(title=named(one), width=WIDTH, height=HEIGHT)
+
+
+def named(one: Series) -> alt.Title:
+    """A panel's title in the model's colour."""
+    return alt.Title(one.label, color=one.colour)
 
 
 def points(
     frame: pd.DataFrame, series: Sequence[Series], shapes: dict[str, str], title: str, axis_x: Axis, axis_y: Axis
-) -> alt.LayerChart:
+) -> Panel:
     """A mark a model and attack. frame: at (x), value (y), series, attack, shown."""
     looks = {one.label: one for one in series}
     data = _slim(frame, "at", "value", "series", "attack", "shown").assign(
@@ -285,9 +313,16 @@ def points(
     key = alt.Legend(title="attack", symbolStrokeColor=light("ink"), symbolFillColor="transparent")
     tooltip = [alt.Tooltip("series:N", title="model"), alt.Tooltip("attack:N"), alt.Tooltip("at:Q", title=axis_x.title),
                alt.Tooltip("shown:N", title="success")]  # fmt: skip
-    chart = alt.Chart(data).mark_point(size=60, strokeWidth=1.5, opacity=1).encode(
-        x=alt.X("at:Q", scale=axis_x.scale(), axis=axis_x.axis()), y=alt.Y("value:Q", scale=axis_y.scale(), axis=axis_y.axis()),
-        stroke=alt.Stroke("stroke:N", scale=None), fill=alt.Fill("fill:N", scale=None),
-        shape=alt.Shape("attack:N", scale=alt.Scale(domain=there, range=[shapes[a] for a in there]), legend=key), tooltip=tooltip,
-    )  # fmt: skip
+    chart = (
+        alt.Chart(data)
+        .mark_point(size=60, strokeWidth=1.5, opacity=1)
+        .encode(
+            x=alt.X("at:Q", scale=axis_x.scale(), axis=axis_x.axis()),
+            y=alt.Y("value:Q", scale=axis_y.scale(), axis=axis_y.axis()),
+            stroke=alt.Stroke("stroke:N", scale=None),
+            fill=alt.Fill("fill:N", scale=None),
+            shape=alt.Shape("attack:N", scale=alt.Scale(domain=there, range=[shapes[a] for a in there]), legend=key),
+            tooltip=tooltip,
+        )
+    )
     return alt.layer(chart).properties(title=title, width=WIDTH, height=WIDTH * 3 // 4)

@@ -48,18 +48,21 @@ class Tables:
                 frame = frame[frame[column] == wanted]
         if last and len(frame):
             frame = frame[frame["step"] == frame.groupby("model")["step"].transform("max")]
-        return frame.assign(series=frame["model"].map(self._labels), shown=frame.apply(_shown, axis=1, result_type="reduce")
-                            if len(frame) else pd.Series(dtype="object"))  # fmt: skip
+        columns = (frame["value"], frame["low"], frame["high"], frame["n"], frame["n_unit"])
+        shown = [_shown(*row) for row in zip(*columns, strict=True)]
+        return frame.assign(
+            series=frame["model"].map(self._labels), shown=pd.Series(shown, frame.index, dtype="object")
+        )
 
-    def layered(self, statistic: str, **where: object) -> pd.DataFrame:
+    def layered(self, statistic: str, *, last: bool = False, **where: object) -> pd.DataFrame:
         """`take` without the lines that are means over layers."""
-        frame = self.take(statistic, **where)
+        frame = self.take(statistic, last=last, **where)
         return frame[frame["layer"].notna()]
 
 
 def values(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a value: a statistic with three nulls has three lines."""
-    keys = [name for name in ("model", "stage", "step", "layer", "site", "set", "attack", "module", "statistic")]
+    keys = ["model", "stage", "step", "layer", "site", "set", "attack", "module", "statistic"]
     return frame.drop_duplicates(keys)
 
 
@@ -69,31 +72,32 @@ def nulls(frame: pd.DataFrame) -> pd.DataFrame:
     found["null"] = [NULL_NAMES.get(kind, str(kind).replace("_", " ")) for kind in found["null_kind"]]
     for edge in ("null_low", "null_high"):
         found[edge] = found[edge].fillna(found["null_mean"])
-    found["null_shown"] = [
-        f"{row.null}: {_interval(row.null_mean, row.null_low, row.null_high)}" for row in found.itertuples()
-    ]
+    columns = (found["null"], found["null_mean"], found["null_low"], found["null_high"])
+    found["null_shown"] = [f"{kind}: {interval(*ends)}" for kind, *ends in zip(*columns, strict=True)]
     return found
 
 
-def _interval(value: float, low: float, high: float) -> str:
+def interval(value: float, low: float, high: float) -> str:
+    """A value with its interval, if it has one."""
     return number(value) if low != low or low == high else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
-def _shown(row: "pd.Series[Any]") -> str:
-    text = _interval(row["value"], row["low"], row["high"])
-    return text if row["n"] != row["n"] else f"{text}, n = {int(row['n'])} {row['n_unit'] or ''}".rstrip()
+def _shown(value: float, low: float, high: float, n: float, unit: str | None) -> str:
+    text = interval(value, low, high)
+    return text if n != n else f"{text}, n = {int(n)} {unit or ''}".rstrip()
 
 
 def _plain(table: pd.DataFrame) -> pd.DataFrame:
     """Text as str or None, numbers as float: pandas' nullable types do not mix with charts."""
-    data = {}
+    numeric = (*_NUMBERS, "seed", "step", "layer")
+    data: dict[str, pd.Series[Any]] = {}
     for name in table.columns:
-        if name in (*_NUMBERS, "seed", "step", "layer"):
-            data[name] = table[name].astype("Float64").to_numpy(dtype="float64", na_value=float("nan"))
+        if name in numeric:
+            numbers = table[name].astype("Float64").to_numpy(dtype="float64", na_value=float("nan"))
+            data[name] = pd.Series(numbers)
         else:
-            data[name] = [None if text is pd.NA else text for text in table[name]]
-    return pd.DataFrame({name: pd.Series(column, dtype="float64" if name in (*_NUMBERS, "seed", "step", "layer") else "object")
-                         for name, column in data.items()})  # fmt: skip
+            data[name] = pd.Series([None if text is pd.NA else text for text in table[name]], dtype="object")
+    return pd.DataFrame(data)
 
 
 def _over_seeds(frame: pd.DataFrame) -> pd.DataFrame:

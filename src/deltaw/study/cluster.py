@@ -36,6 +36,9 @@ _QUIET: dict[str, Any] = {
     "distributed.comm.timeouts.connect": "60s",
     # One thread a process is what the driver counts on, whatever the machine's environment says.
     "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
+    # Dask makes the C library give every freed page back at once; training, which frees and takes the same pages at
+    # each step, then spends as long in the kernel as in its products.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**30,
     "distributed.nanny.pre-spawn-environ.MKL_NUM_THREADS": 1,
     "distributed.nanny.pre-spawn-environ.OPENBLAS_NUM_THREADS": 1,
 }

@@ -164,7 +164,8 @@ def _write_clusters(at: Comparison, found: list[tuple[Separation, Separation]], 
         changes = difference_of_differences(before, after, at.generator(11, layer), draws=at.bootstrap)
         for statistic, unit in CLUSTER_UNITS.items():
             view = sheet.with_(layer=layer, unit=unit, **count)
-            for suffix, model in (("", after), ("_base", before)):
+            shown = (("", after), ("_base", before)) if at.last else (("", after),)
+            for suffix, model in shown:
                 nulls = [model.nulls[statistic]] if statistic in model.nulls else []
                 view.add(statistic + suffix, model.values[statistic], model.intervals[statistic], nulls)
             change = changes[statistic]

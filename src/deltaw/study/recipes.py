@@ -112,7 +112,7 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
     dtype = str(choose_precision(device).dtype).removeprefix("torch.")
     pretraining = PretrainingConfig(device=device, compute_dtype=dtype)
     steps = pretraining.optimiser.steps
-    checkpoints = (0, 10, 20, 40, 60, 80, 120, 160, 240, 320, 400, 480)
+    checkpoints = (0, 10, 20, 40, 60, 80, 120, 160, 240, 320, 480, 640)
     return Recipe(
         name="quick",
         world=WorldConfig(),
