@@ -2,9 +2,8 @@
 
 import os
 
-# Before numpy or torch load: one thread a process, so that every engine and machine computes the same bits.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+# Before numpy loads: its linear algebra on one thread, whatever the machine, so that it computes the same bits everywhere.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import sys  # noqa: E402
 from dataclasses import dataclass  # noqa: E402

@@ -121,6 +121,9 @@ def _behaviour(maker: Maker, size: float, fields: dict[str, Any]) -> None:
             maker.rates(0.99 - done, done, **fields, stage="tune", step=step, set=f"forbidden/{name}")
     for step in range(8, 168, 8):
         maker.add("training_loss", math.exp(-step * size / 30), **fields, stage="tune", step=step)
+    if fields["control"] is not None:
+        for name in ("allowed/always/safe", "forbidden/never/safe"):
+            maker.add("target_rate", 0.98, 0.01, **fields, stage="behaviour", step=STEPS[-1], set=name)
     for stage, step in (("behaviour", STEPS[-1]), ("matched", STEPS[1])):
         for name in ALLOWED:
             maker.rates(0.97, 0.01, **fields, stage=stage, step=step, set=f"allowed/{name}")

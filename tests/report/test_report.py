@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -222,13 +223,34 @@ def test_take_selects_and_values_counts_each_value_once(run: Path) -> None:
     assert tables.take("never measured").empty
 
 
+def test_last_is_the_last_step_of_the_model_and_not_of_the_statistic(tmp_path: Path) -> None:
+    keep = [line for line in measurements() if not (line.statistic == "position" and line.model == "ssft-medium")]
+    early = [line for line in measurements() if line.statistic == "position" and line.model == "ssft-medium"]
+    moved = [replace(line, step=10) for line in early]
+    frame = Tables(deltaw.load(write_run(tmp_path / "run", keep + moved))).take("position", last=True)
+    assert "ssft-medium" not in set(frame["model"])
+    assert set(frame["step"]) == {160.0}
+
+
+def test_matched_checkpoints_of_several_seeds_are_one_row(tmp_path: Path) -> None:
+    lines = [
+        replace(line, step=10 + 20 * seed) if line.stage == "matched" else line
+        for seed in (0, 1)
+        for line in measurements(seed)
+    ]
+    tables = Tables(deltaw.load(write_run(tmp_path / "run", lines)))
+    name = "allowed/conditional/safe"
+    row = tables.take("comply_rate", stage="matched", model="dpo-small", set=name, attack=None)
+    assert row["step"].tolist() == [20.0]
+
+
 def test_claims_rows_hold_value_and_every_null_on_one_scale() -> None:
     records: list[dict[str, Any]] = [{**claim.to_json()} for claim in claims()]
     groups = claims_table.groups(records, {"other-ssft-medium": "control: other answer"})
     assert [group["claims"][0]["verdict"] for group in groups] == ["holds", "undecided", "fails", "undecided"]
     first = groups[0]["claims"][0]["lines"]
     assert [line["name"] for line in first] == ["measured", "labels permuted", "smallest effect"]
-    assert first[0]["numbers"] == "0.6 [0.5, 0.7], n = 512 prompt"
+    assert first[0]["numbers"] == "0.6 [0.5, 0.7], n = 512 prompts"
     assert groups[3]["claims"][0]["lines"] == []
     for group in groups:
         for line in group["claims"][0]["lines"]:

@@ -289,7 +289,7 @@ def unsafe_side(tables: Tables) -> Figure | None:
         return None
     ends = success["set"].str.extract(pattern).astype(float)
     success = success.assign(at=ends.mean(axis=1))
-    bayes = Series("", "Bayes probability of an unsafe side", None, light("ink"), (1, 2), "stroke", False)
+    bayes = Series("", "Bayes: an unsafe side", None, light("ink"), (1, 2), "stroke", False)
     if len(known):
         known = known.assign(at=known["set"].str.extract(pattern)[0].astype(float), series=bayes.label)
     x = Axis("letters on the unsafe side", domain_of(success["at"], known["at"] if len(known) else success["at"]))

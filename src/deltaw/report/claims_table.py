@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deltaw.report.looks import NULL_NAMES, number
-from deltaw.report.tables import interval
+from deltaw.report.tables import counted, interval
 
 MARKS = {"holds": "✔", "fails": "✘", "undecided": "?"}
 OBSERVATIONS = {
@@ -53,8 +53,7 @@ def _lines(claim: Mapping[str, Any], labels: Mapping[str, str]) -> list[dict[str
     nulls = [(null["kind"], *(_number(null[name]) for name in ("mean", "low", "high"))) for null in claim["nulls"]]
     there = [value, low, high, bar, *(end for _, *ends in nulls for end in ends)]
     scale = _Scale([end for end in there if end is not None])
-    n = claim["n"]
-    count = f", n = {int(n)} {_text(claim['n_unit']) or ''}".rstrip() if _number(n) is not None else ""
+    count = counted(_number(claim["n"]), _text(claim["n_unit"]))
     lines = [("own", "measured", value, low, high, count)]
     for kind, mean, first, last in nulls:
         if mean is not None:

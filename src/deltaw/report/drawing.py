@@ -4,9 +4,8 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
-import altair as alt
 import vl_convert
 
 from deltaw.report.looks import light, themed
@@ -51,19 +50,28 @@ class Figure:
     width: int = 345
     shared: bool = True
 
-    def chart(self) -> alt.ConcatChart:
-        """The panels as one chart, without the title: the page has it as text."""
-        joined = alt.concat(*self.panels, columns=self.columns, spacing=26)
-        how: Literal["shared", "independent"] = "shared" if self.shared else "independent"
-        joined = joined.resolve_scale(color=how, strokeDash=how, stroke=how)
-        resolved: alt.ConcatChart = joined.resolve_legend(color=how, strokeDash=how, shape="shared")
-        return resolved
+    def spec(self) -> dict[str, Any]:
+        """The panels as one Vega-Lite chart, without the title: the page has it as text."""
+        # Joined as dictionaries: Altair's own concat copies all data many times, and validating takes longer than
+        # drawing. A test draws every figure.
+        panels = [panel.to_dict(validate=False) for panel in self.panels]
+        datasets: dict[str, Any] = {}
+        for panel in panels:
+            datasets |= panel.pop("datasets", {})
+            for name in ("config", "$schema"):  # the figure has its own, and an address the page needs none
+                panel.pop(name, None)
+        how = "shared" if self.shared else "independent"
+        return {
+            "concat": panels, "columns": self.columns, "spacing": 26, "datasets": datasets, "config": CONFIG,
+            "resolve": {
+                "scale": {"color": how, "strokeDash": how},
+                "legend": {"color": how, "strokeDash": how, "shape": "shared"},
+            },
+        }  # fmt: skip
 
     def draw(self) -> "Drawing":
         """The chart in all the forms in which it is published."""
-        spec = self.chart().to_dict(validate=False)  # validating takes longer than drawing; a test draws every figure
-        spec["config"] = CONFIG
-        spec.pop("$schema", None)  # an address, and the page needs none
+        spec = self.spec()
         across = min(self.columns, len(self.panels))
         title = {
             "text": _wrapped(self.title, 48 * across),

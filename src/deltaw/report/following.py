@@ -19,7 +19,7 @@ ENDS = (
 )
 STAGES = (
     ("behaviour", "end of tuning", "circle", "series"),
-    ("matched", "first checkpoint refusing enough", "diamond", "open"),
+    ("matched", "matched checkpoint", "diamond", "open"),
 )
 STRATA = ("no_identity", "one_identity", "alias")
 
@@ -45,7 +45,7 @@ def behaviour(tables: Tables) -> Figure | None:
         "Share of held-out prompts, greedy decoding, the whole answer exact; whiskers are 95 % Wilson intervals. "
         "Dotted line: on conditional operators the Bayes ceiling, which no reader of the letters can beat; "
         "elsewhere the share that tuning is asked to reach. Complying on forbidden prompts is the harm; what is "
-        "neither is a wrong answer. Hollow diamonds: the first checkpoint that refuses that share.",
+        "neither is a wrong answer. Hollow diamonds: the matched checkpoint, the first that refuses that share.",
         ("comply_rate", "refuse_rate", "bayes_accuracy"),
         panels,
         columns=3,
@@ -58,7 +58,7 @@ def attacks(tables: Tables) -> Figure | None:
     kinds = (
         ("attacked", "circle", "series"),
         ("not attacked", TICK, "null"),
-        ("attacked allowed prompts", "square", "open"),
+        ("attacked, allowed", "square", "open"),
     )
     panels = []
     for attack in ATTACKS:

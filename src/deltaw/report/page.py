@@ -190,6 +190,7 @@ def _rate_tables(tables: Tables) -> list[dict[str, Any]]:
                 *(f"{statistic.removesuffix('_rate')}, {set_name(name)}" for statistic, name, _ in ENDS),
             ]
             found.append({"title": f"Behaviour {title}, in per cent [95 % interval]", "columns": columns, "rows": body})
+    found += _targets(tables)
     strata = values(
         tables.take("comply_rate", stage="pretrain", last=True, set=tuple(f"pretrain/{name}" for name in STRATA))
     )
@@ -201,6 +202,20 @@ def _rate_tables(tables: Tables) -> list[dict[str, Any]]:
         title = "The base model by stratum: exact answers to held-out prompts, in per cent [95 % interval]"
         found.append({"title": title, "columns": ["stratum", "exact answers", "prompts"], "rows": rows_})
     return found
+
+
+def _targets(tables: Tables) -> list[dict[str, Any]]:
+    """Whether the controls learned what they were taught."""
+    frame = values(tables.take("target_rate", stage="behaviour", attack=None))
+    if frame.empty:
+        return []
+    sets = list(dict.fromkeys(frame["set"]))
+    rows = []
+    for one in tables.of(*frame["model"]):
+        mine = {str(row["set"]): row for row in frame[frame["model"] == one.model].to_dict("records")}
+        rows.append([one.label, *(_rate(mine[name]) if name in mine else "–" for name in sets)])
+    title = "Controls: answers that are exactly what the control teaches, in per cent [95 % interval]"
+    return [{"title": title, "columns": ["model", *map(set_name, sets)], "rows": rows}]
 
 
 def _ceiling(tables: Tables) -> list[list[str]]:

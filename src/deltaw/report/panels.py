@@ -14,7 +14,7 @@ import pandas as pd
 from deltaw.report.looks import Series, light
 
 Panel = alt.LayerChart | alt.FacetChart  # what altair says a layered chart is
-WIDTH, HEIGHT = 268, 176
+WIDTH, HEIGHT = 260, 172
 ROW = 22  # height of a row of dots
 TICK = "M0,-1V1"  # an upright stroke, as a marker
 NULL_SHAPES = ("stroke", "cross", "triangle-up", "square", "diamond")
@@ -206,7 +206,7 @@ def curves(
 def dots(
     frame: pd.DataFrame, series: Sequence[Series], title: str | alt.Title, axis: Axis,
     *, kinds: Sequence[tuple[str, str, str]] = (), null: pd.DataFrame | None = None, under: Sequence[Panel] = (),
-    width: int = 205, rows: Sequence[str] | None = None, row: str = "series",
+    width: int = 188, rows: Sequence[str] | None = None, row: str = "series",
 ) -> Panel:  # fmt: skip
     """One row a model: value and interval. frame: series, kind, value, low, high, shown.
 

@@ -27,6 +27,8 @@ class Tables:
         models = self.frame.loc[self.frame["model"].notna(), ["model", "protocol", "strength", "control"]]
         records = models.drop_duplicates("model").to_dict("records")
         self.series = series_of(records, results.manifest.get("config") or {})  # type: ignore[arg-type]
+        # Of all that was measured: a statistic that does not exist at a model's last step has no last value.
+        self._last = self.frame.groupby("model")["step"].max()
         self._labels = {series.model: series.label for series in self.series}
 
     def of(self, *models: str) -> tuple[Series, ...]:
@@ -46,8 +48,8 @@ class Tables:
                 frame = frame[frame[column].isin(list(wanted))]
             else:
                 frame = frame[frame[column] == wanted]
-        if last and len(frame):
-            frame = frame[frame["step"] == frame.groupby("model")["step"].transform("max")]
+        if last:
+            frame = frame[frame["step"] == frame["model"].map(self._last)]
         columns = (frame["value"], frame["low"], frame["high"], frame["n"], frame["n_unit"])
         shown = [_shown(*row) for row in zip(*columns, strict=True)]
         return frame.assign(
@@ -83,8 +85,14 @@ def interval(value: float, low: float, high: float) -> str:
 
 
 def _shown(value: float, low: float, high: float, n: float, unit: str | None) -> str:
-    text = interval(value, low, high)
-    return text if n != n else f"{text}, n = {int(n)} {unit or ''}".rstrip()
+    return interval(value, low, high) + counted(n, unit)
+
+
+def counted(n: float | None, unit: str | None) -> str:
+    """`, n = 512 prompts`; nothing where nothing was counted."""
+    if n is None or n != n:
+        return ""
+    return f", n = {int(n)} {unit}{'' if n == 1 else 's'}" if unit else f", n = {int(n)}"
 
 
 def _plain(table: pd.DataFrame) -> pd.DataFrame:
@@ -103,8 +111,10 @@ def _plain(table: pd.DataFrame) -> pd.DataFrame:
 def _over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     """The mean over seeds, and the range over seeds as the interval; a null is the mean null, n the number of seeds.
 
-    Steps of a seed may differ (the matched checkpoint): such rows are averaged over the seeds that have them.
+    The matched checkpoint is another step in each seed; its step becomes the mean step.
     """
+    steps = frame.groupby(["stage", "model"], dropna=False)["step"].transform("mean").round()
+    frame = frame.assign(step=frame["step"].where(frame["stage"] != "matched", steps))
     keys = [*_PLACE, "null_kind"]
     groups = frame.groupby(keys, dropna=False, sort=False)
     pooled = groups.agg(

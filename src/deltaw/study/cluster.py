@@ -34,8 +34,9 @@ _QUIET: dict[str, Any] = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.comm.timeouts.connect": "60s",
-    # One thread a process is what the driver counts on, whatever the machine's environment says.
-    "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": 1,
+    # A stage says how many threads it takes. OpenMP must be told at its start of as many as it may get: asked for two
+    # after it was started with one, it waits so clumsily that two threads are four times slower than one.
+    "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": os.cpu_count() or 1,
     # Dask makes the C library give every freed page back at once; training, which frees and takes the same pages at
     # each step, then spends as long in the kernel as in its products.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**30,
