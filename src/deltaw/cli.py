@@ -2,17 +2,17 @@
 
 import os
 
-# Before numpy loads: its linear algebra on one thread, whatever the machine, so that it computes the same bits everywhere.
+# Before numpy loads: its linear algebra on one thread, so that it computes the same bits on any machine.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import sys  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import TYPE_CHECKING, Annotated, Literal  # noqa: E402
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro  # noqa: E402
+import tyro
 
-from deltaw.errors import DeltawError  # noqa: E402
+from deltaw.errors import DeltawError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

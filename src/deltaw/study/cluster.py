@@ -38,8 +38,9 @@ _QUIET: dict[str, Any] = {
     # after it was started with one, it waits so clumsily that two threads are four times slower than one.
     "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": os.cpu_count() or 1,
     # Dask makes the C library give every freed page back at once; training, which frees and takes the same pages at
-    # each step, then spends as long in the kernel as in its products.
+    # each step, then spends as long in the kernel as in its products. Naming one threshold freezes the other, so both.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**30,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**30,
     "distributed.nanny.pre-spawn-environ.MKL_NUM_THREADS": 1,
     "distributed.nanny.pre-spawn-environ.OPENBLAS_NUM_THREADS": 1,
 }
