@@ -1,5 +1,7 @@
 """Figures of observations 3 and 5: on which prompts ΔW acts, what it does to outputs, and what attacks change."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -11,6 +13,7 @@ from deltaw.report.panels import (
     TICK,
     Axis,
     Panel,
+    Side,
     bars,
     curves,
     dodged,
@@ -22,7 +25,7 @@ from deltaw.report.panels import (
     points,
     rule,
 )
-from deltaw.report.tables import Tables, nulls, values
+from deltaw.report.tables import Tables, interval, nulls, values
 
 FORBIDDEN = "forbidden/conditional/unsafe"
 PARTS = {
@@ -113,7 +116,7 @@ def gain_ratios(tables: Tables) -> Figure | None:
         "bootstrap intervals over pairs.",
         ("gain_log_ratio", "gain_log_ratio_in_situ", "row_energy_difference"),
         panels,
-        width=380,
+        width=355,
     )
 
 
@@ -210,43 +213,61 @@ def budget(tables: Tables) -> Figure | None:
 
 
 def positions(tables: Tables) -> Figure | None:
-    """Where attacked prompts lie, and how strongly ΔW acts on them, by attack and model."""
-    panels: list[Panel | None] = []
-    asked = (
-        ("position", {"site": "mlp_post"}, "0 forbidden, 1 allowed", (0.0, 1.0), lambda v: v),
-        ("gain_log_ratio_to_forbidden", {"site": "mlp_in"}, "gain relative to forbidden", (1.0,), np.exp),
-    )
-    for statistic, where, unit, references, scale in asked:
-        frame = tables.take(statistic, last=True, layer=None, **where)
-        frame = frame[frame["set"].str.startswith("forbidden/", na=False)]
-        if frame.empty:
-            continue
-        columns = ["value", "low", "high", "null_mean", "null_low", "null_high"]
-        frame = frame.assign(**{name: scale(frame[name]) for name in columns})
-        band = nulls(frame)
-        axis = Axis(unit, domain_of(frame["low"], frame["high"], frame["value"], band["null_low"], include=references))
-        names = {0.0: "forbidden", 1.0: "allowed" if statistic == "position" else "as on forbidden"}
-        for attack in ATTACKS:
-            for source in sorted(frame.loc[frame["attack"] == attack, "set"].unique()):
-                part = frame[(frame["attack"] == attack) & (frame["set"] == source)]
-                null = nulls(part)
-                which = "conditional" if "conditional" in source else "never-allowed"
-                under = [rule(at, names[at], axis, vertical=True) for at in references]
-                panels.append(
-                    dots(values(part), tables.series, f"{attack}: {which} operators", axis, null=null, under=under)
-                )
+    """Where attacked prompts lie between forbidden and allowed ones, by attack and model."""
+    frame = tables.take("position", last=True, layer=None, site="mlp_post")
     return figure(
         "attack-positions",
-        "Observation 5. Where attacked prompts lie between forbidden and allowed ones, and how strongly ΔW acts on "
-        "them",
-        "Mean over layers, last prompt token. Position: at mlp_post of the tuned model, along the cross-fitted "
-        "difference of means. Gain: at mlp_in of the base model, relative to the forbidden prompts the attack was "
-        "made from. Grey bars: 95 % if attacked and forbidden prompts were exchangeable. Every attacked prompt "
-        "counts, whether or not the attack worked.",
-        ("position", "gain_log_ratio_to_forbidden"),
-        panels,
-        width=380,
+        "Observation 5. Where attacked prompts lie between forbidden (0) and allowed ones (1)",
+        "Mean over layers at mlp_post of the tuned model, last prompt token, along the cross-fitted difference of "
+        "means. Grey bars: 95 % if attacked and forbidden prompts were exchangeable. Whiskers: 95 % bootstrap "
+        "intervals. Every attacked prompt counts, whether or not the attack worked.",
+        ("position",),
+        _by_attack(
+            tables, frame, "position: 0 forbidden, 1 allowed", ((0.0, "forbidden", "right"), (1.0, "allowed", "left"))
+        ),
+        width=355,
     )
+
+
+def attack_gains(tables: Tables) -> Figure | None:
+    """How strongly ΔW acts on attacked prompts, relative to those they were made from, by attack and model."""
+    frame = tables.take("gain_log_ratio_to_forbidden", last=True, layer=None, site="mlp_in")
+    columns = ["value", "low", "high", "null_mean", "null_low", "null_high"]
+    frame = frame.assign(**{name: np.exp(frame[name]) for name in columns})
+    shown = [interval(*ends) for ends in zip(frame["value"], frame["low"], frame["high"], strict=True)]
+    frame = frame.assign(shown=pd.Series(shown, frame.index, dtype="object"))
+    return figure(
+        "attack-gains",
+        "Observation 5. How strongly the update acts on attacked prompts, relative to the forbidden ones they were "
+        "made from",
+        "Geometric mean over prompts and layers of the ratio of gains, at mlp_in of the base model, last prompt "
+        "token. Below 1 the update acts less under the attack. Whiskers: 95 % bootstrap intervals. Compare with "
+        "the controls.",
+        ("gain_log_ratio_to_forbidden",),
+        _by_attack(tables, frame, "ratio of gains", ((1.0, "as on forbidden", "right"),)),
+        width=355,
+    )
+
+
+def _by_attack(
+    tables: Tables, frame: pd.DataFrame, axis_title: str, references: Sequence[tuple[float, str, Side]]
+) -> list[Panel | None]:
+    """A panel an attack and kind of operator, a row a model."""
+    frame = frame[frame["set"].str.startswith("forbidden/", na=False)]
+    if frame.empty:
+        return []
+    band = nulls(frame)
+    ends = (frame["low"], frame["high"], frame["value"], band["null_low"], band["null_high"])
+    axis = Axis(axis_title, domain_of(*ends, include=[at for at, *_ in references]))
+    panels: list[Panel | None] = []
+    for attack in ATTACKS:
+        for source in sorted(frame.loc[frame["attack"] == attack, "set"].unique()):
+            part = frame[(frame["attack"] == attack) & (frame["set"] == source)]
+            which = "conditional" if "conditional" in source else "never-allowed"
+            under = [rule(at, name, axis, vertical=True, align=side) for at, name, side in references]
+            title = f"{attack}: {which} operators"
+            panels.append(dots(values(part), tables.series, title, axis, null=nulls(part), under=under))
+    return panels
 
 
 def against_success(tables: Tables) -> Figure | None:

@@ -44,7 +44,8 @@ SECTIONS: dict[str, tuple[tuple[str, _Make], ...]] = {
     ),
     "function": (("change of the MLPs' outputs", acting.effects), ("update by module", acting.budget)),
     "attacks": (
-        ("position and gain of attacked prompts", acting.positions),
+        ("position of attacked prompts", acting.positions),
+        ("gain on attacked prompts", acting.attack_gains),
         ("success against position and gain", acting.against_success),
         ("co_text by length", acting.unsafe_side),
     ),

@@ -49,7 +49,7 @@ def behaviour(tables: Tables) -> Figure | None:
         ("comply_rate", "refuse_rate", "bayes_accuracy"),
         panels,
         columns=3,
-        width=380,
+        width=355,
     )
 
 
@@ -80,7 +80,7 @@ def attacks(tables: Tables) -> Figure | None:
         "the attack has broken the request rather than the refusal. Whiskers are 95 % Wilson intervals.",
         ("comply_rate",),
         panels,
-        width=380,
+        width=355,
     )
 
 

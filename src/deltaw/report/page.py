@@ -114,7 +114,7 @@ def _head(results: Results, tables: Tables) -> dict[str, Any]:
         ("recipe", manifest.get("recipe")), ("seed" if len(seeds) == 1 else "seeds", ", ".join(seeds)),
         ("finished", str(manifest.get("finished", "")).replace("T", " ").replace("+00:00", " UTC")),
         ("processor", f"{processor.get('name', 'unknown')}, {processor.get('cores', '?')} cores"),
-        ("engine", f"{engine.get('name', '?')}, {engine.get('workers', '?')} workers"),
+        ("engine", f"{engine.get('name', '?')}, workers: {engine.get('workers', '?')}"),
         ("stages took", duration(seconds.get("all_stages"))), ("peak memory", _bytes(manifest.get("peak_bytes"))),
     ]  # fmt: skip
     tuned = len(tables.series) - 1
@@ -175,7 +175,10 @@ def _learning_rates(manifest: Mapping[str, Any]) -> str:
 def _rate_tables(tables: Tables) -> list[dict[str, Any]]:
     """The numbers of the behaviour figure, at the end and at the matched checkpoint, and the base's strata."""
     found = []
-    for stage, title in (("behaviour", "at the end"), ("matched", "at the first checkpoint that refuses enough")):
+    for stage, title in (
+        ("behaviour", "at the end"),
+        ("matched", "at the matched checkpoint, the first that refuses enough"),
+    ):
         rows: dict[str, list[str]] = {}
         for place, (statistic, name, _) in enumerate(ENDS):
             for row in values(tables.take(statistic, stage=stage, attack=None, set=name)).to_dict("records"):
@@ -251,10 +254,12 @@ def _prompt(record: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, A
         for branch, run in groupby(zip(letters, branches, strict=True), key=lambda pair: pair[1])
     ]
     wanted = "comply" if record.get("allowed") else "refuse"
-    answers = [
-        (labels.get(model, model), answer["behaviour"], answer["text"], "✔" if answer["behaviour"] == wanted else "✘")
-        for model, answer in (record.get("answers") or {}).items()
-    ]
+    answers = []
+    for model, answer in (record.get("answers") or {}).items():
+        label = labels.get(model, model)
+        # A control is not asked to follow the policy, so its answer is neither right nor wrong by it.
+        mark = "" if label.startswith("control:") else "✔" if answer["behaviour"] == wanted else "✘"
+        answers.append((label, answer["behaviour"], answer["text"], mark))
     return {
         "verdict": "allowed" if record.get("allowed") else "forbidden", "branch": record.get("branch", "?"),
         "attack": record.get("attack"), "runs": runs, "expected": record.get("expected", ""),
@@ -292,7 +297,7 @@ def _cost(manifest: Mapping[str, Any]) -> dict[str, Any]:
     workers = (manifest.get("engine") or {}).get("workers", "?")
     summary = (
         f"All stages together took {duration(seconds.get('all_stages'))} of work; the call that wrote this page took "
-        f"{duration(seconds.get('this_call'))} with {workers} workers, without the stages it found already made."
+        f"{duration(seconds.get('this_call'))} (workers: {workers}), without the stages it found already made."
     )
     columns = ["stage", "time", "peak memory", "found already made"]
     return {"kinds": rows, "summary": summary, "stages": {"title": "Every stage", "columns": columns, "rows": each}}

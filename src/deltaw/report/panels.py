@@ -6,7 +6,7 @@ their domain from the whole figure, so that panels can be compared.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
@@ -14,6 +14,7 @@ import pandas as pd
 from deltaw.report.looks import Series, light
 
 Panel = alt.LayerChart | alt.FacetChart  # what altair says a layered chart is
+Side = Literal["left", "right"]
 WIDTH, HEIGHT = 260, 172
 ROW = 22  # height of a row of dots
 TICK = "M0,-1V1"  # an upright stroke, as a marker
@@ -142,8 +143,8 @@ def null_whiskers(
     return alt.layer(whisker, mean)
 
 
-def rule(value: float, text: str, axis: Axis, vertical: bool = False) -> Panel:
-    """A reference line, named."""
+def rule(value: float, text: str, axis: Axis, vertical: bool = False, align: Side | None = None) -> Panel:
+    """A reference line, named. align: on which side of its name a vertical line is; by default, where there is room."""
     data = pd.DataFrame({"at": [value], "text": [text]})
     channel = alt.X if vertical else alt.Y
     place = channel("at:Q", scale=axis.scale(), axis=axis.axis())
@@ -151,12 +152,13 @@ def rule(value: float, text: str, axis: Axis, vertical: bool = False) -> Panel:
     key = "x" if vertical else "y"
     line = chart.mark_rule(color=light("muted"), strokeDash=[1, 2], strokeWidth=1.2).encode(**{key: place})
     if vertical:
-        high = axis.domain is not None and value > sum(axis.domain) / 2
+        room: Side = "right" if axis.domain and value > sum(axis.domain) / 2 else "left"
+        side = align or room
         words = chart.mark_text(
             color=light("muted"),
             fontSize=10,
-            align="right" if high else "left",
-            dx=4 if high else -4,
+            align=side,
+            dx=4 if side == "right" else -4,
             dy=-3,
             baseline="bottom",
         ).encode(x=place, y=alt.value(0), text="text:N")
@@ -224,9 +226,11 @@ def dots(
     data = _slim(frame.assign(kind=kind, row=frame[row], stroke=stroke, fill=fill),
                  "row", "kind", "series", "value", "low", "high", "shown", "stroke", "fill")  # fmt: skip
     labels = alt.Axis(title=None, labelLimit=190, ticks=False, grid=True)
-    y = alt.Y("row:N", sort=order, scale=alt.Scale(domain=order), axis=labels)
+    y = alt.Y("row:N", sort=order, scale=alt.Scale(type="band", domain=order), axis=labels)
     names = [name for name, _, _ in kinds]
-    offset = alt.YOffset("kind:N", sort=names, scale=alt.Scale(domain=names, paddingOuter=0.25))
+    # Several kinds stand above each other in a row; one kind stands in its middle.
+    offset = {"yOffset": alt.YOffset("kind:N", sort=names, scale=alt.Scale(domain=names, paddingOuter=0.25))}
+    offset = offset if len(kinds) > 1 else {}
     markers = alt.Scale(domain=names, range=[marker for _, marker, _ in kinds])
     key = alt.Legend(title=None, symbolStrokeColor=light("muted"), symbolFillColor="transparent")
     shape = alt.Shape("kind:N", scale=markers, legend=key if len(kinds) > 1 else None)
@@ -242,12 +246,10 @@ def dots(
         )  # fmt: skip
     stroke_ = alt.Stroke("stroke:N", scale=None)
     layers += [
-        chart.mark_rule(strokeWidth=1.4).encode(
-            y=y, yOffset=offset, x=alt.X("low:Q", **place), x2="high:Q", stroke=stroke_
-        ),
+        chart.mark_rule(strokeWidth=1.4).encode(y=y, **offset, x=alt.X("low:Q", **place), x2="high:Q", stroke=stroke_),
         chart.mark_point(size=46, strokeWidth=1.4, opacity=1).encode(
             y=y,
-            yOffset=offset,
+            **offset,
             x=alt.X("value:Q", **place),
             stroke=stroke_,
             fill=alt.Fill("fill:N", scale=None),
