@@ -1,8 +1,8 @@
 """deltaw: how does safety fine-tuning change a language model, and how do jailbreaks get past the change?
 
-    results = deltaw.load("runs/quick")     a finished run: measurements, claims, models
-    world = deltaw.World()                  the synthetic world: prompts, policy, attacks, exact probabilities
-    model, meta = deltaw.load_model(path)   a checkpoint
+results = deltaw.load("runs/quick")     a finished run: measurements, claims, models
+world = deltaw.World()                  the synthetic world: prompts, policy, attacks, exact probabilities
+model, meta = deltaw.load_model(path)   a checkpoint
 """
 
 from deltaw.errors import DeltawError

@@ -89,7 +89,7 @@ def _statements() -> tuple[Statement, ...]:
         Statement(
             id=f"clusters-grow-with-strength/{protocol}",
             observation=1,
-            text=f"The larger learning rate moves the clusters further apart ({protocol})",
+            text=f"The larger learning rate moves the clusters further apart ({shown[f'{protocol}-medium']})",
             paper="section 4, observation 1",
             query=Query(gap, (f"{protocol}-medium",), separation),
             against=Query(gap, (f"{protocol}-small",), separation),
@@ -182,6 +182,7 @@ def _statements() -> tuple[Statement, ...]:
                 paper="section 4, observation 3",
                 query=Query("gain_log_ratio", (model,), _where(set=PRIMARY, site="mlp_in")),
                 smallest_effect=float(np.log(1.1)),
+                nulls=("label_permutation",),
                 controls=CONTROLS,
                 site="mlp_in of the base model, last prompt token, mean over layers; log ratio of ‖ΔWa‖/‖Wa‖",
                 failing="the ratio is below 1.1, or no larger than a control's",
@@ -232,6 +233,7 @@ def _statements() -> tuple[Statement, ...]:
                 query=Query("gain_log_ratio_to_forbidden", PROTOCOLS, _where(site="mlp_in", **at_attack)),
                 smallest_effect=float(np.log(0.95)),
                 direction="less",
+                nulls=("exchangeable_with_source",),
                 site="mlp_in of the base model, last prompt token, mean over layers",
                 failing="the ratio of gains is above 0.95",
             ),
@@ -254,27 +256,54 @@ class _Found:
 
 def decide(measurements: Sequence[Measurement], exploratory: bool) -> list[Claim]:
     """A verdict on every statement from a study's measurements."""
-    return [_decide(statement, measurements, exploratory) for statement in STATEMENTS]
+    ledger = _Ledger(measurements)
+    return [_decide(statement, ledger, exploratory) for statement in STATEMENTS]
 
 
-def _decide(statement: Statement, measurements: Sequence[Measurement], exploratory: bool) -> Claim:
-    seeds = sorted({line.seed for line in measurements if line.seed is not None})
+class _Ledger:
+    """Measurements by (statistic, model, seed), and the checkpoints of each model."""
+
+    def __init__(self, measurements: Sequence[Measurement]) -> None:
+        self.lines: dict[tuple[str, str, int], list[Measurement]] = {}
+        self.steps: dict[tuple[str, int], set[int]] = {}
+        for line in measurements:
+            if line.model is not None and line.seed is not None and line.step:
+                self.lines.setdefault((line.statistic, line.model, line.seed), []).append(line)
+                if line.stage != "tune":  # its losses are averages that end between checkpoints
+                    self.steps.setdefault((line.model, line.seed), set()).add(line.step)
+        self.seeds = sorted({seed for _, seed in self.steps})
+
+    def find(self, query: Query, model: str, seed: int) -> list[Measurement]:
+        """The lines of one model that a query asks for, at the model's last or first checkpoint and no other."""
+        where = {"layer": None, **dict(query.where)}
+        steps = self.steps.get((model, seed))
+        if not steps:
+            return []
+        step = max(steps) if query.step == "last" else min(steps)
+        return [
+            line
+            for line in self.lines.get((query.statistic, model, seed), [])
+            if line.step == step and all(getattr(line, name) == value for name, value in where.items())
+        ]
+
+
+def _decide(statement: Statement, ledger: _Ledger, exploratory: bool) -> Claim:
     values: list[_Found] = []
     controls: dict[str, list[_Found]] = {name: [] for name in statement.controls}
-    for seed in seeds:
-        found = _value(statement.query, statement.against, measurements, seed)
+    for seed in ledger.seeds:
+        found = _value(statement.query, statement.against, ledger, seed)
         if found is None:
             continue
         values.append(found)
         for name in statement.controls:
             query = Query(statement.query.statistic, (name,), statement.query.where, statement.query.step)
-            control = _look_up(query, measurements, seed)
+            control = _look_up(query, ledger, seed)
             if control is not None:
                 controls[name].append(control)
     common: dict[str, Any] = {
         "id": statement.id, "observation": statement.observation, "statement": statement.text,
         "statistic": statement.query.statistic, "site": statement.site, "exploratory": exploratory,
-        "smallest_effect": statement.smallest_effect, "scale": statement.scale,
+        "smallest_effect": statement.smallest_effect, "direction": statement.direction, "scale": statement.scale,
     }  # fmt: skip
     if not values:
         return Claim(**common, verdict="undecided", why="this study has no measurement of it")
@@ -318,39 +347,25 @@ def judge(
     return "holds", "the interval lies beyond the smallest effect and every null"
 
 
-def _value(query: Query, against: Query | None, measurements: Sequence[Measurement], seed: int) -> _Found | None:
-    found = _look_up(query, measurements, seed)
+def _value(query: Query, against: Query | None, ledger: _Ledger, seed: int) -> _Found | None:
+    found = _look_up(query, ledger, seed)
     if found is None or against is None:
         return found
-    other = _look_up(against, measurements, seed)
+    other = _look_up(against, ledger, seed)
     if other is None:
         return None
-    difference = found.value - other.value
-    interval = None
-    if (
-        found.interval and other.interval
-    ):  # as if independent: too wide where the prompts are the same, never too narrow
+    difference, interval = found.value - other.value, None
+    if found.interval and other.interval:  # as if independent: too wide, since the prompts are the same
         half = float(np.hypot(found.interval.high - found.interval.low, other.interval.high - other.interval.low)) / 2
         interval = Interval(difference - half, difference + half)
     return _Found(difference, interval, found.n, found.nulls)
 
 
-def _look_up(query: Query, measurements: Sequence[Measurement], seed: int) -> _Found | None:
+def _look_up(query: Query, ledger: _Ledger, seed: int) -> _Found | None:
     """The mean over the query's models; None if any of them lacks the measurement."""
-    parts = []
-    where = dict(query.where)
-    for model in query.models:
-        lines = [
-            line for line in measurements
-            if line.statistic == query.statistic and line.model == model and line.seed == seed
-            and line.layer == where.get("layer") and line.step is not None
-            and all(getattr(line, name) == value for name, value in where.items())
-        ]  # fmt: skip
-        if not lines:
-            return None
-        steps = [line.step for line in lines if line.step]
-        step = max(steps) if query.step == "last" else min(steps)
-        parts.append([line for line in lines if line.step == step])
+    parts = [ledger.find(query, model, seed) for model in query.models]
+    if not all(parts):
+        return None
     firsts = [lines[0] for lines in parts]
     value = float(np.mean([line.value for line in firsts]))
     intervals = [Interval(line.low, line.high) for line in firsts if line.low is not None and line.high is not None]

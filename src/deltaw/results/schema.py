@@ -97,7 +97,8 @@ class Claim:
     """One entry of claims.json: a claim of the paper, its number, what it was compared with, and the
     verdict.
 
-    `observation` is 1 to 5; `value`, `low`, `high` and `smallest_effect` are on `scale` (such as identity,
+    `direction` says on which side of `smallest_effect` the claim lies: greater or less. `observation` is 1 to 5;
+    `value`, `low`, `high` and `smallest_effect` are on `scale` (such as identity,
     log, logit). `value` may be None only where the verdict is `undecided`; `exploratory` marks verdicts that
     do not decide. ValueError as for `Measurement`, and for an unknown verdict or observation.
     """
@@ -117,6 +118,7 @@ class Claim:
     exploratory: bool
     site: str | None = None
     smallest_effect: float | None = None
+    direction: str | None = None
     scale: str | None = None
 
     def __post_init__(self) -> None:

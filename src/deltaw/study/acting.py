@@ -5,7 +5,7 @@ from torch import Tensor
 
 from deltaw.analysis import SOURCES, Mlp, effect_nulls, gain, gain_ratio, mlp_effect, position
 from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, from_draws, percentile_interval
-from deltaw.study.comparing import PRIMARY, SECONDARY, SITES, Comparison, Places, add_mean, mean_null, read
+from deltaw.study.comparing import PRIMARY, SECONDARY, SITES, Comparison, Places, add_mean, flipped, mean_null, read
 from deltaw.study.sheet import Sheet, present
 from deltaw.world import FORBIDDEN_SOURCES, attacked
 
@@ -133,4 +133,6 @@ def _gain_ratios(at: Comparison, name: str, of_base: Places, sheet: Sheet) -> No
         logs.append(np.log(on_attacked) - np.log(on_forbidden))
     if logs:
         view = sheet.with_(site="mlp_in", unit="log ratio")
-        add_mean(at, view, "gain_log_ratio_to_forbidden", np.mean(logs, axis=0), [])
+        over_layers = np.mean(logs, axis=0)
+        null = flipped(at, "exchangeable_with_source", over_layers)
+        add_mean(at, view, "gain_log_ratio_to_forbidden", over_layers, [null])

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from deltaw.analysis import ColumnBasis, Separation, column_basis, separation
+from deltaw.analysis import ColumnBasis, Separation, column_basis, gaussian_spectrum, separation
 from deltaw.model import Transformer, activations, mlp
-from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, percentile_interval
+from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, percentile_interval, sign_flip_null
 from deltaw.study.recipes import Sizes
 from deltaw.study.sheet import Sheet
 from deltaw.training.pretraining import as_batch
@@ -58,6 +58,7 @@ class BaseSide:
         self.contrasts = {contrast.name: contrast for contrast in contrasts(world, sizes.contrast, seed)}
         self.mlps = [mlp(base, layer).double() for layer in self.layers]
         self.bases: list[ColumnBasis] = [column_basis(weights.w_in) for weights in self.mlps]
+        self.gaussian = gaussian_spectrum((self.bases[0].m, self.bases[0].n), self.generator(17))
         self._activations: dict[object, Places] = {}
         self._separations: dict[object, Separation] = {}
 
@@ -131,6 +132,11 @@ def mean_null(nulls: list[Null]) -> Null:
         for edge in ("low", "high")
     )
     return Null(kind, mean, mean - low, mean + high)
+
+
+def flipped(at: Comparison, kind: str, values: FloatArray) -> Null:
+    """The null of a mean of paired differences (N,): each as likely to have either sign."""
+    return sign_flip_null(kind, values, at.generator(16), at.draws)
 
 
 def add_mean(at: Comparison, sheet: Sheet, statistic: str, values: FloatArray, nulls: list[Null]) -> None:

@@ -99,13 +99,13 @@ def add_rates(sheet: Sheet, counts: BehaviourCounts, **fields: Any) -> None:
         )
 
 
-def _write_log(log: TrainingLog, directory: Path, sheet: Sheet, every: int) -> None:
+def _write_log(log: TrainingLog, directory: Path, sheet: Sheet, every: int, unit: str) -> None:
     """The whole log as training.jsonl, and its loss, averaged over `every` updates, as measurements."""
     write_jsonl_atomic(directory / "training.jsonl", [asdict(record) for record in log.records])
     for start in range(0, len(log.records), every):
         part = log.records[start : start + every]
         mean = sum(record.loss for record in part) / len(part)
-        sheet.add("training_loss", mean, unit="nats per token", step=part[-1].step + 1, n=len(part), n_unit="update")
+        sheet.add("training_loss", mean, unit=unit, step=part[-1].step + 1, n=len(part), n_unit="update")
 
 
 def make_world(context: StageContext) -> None:
@@ -170,7 +170,7 @@ def make_base(context: StageContext) -> None:
         on_checkpoint=on_checkpoint,
         progress=context.report,
     )
-    _write_log(log, context.out, sheet, every=max(1, last // 100))
+    _write_log(log, context.out, sheet, max(1, last // 100), "nats per token")
     sheet.write(context.out)
 
 
@@ -246,7 +246,8 @@ def make_tuned(context: StageContext) -> None:
     if matched is not None:
         sheet.add("matched_step", matched, unit="update", step=matched)
     write_json_atomic(context.out / "matched.json", {"step": matched, "refusal_rates": refused})
-    _write_log(log, context.out, sheet, every=max(1, tuned.config.optimiser.steps // 60))
+    unit = "nats per token" if tuned.config.objective == "ssft" else "objective"
+    _write_log(log, context.out, sheet, max(1, tuned.config.optimiser.steps // 60), unit)
     sheet.write(context.out)
 
 

@@ -23,7 +23,7 @@ from deltaw.analysis import (
 from deltaw.model import load
 from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, percentile_interval
 from deltaw.study.acting import observe_attacks, observe_function
-from deltaw.study.comparing import SITES, BaseSide, Comparison, Places, add_mean, mean_null, separate
+from deltaw.study.comparing import SITES, BaseSide, Comparison, Places, add_mean, flipped, mean_null, separate
 from deltaw.study.making import SeedConfig, last_model, step_directory, tuned_fields
 from deltaw.study.recipes import Tuned
 from deltaw.study.sheet import Sheet, present
@@ -75,8 +75,11 @@ def observe_weights(at: Comparison, sheet: Sheet) -> None:
             continue
         sizes.append(spectrum.relative_norm)
         view.add("update_relative_norm", spectrum.relative_norm, unit="share of norm")
-        view.add("stable_rank", spectrum.stable_rank, unit="dimensions")
-        view.add("participation_ratio", spectrum.participation_ratio, unit="dimensions")
+        random = at.before.gaussian
+        view.add("stable_rank", spectrum.stable_rank, nulls=[random.stable_rank], unit="dimensions")
+        view.add(
+            "participation_ratio", spectrum.participation_ratio, nulls=[random.participation_ratio], unit="dimensions"
+        )
         along = present(spectrum.along)
         if along is not None:
             view.add("cosine_with_weight", along.cosine, nulls=[along.chance], unit="cosine")
@@ -232,7 +235,9 @@ def observe_gain(at: Comparison, sheet: Sheet) -> None:
         view = sheet.with_(set=name, site="mlp_in", n=at.before.sizes.contrast, n_unit="pair")
         for suffix, values in logs.items():
             if values:
-                add_mean(at, view.with_(unit="log ratio"), f"gain_log_ratio{suffix}", np.mean(values, axis=0), [])
+                ratios = np.mean(values, axis=0)
+                null = flipped(at, "label_permutation", ratios)
+                add_mean(at, view.with_(unit="log ratio"), f"gain_log_ratio{suffix}", ratios, [null])
         if rows:
             over_layers = [mean_null(list(kind)) for kind in zip(*row_nulls, strict=True)]
             energy = view.with_(unit="share of energy")
