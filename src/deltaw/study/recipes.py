@@ -99,7 +99,7 @@ def _tunings(steps: int, batch: int, device: str, compute_dtype: str) -> tuple[T
         )
         return Tuned(name.replace("_", "-"), protocol, strength, control, config)
 
-    dpo = {"beta": 0.1, "sft_weight": 1.0}
+    dpo = {"beta": 0.1, "sft_weight": 4.0}
     protocols = [("ssft", "ssft", {}), ("dpo", "dpo", dpo), ("unlearn", "unlearn", {"ascent_weight": 0.1})]
     of_strength = [tuned(*protocol, strength, None) for strength in ("medium", "small") for protocol in protocols]
     plain = tuned("dpo_plain", "dpo", {"beta": 0.1}, "medium", None)
