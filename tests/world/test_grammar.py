@@ -229,3 +229,16 @@ def test_a_window_longer_than_the_shortest_derivation_is_refused() -> None:
 def test_a_piece_that_the_full_grammar_does_not_have_is_refused() -> None:
     with pytest.raises(DeltawError, match="not part of any production"):
         dominated(WORLD.grammars["full"], {"10*": 1.0}, {"10*": (("x'", "m'"),)})
+
+
+def test_windows_of_various_lengths_are_cut_from_the_law_of_their_own_length() -> None:
+    sampler, key = WindowSampler(published(1), 20), Key(3, "lengths")
+    index = np.arange(300)
+    lengths = 8 + index % 13
+    mixed = sampler.sample(key, index, lengths=lengths)
+    assert ((mixed.letters >= 0).sum(1) == lengths).all()
+    assert ((mixed.letters < 0) == (mixed.branch < 0)).all()
+    for length in (8, 14, 20):
+        rows = lengths == length
+        alone = WindowSampler(published(1), length).sample(key, index[rows])
+        np.testing.assert_array_equal(mixed.letters[rows, :length], alone.letters)

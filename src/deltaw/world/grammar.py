@@ -46,7 +46,31 @@ i  -> "nop" | "qrs"
 1e -> "tuv" | "wxy"
 1g -> "zAB" | "CDC"
 1i -> "BAz" | "yxw"
-"""
+""",
+    2: """
+g  -> "vut" | "srq"
+h  -> "pon" | "mlk"
+i  -> "jih" | "gfe"
+1e -> "dcb" | "ace"
+1g -> "gik" | "moq"
+1i -> "suw" | "yAC"
+""",
+    3: """
+g  -> "DBz" | "xwu"
+h  -> "sqo" | "mki"
+i  -> "gec" | "adg"
+1e -> "jmp" | "svy"
+1g -> "BAx" | "uro"
+1i -> "lif" | "cei"
+""",
+    4: """
+g  -> "mqu" | "yCz"
+h  -> "vrn" | "jfb"
+i  -> "fkp" | "uzC"
+1e -> "xsn" | "idg"
+1g -> "msy" | "Cwq"
+1i -> "kec" | "hov"
+""",
 }
 
 # The level-5 rules of unsafe text in the published safety sets: two symbols where the table has three.

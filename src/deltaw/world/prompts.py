@@ -58,10 +58,9 @@ class Prompts:
     @property
     def branch(self) -> Ints:
         """(N,) the `Branch` of each text: MIXED where its letters lie under both."""
-        unsafe = (self.letter_branch == Branch.UNSAFE).sum(1)
-        return np.where(
-            unsafe == 0, Branch.SAFE, np.where(unsafe == self.letters.shape[1], Branch.UNSAFE, Branch.MIXED)
-        )
+        unsafe = (self.letter_branch == Branch.UNSAFE).any(1)
+        safe = (self.letter_branch == Branch.SAFE).any(1)
+        return np.where(unsafe & safe, Branch.MIXED, np.where(unsafe, Branch.UNSAFE, Branch.SAFE))
 
     def with_operators(self, operators: Ints) -> "Prompts":
         """The same texts with other operator tokens (N, P, 2)."""

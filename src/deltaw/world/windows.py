@@ -25,7 +25,10 @@ TREE_DRAW = 16  # draws 16.. of a window's key belong to its derivation, one a r
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of text. letters: (N, L) int64; branch: (N, L) int8, the `Branch` (SAFE or UNSAFE) of each letter."""
+    """Windows of text. letters: (N, L) int64; branch: (N, L) int8, the `Branch` (SAFE or UNSAFE) of each letter.
+
+    Where windows differ in length, both are -1 beyond a window's end.
+    """
 
     letters: Ints
     branch: NDArray[np.int8]
@@ -52,7 +55,7 @@ class _Tables:
 
 
 class WindowSampler:
-    """Samples windows of `length` letters from one grammar. DeltawError if a derivation can be shorter."""
+    """Samples windows of at most `length` letters from one grammar. DeltawError if a derivation can be shorter."""
 
     def __init__(self, grammar: Grammar, length: int) -> None:
         shortest = min(grammar.lengths[grammar.start])
@@ -67,24 +70,34 @@ class WindowSampler:
     def _tables(self) -> _Tables:
         return _compile(self.grammar)
 
-    def sample(self, key: Key, index: Ints, attempt: Ints | None = None) -> Windows:
-        """The windows of samples `index` (N,). `attempt` (N,) numbers the redraws of a sample; 0 is the first."""
-        yields, starts, offset = self._derive(key, index, attempt)
+    def sample(self, key: Key, index: Ints, attempt: Ints | None = None, lengths: Ints | None = None) -> Windows:
+        """The windows of samples `index` (N,). `attempt` (N,) numbers the redraws of a sample; 0 is the first.
+
+        lengths: (N,) letters of each window, at most `length`; None: all of them have `length`.
+        """
+        yields, starts, offset = self._derive(key, index, attempt, lengths)
         tables = self._tables
-        position = offset[:, None] + np.arange(self.length)
+        place = np.arange(self.length)
+        inside = place if lengths is None else np.minimum(place, lengths[:, None] - 1)
+        position = offset[:, None] + inside
         node = (starts[:, None, :] <= position[:, :, None]).sum(2) - 1  # the block that holds each position
         chosen = np.take_along_axis(yields, node, 1)
         letters = tables.yield_letters[chosen, position - np.take_along_axis(starts, node, 1)]
         owner = np.searchsorted(tables.first_yield, chosen, side="right") - 1
-        return Windows(letters, tables.branch[owner])
+        branch = tables.branch[owner]
+        if lengths is not None:
+            beyond = place >= lengths[:, None]
+            letters, branch = np.where(beyond, -1, letters), np.where(beyond, np.int8(-1), branch)
+        return Windows(letters, branch)
 
-    def derivation(self, key: Key, index: int, attempt: int = 0) -> str:
+    def derivation(self, key: Key, index: int, attempt: int = 0, length: int | None = None) -> str:
         """The part of a sample's derivation that its window touches, as a line: `10#(n'(...) x'(...))`."""
         tables = self._tables
         rounds: list[tuple[Ints, Ints]] = []
-        yields, starts, offset = self._derive(key, np.array([index]), np.array([attempt]), rounds)
+        length = self.length if length is None else length
+        yields, starts, offset = self._derive(key, np.array([index]), np.array([attempt]), np.array([length]), rounds)
         ends = np.append(starts[0, 1:], np.iinfo(np.int64).max)
-        touched = (ends > offset[0]) & (starts[0] < offset[0] + self.length) & (yields[0] >= 0)
+        touched = (ends > offset[0]) & (starts[0] < offset[0] + length) & (yields[0] >= 0)
         owner = np.searchsorted(tables.first_yield, yields[0], side="right") - 1
         lines = [
             self.grammar.tree(tables.names[o], int(y - tables.first_yield[o])) if hit else ""
@@ -106,7 +119,12 @@ class WindowSampler:
         return lines[0]
 
     def _derive(
-        self, key: Key, index: Ints, attempt: Ints | None, rounds: list[tuple[Ints, Ints]] | None = None
+        self,
+        key: Key,
+        index: Ints,
+        attempt: Ints | None,
+        window: Ints | None,
+        rounds: list[tuple[Ints, Ints]] | None = None,
     ) -> tuple[Ints, Ints, Ints]:
         """Rows of yields and their first positions, (N, blocks), and the window's offset (N,)."""
         tables = self._tables
@@ -130,7 +148,7 @@ class WindowSampler:
         lengths = np.where(nodes >= 0, tables.yield_lengths[np.minimum(yields, len(tables.yield_lengths) - 1)], 0)
         total = lengths.sum(1)
         starts = np.where(nodes >= 0, lengths.cumsum(1) - lengths, np.iinfo(np.int64).max)
-        offset = np.floor(u[:, 0] * (total - self.length + 1)).astype(np.int64)
+        offset = np.floor(u[:, 0] * (total - (self.length if window is None else window) + 1)).astype(np.int64)
         return np.where(nodes >= 0, yields, -1), starts, offset
 
 
