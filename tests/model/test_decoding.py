@@ -3,7 +3,7 @@ import torch
 from lively_model import lively_model
 
 from deltaw.errors import DeltawError
-from deltaw.model import ModelConfig, Transformer, greedy, greedy_by_length
+from deltaw.model import ModelConfig, Transformer, greedy, greedy_by_length, greedy_from_embeddings
 
 PAD = 99
 
@@ -77,3 +77,27 @@ def test_wrong_lengths_are_refused() -> None:
 def test_no_prompts_give_no_answers() -> None:
     empty = torch.zeros(0, 3, dtype=torch.int64)
     assert greedy(lively_model(), empty, 4, stop_id=1, pad_id=PAD).shape == (0, 4)
+
+
+def test_decoding_from_embeddings_equals_decoding_from_tokens() -> None:
+    model = lively_model(seed=3)
+    prompts = torch.randint(0, 17, (12, 6), generator=torch.Generator().manual_seed(7))
+    how = {"stop_id": 4, "pad_id": PAD, "batch_size": 5}
+    found = greedy_from_embeddings(model, model.embed(prompts), torch.arange(6), 9, **how)
+    assert torch.equal(found, greedy(model, prompts, 9, **how))
+
+
+def test_an_answer_goes_on_from_the_last_position_given() -> None:
+    """Two vectors at one position: the answer's positions are those it has without the second vector."""
+    model = lively_model(seed=3)
+    prompts = torch.randint(0, 17, (12, 6), generator=torch.Generator().manual_seed(7))
+    positions = torch.tensor([0, 1, 2, 3, 3, 4])
+    found = greedy_from_embeddings(model, model.embed(prompts), positions, 5, stop_id=-1, pad_id=PAD)
+    sequence, at = prompts, positions
+    for _ in range(5):
+        sequence = torch.cat([sequence, model(sequence, positions=at)[:, -1:].argmax(-1)], 1)
+        at = torch.cat([at, at[-1:] + 1])
+    assert torch.equal(found, sequence[:, 6:])
+    assert not torch.equal(found, greedy(model, prompts, 5, stop_id=-1, pad_id=PAD)), "positions must matter"
+    with pytest.raises(DeltawError, match="context of 16"):
+        greedy_from_embeddings(model, model.embed(prompts), positions + 10, 5, stop_id=-1, pad_id=PAD)

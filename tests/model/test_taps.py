@@ -52,6 +52,19 @@ def test_activations_are_those_of_the_role(model: Transformer, tokens: torch.Ten
     assert hooks_on(model) == 0
 
 
+def test_activations_of_embeddings_at_given_positions(model: Transformer, tokens: torch.Tensor) -> None:
+    batch, places = batch_of(torch.zeros_like(tokens), [3, 10, 0, 5, 5, 7, 1, 9, 4]), (SITES, [2, 0])
+    vectors = model.embed(tokens).detach()
+    found = activations(model, batch, *places, batch_size=4, embeddings=vectors)
+    expected = activations(model, batch_of(tokens, [3, 10, 0, 5, 5, 7, 1, 9, 4]), *places)
+    assert all(torch.allclose(found[place], expected[place], atol=1e-5) for place in expected)
+    positions = torch.randint(0, 16, tokens.shape, generator=torch.Generator().manual_seed(0))
+    moved = vectors + model.position.weight[positions].detach() - model.position.weight[:11].detach()
+    found = activations(model, batch, *places, batch_size=4, embeddings=vectors, positions=positions)
+    expected = activations(model, batch, *places, embeddings=moved)
+    assert all(torch.allclose(found[place], expected[place], atol=1e-4) for place in expected)
+
+
 def test_tapping_changes_nothing_and_leaves_nothing(model: Transformer, tokens: torch.Tensor) -> None:
     plain = model(tokens)
     with tap(model, SITES, [0, 1, 2]):

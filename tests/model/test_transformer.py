@@ -66,6 +66,18 @@ def test_a_cache_changes_no_logit(model: Transformer, tokens: torch.Tensor, cuts
     torch.testing.assert_close(torch.cat(parts, 1), model(tokens), rtol=0, atol=1e-5)
 
 
+def test_a_position_is_a_vector_added_and_says_nothing_of_what_is_seen(
+    model: Transformer, tokens: torch.Tensor
+) -> None:
+    for positions in (torch.tensor([0, 1, 2, 2, 2, 3, 9, 9, 4, 15, 5]), torch.randint(0, 16, tokens.shape)):
+        moved = model.position.weight[positions] - model.position.weight[:11]
+        expected = model(embeddings=model.embed(tokens) + moved)
+        torch.testing.assert_close(model(tokens, positions=positions), expected, rtol=0, atol=1e-4)
+    assert torch.equal(model(tokens, positions=torch.arange(11)), model(tokens))
+    with pytest.raises(DeltawError, match=r"17 tokens .* context of 16"):
+        model(tokens[:, :1], positions=torch.tensor([16]))
+
+
 def test_initial_weights_are_those_of_gpt2_and_of_the_generator_only() -> None:
     config = ModelConfig(vocabulary_size=50, context=64, layers=4, heads=4, width=128)
     state = torch.get_rng_state()

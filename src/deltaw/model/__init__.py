@@ -2,7 +2,7 @@
 
 from deltaw.model.adapters import MlpWeights, layer_count, mlp
 from deltaw.model.checkpoint import load, save
-from deltaw.model.decoding import greedy, greedy_by_length
+from deltaw.model.decoding import greedy, greedy_by_length, greedy_from_embeddings
 from deltaw.model.likelihood import (
     LanguageModel,
     batch_log_probs,
@@ -27,6 +27,7 @@ __all__ = [
     "choose_precision",
     "greedy",
     "greedy_by_length",
+    "greedy_from_embeddings",
     "layer_count",
     "load",
     "mean_nll",

@@ -31,19 +31,48 @@ def greedy(
     return answers
 
 
-def _decode(model: Transformer, prompts: Tensor, answers: Tensor, stop_id: int, pad_id: int) -> None:
-    """Fill `answers`, a (B, steps) view that holds `pad_id`, with the greedy answers to `prompts` (B, T0)."""
+@torch.no_grad()
+def greedy_from_embeddings(
+    model: Transformer,
+    prompts: Tensor,
+    positions: Tensor,
+    steps: int,
+    *,
+    stop_id: int,
+    pad_id: int,
+    batch_size: int = 512,
+) -> Tensor:
+    """`greedy` for prompts of vectors in the place of token embeddings: (N, steps) int64.
+
+    prompts: (N, T0, D), all of one length. positions: (T0,) int64, the learned position of each vector (see
+    `Transformer.forward`); the answer goes on from the last one.
+    DeltawError if a position does not fit the model's context.
+    """
+    answers = torch.full((len(prompts), steps), pad_id, dtype=torch.int64, device=prompts.device)
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
+        _decode(model, prompts[part], answers[part], stop_id, pad_id, positions)
+    return answers
+
+
+def _decode(
+    model: Transformer, prompts: Tensor, answers: Tensor, stop_id: int, pad_id: int, positions: Tensor | None = None
+) -> None:
+    """Fill `answers`, a (B, steps) view that holds `pad_id`, with the greedy answers to `prompts`: tokens
+    (B, T0) or vectors (B, T0, D).
+    """
     rows, steps = answers.shape
     cache = model.new_cache(rows, prompts.shape[1] + steps - 1)
     stopped = torch.zeros(rows, dtype=torch.bool, device=prompts.device)
-    fed = prompts
+    fed = {"embeddings" if prompts.ndim == 3 else "tokens": prompts}
     for step in range(steps):
-        token = model(fed, cache=cache)[:, -1].argmax(-1)
+        token = model(**fed, positions=positions, cache=cache)[:, -1].argmax(-1)
         answers[:, step] = token.masked_fill(stopped, pad_id)
         stopped |= token == stop_id
         if bool(stopped.all()):
             return
-        fed = token[:, None]
+        fed = {"tokens": token[:, None]}
+        positions = None if positions is None else positions[-1:] + 1
 
 
 def greedy_by_length(

@@ -85,24 +85,34 @@ def activations(
     layers: Sequence[int],
     role: Role = Role.LAST_PROMPT,
     batch_size: int = 256,
+    *,
+    embeddings: Tensor | None = None,
+    positions: Tensor | None = None,
 ) -> dict[Place, Tensor]:
     """Activations at each row's only position of `role`: (N, width of the site) float32, on the CPU, by
     (layer, site).
 
+    embeddings: (N, T, D), read in the place of the embeddings of the batch's tokens. positions: (N, T) int64,
+    the learned position of each token (see `Transformer.forward`). Roles are the batch's either way.
     Positions after the last one wanted are not computed. DeltawError if a site or layer does not exist, or a
     row has not exactly one position of `role`.
     """
     try:
-        positions = batch.position_of(role)
+        places = batch.position_of(role)
     except ValueError as error:
         raise DeltawError(f"activations are read at one position a row: {error}") from error
     parts: dict[Place, list[Tensor]] = {(layer, site): [] for layer in layers for site in sites}
     for start in range(0, max(len(batch), 1), batch_size):
-        at = positions[start : start + batch_size]
+        part = slice(start, start + batch_size)
+        at = places[part]
         stop = int(at.max()) + 1 if len(at) else 1
         rows = torch.arange(len(at), device=at.device)
         with tap(model, sites, layers, select=lambda x, rows=rows, at=at: x[rows, at]) as recorded:  # type: ignore[misc]
-            model(batch.tokens[start : start + batch_size, :stop])
+            model(
+                None if embeddings is not None else batch.tokens[part, :stop],
+                embeddings=None if embeddings is None else embeddings[part, :stop],
+                positions=None if positions is None else positions[part, :stop],
+            )
         for place, tensor in recorded.items():
             parts[place].append(tensor.float().cpu())
     return {place: torch.cat(tensors) for place, tensors in parts.items()}

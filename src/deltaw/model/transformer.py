@@ -188,25 +188,32 @@ class Transformer(nn.Module):
         return [LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in self.blocks]
 
     def forward(
-        self, tokens: Tensor | None = None, *, embeddings: Tensor | None = None, cache: Cache | None = None
+        self,
+        tokens: Tensor | None = None,
+        *,
+        embeddings: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """Logits (B, T, V), in the weights' dtype, of the token after each position.
 
         Give tokens (B, T) int64, or embeddings (B, T, D) in the place of `embed.weight[tokens]`; positions
         are added to either. With `cache`, the input continues what the cache holds, and is appended to it.
-        DeltawError if the sequence is longer than the context.
+        positions: (T,) or (B, T) int64, which learned position each input gets, if not its place in the
+        sequence; what an input may look at depends on its place alone.
+        DeltawError if a position, given or not, does not fit the context.
         """
         if (tokens is None) == (embeddings is None):
             raise ValueError("give either tokens or embeddings")
         x_BTD: Tensor = self.embed(tokens) if embeddings is None else embeddings
         start = cache[0].filled if cache else 0
-        end = start + x_BTD.shape[1]
+        end = start + x_BTD.shape[1] if positions is None else int(positions.max()) + 1
         if end > self.config.context:
             raise DeltawError(
                 f"a sequence of {end} tokens does not fit the model's context of {self.config.context}; "
                 "shorten it, or train a model with a longer context"
             )
-        x_BTD = x_BTD + self.position.weight[start:end]
+        x_BTD = x_BTD + self.position.weight[slice(start, end) if positions is None else positions]
         dtype = self.compute_dtype or self.unembed.weight.dtype
         for index, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, dtype, cache[index] if cache else None)
