@@ -12,7 +12,9 @@ from torch import Tensor
 
 
 class Role(IntEnum):
-    """What a position is. `LAST_PROMPT` is the token whose logits predict the first token of the response."""
+    """What a position is. `LAST_PROMPT` is the token whose logits predict the first token of the response;
+    `INSERTED` occurs in no data, only where an attack has put something.
+    """
 
     PAD = 0
     BOS = 1
@@ -22,6 +24,7 @@ class Role(IntEnum):
     LAST_PROMPT = 5
     OUTPUT = 6
     STOP = 7
+    INSERTED = 8
 
 
 @dataclass(frozen=True)

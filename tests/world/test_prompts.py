@@ -192,7 +192,7 @@ def test_preferred_and_dispreferred_share_the_prompt_and_both_carry_loss(start: 
 
 
 def test_the_roles_are_those_of_the_batch() -> None:
-    for role in Role:
+    for role in set(Role) - {Role.INSERTED}:
         assert getattr(prompts_module, role.name) == role
 
 
