@@ -1,0 +1,118 @@
+"""Putting something before a prompt's last token: everything after it moves, and roles move along.
+
+A model with learned positions has never seen the response further to the right than its training put it, and finds a
+letter of the text by how far back it stands. So there are two ways to insert n vectors at place p, the last token's:
+
+    reused    the vectors get position p, all n of them, and the last token and the response keep the positions that
+              they had. Every position was trained, distances stay, and no context is needed beyond the prompt's own.
+    shifted   each gets its place in the sequence, as in the published attack. The context must hold n more positions,
+              and unless pre-training left gaps of 0 to n positions there, random vectors already break compliance:
+              what such an attack changes is then not safety alone.
+
+`reused` is the default.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from deltaw.attacks.requests import Requests
+from deltaw.batch import Batch, Role
+from deltaw.behaviour import Answers
+from deltaw.errors import DeltawError
+from deltaw.model import Transformer, greedy_from_embeddings, response_weights, token_nll
+
+Positions = Literal["reused", "shifted"]
+
+
+def insert(batch: Batch, tokens: Tensor) -> Batch:
+    """The batch (N, T + n) with `tokens` (N, n) right before each row's LAST_PROMPT, as role INSERTED, without loss.
+
+    Where vectors stand for the tokens (see `spliced`), any token will do. ValueError if a row has not exactly one
+    LAST_PROMPT.
+    """
+    count = tokens.shape[1]
+    start = batch.position_of(Role.LAST_PROMPT)[:, None]
+    place = torch.arange(batch.tokens.shape[1] + count, device=start.device)
+    slot = (place >= start) & (place < start + count)
+    source = torch.where(place < start, place, (place - count).clamp(min=0))
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.gather(1, source)
+
+    return Batch(
+        moved(batch.tokens).masked_scatter(slot, tokens),
+        moved(batch.weights).masked_fill(slot, 0.0),
+        moved(batch.roles).masked_fill(slot, int(Role.INSERTED)),
+    )
+
+
+def spliced(model: Transformer, batch: Batch, vectors: Tensor) -> Tensor:
+    """(N, T, D) the embeddings of an inserted batch's tokens, with `vectors` (N, n, D) at its INSERTED places.
+
+    Gradients flow to the vectors, and not to the embeddings.
+    """
+    slot = (batch.roles == int(Role.INSERTED))[:, :, None]
+    embedded: Tensor = model.embed(batch.tokens)
+    return embedded.detach().masked_scatter(slot, vectors)
+
+
+def position_ids(batch: Batch, positions: Positions = "reused") -> Tensor:
+    """(N, T) int64, the learned position of each place of an inserted batch."""
+    slot = batch.roles == int(Role.INSERTED)
+    if positions == "shifted":
+        return torch.arange(slot.shape[1], device=slot.device).expand(slot.shape)
+    return (~slot).cumsum(1) - 1 + slot.long()
+
+
+def require_room(model: Transformer, requests: Requests, count: int, positions: Positions) -> None:
+    """DeltawError if the model's context cannot hold prompt, `count` insertions and the longest answer."""
+    inserted = count if positions == "shifted" else 0
+    # The last token of an answer is not fed back.
+    needed, context = int(requests.lengths.max()) + inserted + requests.steps - 1, model.config.context
+    if needed > context:
+        raise DeltawError(
+            f"prompt, {inserted} inserted tokens and answer need {needed} positions, but the model's context has "
+            f"{context}; insert fewer, take positions 'reused', or pre-train a model with a longer context"
+        )
+
+
+def response_losses(model: Transformer, batch: Batch, vectors: Tensor, positions: Positions = "reused") -> Tensor:
+    """(N,) token mean of the NLL of each row's response, Σ weights · NLL / Σ weights, in nats: `batch` is inserted,
+    and `vectors` (N, n, D) stand at its INSERTED places.
+    """
+    inputs, at = spliced(model, batch, vectors), position_ids(batch, positions)
+    logits = model(embeddings=inputs[:, :-1], positions=at[:, :-1])  # nothing is predicted from the last token
+    nll = token_nll(F.pad(logits, (0, 0, 0, 1)), batch)
+    return (nll * batch.weights).sum(1) / response_weights(batch)
+
+
+@torch.no_grad()
+def answers_with(
+    model: Transformer, requests: Requests, vectors: Tensor, positions: Positions = "reused", batch_size: int = 512
+) -> Answers:
+    """The model's greedy answers with `vectors` (N, n, D), or (n, D) for all, before the end of each prompt.
+
+    DeltawError if the context does not hold the insertion.
+    """
+    vectors = vectors.expand(len(requests), *vectors.shape[-2:])
+    count = vectors.shape[1]
+    require_room(model, requests, count, positions)
+    batch = slots(requests.batch, count)
+    at, lengths = position_ids(batch, positions), requests.lengths + count
+    outputs = torch.full((len(batch), requests.steps), requests.pad_id, device=lengths.device)
+    how = {"stop_id": requests.stop_id, "pad_id": requests.pad_id, "batch_size": batch_size}
+    for length in sorted(set(lengths.tolist())):
+        (rows,) = (lengths == length).nonzero(as_tuple=True)
+        prompts = spliced(model, batch[rows], vectors[rows])[:, :length]
+        outputs[rows] = greedy_from_embeddings(model, prompts, at[rows[0], :length], requests.steps, **how)
+    return requests.judge(outputs)
+
+
+def slots(batch: Batch, count: int) -> Batch:
+    """The batch with `count` INSERTED places that wait for vectors: with it, `spliced` and `position_ids`, the
+    activations of attacked prompts are read, role by role.
+    """
+    return insert(batch, batch.tokens.new_zeros(len(batch), count))
