@@ -3,7 +3,9 @@ import torch
 from answering import EOT, NULL, PAD, STOP, YES, lively, refused_requests, refuser, requests_of, some_requests
 
 from deltaw.attacks import (
+    Positions,
     Requests,
+    ResponseLosses,
     answers_with,
     insert,
     position_ids,
@@ -18,7 +20,7 @@ from deltaw.attacks import (
 from deltaw.batch import Batch, Role
 from deltaw.behaviour import Behaviour
 from deltaw.errors import DeltawError
-from deltaw.model import activations, batch_log_probs, response_weights
+from deltaw.model import activations, batch_log_probs, response_weights, token_nll
 from deltaw.world import World
 
 
@@ -59,12 +61,12 @@ def test_vectors_stand_only_where_something_was_inserted() -> None:
 
 
 @pytest.mark.parametrize("positions", ["reused", "shifted"])
-def test_no_insertion_is_no_attack(positions: str) -> None:
+def test_no_insertion_is_no_attack(positions: Positions) -> None:
     model, requests = lively(), some_requests()
     nothing = torch.zeros(6, 0, 12)
     plain = unattacked(model, requests)
-    assert torch.equal(answers_with(model, requests, nothing, positions).outputs, plain.outputs)  # type: ignore[arg-type]
-    losses = response_losses(model, requests.batch, nothing, positions)  # type: ignore[arg-type]
+    assert torch.equal(answers_with(model, requests, nothing, positions).outputs, plain.outputs)
+    losses = response_losses(model, requests.batch, nothing, positions)
     expected = -batch_log_probs(model, requests.batch) / response_weights(requests.batch)
     torch.testing.assert_close(losses, expected, rtol=0, atol=1e-5)
 
@@ -75,11 +77,25 @@ def test_shifted_tokens_are_those_of_the_longer_prompt_and_reused_ones_are_not()
     longer = insert(requests.batch, suffix)
     expected = -batch_log_probs(model, longer) / response_weights(longer)
     vectors = model.embed(suffix).detach()
-    torch.testing.assert_close(response_losses(model, longer, vectors, "shifted"), expected, rtol=0, atol=1e-5)
-    reused = response_losses(model, longer, vectors, "reused")
+    torch.testing.assert_close(response_losses(model, requests.batch, vectors, "shifted"), expected, rtol=0, atol=1e-5)
+    reused = response_losses(model, requests.batch, vectors, "reused")
     assert ((reused - expected).abs() > 1e-3).all()
     whole = Requests(longer, requests.refusal, STOP, PAD)
     assert torch.equal(answers_with(model, requests, vectors, "shifted").outputs, unattacked(model, whole).outputs)
+
+
+@pytest.mark.parametrize("positions", ["reused", "shifted"])
+def test_losses_from_what_was_read_once_are_those_of_whole_sequences(positions: Positions) -> None:
+    model, requests = lively().double(), some_requests()
+    batch, vectors = slots(requests.batch, 2), torch.randn(3, 6, 2, 12, dtype=torch.float64, requires_grad=True)
+    found = ResponseLosses(model, requests.batch, 2, positions)(vectors)
+    at = position_ids(batch, positions)
+    logits = [model(embeddings=spliced(model, batch, copy), positions=at) for copy in vectors]
+    nll = torch.stack([(token_nll(each, batch) * batch.weights).sum(1) for each in logits])
+    expected = nll / response_weights(batch)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    slopes = [torch.autograd.grad(losses.sum(), vectors)[0] for losses in (found, expected)]
+    torch.testing.assert_close(*slopes, rtol=0, atol=1e-10)
 
 
 def test_activations_are_read_at_the_role_wherever_it_went() -> None:

@@ -18,7 +18,6 @@ from deltaw.attacks import (
     project,
     random_tokens,
     response_losses,
-    slots,
     soft_prompt,
     unattacked,
     universal_soft_prompt,
@@ -104,12 +103,12 @@ def test_the_best_iterate_is_kept_and_its_loss_is_that_of_the_vectors() -> None:
     last = found.losses[:, -1].amin(0)
     assert (found.loss < last).any(), "steps this long must overshoot somewhere"
     assert (found.loss <= found.losses.amin((0, 1))).all()
-    again = response_losses(lively(), slots(some_requests().batch, 2), found.vectors)
+    again = response_losses(lively(), some_requests().batch, found.vectors)
     torch.testing.assert_close(again, found.loss, rtol=0, atol=1e-5)
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
-    model, batch = lively().double(), slots(some_requests().batch, 2)
+    model, batch = lively().double(), some_requests().batch
     vectors = torch.randn(6, 2, 12, generator=seeded(), dtype=torch.float64).requires_grad_()
     (slope,) = torch.autograd.grad(response_losses(model, batch, vectors).sum(), vectors)
     for trial in range(5):
@@ -189,7 +188,7 @@ def test_an_unrelated_target_is_what_is_optimised_and_its_own_response_is_what_c
     model, requests = lively(), some_requests()
     other = unrelated(requests, seeded())
     found = soft_prompt(model, requests, CONFIG, seeded(), target=other.batch)
-    again = response_losses(model, slots(other.batch, 2), found.vectors)
+    again = response_losses(model, other.batch, found.vectors)
     torch.testing.assert_close(again, found.loss, rtol=0, atol=1e-5)
     judged = answers_with(model, requests, found.vectors)
     assert torch.equal(found.answers.labels, judged.labels)
@@ -205,7 +204,7 @@ def test_a_universal_prompt_is_one_for_two_halves(batch_size: int) -> None:
     assert ((found.vectors - found.start).norm(dim=-1) <= found.radius * ROUNDING).all()
     assert found.losses.shape == (3, 7)
     trained = requests[found.trained_on]
-    again = response_losses(model, slots(trained.batch, 2), found.vectors.expand(4, 2, 12)).mean()
+    again = response_losses(model, trained.batch, found.vectors.expand(4, 2, 12)).mean()
     torch.testing.assert_close(again, found.losses.min(), rtol=0, atol=1e-5)
     assert found.losses.min() < found.losses[:, 0].min()
 

@@ -24,10 +24,10 @@ from deltaw.attacks.insertion import (
     insert,
     position_ids,
     require_room,
-    response_losses,
     slots,
     spliced,
 )
+from deltaw.attacks.losses import ResponseLosses, response_losses
 from deltaw.attacks.prefill import DOSES as PREFILL_DOSES
 from deltaw.attacks.prefill import Prefill, prefill, wrong_prefill
 from deltaw.attacks.relearning import RelearningConfig, RelearningCurve, relearn
@@ -62,6 +62,7 @@ __all__ = [
     "RelearningConfig",
     "RelearningCurve",
     "Requests",
+    "ResponseLosses",
     "SoftPrompt",
     "SoftPromptConfig",
     "TokenSearchConfig",

@@ -15,14 +15,13 @@ letter of the text by how far back it stands. So there are two ways to insert n 
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from deltaw.attacks.requests import Requests
 from deltaw.batch import Batch, Role
 from deltaw.behaviour import Answers
 from deltaw.errors import DeltawError
-from deltaw.model import Transformer, greedy_from_embeddings, response_weights, token_nll
+from deltaw.model import Transformer, greedy_from_embeddings
 
 Positions = Literal["reused", "shifted"]
 
@@ -77,16 +76,6 @@ def require_room(model: Transformer, requests: Requests, count: int, positions: 
             f"prompt, {inserted} inserted tokens and answer need {needed} positions, but the model's context has "
             f"{context}; insert fewer, take positions 'reused', or pre-train a model with a longer context"
         )
-
-
-def response_losses(model: Transformer, batch: Batch, vectors: Tensor, positions: Positions = "reused") -> Tensor:
-    """(N,) token mean of the NLL of each row's response, Σ weights · NLL / Σ weights, in nats: `batch` is inserted,
-    and `vectors` (N, n, D) stand at its INSERTED places.
-    """
-    inputs, at = spliced(model, batch, vectors), position_ids(batch, positions)
-    logits = model(embeddings=inputs[:, :-1], positions=at[:, :-1])  # nothing is predicted from the last token
-    nll = token_nll(F.pad(logits, (0, 0, 0, 1)), batch)
-    return (nll * batch.weights).sum(1) / response_weights(batch)
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from deltaw.attacks.insertion import Positions, answers_with, require_room, response_losses, slots
+from deltaw.attacks.insertion import Positions, answers_with, require_room
+from deltaw.attacks.losses import ResponseLosses, response_losses
 from deltaw.attacks.requests import Requests, check
 from deltaw.batch import Batch
 from deltaw.behaviour import Answers, Behaviour
@@ -148,25 +149,17 @@ def soft_prompt(
     at a time, each with all its restarts. DeltawError if the context does not hold the insertion.
     """
     require_room(model, requests, config.tokens, config.positions)
-    batch = slots(requests.batch if target is None else target, config.tokens)
-    rows, unit = len(requests), embedding_norm(model)
+    batch, rows, unit = requests.batch if target is None else target, len(requests), embedding_norm(model)
     starts = _starts(model, (config.restarts, rows), config, unit, generator)
-    best, losses = torch.empty_like(starts[0]), starts.new_empty(config.restarts, config.steps + 1, rows)
-    best_starts = torch.empty_like(best)
+    best, best_starts = torch.empty_like(starts[0]), torch.empty_like(starts[0])
+    losses = starts.new_empty(config.restarts, config.steps + 1, rows)
     for first in range(0, rows, batch_size):
-        part = slice(first, min(first + batch_size, rows))
-        here = starts[:, part]
-        flat = here.flatten(0, 1)
-        copies = batch[torch.arange(rows, device=starts.device)[part].repeat(config.restarts)]
-
-        def gradient(vectors: Tensor, copies: Batch = copies) -> tuple[Tensor, Tensor]:
-            return _losses_and_gradient(model, copies, vectors, config.positions)
-
-        found, history = descend(gradient, flat, config.radius * unit, config)
-        history = history.view(config.steps + 1, config.restarts, -1).transpose(0, 1)
-        losses[:, :, part] = history
-        winner, at = history.amin(1).argmin(0), torch.arange(here.shape[1], device=starts.device)
-        best[part], best_starts[part] = found.view_as(here)[winner, at], here[winner, at]
+        part = slice(first, first + batch_size)
+        here, of_vectors = starts[:, part], ResponseLosses(model, batch[part], config.tokens, config.positions)
+        found, history = descend(lambda x, of=of_vectors: _with_gradient(of, x), here, config.radius * unit, config)  # type: ignore[misc]
+        losses[:, :, part] = history.transpose(0, 1)
+        winner, at = history.amin(0).argmin(0), torch.arange(here.shape[1], device=starts.device)
+        best[part], best_starts[part] = found[winner, at], here[winner, at]
     answers = answers_with(model, requests, best, config.positions)
     return SoftPrompt(best, best_starts, config.radius * unit, losses, answers)
 
@@ -179,7 +172,7 @@ def random_tokens(
     moved = noise / noise.norm(dim=-1, keepdim=True) * like.distances[:, :, None]
     vectors = like.starts + moved
     with torch.no_grad():
-        losses = response_losses(model, slots(requests.batch, vectors.shape[1]), vectors, config.positions)
+        losses = response_losses(model, requests.batch, vectors, config.positions)
     answers = answers_with(model, requests, vectors, config.positions)
     return SoftPrompt(vectors, like.starts, like.radius, losses[None, None], answers)
 
@@ -204,18 +197,16 @@ def universal_soft_prompt(
     trained_on, tested_on = order[:middle].sort().values, order[middle:].sort().values
     unit = embedding_norm(model)
     starts = _starts(model, (config.restarts,), config, unit, generator)
-    batch = slots(requests.batch, config.tokens)[trained_on.to(starts.device)]
+    batch = requests.batch[trained_on.to(starts.device)]
+    parts = [batch[first : first + batch_size] for first in range(0, len(batch), batch_size)]
+    of_parts = [ResponseLosses(model, part, config.tokens, config.positions) for part in parts]
 
     def gradient(vectors: Tensor) -> tuple[Tensor, Tensor]:
         total, slope = vectors.new_zeros(len(vectors)), torch.zeros_like(vectors)
-        for first in range(0, len(batch), batch_size):
-            part = batch[first : first + batch_size]
-            copies = part[torch.arange(len(part), device=vectors.device).repeat(len(vectors))]
-            losses, slopes = _losses_and_gradient(
-                model, copies, vectors.repeat_interleave(len(part), 0), config.positions
-            )
-            total += losses.view(len(vectors), -1).sum(1)
-            slope += slopes.view(len(vectors), len(part), *vectors.shape[1:]).sum(1)
+        for part, of_vectors in zip(parts, of_parts, strict=True):
+            losses, slopes = _with_gradient(of_vectors, vectors[:, None].expand(-1, len(part), -1, -1))
+            total += losses.sum(1)
+            slope += slopes.sum(1)
         return total / len(batch), slope / len(batch)
 
     found, history = descend(gradient, starts, config.radius * unit, config)
@@ -229,15 +220,15 @@ def universal_soft_prompt(
 def descend(
     gradient: Callable[[Tensor], tuple[Tensor, Tensor]], starts: Tensor, radius: float, config: SoftPromptConfig
 ) -> tuple[Tensor, Tensor]:
-    """Projected normalised gradient descent from `starts` (B, n, D), each row by itself: its best iterate (B, n, D),
-    and the losses (K + 1, B) of all iterates, the start first.
+    """Projected normalised gradient descent from `starts` (..., n, D), each soft prompt by itself: its best iterate
+    (..., n, D), and the losses (K + 1, ...) of all iterates, the start first.
 
-    gradient: gives the losses (B,) at vectors (B, n, D), and their gradient (B, n, D). A vector whose gradient is 0
-    stays where it is.
+    gradient: gives the losses (...) at vectors (..., n, D), and their gradient. A vector whose gradient is 0 stays
+    where it is.
     """
     length = config.step * radius / max(config.steps, 1)
     vectors, best = starts, starts.clone()
-    least = starts.new_full((len(starts),), float("inf"))
+    least = starts.new_full(starts.shape[:-2], float("inf"))
     history = []
     for step in range(config.steps + 1):
         losses, slope = gradient(vectors)
@@ -250,11 +241,9 @@ def descend(
     return best, torch.stack(history)
 
 
-def _losses_and_gradient(
-    model: Transformer, batch: Batch, vectors: Tensor, positions: Positions
-) -> tuple[Tensor, Tensor]:
+def _with_gradient(of_vectors: ResponseLosses, vectors: Tensor) -> tuple[Tensor, Tensor]:
     vectors = vectors.detach().requires_grad_()
-    losses = response_losses(model, batch, vectors, positions)
+    losses = of_vectors(vectors)
     if not vectors.numel():
         return losses.detach(), vectors.detach()
     (slope,) = torch.autograd.grad(losses.sum(), vectors)  # of the vectors only: the model gets no gradient

@@ -15,7 +15,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from deltaw.attacks.insertion import Positions, answers_with, insert, require_room, response_losses
+from deltaw.attacks.insertion import Positions, answers_with, require_room
+from deltaw.attacks.losses import ResponseLosses, response_losses
 from deltaw.attacks.requests import Requests, check
 from deltaw.behaviour import Answers, Behaviour
 from deltaw.model import Transformer
@@ -177,13 +178,15 @@ def suffix_losses(
 ) -> Tensor:
     """(N, C) token mean of the NLL of each prompt's compliant response after each of its suffixes (N, C, n)."""
     rows, candidates, count = suffixes.shape
-    flat = suffixes.reshape(-1, count)
-    losses = flat.new_empty(len(flat), dtype=torch.float32)
-    for first in range(0, len(flat), batch_size):
-        part = torch.arange(first, min(first + batch_size, len(flat)), device=flat.device)
-        batch = insert(requests.batch[part // candidates], flat[part])
-        losses[part] = response_losses(model, batch, model.embed(flat[part]), positions)
-    return losses.view(rows, candidates)
+    losses = model.embed.weight.new_empty(rows, candidates)
+    rows_at_once = max(1, batch_size // candidates)
+    for first in range(0, rows, rows_at_once):
+        part = slice(first, first + rows_at_once)
+        of_vectors = ResponseLosses(model, requests.batch[part], count, positions)
+        for start in range(0, candidates, batch_size):
+            some = slice(start, start + batch_size)
+            losses[part, some] = of_vectors(model.embed(suffixes[part, some]).transpose(0, 1)).T
+    return losses
 
 
 def _slopes(model: Transformer, requests: Requests, suffix: Tensor, positions: Positions, batch_size: int) -> Tensor:
@@ -192,7 +195,7 @@ def _slopes(model: Transformer, requests: Requests, suffix: Tensor, positions: P
     for first in range(0, len(suffix), batch_size):
         part = slice(first, first + batch_size)
         vectors = table[suffix[part]].requires_grad_()
-        losses = response_losses(model, insert(requests.batch[part], suffix[part]), vectors, positions)
+        losses = response_losses(model, requests.batch[part], vectors, positions)
         (slope,) = torch.autograd.grad(losses.sum(), vectors)
         parts.append(slope @ table.T)
     return torch.cat(parts)
