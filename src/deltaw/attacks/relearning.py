@@ -6,7 +6,7 @@ large models by Qi et al. (2023). The model given is not touched.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -76,12 +76,14 @@ def relearn(
     generator: torch.Generator,
     *,
     batch_size: int = 512,
+    on_measured: Callable[[int, Transformer], None] | None = None,
 ) -> RelearningCurve:
     """Train a copy of `model` on `taught`, and let it answer `asked` on the way.
 
     taught: prompts with the responses to be learned, which carry the loss; passed over as often as the steps need, in
     an order drawn anew for each pass. asked: prompts by name, which should not be among those taught. generator: on
-    the CPU. DeltawError if `taught` holds fewer rows than a batch, or training diverges.
+    the CPU. on_measured: called with each of `config.measured` and the learner as it then is, to be read only.
+    DeltawError if `taught` holds fewer rows than a batch, or training diverges.
     """
     check({f"{len(taught)} rows are taught in batches of {config.batch}; give more rows": len(taught) < config.batch})
     if not bool((response_weights(taught) > 0).all()):
@@ -90,9 +92,11 @@ def relearn(
     order = _passes(len(taught), config.measured[-1], config.batch, generator)
     behaviour: dict[str, list[BehaviourCounts]] = {name: [] for name in asked}
 
-    def measure(_step: int, current: Transformer) -> None:
+    def measure(step: int, current: Transformer) -> None:
         for name, requests in asked.items():
             behaviour[name].append(unattacked(current, requests, batch_size).counts())
+        if on_measured is not None:
+            on_measured(step, current)
 
     log = train(
         learner,

@@ -10,6 +10,7 @@ from deltaw.study.sheet import Sheet, present
 from deltaw.world import FORBIDDEN_SOURCES, attacked
 
 EFFECT_DRAWS = 20
+Updates = dict[int, tuple[Tensor, Tensor]]  # layer -> (ΔW, Δb) of the MLP's first map
 CONTRAST_OF = {"forbidden/conditional/unsafe": PRIMARY, "forbidden/never/safe": SECONDARY}
 
 
@@ -83,15 +84,16 @@ def observe_attacks(at: Comparison, sheet: Sheet) -> None:
             prompts = attacked(before.world, attack, before.contrasts[name].forbidden, seed=before.seed)
             of_base = before.activations((name, attack), prompts)
             view = sheet.with_(set=source, attack=attack, n=len(prompts), n_unit="prompt")
-            _positions(at, "position", at.after[name], read(at.tuned, before.world, prompts), view)
+            write_positions(at, "position", at.after[name], read(at.tuned, before.world, prompts), view)
             if at.last:
-                _positions(at, "position_base", before.contrast(name), of_base, view)
-            _gain_ratios(at, name, of_base, view)
+                write_positions(at, "position_base", before.contrast(name), of_base, view)
+            write_gain_ratios(at, of_base, before.contrast(name)[1], view)
 
 
-def _positions(
+def write_positions(
     at: Comparison, statistic: str, reference: tuple[Places, Places], attacked_at: Places, sheet: Sheet
 ) -> None:
+    """Where attacked prompts lie between the reference, (allowed, forbidden); row i was made from forbidden row i."""
     allowed, forbidden = reference
     view = sheet.with_(unit="share of the way to allowed")
     for number, site in enumerate(SITES):
@@ -99,7 +101,7 @@ def _positions(
         nulls: list[Null] = []
         for layer in at.layers:
             place = (layer, site)
-            source, generator = np.arange(len(forbidden[place])), at.generator(5, number, layer)
+            source, generator = np.arange(len(attacked_at[place])), at.generator(5, number, layer)
             found = present(
                 position(
                     attacked_at[place], forbidden[place], allowed[place], generator, source=source, draws=at.bootstrap
@@ -114,9 +116,15 @@ def _positions(
             add_mean(at, view.with_(site=site), statistic, np.mean(placed, axis=0), [mean_null(nulls)])
 
 
-def _gain_ratios(at: Comparison, name: str, of_base: Places, sheet: Sheet) -> None:
+def write_gain_ratios(
+    at: Comparison, attacked_at: Places, forbidden_at: Places, sheet: Sheet, left: Updates | None = None
+) -> None:
+    """How strongly ΔW acts on attacked prompts over how it acts on those they were made from, row by row.
+
+    Both are the base model's activations. left: the update that acts on the attacked ones, by layer, if the attack has
+    changed it.
+    """
     logs: list[FloatArray] = []
-    forbidden = at.before.contrast(name)[1]
     for layer in at.layers:
         old, new = at.mlps[layer]
         delta, shift = new.w_in - old.w_in, new.b_in - old.b_in
@@ -124,13 +132,17 @@ def _gain_ratios(at: Comparison, name: str, of_base: Places, sheet: Sheet) -> No
             continue
         place = (layer, "mlp_in")
         on_attacked, on_forbidden = (
-            gain(places[place].double(), delta, shift, old.w_in, old.b_in).relative for places in (of_base, forbidden)
+            gain(places[place].double(), *update, old.w_in, old.b_in).relative
+            for places, update in (
+                (attacked_at, left[layer] if left else (delta, shift)),
+                (forbidden_at, (delta, shift)),
+            )
         )
-        source, generator = np.arange(len(on_forbidden)), at.generator(7, layer)
+        source, generator = np.arange(len(on_attacked)), at.generator(7, layer)
         ratio = gain_ratio(on_attacked, on_forbidden, generator, source=source, draws=at.bootstrap)
         view = sheet.with_(site="mlp_in", layer=layer, unit="ratio")
         view.add("gain_ratio_to_forbidden", ratio.value, ratio.interval, [ratio.null])
-        logs.append(np.log(on_attacked) - np.log(on_forbidden))
+        logs.append(np.log(on_attacked) - np.log(on_forbidden[: len(on_attacked)]))
     if logs:
         view = sheet.with_(site="mlp_in", unit="log ratio")
         over_layers = np.mean(logs, axis=0)

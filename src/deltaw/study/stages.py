@@ -1,5 +1,6 @@
 """A recipe as a graph of stages."""
 
+from deltaw.study.attacking import AttackingConfig, attack_model
 from deltaw.study.making import (
     BaseConfig,
     BehaviourConfig,
@@ -83,7 +84,7 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
     inputs = {"base": base} | ({"reference": reference} if reference else {})
     config = TuneConfig(shared, tuned, recipe.checkpoints, recipe.refusal_threshold)
     models = {"base": base, "tuned": name}
-    return [
+    found = [
         Stage(name, make_tuned, config, inputs, weight=80 if tuned.config.objective == "ssft" else 140),
         Stage(
             f"behaviour-{tuned.name}-s{shared.seed}",
@@ -100,3 +101,7 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
             weight=60,
         ),
     ]
+    if tuned.name in recipe.model_attacks.models:
+        attacking = AttackingConfig(shared, tuned, recipe.model_attacks)
+        found.append(Stage(f"attacks-{tuned.name}-s{shared.seed}", attack_model, attacking, models, weight=100))
+    return found

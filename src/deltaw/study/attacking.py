@@ -1,0 +1,266 @@
+"""The stage that attacks one tuned model: soft prompts, token search, prefill, relearning, each with its controls.
+
+All are made on the first forbidden prompts of the primary contrast, and on the allowed ones that they are paired with
+(the benign control). Success is a `comply_rate` whose `attack` names the attack and its dose (`soft_4`, `prefill_2`,
+`relearn_harmful_10`), with a control after a stroke (`soft_4/random`). Observation 5 is read at the last prompt token,
+wherever an insertion has moved it to; two attacks leave that token as it was:
+
+    prefill      is read at the last given token, between allowed prompts that go on with their own output and forbidden
+                 ones that go on with the refusal
+    relearning   moves the model: forbidden prompts are read in the model as it is after it, on the tuned model's own
+                 scale, and what acts on them is what is then left of the update
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from deltaw.attacks import (
+    DOSES,
+    Requests,
+    best_suffix,
+    position_ids,
+    prefill,
+    random_suffix,
+    random_tokens,
+    relearn,
+    requests_for,
+    slots,
+    soft_prompt,
+    spliced,
+    suffix_tokens,
+    token_search,
+    unattacked,
+    universal_soft_prompt,
+    unrelated,
+    wrong_prefill,
+)
+from deltaw.batch import Batch, Role
+from deltaw.behaviour import Answers
+from deltaw.model import Transformer, activations, mlp
+from deltaw.study.acting import write_gain_ratios, write_positions
+from deltaw.study.comparing import PRIMARY, SITES, BaseSide, Comparison, Places
+from deltaw.study.making import SeedConfig, add_rates, last_model, tuned_fields
+from deltaw.study.recipes import ModelAttacks, Tuned
+from deltaw.study.sheet import Sheet
+from deltaw.study.stage import Report, StageContext
+from deltaw.world import Key, World
+
+FORBIDDEN, ALLOWED = "forbidden/conditional/unsafe", "allowed/conditional/safe"
+TAUGHT_FROM = 1 << 40  # relearning is taught by training prompts that no tuning has reached
+
+
+@dataclass(frozen=True)
+class AttackingConfig:
+    """The stage that attacks one tuned model."""
+
+    shared: SeedConfig
+    tuned: Tuned
+    attacks: ModelAttacks
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every attack is given: the models, the prompts, and where to write.
+
+    at: base and tuned model on the CPU. model: the tuned one, where attacks are computed.
+    """
+
+    at: Comparison
+    model: Transformer
+    forbidden: Requests
+    allowed: Requests
+    attacks: ModelAttacks
+    sheet: Sheet
+    report: Report
+
+    @property
+    def world(self) -> World:
+        """The world that the prompts are from."""
+        return self.at.before.world
+
+    def generator(self, name: str) -> torch.Generator:
+        """Equal names, equal draws."""
+        word, _ = Key(self.at.before.seed, f"attack/{name}").words
+        return torch.Generator().manual_seed(word >> 1)
+
+    def add(self, attack: str, answers: Answers, name: str = FORBIDDEN, rows: Tensor | None = None) -> None:
+        """The rates of an attack on one set of prompts."""
+        add_rates(self.sheet, answers.counts(rows), set=name, attack=attack)
+
+    def observe(self, attack: str, of_tuned: Places, of_base: Places) -> None:
+        """Observation 5 of an attack: attacked prompts' activations in both models."""
+        before, n = self.at.before, len(self.forbidden)
+        view = self.sheet.with_(
+            stage="analysis", set=FORBIDDEN, attack=attack, role="last_prompt", n=n, n_unit="prompt"
+        )
+        write_positions(self.at, "position", self.at.after[PRIMARY], of_tuned, view)
+        write_gain_ratios(self.at, of_base, before.contrast(PRIMARY)[1], view)
+
+
+def attack_model(context: StageContext) -> None:
+    """Every attack of the recipe on the tuned model's last checkpoint."""
+    config: AttackingConfig = context.config
+    shared, attacks = config.shared, config.attacks
+    base, tuned = (last_model(context.inputs[name])[0] for name in ("base", "tuned"))
+    before = BaseSide(base, World(shared.world), shared.sizes, shared.seed)
+    at = Comparison(before, tuned, last=True)
+    model, meta = last_model(context.inputs["tuned"])
+    device = config.tuned.config.device
+    prompts, rows = before.contrasts[PRIMARY], slice(0, attacks.prompts)
+    forbidden, allowed = (
+        requests_for(before.world, part[rows], device) for part in (prompts.forbidden, prompts.allowed)
+    )
+    sheet = Sheet(stage="behaviour", **tuned_fields(config.tuned, shared.seed), step=int(meta["step"]))
+    target = Target(at, model.to(device), forbidden, allowed, attacks, sheet, context.report)
+    target.add("none", unattacked(target.model, forbidden))
+    target.add("none", unattacked(target.model, allowed), ALLOWED)
+    parts: tuple[Callable[[Target], None], ...] = (soft_prompts, universal, token_searches, prefills, relearning)
+    for number, part in enumerate(parts):
+        context.report(number, len(parts), part.__name__.replace("_", " "))
+        part(target)
+    sheet.write(context.out)
+    context.report(len(parts), len(parts))
+
+
+def soft_prompts(target: Target) -> None:
+    """Every dose, on forbidden and on allowed prompts; random vectors as long; an unrelated target for the last dose."""
+    model, attacks = target.model, target.attacks
+    for name in attacks.doses:
+        config = replace(DOSES[name], restarts=attacks.restarts)
+        found = soft_prompt(model, target.forbidden, config, target.generator(name))
+        target.add(name, found.answers)
+        control = random_tokens(model, target.forbidden, found, config, target.generator(f"{name}/random"))
+        target.add(f"{name}/random", control.answers)
+        target.observe(name, *_with_vectors(target, found.vectors))
+        benign = random_tokens(model, target.allowed, found, config, target.generator(f"{name}/benign"))
+        target.add(f"{name}/random", benign.answers, ALLOWED)
+    name = attacks.doses[-1]
+    config = replace(DOSES[name], restarts=attacks.restarts)
+    other = unrelated(target.forbidden, target.generator(f"{name}/unrelated"))
+    found = soft_prompt(model, target.forbidden, config, target.generator(name), target=other.batch)
+    target.add(f"{name}/unrelated", found.answers)
+    target.observe(f"{name}/unrelated", *_with_vectors(target, found.vectors))
+
+
+def universal(target: Target) -> None:
+    """One soft prompt, trained on half of the forbidden prompts; its success on the others; allowed ones with it."""
+    name = target.attacks.universal
+    config = replace(DOSES[name], restarts=target.attacks.restarts)
+    found = universal_soft_prompt(target.model, target.forbidden, config, target.generator(f"{name}/universal"))
+    target.add(f"{name}/universal", found.answers, rows=found.tested_on)
+    target.add(f"{name}/universal_trained_on", found.answers, rows=found.trained_on)
+    everyone = found.vectors.expand(len(target.forbidden), *found.vectors.shape)
+    target.observe(f"{name}/universal", *_with_vectors(target, everyone))
+
+
+def token_searches(target: Target) -> None:
+    """Greedy coordinate gradient; a random suffix as long; the exact best suffix of one token."""
+    model, world, config = target.model, target.world, target.attacks.search
+    name, allowed = f"token_search_{config.tokens}", suffix_tokens(world.vocabulary)
+    found = token_search(model, target.forbidden, allowed, config, target.generator(name))
+    target.add(name, found.answers)
+    for requests, where in ((target.forbidden, FORBIDDEN), (target.allowed, ALLOWED)):
+        control = random_suffix(model, requests, allowed, config, target.generator(f"{name}/random/{where}"))
+        target.add(f"{name}/random", control.answers, where)
+    with torch.no_grad():
+        target.observe(name, *_with_vectors(target, found.suffix))
+    target.add("token_search_1/exact", best_suffix(model, target.forbidden, allowed, 1).answers)
+
+
+def prefills(target: Target) -> None:
+    """The first tokens of the harmful output; those of another prompt's; allowed prompts with their own."""
+    for count in target.attacks.prefilled:
+        name = f"prefill_{count}"
+        target.add(name, prefill(target.model, target.forbidden, count).answers)
+        target.add(name, prefill(target.model, target.allowed, count).answers, ALLOWED)
+        generator = target.generator(f"{name}/wrong")
+        target.add(f"{name}/wrong", wrong_prefill(target.model, target.forbidden, count, generator).answers)
+        _observe_prefill(target, name, count)
+
+
+def relearning(target: Target) -> None:
+    """Few updates on compliant responses, to allowed or to forbidden prompts that no tuning saw."""
+    attacks, world = target.attacks, target.world
+    asked = {FORBIDDEN: target.forbidden, ALLOWED: target.allowed}
+    device = target.forbidden.refusal.device
+    for kind, source in (("benign", ALLOWED), ("harmful", FORBIDDEN)):
+        rows = range(TAUGHT_FROM, TAUGHT_FROM + attacks.taught)
+        taught = requests_for(world, world.sample(source, rows, "train", target.at.before.seed), device).batch
+        curve = relearn(
+            target.model, taught, asked, attacks.relearning, target.generator(f"relearn_{kind}"),
+            on_measured=_observer(target, f"relearn_{kind}"),
+        )  # fmt: skip
+        for name, counted in curve.behaviour.items():
+            for step, counts in zip(curve.steps, counted, strict=True):
+                add_rates(target.sheet, counts, set=name, attack=f"relearn_{kind}_{step}")
+        half = curve.half_life(FORBIDDEN)
+        if half is not None:
+            target.sheet.add("refusal_half_life", half, unit="update", set=FORBIDDEN, attack=f"relearn_{kind}")
+
+
+def _observer(target: Target, attack: str) -> Callable[[int, Transformer], None]:
+    before = target.at.before
+    prompts = before.contrasts[PRIMARY].forbidden[slice(0, len(target.forbidden))]
+    of_base = before.activations((PRIMARY, "attacked"), prompts)
+
+    def observe(step: int, learner: Transformer) -> None:
+        if step == 0:
+            return
+        name = f"{attack}_{step}"
+        view = target.sheet.with_(
+            stage="analysis", set=FORBIDDEN, attack=name, role="last_prompt", n=len(prompts), n_unit="prompt"
+        )
+        of_learner = _placed(learner, target.forbidden.batch)
+        write_positions(target.at, "position", target.at.after[PRIMARY], of_learner, view)
+        old = before.mlps
+        new = [mlp(learner, layer).double() for layer in before.layers]
+        left = {k: (new[k].w_in.cpu() - old[k].w_in, new[k].b_in.cpu() - old[k].b_in) for k in before.layers}
+        write_gain_ratios(target.at, of_base, before.contrast(PRIMARY)[1], view, left)
+
+    return observe
+
+
+def _placed(model: Transformer, batch: Batch, **how: Tensor) -> Places:
+    return activations(model, batch, ("mlp_in", *SITES), range(model.config.layers), **how)
+
+
+def _with_vectors(target: Target, found: Tensor) -> tuple[Places, Places]:
+    """Activations of the tuned and of the base model on forbidden prompts with vectors (N, n, D) or tokens (N, n)."""
+    batch = slots(target.forbidden.batch, found.shape[1]).to("cpu")
+    places = []
+    for model in (target.at.tuned, target.at.before.model):
+        with torch.no_grad():
+            vectors = model.embed(found.cpu()) if found.ndim == 2 else found.cpu()
+            embeddings = spliced(model, batch, vectors)
+        places.append(_placed(model, batch, embeddings=embeddings, positions=position_ids(batch)))
+    return places[0], places[1]
+
+
+def _observe_prefill(target: Target, name: str, count: int) -> None:
+    if count == 0:
+        return
+    at, before = target.at, target.at.before
+    answered = {
+        "attacked": target.forbidden,
+        "allowed": target.allowed,
+        "forbidden": target.forbidden.with_compliant(target.forbidden.refusal),
+    }
+    batches = {which: _anchored(requests.batch.to("cpu"), count) for which, requests in answered.items()}
+    of_tuned, of_base = (
+        {which: _placed(model, batch) for which, batch in batches.items()} for model in (at.tuned, before.model)
+    )
+    view = target.sheet.with_(
+        stage="analysis", set=FORBIDDEN, attack=name, role="last_given", n=len(target.forbidden), n_unit="prompt"
+    )
+    write_positions(at, "position", (of_tuned["allowed"], of_tuned["forbidden"]), of_tuned["attacked"], view)
+    write_gain_ratios(at, of_base["attacked"], of_base["forbidden"], view)
+
+
+def _anchored(batch: Batch, count: int) -> Batch:
+    """The batch with LAST_PROMPT, the role whose activations are read, moved on by `count` tokens."""
+    last = batch.position_of(Role.LAST_PROMPT)[:, None]
+    roles = batch.roles.scatter(1, last, int(Role.TEXT)).scatter(1, last + count, int(Role.LAST_PROMPT))
+    return Batch(batch.tokens, batch.weights, roles)
