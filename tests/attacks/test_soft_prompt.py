@@ -38,6 +38,7 @@ def attack(config: SoftPromptConfig = CONFIG, seed: int = 0, batch_size: int = 1
     return soft_prompt(lively(), some_requests(), config, seeded(seed), batch_size=batch_size)
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 1000),
     radius=st.floats(1e-3, 1e3),
