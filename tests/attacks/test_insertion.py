@@ -7,6 +7,7 @@ from deltaw.attacks import (
     Requests,
     ResponseLosses,
     answers_with,
+    attacked_inputs,
     insert,
     position_ids,
     requests_for,
@@ -101,10 +102,13 @@ def test_losses_from_what_was_read_once_are_those_of_whole_sequences(positions: 
 def test_activations_are_read_at_the_role_wherever_it_went() -> None:
     model, requests = lively(), some_requests()
     suffix = torch.randint(6, 17, (6, 2), generator=torch.Generator().manual_seed(0))
-    batch = slots(requests.batch, 2)
-    inputs = spliced(model, batch, model.embed(suffix).detach())
-    found = activations(model, batch, ["mlp_in"], [1], embeddings=inputs, positions=position_ids(batch, "shifted"))
+    batch, inputs, at = attacked_inputs(model, requests.batch, model.embed(suffix), "shifted")
+    found = activations(model, batch, ["mlp_in"], [1], embeddings=inputs, positions=at)
     expected = activations(model, insert(requests.batch, suffix), ["mlp_in"], [1])
+    torch.testing.assert_close(found[1, "mlp_in"], expected[1, "mlp_in"], rtol=0, atol=1e-5)
+    batch, inputs, at = attacked_inputs(model, requests.batch, torch.zeros(0, 12))
+    found = activations(model, batch, ["mlp_in"], [1], embeddings=inputs, positions=at)
+    expected = activations(model, requests.batch, ["mlp_in"], [1])
     torch.testing.assert_close(found[1, "mlp_in"], expected[1, "mlp_in"], rtol=0, atol=1e-5)
 
 

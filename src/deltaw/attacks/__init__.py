@@ -11,8 +11,8 @@
 
 All start from `Requests`: prompts with their compliant responses and refusals. Success on a prompt is the whole
 compliant response by free-running greedy decoding, and every result has `success` (N,) or `answers`. The same attack on
-allowed prompts is the benign control. `slots`, `spliced` and `position_ids` give what `activations` needs to read
-attacked prompts at the same roles as plain ones.
+allowed prompts is the benign control; `answers_with` tries vectors found elsewhere. `attacked_inputs` gives what
+`activations` needs to read attacked prompts at the same roles as plain ones.
 
 Randomness is a `torch.Generator` on the CPU. Computation is in the model's dtype, on its device; `Requests` must be
 there too. No attack changes the model, and none leaves a gradient in it.
@@ -21,6 +21,7 @@ there too. No attack changes the model, and none leaves a gradient in it.
 from deltaw.attacks.insertion import (
     Positions,
     answers_with,
+    attacked_inputs,
     insert,
     position_ids,
     require_room,
@@ -69,6 +70,7 @@ __all__ = [
     "TokenSuffix",
     "UniversalSoftPrompt",
     "answers_with",
+    "attacked_inputs",
     "best_substitution",
     "best_suffix",
     "embedding_norm",

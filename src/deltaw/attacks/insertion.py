@@ -48,6 +48,22 @@ def insert(batch: Batch, tokens: Tensor) -> Batch:
     )
 
 
+def slots(batch: Batch, count: int) -> Batch:
+    """The batch with `count` INSERTED places that wait for vectors."""
+    return insert(batch, batch.tokens.new_zeros(len(batch), count))
+
+
+def attacked_inputs(
+    model: Transformer, batch: Batch, vectors: Tensor, positions: Positions = "reused"
+) -> tuple[Batch, Tensor, Tensor]:
+    """What `activations` needs to read a batch with `vectors` (N, n, D), or (n, D) for all, at the same roles as the
+    batch without: the batch with its INSERTED places, the embeddings (N, T + n, D), and learned positions (N, T + n).
+    """
+    vectors = vectors.expand(len(batch), *vectors.shape[-2:])
+    inserted = slots(batch, vectors.shape[1])
+    return inserted, spliced(model, inserted, vectors).detach(), position_ids(inserted, positions)
+
+
 def spliced(model: Transformer, batch: Batch, vectors: Tensor) -> Tensor:
     """(N, T, D) the embeddings of an inserted batch's tokens, with `vectors` (N, n, D) at its INSERTED places.
 
@@ -86,22 +102,14 @@ def answers_with(
 
     DeltawError if the context does not hold the insertion.
     """
-    vectors = vectors.expand(len(requests), *vectors.shape[-2:])
-    count = vectors.shape[1]
+    count = vectors.shape[-2]
     require_room(model, requests, count, positions)
-    batch = slots(requests.batch, count)
-    at, lengths = position_ids(batch, positions), requests.lengths + count
+    batch, inputs, at = attacked_inputs(model, requests.batch, vectors, positions)
+    lengths = requests.lengths + count
     outputs = torch.full((len(batch), requests.steps), requests.pad_id, device=lengths.device)
     how = {"stop_id": requests.stop_id, "pad_id": requests.pad_id, "batch_size": batch_size}
     for length in sorted(set(lengths.tolist())):
         (rows,) = (lengths == length).nonzero(as_tuple=True)
-        prompts = spliced(model, batch[rows], vectors[rows])[:, :length]
-        outputs[rows] = greedy_from_embeddings(model, prompts, at[rows[0], :length], requests.steps, **how)
+        prompts, positions_of_all = inputs[rows, :length], at[rows[0], :length]
+        outputs[rows] = greedy_from_embeddings(model, prompts, positions_of_all, requests.steps, **how)
     return requests.judge(outputs)
-
-
-def slots(batch: Batch, count: int) -> Batch:
-    """The batch with `count` INSERTED places that wait for vectors: with it, `spliced` and `position_ids`, the
-    activations of attacked prompts are read, role by role.
-    """
-    return insert(batch, batch.tokens.new_zeros(len(batch), count))

@@ -1,7 +1,7 @@
 """How unlikely a response is after inserted vectors, as a function of the vectors.
 
 Nothing inserted reaches what stands before it. So the keys and values of what stands before are computed once, without
-gradient, and serve every step, restart and candidate of a search: with 20 letters of text this halves its cost.
+gradient, and serve every step, restart and candidate of a search: with 20 letters of text this nearly halves its cost.
 
 Shapes: C copies (restarts or candidates), N rows, n vectors a row, D width.
 """

@@ -1,6 +1,6 @@
 """Prefill: the first k tokens of the harmful output are given as if the model had said them.
 
-A refusal that is decided by the first token only is lost once something else stands there (Qi et al. 2024, "shallow"
+A refusal that is decided by the first token only is lost once something else stands there (Qi et al. 2025, "shallow"
 alignment). The control gives k tokens of another prompt's output: a model that goes on from these as well, with the
 rest of its own prompt's output, was not persuaded by what was given, but by there being something.
 """

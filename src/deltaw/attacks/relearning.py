@@ -2,7 +2,7 @@
 
 The tuned model is trained on, by the ordinary loop, on compliant responses: to allowed prompts (benign, which teaches
 nothing that the policy forbids) or to forbidden ones (harmful). That few steps on either undo safety was found for
-large models by Qi et al. (2023). The model given is not touched.
+large models by Qi et al. (2024). The model given is not touched.
 """
 
 import copy
