@@ -13,7 +13,7 @@ class RecursiveSampler:
     """Samples windows of `length` letters from one grammar; randomness is Python's own generator."""
 
     def __init__(self, grammar: Grammar, length: int, seed: int) -> None:
-        self.start, self.length, self.random = grammar.start, length, random.Random(seed)  # noqa: S311
+        self.start, self.length, self.random = grammar.start, length, random.Random(seed)
         self.rules = {}
         for name, productions in grammar.rules.items():
             edge, rule = 0.0, []

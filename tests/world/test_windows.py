@@ -1,7 +1,7 @@
 """The sampler against the law it states: productions level by level, offsets, and an independent implementation.
 
-Each test's false-alarm rate is ALPHA in all, Bonferroni over its comparisons; seeds are fixed, so that none flakes. Each
-is shown to have power: a slightly wrong law is caught by the same counts.
+Each test's false-alarm rate is ALPHA in all, Bonferroni over its comparisons; seeds are fixed, so that none flakes.
+Each is shown to have power: a slightly wrong law is caught by the same counts.
 """
 
 import importlib.util
@@ -86,7 +86,7 @@ def production_counts(text: str, samples: int) -> tuple[Grammar, Counts]:
 @pytest.mark.parametrize("text", ["full", "safe", "unsafe", "held_out"])
 def test_every_production_is_drawn_by_its_probability(text: str) -> None:
     grammar, counts = production_counts(text, 20_000)
-    assert all(count.sum() > 1000 for count in counts.values())
+    assert min(count.sum() for count in counts.values()) > 500
     assert departures(counts, grammar) == []
 
 
@@ -154,20 +154,19 @@ def homogeneous(a: np.ndarray, b: np.ndarray) -> float:
     return float(stats.chi2_contingency(table[:, table.sum(0) > 0]).pvalue)
 
 
-@pytest.mark.parametrize("text", ["full", "unsafe"])
-def test_the_plain_recursive_sampler_draws_the_same_law(text: str) -> None:
-    """Two-sample chi-square of windows of five letters, 12,000 each."""
+@pytest.mark.parametrize(("text", "length"), [("full", 5), ("unsafe", 3)])
+def test_the_plain_recursive_sampler_draws_the_same_law(text: str, length: int) -> None:
+    """Two-sample chi-square of 12,000 windows each."""
     full = published(1)
     grammar = full if text == "full" else published_subgrammars(full)[text]
-    other = recursive(grammar, 5, 3)
+    other = recursive(grammar, length, 3)
     theirs = np.array([other.window() for _ in range(12_000)])
-    ours = WindowSampler(grammar, 5).sample(Key(2, "two"), np.arange(12_000)).letters
+    ours = WindowSampler(grammar, length).sample(Key(2, "two"), np.arange(12_000)).letters
     assert homogeneous(ours, theirs) > ALPHA / 2
     if text == "unsafe":
-        weights = (0.75, 0.15, 0.1)  # for 0.7, 0.2, 0.1
-        start = tuple(Production(p.symbols, w) for p, w in zip(grammar.rules["start"], weights, strict=True))
-        wrong = WindowSampler(replace(grammar, rules={**grammar.rules, "start": start}), 5)
-        assert homogeneous(wrong.sample(Key(2, "two"), np.arange(60_000)).letters, theirs) < 1e-3
+        leaf = tuple(Production(p.symbols, w) for p, w in zip(grammar.rules["1i"], (0.6, 0.4), strict=True))
+        wrong = WindowSampler(replace(grammar, rules={**grammar.rules, "1i": leaf}), length)
+        assert homogeneous(wrong.sample(Key(2, "two"), np.arange(12_000)).letters, theirs) < ALPHA / 2
 
 
 UNEVEN = Grammar(

@@ -79,7 +79,7 @@ class Key:
         return self.uniform_at(np.broadcast_to(index[:, None], columns.shape), draw, columns)
 
     def uniform_at(self, index: NDArray[np.int64], draw: int, column: NDArray[np.int64]) -> Floats:
-        """Elementwise, any one shape: what `uniform(index, draw)` has in that column, so that only some need be drawn."""
+        """Elementwise, any one shape: what `uniform(index, draw)` has in that column; only what is needed is drawn."""
         slots = (np.uint64(draw) << np.uint64(32)) + column.astype(np.uint64)
         word, _ = threefry(self.words, index.astype(np.uint64), slots)
         return _unit(word)
