@@ -164,7 +164,7 @@ def test_the_plain_recursive_sampler_draws_the_same_law(text: str, length: int) 
     ours = WindowSampler(grammar, length).sample(Key(2, "two"), np.arange(12_000)).letters
     assert homogeneous(ours, theirs) > ALPHA / 2
     if text == "unsafe":
-        leaf = tuple(Production(p.symbols, w) for p, w in zip(grammar.rules["1i"], (0.6, 0.4), strict=True))
+        leaf = tuple(Production(p.symbols, w) for p, w in zip(grammar.rules["1i"], (0.7, 0.3), strict=True))
         wrong = WindowSampler(replace(grammar, rules={**grammar.rules, "1i": leaf}), length)
         assert homogeneous(wrong.sample(Key(2, "two"), np.arange(12_000)).letters, theirs) < ALPHA / 2
 
