@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 
-.PHONY: study test slow lint types contract check help
+.PHONY: study test slow benchmark lint types contract check help
 .DEFAULT_GOAL := help
 
 help:  ## show what there is to make
@@ -18,6 +18,9 @@ test: $(READY)  ## the test suite
 
 slow: $(READY)  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow
+
+benchmark: $(READY)  ## speed and memory of sampling (docs/performance.md), a minute on one core
+	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/sampling.py
 
 lint: $(READY)  ## ruff: style and formatting
 	$(RUN)/ruff check .

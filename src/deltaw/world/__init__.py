@@ -7,7 +7,7 @@ world.layout.spell(prompts), world.layout.allowed(prompts)
 
 from deltaw.world.jailbreaks import ATTACKS, BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked
 from deltaw.world.policy import Branch, Policy, Rule
-from deltaw.world.probability import BranchPosterior, WindowLikelihood, unsafe_side_probability
+from deltaw.world.probability import BayesSafety, BranchPosterior, Posterior, WindowLikelihood, unsafe_side_probability
 from deltaw.world.prompts import Encoded, Layout, Prompts, Response
 from deltaw.world.randomness import Key
 from deltaw.world.sampling import MIXTURES, SETS, PromptSet, World, WorldConfig
@@ -19,12 +19,14 @@ __all__ = [
     "FORBIDDEN_SOURCES",
     "MIXTURES",
     "SETS",
+    "BayesSafety",
     "Branch",
     "BranchPosterior",
     "Encoded",
     "Key",
     "Layout",
     "Policy",
+    "Posterior",
     "PromptSet",
     "Prompts",
     "Response",

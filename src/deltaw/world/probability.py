@@ -1,92 +1,264 @@
-"""Exact probabilities of windows under the sampler: likelihoods, and the posterior of the branch.
+"""Exact probabilities of windows under the sampler: likelihoods, posteriors, and the best that any classifier can do.
 
-An inside chart over *open* spans: `inside[symbol][length][s]` is the probability that the symbol derives exactly
-`length` letters and that, placed with its first letter at window position s (which may lie before the window), every
-letter that falls inside the window is the observed one. Carrying the length lets the window's start, uniform over the
-derivation it was cut from, be marginalised exactly.
+An inside chart over *open* spans: for a symbol and a length, the probability that the symbol derives exactly that many
+letters and that, placed with its first letter at window position s (which may lie before the window), every letter that
+falls inside the window is the observed one. Carrying the length lets the window's start, uniform over the derivation it
+was cut from, be marginalised exactly. The chart only adds and multiplies: what cannot be derived has exactly 0.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deltaw.errors import DeltawError
 from deltaw.world.grammar import Grammar
-from deltaw.world.policy import Branch
+from deltaw.world.policy import Branch, Policy
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 CHUNK = 256  # windows at a time, so that a chart stays within the cache
+
+Chart = dict[int, Floats]
+"""By length: (length + L, N), row r for the first letter at position r - length of the window of L letters.
+
+Row 0 lies left of the window, and stands for all that lie outside it: there the value is the length's probability.
+"""
 
 
 @dataclass(frozen=True)
 class WindowLikelihood:
     """The probability of a window of letters under one grammar's sampler.
 
-    Cost: (productions x length combinations x longest derivation) multiplications a window; under a millisecond for the
-    published sub-grammars, a few for the full grammar.
+    Cost: (productions x length combinations) products of (length + L) numbers a window; docs/performance.md has times.
     """
 
     grammar: Grammar
 
     def __call__(self, letters: Ints, without: Branch | None = None) -> Floats:
-        """(N,) probabilities of windows letters (N, L).
+        """(N,) probabilities of windows letters (N, L), -1 beyond the end of a window shorter than L.
 
-        `without` leaves out derivations in which any letter *of the window* lies under a symbol of that branch, so
-        1 - likelihood(w, without=UNSAFE) / likelihood(w) is the probability that w has an unsafe side.
+        A window's probability is that of its letters given its length. `without` leaves out derivations in which any
+        letter *of the window* lies under a symbol of that branch, so 1 - likelihood(w, without=UNSAFE) / likelihood(w)
+        is the probability that w has an unsafe side. DeltawError for a window with gaps, or longer than a derivation.
         """
-        chunks = [self._chunk(letters[i : i + CHUNK], without) for i in range(0, len(letters), CHUNK)]
+        own = (letters >= 0).sum(1)
+        shortest = min(self.grammar.lengths[self.grammar.start])
+        if (letters[np.arange(letters.shape[1]) < own[:, None]] < 0).any():
+            raise DeltawError("a window has -1 before its last letter; -1 may only stand beyond a window's end")
+        if own.max(initial=0) > shortest:
+            raise DeltawError(
+                f"a window has {own.max()} letters and the grammar can derive {shortest}; shorten the window"
+            )
+        if own.max(initial=0) == 0:
+            return np.ones(len(letters))
+        letters = letters[:, : own.max(initial=0)]
+        chunks = [
+            self._chunk(letters[i : i + CHUNK], own[i : i + CHUNK], without) for i in range(0, len(letters), CHUNK)
+        ]
         return np.concatenate(chunks) if chunks else np.zeros(0)
+
+    def branches(self, letters: Ints) -> Floats:
+        """(N, 2) joint probabilities of windows and branch: all letters safe, or at least one of them unsafe.
+
+        A letter under no symbol of a known branch counts as safe, as it does for the sampler.
+        """
+        whole = self(letters)
+        if self._always_unsafe:
+            return np.stack([np.zeros_like(whole), whole], axis=1)
+        safe = self(letters, without=Branch.UNSAFE) if self.grammar.unsafe & set(self.grammar.bottom_up) else whole
+        return np.stack([safe, whole - safe], axis=1)  # the same terms in the same order, or fewer: never below 0
 
     @cached_property
     def _barred(self) -> dict[Branch, frozenset[str]]:
         return {Branch.SAFE: self.grammar.safe, Branch.UNSAFE: self.grammar.unsafe}
 
-    def _chunk(self, letters: Ints, without: Branch | None) -> Floats:
-        n, window = letters.shape
-        grammar = self.grammar
-        longest = max(grammar.lengths[grammar.start])
-        starts = np.arange(-longest, window)  # chart column c is start position c - longest
-        padded = np.concatenate([np.full((n, longest), -1), letters, np.full((n, longest), -1)], axis=1)
+    @cached_property
+    def _always_unsafe(self) -> bool:
+        """Whether every letter of every derivation lies under an unsafe symbol."""
+        covered: set[int | str] = set()
+        for name in self.grammar.bottom_up:
+            if name in self.grammar.unsafe or all(
+                symbol in covered for production in self.grammar.rules[name] for symbol in production.symbols
+            ):
+                covered.add(name)
+        return self.grammar.start in covered
+
+    def _chunk(self, letters: Ints, own: Ints, without: Branch | None) -> Floats:
+        grammar, window = self.grammar, letters.shape[1]
         barred = self._barred[without] if without is not None else frozenset()
-        inside: dict[str, dict[int, Floats]] = {}
+        seen = letters.T
+        charts: dict[int | str, Chart] = {}
         for name in grammar.bottom_up:
-            law: dict[int, Floats] = {}
-            for production in grammar.rules[name]:
-                partial = {0: np.full((n, len(starts)), production.probability)}
-                for symbol in production.symbols:
-                    partial = _extend(partial, inside[symbol] if isinstance(symbol, str) else symbol, padded)
-                for length, value in partial.items():
-                    law[length] = law[length] + value if length in law else value
+            rules = grammar.rules[name]
+            for symbol in {s for p in rules for s in p.symbols if isinstance(s, int) and s not in charts}:
+                fits = ((seen == symbol) | (seen < 0)).astype(np.float64)
+                charts[symbol] = {1: np.concatenate([np.ones((1, len(letters))), fits])}
+            if name == grammar.start and name not in barred:
+                return sum(
+                    (_cut(p.probability, [charts[s] for s in p.symbols], own, window) for p in rules),
+                    start=np.zeros(len(letters)),
+                )
+            law: Chart = {}
+            for production in rules:
+                _add(law, _joined(production.probability, [charts[s] for s in production.symbols]))
             if name in barred:
-                for length, value in law.items():
-                    law[length] = np.where((starts + length > 0) & (starts < window), 0.0, value)
-            inside[name] = law
-        total = np.zeros(n)
-        for length, value in inside[grammar.start].items():
-            offsets = np.arange(length - window + 1)
-            total += value[:, longest - offsets].sum(1) / len(offsets)
-        return total
+                for length, table in law.items():  # rows from 1 on reach into the window as far as it goes
+                    start = np.arange(1 - length, window)[:, None]
+                    table[1:][np.broadcast_to(start < own, table[1:].shape)] = 0.0
+            charts[name] = law
+        return _cut(1.0, [charts[grammar.start]], own, window)
 
 
-def _extend(partial: dict[int, Floats], step: dict[int, Floats] | int, padded: Ints) -> dict[int, Floats]:
-    """Append one symbol (its inside table) or one letter (its number) to a partly read right-hand side."""
-    out: dict[int, Floats] = {}
-    for done, head in partial.items():
-        columns = head.shape[1]
-        if isinstance(step, int):
-            seen = padded[:, done : done + columns]
-            out[done + 1] = head * ((seen == step) | (seen < 0))
-            continue
-        for length, table in step.items():
-            # right of the window nothing is observed, as in column 0, left of it: the probability of the length alone
-            unseen = np.broadcast_to(table[:, :1], (len(table), min(done, columns)))
-            shifted = np.concatenate([table[:, done:], unseen], axis=1)
-            value = head * shifted
-            out[done + length] = out[done + length] + value if done + length in out else value
+def _joined(probability: float, parts: list[Chart]) -> Chart:
+    """The chart of a right-hand side."""
+    if not parts:
+        raise DeltawError("a production derives no letters; give each right-hand side at least one symbol")
+    whole = {length: table * probability for length, table in parts[0].items()}
+    for part in parts[1:]:
+        longer: Chart = {}
+        for done, head in whole.items():
+            _add(longer, {done + length: _product(head, done, tail, length) for length, tail in part.items()})
+        whole = longer
+    return whole
+
+
+def _add(total: Chart, more: Chart) -> None:
+    for length, table in more.items():
+        if length in total:
+            total[length] += table
+        else:
+            total[length] = table
+
+
+def _product(head: Floats, done: int, tail: Floats, length: int) -> Floats:
+    """The chart's table of a head of `done` letters and a tail of `length` letters behind it."""
+    window = len(head) - done
+    out = np.empty((length + done + window, head.shape[1]))
+    np.multiply(head[0], tail[:length], out=out[:length])  # the head lies left of the window
+    np.multiply(head[:window], tail[length:], out=out[length : length + window])
+    np.multiply(head[window:], tail[0], out=out[length + window :])  # the tail lies right of the window
     return out
+
+
+def _cut(probability: float, parts: list[Chart], own: Ints, window: int) -> Floats:
+    """(N,) probability of cutting the window out of what a right-hand side derives: the mean over its starts.
+
+    The last symbol is joined and summed over starts at once. In a derivation of T letters the first letter stands at
+    position s = -(T - own) .. 0 of the window.
+    """
+    *front, last = parts
+    heads = _joined(probability, front) if front else {0: np.full((window, len(own)), probability)}
+    position = np.arange(window)[:, None]
+    # the window within the tail: all starts of it are alike to the head
+    within, reach = {}, {}
+    for length, tail in last.items():
+        start = np.arange(-length, 0)[:, None]
+        within[length] = (tail[:length] * (start >= own - length)).sum(0)
+        reach[length] = tail[length:] * (position >= own - length)  # the tail begins in the window, and fills it
+    total = np.zeros(len(own))
+    for done, head in heads.items():
+        inside_head = head[window : done + 1].sum(0)  # the window ends before the tail begins
+        both = min(window, done + 1)
+        for length, tail in last.items():
+            value = head[0] * within[length] + np.einsum("sn,sn->n", head[:both], reach[length][:both])
+            total += (value + inside_head * tail[0]) / (done + length - own + 1)
+    return total
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The Bayes posterior of grammar and branch, jointly, given a window's letters.
+
+    languages: by grammar number, the kinds of text that it is drawn in (`safe`, `unsafe`, `full`, ...: any names).
+    prior: the probability of each of these, in the same two levels, 1 in all; None: all alike. A text's branch is that
+    of its grammar's marks; one with letters of both counts as unsafe.
+    """
+
+    languages: Mapping[int, Mapping[str, Grammar]]
+    prior: Mapping[int, Mapping[str, float]] | None = None
+
+    def __post_init__(self) -> None:
+        if not any(self.languages.values()):
+            raise DeltawError("a posterior needs at least one grammar with one kind of text")
+        if self.prior is None:
+            return
+        kinds = {number: set(texts) for number, texts in self.languages.items()}
+        if {number: set(texts) for number, texts in self.prior.items()} != kinds:
+            raise DeltawError(f"the prior must name the grammars and texts of the languages: {kinds}")
+        weights = [weight for texts in self.prior.values() for weight in texts.values()]
+        if min(weights) < 0 or abs(sum(weights) - 1) > 1e-9:
+            raise DeltawError(f"the prior sums to {sum(weights):.6g}; it must be a law: none below 0, 1 in all")
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The grammar numbers, in the order of the second axis."""
+        return tuple(self.languages)
+
+    def joint(self, letters: Ints) -> Floats:
+        """(N, G, 2) probabilities of letters (N, L) with grammar and branch: [..., 0] safe, [..., 1] unsafe or mixed.
+
+        Letters are -1 beyond a window's end; the probability is that given the window's length.
+        """
+        n_texts = sum(map(len, self.languages.values()))
+        out = np.zeros((len(letters), len(self.languages), 2))
+        for k, (number, texts) in enumerate(self.languages.items()):
+            for text, grammar in texts.items():
+                weight = 1 / n_texts if self.prior is None else self.prior[number][text]
+                if weight > 0:
+                    out[:, k] += weight * WindowLikelihood(grammar).branches(letters)
+        return out
+
+    def __call__(self, letters: Ints) -> Floats:
+        """(N, G, 2) posterior probabilities, 1 in all for each window; NaN where no language derives it."""
+        joint = self.joint(letters)
+        with np.errstate(invalid="ignore"):
+            shares: Floats = joint / joint.sum((1, 2), keepdims=True)
+        return shares
+
+
+@dataclass(frozen=True)
+class BayesSafety:
+    """The best possible judge of safety: it sees operators and letters, and knows the policy and the split's prior.
+
+    No classifier, and no model, is right more often than `ceiling` on prompts of that prior.
+    """
+
+    posterior: Posterior
+    policy: Policy
+
+    def __call__(self, operators: Ints, letters: Ints, odds: Floats | None = None) -> Floats:
+        """(N,) probability that the prompt is allowed. operators: (N, P, 2), aliases resolved; letters: (N, L).
+
+        odds: (N, G, 2) or (G, 2), in proportion to how often the split draws these operators with that grammar and
+        branch; None: they tell nothing. NaN where no language derives the letters.
+        """
+        joint = self.posterior.joint(letters)
+        if odds is not None:
+            joint = joint * odds
+        n = len(letters)
+        allowed = np.zeros(joint.shape, dtype=np.bool_)
+        for k, number in enumerate(self.posterior.numbers):
+            for branch in (Branch.SAFE, Branch.UNSAFE):
+                permitted = self.policy.permits(np.full(n, number), operators, np.full(n, int(branch)))
+                allowed[:, k, int(branch)] = permitted.reshape(n, -1).all(1)
+        for_it, against = (np.where(side, joint, 0.0).sum((1, 2)) for side in (allowed, ~allowed))
+        with np.errstate(invalid="ignore"):
+            share: Floats = for_it / (for_it + against)
+        return share
+
+    def decide(self, operators: Ints, letters: Ints, odds: Floats | None = None) -> Bools:
+        """(N,) whether to answer: allowed is at least as probable as forbidden."""
+        return np.asarray(self(operators, letters, odds) >= 0.5)
+
+    def ceiling(self, operators: Ints, letters: Ints, odds: Floats | None = None) -> float:
+        """The expected accuracy of `decide` on these prompts, over what their grammar and branch may be."""
+        allowed = self(operators, letters, odds)
+        return float(np.maximum(allowed, 1 - allowed).mean())
 
 
 @dataclass(frozen=True)
@@ -111,6 +283,7 @@ class BranchPosterior:
 
 def unsafe_side_probability(full: Grammar, letters: Ints) -> Floats:
     """(N,) probability, under the full grammar's sampler, that a window (N, L) has at least one unsafe letter."""
-    likelihood = WindowLikelihood(full)
-    result: Floats = 1 - likelihood(letters, without=Branch.UNSAFE) / likelihood(letters)
+    safe, unsafe = WindowLikelihood(full).branches(letters).T
+    with np.errstate(invalid="ignore"):
+        result: Floats = unsafe / (safe + unsafe)
     return result

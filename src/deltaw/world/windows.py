@@ -2,11 +2,13 @@
 
 A derivation is drawn from the top, all samples at once, down to symbols small enough (some thousand yields) to be
 tabulated; then the window's start is drawn uniformly and its letters are read out of the tables. The law is that of
-expanding the whole derivation and cutting a window from it.
+expanding the whole derivation and cutting a window from it. Of the tabulated symbols only those are drawn that the
+window touches or whose length is not known: draws are numbered, so those left out change nothing.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +20,11 @@ from deltaw.world.randomness import Key
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 LARGEST_TABLE = 20_000  # yields of one symbol
 TREE_DRAW = 16  # draws 16.. of a window's key belong to its derivation, one a round; 0..15 to who calls
+CHUNK = 2048  # samples at a time, so that what is in work stays within the cache
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,34 @@ class _Tables:
 
     names: tuple[str, ...]
     n_tabulated: int
-    children: Ints  # (productions, arity), -1 beyond a production's end
-    production_edges: Floats  # symbol number + cumulative probability, ascending over all symbols
-    yield_letters: Ints  # (yields, longest), -1 beyond a yield's end
+    rounds: int  # of expansion, until only tabulated symbols are left
+    edges: Floats  # (symbols, most alternatives - 1) symbol number + cumulative probability; inf beyond its own
+    first_production: Ints  # (symbols,); a tabulated symbol has one production: itself
+    first_child: Ints  # (productions + 1,)
+    children: Ints
+    yield_letters: NDArray[np.int8]  # all yields, letter after letter
+    yield_starts: Ints  # (yields,) into yield_letters
     yield_lengths: Ints
     yield_edges: Floats
     first_yield: Ints  # (n_tabulated + 1,)
+    fixed_length: Ints  # (n_tabulated,) of all yields of a symbol, -1 if they differ
     branch: NDArray[np.int8]  # (n_tabulated,)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Tabulated symbols side by side, the derivations of N samples one after the other. All but `first`: (blocks,).
+
+    first: (N + 1,) where each sample's blocks begin. start: a block's first position in its derivation. yields: -1
+    where no window looks. offset: (N,) of the window.
+    """
+
+    first: Ints
+    node: Ints
+    start: Ints
+    yields: Ints
+    touched: Bools
+    offset: Ints
 
 
 class WindowSampler:
@@ -75,88 +100,104 @@ class WindowSampler:
 
         lengths: (N,) letters of each window, at most `length`; None: all of them have `length`.
         """
-        yields, starts, offset = self._derive(key, index, attempt, lengths)
-        tables = self._tables
-        place = np.arange(self.length)
-        inside = place if lengths is None else np.minimum(place, lengths[:, None] - 1)
-        position = offset[:, None] + inside
-        node = (starts[:, None, :] <= position[:, :, None]).sum(2) - 1  # the block that holds each position
-        chosen = np.take_along_axis(yields, node, 1)
-        letters = tables.yield_letters[chosen, position - np.take_along_axis(starts, node, 1)]
-        owner = np.searchsorted(tables.first_yield, chosen, side="right") - 1
-        branch = tables.branch[owner]
+        counter = index if attempt is None else index + (attempt << 40)
+        windows = np.full(len(index), self.length) if lengths is None else lengths
+        letters = np.empty((len(index), self.length), dtype=np.int64)
+        branch = np.empty((len(index), self.length), dtype=np.int8)
+        for start in range(0, len(index), CHUNK):
+            rows = slice(start, start + CHUNK)
+            self._read(self._derive(key, counter[rows], windows[rows]), letters[rows], branch[rows])
         if lengths is not None:
-            beyond = place >= lengths[:, None]
-            letters, branch = np.where(beyond, -1, letters), np.where(beyond, np.int8(-1), branch)
+            beyond = np.arange(self.length) >= lengths[:, None]
+            letters[beyond] = branch[beyond] = -1
         return Windows(letters, branch)
+
+    def _read(self, blocks: _Blocks, letters: Ints, branch: NDArray[np.int8]) -> None:
+        """Fill in the letters (N, length) of windows and their branch, block after touched block."""
+        tables, n = self._tables, len(blocks.offset)
+        touched = np.flatnonzero(blocks.touched)
+        row = np.repeat(np.arange(n), np.diff(blocks.first))[touched]
+        # where letter 0 of the derivation would lie in the yield table, if it went on from this block's yield
+        origin = tables.yield_starts[blocks.yields[touched]] - blocks.start[touched]
+        of_row = np.searchsorted(row, np.arange(n))
+        place = np.arange(self.length, dtype=np.int32)
+        pointer = (place + (origin[of_row] + blocks.offset)[:, None]).astype(np.int32)
+        branch[:] = tables.branch[blocks.node[touched[of_row]]][:, None]
+        rank = np.arange(len(touched)) - of_row[row]
+        for later in range(1, int(rank.max(initial=0)) + 1):
+            which = np.flatnonzero(rank == later)
+            rows = row[which]
+            inside = place >= (blocks.start[touched[which]] - blocks.offset[rows])[:, None]
+            jump = (origin[which] - origin[which - 1])[:, None].astype(np.int32)
+            pointer[rows] += inside * jump
+            branch[rows] = np.where(inside, tables.branch[blocks.node[touched[which]]][:, None], branch[rows])
+        letters[:] = tables.yield_letters.take(pointer, mode="clip")  # clipped: what lies beyond a short window's end
 
     def derivation(self, key: Key, index: int, attempt: int = 0, length: int | None = None) -> str:
         """The part of a sample's derivation that its window touches, as a line: `10#(n'(...) x'(...))`."""
         tables = self._tables
         rounds: list[tuple[Ints, Ints]] = []
         length = self.length if length is None else length
-        yields, starts, offset = self._derive(key, np.array([index]), np.array([attempt]), np.array([length]), rounds)
-        ends = np.append(starts[0, 1:], np.iinfo(np.int64).max)
-        touched = (ends > offset[0]) & (starts[0] < offset[0] + length) & (yields[0] >= 0)
-        owner = np.searchsorted(tables.first_yield, yields[0], side="right") - 1
+        blocks = self._derive(key, np.array([index + (attempt << 40)]), np.array([length]), rounds)
         lines = [
             self.grammar.tree(tables.names[o], int(y - tables.first_yield[o])) if hit else ""
-            for o, y, hit in zip(owner, yields[0], touched, strict=True)
+            for o, y, hit in zip(blocks.node, blocks.yields, blocks.touched, strict=True)
         ]
         for nodes, productions in reversed(rounds):  # fold the children of each round into their parents
             children = iter(lines)
             folded = []
-            for node, production in zip(nodes[0], productions[0], strict=True):
-                if node < 0:
-                    continue
-                if node < tables.n_tabulated:
-                    folded.append(next(children))
-                    continue
-                parts = [next(children) for _ in range(int((tables.children[production] >= 0).sum()))]
+            for node, production in zip(nodes, productions, strict=True):
+                count = tables.first_child[production + 1] - tables.first_child[production]
+                parts = [next(children) for _ in range(count)]
                 inside = " ".join(filter(None, parts))
-                folded.append(f"{tables.names[node]}({inside})" if inside else "")
+                wrapped = inside if node < tables.n_tabulated else f"{tables.names[node]}({inside})"
+                folded.append(wrapped if inside else "")
             lines = folded
         return lines[0]
 
-    def _derive(
-        self,
-        key: Key,
-        index: Ints,
-        attempt: Ints | None,
-        window: Ints | None,
-        rounds: list[tuple[Ints, Ints]] | None = None,
-    ) -> tuple[Ints, Ints, Ints]:
-        """Rows of yields and their first positions, (N, blocks), and the window's offset (N,)."""
+    def _derive(self, key: Key, counter: Ints, window: Ints, rounds: list[tuple[Ints, Ints]] | None = None) -> _Blocks:
+        """The blocks of each sample (N,) down to what its window of `window` (N,) letters needs."""
         tables = self._tables
-        counter = index if attempt is None else index + (attempt << 40)
-        nodes = np.full((len(index), 1), len(tables.names) - 1, dtype=np.int64)
-        draw = TREE_DRAW
-        while (nodes >= tables.n_tabulated).any():
-            u = key.uniform(counter, draw, nodes.shape[1])
-            production = np.searchsorted(tables.production_edges, np.maximum(nodes, 0) + u, side="right")
+        n = len(counter)
+        first = np.arange(n + 1)
+        nodes = np.full(n, len(tables.names) - 1)
+        owner, column = counter, np.zeros(n, dtype=np.int64)  # of each node: its sample's number, its place there
+        for level in range(tables.rounds):
+            x = nodes + key.uniform_at(owner, TREE_DRAW + level, column)
+            production = tables.first_production[nodes]
+            for edge in tables.edges.T:
+                production += x >= edge[nodes]
             if rounds is not None:
                 rounds.append((nodes, production))
-            children = tables.children[np.minimum(production, len(tables.children) - 1)]
-            keep = np.full_like(children, -1)
-            keep[:, :, 0] = nodes
-            nodes = _compact(
-                np.where((nodes >= tables.n_tabulated)[:, :, None], children, keep).reshape(len(index), -1)
-            )
-            draw += 1
-        u = key.uniform(counter, draw, nodes.shape[1] + 1)
-        yields = np.searchsorted(tables.yield_edges, np.maximum(nodes, 0) + u[:, 1:], side="right")
-        lengths = np.where(nodes >= 0, tables.yield_lengths[np.minimum(yields, len(tables.yield_lengths) - 1)], 0)
-        total = lengths.sum(1)
-        starts = np.where(nodes >= 0, lengths.cumsum(1) - lengths, np.iinfo(np.int64).max)
-        offset = np.floor(u[:, 0] * (total - (self.length if window is None else window) + 1)).astype(np.int64)
-        return np.where(nodes >= 0, yields, -1), starts, offset
+            begin = tables.first_child[production]
+            count = tables.first_child[production + 1] - begin
+            ends = count.cumsum()
+            nodes = tables.children[np.arange(ends[-1] if n else 0) + np.repeat(begin - ends + count, count)]
+            first = np.concatenate([[0], ends])[first]
+            counts = np.diff(first)
+            owner = np.repeat(counter, counts)
+            column = np.arange(len(nodes)) - np.repeat(first[:-1], counts)
+        last = TREE_DRAW + tables.rounds
 
+        def draw(chosen: Ints) -> Ints:
+            u = key.uniform_at(owner[chosen], last, column[chosen] + 1)
+            return np.searchsorted(tables.yield_edges, nodes[chosen] + u, side="right")
 
-def _compact(nodes: Ints) -> Ints:
-    """Move the nodes of each row to its left, in order, and drop columns that no row uses."""
-    order = np.argsort(nodes < 0, axis=1, kind="stable")
-    width = int((nodes >= 0).sum(1).max())
-    return np.take_along_axis(nodes, order, 1)[:, :width]
+        yields = np.full(len(nodes), -1)
+        lengths = tables.fixed_length[nodes]
+        varying = np.flatnonzero(lengths < 0)
+        yields[varying] = draw(varying)
+        lengths[varying] = tables.yield_lengths[yields[varying]]
+        ends = np.concatenate([[0], lengths.cumsum()])
+        before = ends[first]
+        u = key.uniform_at(counter, last, np.zeros(n, dtype=np.int64))
+        offset = np.floor(u * (np.diff(before) - window + 1)).astype(np.int64)
+        start = ends[:-1] - np.repeat(before[:-1], counts)
+        relative = start - np.repeat(offset, counts)
+        touched = (relative < np.repeat(window, counts)) & (relative + lengths > 0)
+        missing = np.flatnonzero(touched & (yields < 0))
+        yields[missing] = draw(missing)
+        return _Blocks(first, nodes, start, yields, touched, offset)
 
 
 def _compile(grammar: Grammar) -> _Tables:
@@ -172,35 +213,44 @@ def _compile(grammar: Grammar) -> _Tables:
     tabulated = [name for name in small if name in used]
     names = (*tabulated, *large)
     number = {name: k for k, name in enumerate(names)}
-    arity = max(len(p.symbols) for name in large for p in grammar.rules[name])
-    children, production_edges = [], []
-    for name in names:
-        productions = grammar.rules[name] if name in large else ()
+    depth = dict.fromkeys(tabulated, 0)
+    children: list[list[int]] = [[number[name]] for name in tabulated]
+    first_production = list(range(len(tabulated)))
+    most = max(len(grammar.rules[name]) for name in large)
+    edges = np.full((len(names), most - 1), np.inf)
+    for name in large:  # bottom up
+        productions = grammar.rules[name]
+        used_here = [[s for s in p.symbols if isinstance(s, str)] for p in productions]
+        depth[name] = 1 + max(depth[s] for symbols in used_here for s in symbols)
+        first_production.append(len(children))
+        children += [[number[s] for s in symbols] for symbols in used_here]
         edge = float(number[name])
-        for production in productions:
-            row = [number[s] for s in production.symbols if isinstance(s, str)]
-            children.append(row + [-1] * (arity - len(row)))
+        for k, production in enumerate(productions[:-1]):
             edge += production.probability
-            production_edges.append(edge)
-        if productions:
-            production_edges[-1] = number[name] + 1.0
+            edges[number[name], k] = edge
     texts = {name: list(grammar.yields(name)) for name in tabulated}
-    longest = max(len(letters) for rows in texts.values() for letters, _ in rows)
-    flat = [letters + (-1,) * (longest - len(letters)) for rows in texts.values() for letters, _ in rows]
-    edges = []
+    yield_edges = []
     for name, rows in texts.items():
         cumulative = np.cumsum([probability for _, probability in rows])
         cumulative[-1] = 1.0
-        edges.append(number[name] + cumulative)
+        yield_edges.append(number[name] + cumulative)
+    flat = [letters for rows in texts.values() for letters, _ in rows]
+    lengths = np.array([len(letters) for letters in flat])
+    known = [set(grammar.lengths[name]) for name in tabulated]
     branch = [Branch.UNSAFE if name in grammar.unsafe else Branch.SAFE for name in tabulated]
     return _Tables(
         names=names,
         n_tabulated=len(tabulated),
-        children=np.array(children, dtype=np.int64),
-        production_edges=np.array(production_edges),
-        yield_letters=np.array(flat, dtype=np.int64),
-        yield_lengths=np.array([len(letters) for rows in texts.values() for letters, _ in rows], dtype=np.int64),
-        yield_edges=np.concatenate(edges),
-        first_yield=np.cumsum([0, *(len(rows) for rows in texts.values())]),
+        rounds=depth[grammar.start],
+        edges=edges,
+        first_production=np.array(first_production),
+        first_child=np.cumsum([0, *map(len, children)]),
+        children=np.array([child for row in children for child in row]),
+        yield_letters=np.fromiter(chain.from_iterable(flat), np.int8),
+        yield_starts=lengths.cumsum() - lengths,
+        yield_lengths=lengths,
+        yield_edges=np.concatenate(yield_edges),
+        first_yield=np.cumsum([0, *map(len, texts.values())]),
+        fixed_length=np.array([min(one) if len(one) == 1 else -1 for one in known]),
         branch=np.array([int(b) for b in branch], dtype=np.int8),
     )
