@@ -182,7 +182,11 @@ def parse_rule(line: str) -> tuple[str, tuple[Production, ...]]:
 
 
 def _probability(weight: str) -> Fraction:
-    if len(weight) > 30 or re.fullmatch(r"(\d+\.?\d*|\.\d+)|\d+/0*[1-9]\d*", weight, re.ASCII) is None or Fraction(weight) <= 0:
+    if (
+        len(weight) > 30
+        or re.fullmatch(r"(\d+\.?\d*|\.\d+)|\d+/0*[1-9]\d*", weight, re.ASCII) is None
+        or Fraction(weight) <= 0
+    ):
         raise DeltawError(f"'{weight}' is not a probability; write a short number such as 0.25 or 1/3, above 0")
     return Fraction(weight)
 
