@@ -16,7 +16,6 @@ from deltaw.world.cues import single_letter_accuracy
 from deltaw.world.grammar import Grammar, Production, parse_rules
 from deltaw.world.language import (
     BUILT_IN,
-    Language,
     check_window,
     language,
     published,

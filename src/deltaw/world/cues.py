@@ -23,7 +23,7 @@ def single_letter_accuracy(language: Language, length: int) -> dict[str, float]:
 
     language: its safe and unsafe text, equal priors. length: letters of a window. A leaf is a production of letters
     alone, and counts where the window holds it whole. Counts of five and more are told apart from smaller ones only.
-    Exact: 1/2 Σ_k max(P(k | safe), P(k | unsafe)), with offset and derivation length marginalised. About a second.
+    Exact: 1/2 Σ_k max(P(k | safe), P(k | unsafe)), with offset and derivation length marginalised. Some seconds.
     """
     both = (language.safe, language.unsafe)
     letters = sorted({s for g in both for name in g.bottom_up for p in g.rules[name] for s in p.symbols if _letter(s)})
