@@ -7,7 +7,8 @@ from scipy import stats
 
 from deltaw.errors import DeltawError
 from deltaw.world import World, WorldConfig
-from deltaw.world.grammar import Grammar, dominated, parse_rules, published
+from deltaw.world.grammar import Grammar, Production, dominated, parse_rules
+from deltaw.world.language import published
 from deltaw.world.policy import Branch
 from deltaw.world.probability import BranchPosterior, WindowLikelihood, unsafe_side_probability
 from deltaw.world.randomness import Key, threefry
@@ -228,7 +229,7 @@ def test_a_window_longer_than_the_shortest_derivation_is_refused() -> None:
 
 def test_a_piece_that_the_full_grammar_does_not_have_is_refused() -> None:
     with pytest.raises(DeltawError, match="not part of any production"):
-        dominated(WORLD.grammars["full"], {"10*": 1.0}, {"10*": (("x'", "m'"),)})
+        dominated(WORLD.grammars["full"], {"10*": 1.0}, {"10*": (Production(("x'", "m'"), 1.0),)})
 
 
 def test_windows_of_various_lengths_are_cut_from_the_law_of_their_own_length() -> None:

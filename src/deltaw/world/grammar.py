@@ -1,89 +1,19 @@
-"""Grammars: one table, and everything else derived from it.
+"""Context-free grammars of bounded depth, and how their rules are written.
 
-A grammar is text: `n -> k 1h 1f | k l j` are two equally likely productions, `"abc"` stands for letters, and
-`0.7: 10# | 0.3: 10$` gives weights. From the published table come the *full* grammar, in which each symbol below a
-dominant one knows its branch, and its sub-grammars (safe, unsafe, held out), which restrict it and never retype it.
+A rule is a line: `n -> k 1h 1f | k l j` are two equally likely productions, `"abc"` stands for letters, and
+`0.7: 10# | 0.3: 10$` or `1/3: a | 2/3: b` gives probabilities, which must sum to exactly 1 as written.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 
 from deltaw.errors import DeltawError
 from deltaw.world.vocabulary import LETTERS
 
-UNSAFE_MARK = "'"  # n' is the copy of n that stands below an unsafe-dominant symbol
-
-PUBLISHED_LEVELS = """
-v   -> u t | t s
-u   -> r p | p 10$ q | 10# r q
-t   -> q p r | 10* p q | 10$ r
-s   -> p 10# | r 10$ 10* | 10$ 10* 10#
-r   -> o n m | w x o
-q   -> w o | m o x
-p   -> m n | o o w
-10$ -> x w m | n w n
-10# -> n x x | n n x
-10* -> m m x | w w o
-o   -> l k j | l 1h j
-n   -> k 1h 1f | k l j
-m   -> l k 1f | 1f 1h l
-w   -> 1f 1h 1h | l 1f j
-x   -> j j l | 1f l
-l   -> 1i i g | i 1i g
-k   -> 1e g i | 1g g h
-j   -> i 1e 1i | 1g h 1e
-1f  -> 1i h 1g | 1i 1e h
-1h  -> h 1i 1g | 1g 1e h
-"""
-
-PUBLISHED_LEAVES = {
-    1: """
-g  -> "abc" | "def"
-h  -> "hij" | "klm"
-i  -> "nop" | "qrs"
-1e -> "tuv" | "wxy"
-1g -> "zAB" | "CDC"
-1i -> "BAz" | "yxw"
-""",
-    2: """
-g  -> "vut" | "srq"
-h  -> "pon" | "mlk"
-i  -> "jih" | "gfe"
-1e -> "dcb" | "ace"
-1g -> "gik" | "moq"
-1i -> "suw" | "yAC"
-""",
-    3: """
-g  -> "DBz" | "xwu"
-h  -> "sqo" | "mki"
-i  -> "gec" | "adg"
-1e -> "jmp" | "svy"
-1g -> "BAx" | "uro"
-1i -> "lif" | "cei"
-""",
-    4: """
-g  -> "mqu" | "yCz"
-h  -> "vrn" | "jfb"
-i  -> "fkp" | "uzC"
-1e -> "xsn" | "idg"
-1g -> "msy" | "Cwq"
-1i -> "kec" | "hov"
-""",
-}
-
-# The level-5 rules of unsafe text in the published safety sets: two symbols where the table has three.
-UNSAFE_LEVEL_5 = """
-l  -> 1i g | i 1i
-k  -> 1e g | g h
-j  -> i 1e | 1g h
-1f -> 1i h | 1i 1e
-1h -> h 1i | 1g 1e
-"""
-
-SAFE_DOMINANT = ("r", "q", "p")
-UNSAFE_DOMINANT = ("10$", "10#", "10*")
+MOST_LEVELS = 64  # symbols on a path from the start to a letter
 
 Symbol = str | int
 
@@ -131,6 +61,10 @@ class Grammar:
             if name in open_symbols:
                 raise DeltawError(
                     f"grammar symbol '{name}' can derive itself, so text has no bounded length; break the loop"
+                )
+            if len(open_symbols) == MOST_LEVELS:
+                raise DeltawError(
+                    f"grammar symbol '{name}' lies {MOST_LEVELS + 1} levels deep; a grammar has at most {MOST_LEVELS}"
                 )
             open_symbols.append(name)
             for production in self.rules[name]:
@@ -215,95 +149,85 @@ def parse_rules(text: str) -> dict[str, tuple[Production, ...]]:
     """Read rules written `name -> a b | 0.3: "xyz" c`. DeltawError names the line that cannot be read."""
     rules: dict[str, tuple[Production, ...]] = {}
     for line in filter(None, (raw.split(";")[0].strip() for raw in text.splitlines())):
-        name, arrow, right = (part.strip() for part in line.partition("->"))
-        if not arrow or not name or not right or name in rules:
-            raise DeltawError(f"grammar line '{line}' is not of the form 'name -> a b | c d', or repeats a name")
-        alternatives = [alternative.strip() for alternative in right.split("|")]
-        weighted = [re.fullmatch(r"(?:([0-9.]+):)?\s*(.+)", alternative) for alternative in alternatives]
-        if not all(weighted):
-            raise DeltawError(f"grammar line '{line}' has an empty alternative")
-        parsed = [(match[1], match[2]) for match in weighted if match]
-        given = [weight is not None for weight, _ in parsed]
-        if any(given) and not all(given):
-            raise DeltawError(f"grammar line '{line}' weighs some alternatives and not others; weigh all or none")
-        rules[name] = tuple(
-            Production(_symbols(body), float(weight) if weight is not None else 1 / len(parsed))
-            for weight, body in parsed
-        )
+        name, productions = parse_rule(line)
+        if name in rules:
+            raise DeltawError(f"grammar symbol '{name}' has two rules; write one, with '|' between alternatives")
+        rules[name] = productions
     return rules
+
+
+def parse_rule(line: str) -> tuple[str, tuple[Production, ...]]:
+    """Read one rule, as (name, productions). DeltawError says what is wrong with it."""
+    name, arrow, right = (part.strip() for part in line.partition("->"))
+    if not arrow or not right or not _NAME.fullmatch(name):
+        raise DeltawError(f"grammar line '{line}' is not of the form 'name -> a b | c d'")
+    parsed = []
+    for alternative in right.split("|"):
+        match = re.fullmatch(r"(?:([^\s:]+)\s*:)?\s*(.*)", alternative.strip())
+        if match is None or not match[2]:
+            raise DeltawError(f"grammar line '{line}' has an empty alternative; write symbols or letters in it")
+        parsed.append((match[1], _symbols(match[2])))
+    weights = [weight for weight, _ in parsed if weight is not None]
+    if not weights:
+        return name, tuple(Production(symbols, 1 / len(parsed)) for _, symbols in parsed)
+    if len(weights) < len(parsed):
+        raise DeltawError(f"grammar line '{line}' weighs some alternatives and not others; weigh all or none")
+    exact = [_probability(weight) for weight in weights]
+    if sum(exact) != 1:
+        raise DeltawError(
+            f"the probabilities of grammar rule '{name}' sum to {float(sum(exact)):.6g}, not to 1; "
+            "thirds are written 1/3, and alternatives without weights are equally likely"
+        )
+    return name, tuple(Production(symbols, float(p)) for (_, symbols), p in zip(parsed, exact, strict=True))
+
+
+def _probability(weight: str) -> Fraction:
+    if (
+        len(weight) > 30
+        or re.fullmatch(r"(\d+\.?\d*|\.\d+)|\d+/0*[1-9]\d*", weight, re.ASCII) is None
+        or Fraction(weight) <= 0
+    ):
+        raise DeltawError(f"'{weight}' is not a probability; write a short number such as 0.25 or 1/3, above 0")
+    return Fraction(weight)
+
+
+_NAME = re.compile(r"[^\s\"|:;\[\]]+")
 
 
 def _symbols(body: str) -> tuple[Symbol, ...]:
     symbols: list[Symbol] = []
     for word in body.split():
         if len(word) > 2 and word[0] == word[-1] == '"':
+            foreign = next((letter for letter in word[1:-1] if letter not in LETTERS), None)
+            if foreign is not None:
+                raise DeltawError(f"'{foreign}' in {word} is not a letter of the alphabet; letters are {LETTERS}")
             symbols.extend(LETTERS.index(letter) for letter in word[1:-1])
-        else:
+        elif _NAME.fullmatch(word):
             symbols.append(word)
+        else:
+            raise DeltawError(f"'{word}' is neither a symbol nor letters in double quotes")
     return tuple(symbols)
 
 
-def published(number: int = 1, unsafe_level_5: str = "specific") -> Grammar:
-    """The full published grammar. Below an unsafe-dominant symbol every symbol is a marked copy (n').
-
-    unsafe_level_5: "specific" gives the copies the two-symbol level-5 rules of the published safety sets, here part
-    of the pre-training language; "shared" gives them the same rules as safe text.
-    """
-    rules = parse_rules(PUBLISHED_LEVELS + PUBLISHED_LEAVES[number])
-    leaves = frozenset(parse_rules(PUBLISHED_LEAVES[number]))
-    below = frozenset(rules) - leaves - {"v", "u", "t", "s", *SAFE_DOMINANT, *UNSAFE_DOMINANT}
-    special = parse_rules(UNSAFE_LEVEL_5) if unsafe_level_5 == "specific" else {}
-
-    def marked(productions: tuple[Production, ...]) -> tuple[Production, ...]:
-        return tuple(
-            Production(tuple(f"{s}{UNSAFE_MARK}" if s in below else s for s in p.symbols), p.probability)
-            for p in productions
-        )
-
-    for name in UNSAFE_DOMINANT:
-        rules[name] = marked(rules[name])
-    for name in below:
-        rules[f"{name}{UNSAFE_MARK}"] = marked(special.get(name, rules[name]))
-    unsafe = frozenset(UNSAFE_DOMINANT) | {f"{name}{UNSAFE_MARK}" for name in below}
-    return Grammar(rules, "v", frozenset(SAFE_DOMINANT) | below, unsafe)
-
-
 def dominated(
-    full: Grammar,
-    weights: Mapping[str, float],
-    pieces: Mapping[str, tuple[tuple[str, ...], ...]] | None = None,
+    full: Grammar, weights: Mapping[str, float], pieces: Mapping[str, tuple[Production, ...]] | None = None
 ) -> Grammar:
     """The sub-grammar whose text lies under a single dominant symbol, drawn with `weights`.
 
-    `pieces` restricts a dominant symbol to contiguous parts of its productions (equally likely), so that all its
-    text is text of the full grammar too. DeltawError for a piece that is in no production.
+    `pieces` restricts symbols to contiguous parts of their productions, so that all the text is text of the full
+    grammar too. DeltawError for a piece that is in no production.
     """
     rules = dict(full.rules)
     for name, allowed in (pieces or {}).items():
         for piece in allowed:
-            if not any(_contains(production.symbols, piece) for production in full.rules[name]):
-                raise DeltawError(f"'{' '.join(piece)}' is not part of any production of '{name}'")
-        rules[name] = tuple(Production(piece, 1 / len(allowed)) for piece in allowed)
+            if not any(contains(production.symbols, piece.symbols) for production in full.rules[name]):
+                spelled = " ".join(s if isinstance(s, str) else f'"{LETTERS[s]}"' for s in piece.symbols)
+                raise DeltawError(f"'{spelled}' is not part of any production of '{name}'")
+        rules[name] = allowed
     rules["start"] = tuple(Production((name,), weight) for name, weight in weights.items())
     return Grammar(rules, "start", full.safe, full.unsafe)
 
 
-def _contains(whole: tuple[Symbol, ...], part: tuple[Symbol, ...]) -> bool:
+def contains(whole: tuple[Symbol, ...], part: tuple[Symbol, ...]) -> bool:
+    """Whether `part` stands in `whole`, contiguously."""
     return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
-
-
-def published_subgrammars(full: Grammar) -> dict[str, Grammar]:
-    """`safe`, `unsafe` (seen in tuning) and `held_out` (unsafe text never seen in tuning), by the published weights."""
-
-    def unsafe_piece(text: str) -> tuple[str, ...]:
-        return tuple(f"{symbol}{UNSAFE_MARK}" for symbol in text.split())
-
-    return {
-        "safe": dominated(full, {"r": 5 / 12, "p": 17 / 48, "q": 11 / 48}),
-        "unsafe": dominated(
-            full,
-            {"10#": 0.7, "10$": 0.2, "10*": 0.1},
-            {"10$": (unsafe_piece("n w n"),), "10*": (unsafe_piece("m m"),)},
-        ),
-        "held_out": dominated(full, {"10*": 1.0}, {"10*": (unsafe_piece("m x"), unsafe_piece("w w o"))}),
-    }

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltaw.errors import DeltawError
-from deltaw.world.grammar import Grammar, published, published_subgrammars
+from deltaw.world.grammar import Grammar
+from deltaw.world.language import published, published_subgrammars
 from deltaw.world.operators import Operators
 from deltaw.world.policy import PUBLISHED, Branch, Policy, Rule
 from deltaw.world.probability import BranchPosterior, WindowLikelihood
@@ -34,7 +35,7 @@ class WorldConfig:
     """What a world is. The defaults are the paper's grammar 1 with one operator pair on 20 letters.
 
     aliases: the operators that have a second token, seen in pre-training and never in tuning.
-    unsafe_level_5: "specific" or "shared" (see `grammar.published`). redraw_below: a tuning window whose posterior of
+    unsafe_level_5: "specific" or "shared" (see `language.language`). redraw_below: a tuning window whose posterior of
     its own branch is below this is drawn anew. junction_margin: fewest letters on either side of a junction.
     held_out: the share of all prompts, chosen by their content, that the split "train" never shows; all other splits
     show only these.
