@@ -306,16 +306,19 @@ def _gains(
 
 @dataclass(frozen=True)
 class Objective:
-    """An objective's function, its options, and whether it needs the reference's log-probabilities."""
+    """An objective's function, its options, and whether it needs the reference's log-probabilities. responses: how
+    many of a pair's two responses go through the model.
+    """
 
     function: Callable[[LanguageModel, Pair, ReferenceLogProbs | None, Any], Loss]
     options: type[Any]
     needs_reference: bool = False
+    responses: int = 2
 
 
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
     {
-        "ssft": Objective(ssft, SsftOptions),
+        "ssft": Objective(ssft, SsftOptions, responses=1),
         "dpo": Objective(dpo, DpoOptions, needs_reference=True),
         "unlearn": Objective(unlearn, UnlearnOptions),
         "npo": Objective(npo, NpoOptions, needs_reference=True),
