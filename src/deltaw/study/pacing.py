@@ -27,7 +27,7 @@ from deltaw.training.pretraining import CHUNK, dtype_of, model_config, new_model
 from deltaw.training.tuning import TuningConfig, tune, tuning_reference
 from deltaw.world import World, attacked
 
-STEPS = 4  # timed updates, after one that is not
+STEPS = 3  # timed updates, after one that is not
 PROBE_ROWS = 16
 ANALYSED_LAYERS = 2
 
@@ -49,7 +49,7 @@ class Timed:
     rows: int
 
 
-def measure(recipe: Recipe, seed: int, budget: float = 0.6) -> Pace:
+def measure(recipe: Recipe, seed: int, budget: float = 0.3) -> Pace:
     """The pace of a recipe on its device. budget: seconds that one timed step may take.
 
     Pre-training is timed on two threads, as the engine runs it, but on a busy machine two threads wait for each other:
@@ -159,7 +159,7 @@ def _decode_pace(world: World, model: Transformer, seed: int, budget: float) -> 
         answers_to(model, world, prompts)
 
     small = _per_item(answer, (4, 32))
-    rows = max(32, min(1000, int(2 * budget / small)))
+    rows = max(32, min(1000, int(3 * budget / small)))
     return _per_item(answer, (4, rows)), rows
 
 

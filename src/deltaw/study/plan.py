@@ -31,7 +31,7 @@ from deltaw.world import BENIGN_SOURCES, FORBIDDEN_SOURCES, World
 
 MATCHED_ATTACKED = 256  # prompts of each attack at the matched checkpoint
 DECODED_AT_ONCE = 1000
-PROCESS_BYTES = 0.45e9  # Python with torch, SciPy and a world's tables
+PROCESS_BYTES = 0.55e9  # Python with torch, SciPy and a world's tables
 
 
 @dataclass(frozen=True)
