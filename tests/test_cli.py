@@ -11,7 +11,6 @@ import pytest
 
 from deltaw import cli
 
-
 Outcome = tuple[int, str, str]
 """Exit status, standard output, standard error."""
 
