@@ -17,6 +17,7 @@ from deltaw.errors import DeltawError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from deltaw.study.recipes import Recipe
     from deltaw.world import Prompts, World
 
 
@@ -30,7 +31,8 @@ class Study:
     """
 
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
-    """What to run: quick (minutes on two cores, explores) or smoke (seconds, only tests the machinery)."""
+    """What to run: quick (minutes on two cores, explores), smoke (seconds, only tests the machinery), paper (the
+    published model and optimisation: days on a laptop) or paper-compat (its objectives and weight decay too)."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where results go. Default: runs/RECIPE, with -sSEED added for a seed other than 0."""
     seed: int = 0
@@ -43,6 +45,10 @@ class Study:
     """Address of a running Dask scheduler, such as tcp://host:8786, whose workers share the output directory."""
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "cpu"
     """Where models are trained: cpu, or cuda."""
+    dry_run: bool = False
+    """Run nothing and write nothing: show configuration, stages, tokens, FLOPs, memory, and time from a few steps."""
+    json: bool = False
+    """With --dry-run: one JSON object in place of tables."""
 
     def run(self) -> int:
         """Run the study; prints where its report is."""
@@ -51,6 +57,10 @@ class Study:
         from deltaw.study.run import run_study
 
         chosen = recipe(self.recipe, _checked_device(self.device), self.seed)
+        if self.json and not self.dry_run:
+            raise DeltawError("--json goes with --dry-run; a run's results are in its measurements.jsonl")
+        if self.dry_run:
+            return self._dry_run(chosen)
         name = self.recipe if self.seed == 0 else f"{self.recipe}-s{self.seed}"
         out = self.out or Path("runs") / name
         report = run_study(
@@ -63,6 +73,23 @@ class Study:
         )
         _say(_summary(out))
         _say(f"Report: {report}")
+        return 0
+
+    def _dry_run(self, chosen: "Recipe") -> int:
+        import json
+
+        from deltaw.study.cluster import available_cores
+        from deltaw.study.pacing import measure
+        from deltaw.study.plan import make_plan
+        from deltaw.study.planpage import show, to_json
+
+        if self.workers < 0:
+            raise DeltawError(f"workers is {self.workers}; give at least 1, or 0 for one a core")
+        plan = make_plan(chosen, measure(chosen, self.seed), self.workers or available_cores(), self.engine)
+        if self.json:
+            _say(json.dumps(to_json(plan), indent=2))
+        else:
+            show(plan)
         return 0
 
 
@@ -137,7 +164,7 @@ DESCRIPTION = "deltaw: how does safety fine-tuning change a language model, and 
 
 def main() -> None:
     """Entry point. Exit status 0, or 2 after a user's mistake, or 130 after an interruption."""
-    command = tyro.cli(Command, prog="deltaw", description=DESCRIPTION, config=(tyro.conf.FlagConversionOff,))
+    command = tyro.cli(Command, prog="deltaw", description=DESCRIPTION, config=(tyro.conf.FlagCreatePairsOff,))
     try:
         sys.exit(command.run())
     except DeltawError as error:

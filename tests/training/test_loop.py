@@ -105,6 +105,41 @@ def test_schedule() -> None:
     assert {learning_rate(step, constant) for step in range(60)} == {1e-2}
 
 
+def test_the_published_schedule_to_the_update() -> None:
+    """Pre-training and tuning of the published code, from the formulas of the reference notes."""
+    for peak, low, warmup, end, total in ((1e-3, 1e-5, 20_000, 80_000, 100_000), (1e-4, 1e-6, 2_000, 8_000, 10_000)):
+        config = OptimiserConfig(peak, low, steps=total, warmup=warmup, decay_end=end, from_zero=True)
+
+        def published(it: int, w: int = warmup, e: int = end, top: float = peak, bottom: float = low) -> float:
+            if it < w:
+                return top * it / w
+            if it > e:
+                return bottom
+            return bottom + (top - bottom) * (1 + math.cos(math.pi * (it - w) / (e - w))) / 2
+
+        for it in (0, 1, warmup - 1, warmup, warmup + 1, (warmup + end) // 2, end - 1, end, end + 1, total - 1):
+            assert learning_rate(it, config) == pytest.approx(published(it), rel=1e-12), it
+        ours = replace(config, from_zero=False)
+        assert learning_rate(0, config) == 0 < learning_rate(0, ours)
+        assert learning_rate(warmup, ours) == learning_rate(warmup, config) == peak
+
+
+def test_what_from_zero_and_no_clipping_change() -> None:
+    """Published pre-training: the first update changes nothing, and however long a gradient is, it is not cut."""
+    still = small_model()
+    run(still, replace(CONFIG, steps=1, from_zero=True))
+    assert all(torch.equal(p, small_model().get_parameter(name)) for name, p in still.named_parameters())
+    # Adam forgets the size of a gradient but for eps, so a large one shows what clipping takes away.
+    free, clipped, loose = small_model(), small_model(), small_model()
+    large = replace(CONFIG, steps=3, eps=1.0)
+    log = run(free, replace(large, clip_norm=None))
+    assert min(record.gradient_norm for record in log.records) > 0.1
+    run(clipped, replace(large, clip_norm=0.1))
+    run(loose, replace(large, clip_norm=1e6))
+    assert torch.equal(free.unembed.weight, loose.unembed.weight)
+    assert not torch.equal(free.unembed.weight, clipped.unembed.weight)
+
+
 def test_checkpoints_see_the_weights_after_that_many_updates() -> None:
     seen: dict[int, Tensor] = {}
     reports: list[tuple[int, int]] = []
@@ -172,6 +207,7 @@ def test_wrong_numbers_are_refused() -> None:
         ({"clip_norm": 0.0}, "clip_norm is 0.0"),
         ({"betas": (0.9, 1.0)}, "betas"),
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+        ({"eps": 0.0}, "eps is 0.0"),
     ):
         with pytest.raises(DeltawError, match=message):
             replace(CONFIG, **changes)

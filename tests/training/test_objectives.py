@@ -16,6 +16,7 @@ from deltaw.training import (
     SsftOptions,
     UnlearnOptions,
     UnlearnPublishedOptions,
+    borrow_masks,
     next_token,
     objective,
     reference_log_probs,
@@ -160,6 +161,58 @@ def test_published_dpo_is_published_unlearning_rescaled_row_by_row() -> None:
     _, unlearn, _ = evaluate("unlearn_published", UnlearnPublishedOptions(), logits)
     factor = torch.from_numpy(0.1 * (1 - sigmoid(z))).repeat(2)[:, None, None]
     torch.testing.assert_close(dpo, factor * unlearn, rtol=1e-12, atol=0)
+
+
+def test_the_published_length_counts_and_the_number_of_tokens_does_not() -> None:
+    """Sums are divided by 159 whatever a response's length: twice the weights, twice the loss."""
+    logits = random_logits()
+
+    def value(weight: float) -> float:
+        pair = Pair(*(Batch(b.tokens, b.weights * weight, b.roles) for b in (PAIR.preferred, PAIR.dispreferred)))
+        function = OBJECTIVES["unlearn_published"].function
+        return function(lambda tokens: logits, pair, None, UnlearnPublishedOptions()).value.item()
+
+    w, _ = sums(logits[:N].numpy(), PAIR.preferred)
+    l, _ = sums(logits[N:].numpy(), PAIR.dispreferred)  # noqa: E741
+    assert value(1.0) == pytest.approx(float(np.mean(-w + 0.1 * l) / 159), rel=1e-6)
+    assert value(2.0) == pytest.approx(2 * value(1.0), rel=1e-6)
+
+
+def test_borrowed_masks_compare_what_both_responses_say() -> None:
+    """Two outputs against a refusal of the first: only the first carries loss, and structural positions too."""
+    tokens = torch.arange(18).reshape(2, 9) % V
+    roles = torch.full((2, 9), int(Role.OUTPUT), dtype=torch.uint8)
+    whole = torch.tensor([[0, 0, 1, 1, 1, 1, 1, 1, 1]] * 2, dtype=torch.float32)
+    refusal = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0.5, 0.5, 0]], dtype=torch.float32)
+    pair = Pair(Batch(tokens, whole, roles), Batch(tokens[:, :5] + 1, refusal, roles[:, :5]))
+    masked = borrow_masks(pair)
+    assert masked.preferred.weights.tolist() == [[0, 0, 1, 1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0, 0, 0, 0]]
+    assert masked.dispreferred.weights[:, :5].tolist() == refusal.tolist()
+    assert torch.equal(masked.preferred.tokens, tokens)
+    swapped = borrow_masks(Pair(pair.dispreferred, pair.preferred))
+    assert torch.equal(swapped.dispreferred.weights, masked.preferred.weights)
+    again = borrow_masks(masked)
+    assert torch.equal(again.preferred.weights, masked.preferred.weights)
+    apart = Batch(tokens, torch.tensor([[0, 1, 0, 0, 0, 0, 0, 0, 0]] * 2, dtype=torch.float32), roles)
+    with pytest.raises(ValueError, match="no loss"):
+        borrow_masks(Pair(apart, pair.dispreferred))
+
+
+def test_published_dpo_is_rescaled_unlearning_under_borrowed_masks_too() -> None:
+    logits, masked = random_logits(), borrow_masks(PAIR)
+    leaf = logits.clone().requires_grad_()
+    gradients = {}
+    for name, options in (
+        ("dpo_published", DpoPublishedOptions()),
+        ("unlearn_published", UnlearnPublishedOptions()),
+    ):
+        loss = OBJECTIVES[name].function(lambda tokens: leaf, masked, REFERENCE, options)
+        (gradients[name],) = torch.autograd.grad(loss.value, leaf)
+    w, _ = sums(logits[:N].numpy(), masked.preferred)
+    l, _ = sums(logits[N:].numpy(), masked.dispreferred)  # noqa: E741
+    z = 0.1 / 159 * (w - REFERENCE.preferred.numpy()) - 0.01 / 159 * (l - REFERENCE.dispreferred.numpy())
+    factor = torch.from_numpy(0.1 * (1 - sigmoid(z))).repeat(2)[:, None, None]
+    torch.testing.assert_close(gradients["dpo_published"], factor * gradients["unlearn_published"], rtol=1e-12, atol=0)
 
 
 def test_ascent_stops_row_by_row_at_the_cap() -> None:

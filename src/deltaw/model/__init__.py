@@ -13,13 +13,15 @@ from deltaw.model.likelihood import (
 )
 from deltaw.model.precision import Precision, choose_precision
 from deltaw.model.taps import SITES, activations, tap
-from deltaw.model.transformer import ModelConfig, Transformer
+from deltaw.model.transformer import BlockStyle, ModelConfig, Positions, Transformer
 
 __all__ = [
     "SITES",
+    "BlockStyle",
     "LanguageModel",
     "MlpWeights",
     "ModelConfig",
+    "Positions",
     "Precision",
     "Transformer",
     "activations",

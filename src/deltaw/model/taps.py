@@ -19,6 +19,9 @@ Place = tuple[int, str]
 
 SITES: tuple[str, ...] = ("mlp_in", "mlp_pre", "mlp_post", "mlp_out", "resid_out")
 """Input of the MLP's first map, its output, that after the activation, the MLP's output, the block's output.
+
+They mean the same in both styles of block, but `mlp_in` is a normalised copy of the residual stream in `pre_ln` and the
+stream itself in `published`, where the next block normalises what `resid_out` gives.
 """
 
 

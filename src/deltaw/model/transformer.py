@@ -1,15 +1,16 @@
-"""The decoder: GPT-2's block in a form whose every weight, activation and number format can be named.
+"""The decoder, in a form whose every weight, activation and number format can be named.
 
-Learned absolute positions, causal attention only: right-padding needs no mask, since no position looks to
-its right. Weights are float32 masters. Matrix products inside the blocks run in `compute_dtype`; attention,
-layer norms, the residual stream and the logits stay in the masters' dtype, where bfloat16 loses accuracy or,
-on a CPU, time.
+Two styles of block: GPT-2's own (`pre_ln`), and that of the published code (`published`), whose one layer norm
+replaces the residual stream. Absolute positions, learned or sinusoidal. Attention is causal: right-padding needs
+no mask, since no position looks to its right. Weights are float32 masters. Matrix products inside the blocks run
+in `compute_dtype`; attention, layer norms, the residual stream and the logits stay in the masters' dtype, where
+bfloat16 loses accuracy or, on a CPU, time.
 
 Shapes: B rows, T positions, D width, H heads, E = D / H, V vocabulary. Linear weights are (out, in).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -20,12 +21,19 @@ from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
 
-BlockStyle = Literal["pre_ln"]
+BlockStyle = Literal["pre_ln", "published"]
+Positions = Literal["learned", "sinusoidal"]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a `Transformer`. DeltawError if the numbers do not fit together."""
+    """The shape of a `Transformer`. DeltawError if the numbers do not fit together.
+
+    positions: a learned table, or the fixed one of sines and cosines (`sinusoidal_table`). dead_norm: whether each
+    published block has a second layer norm that nothing calls, as the published checkpoints do. masked_token: a
+    token, such as padding, that no other position may look at; None, as in the published code, lets padding in the
+    middle of a sequence be attended like any token.
+    """
 
     vocabulary_size: int
     context: int
@@ -34,6 +42,9 @@ class ModelConfig:
     width: int = 128
     mlp_ratio: int = 4
     block: BlockStyle = "pre_ln"
+    positions: Positions = "learned"
+    dead_norm: bool = False
+    masked_token: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "context", "layers", "heads", "width", "mlp_ratio"):
@@ -43,7 +54,14 @@ class ModelConfig:
         if self.width % self.heads:
             raise DeltawError(f"model width {self.width} cannot be split into {self.heads} heads; give a multiple")
         if self.block not in get_args(BlockStyle):
-            raise DeltawError(f"unknown block style {self.block!r}; there is: {', '.join(get_args(BlockStyle))}")
+            raise DeltawError(f"unknown block style {self.block!r}; there are: {', '.join(get_args(BlockStyle))}")
+        if self.positions not in get_args(Positions):
+            raise DeltawError(f"unknown positions {self.positions!r}; there are: {', '.join(get_args(Positions))}")
+        if type(self.dead_norm) is not bool or (self.dead_norm and self.block != "published"):
+            raise DeltawError(f"dead_norm is {self.dead_norm!r}; only a published block can have one, as true or false")
+        masked = self.masked_token
+        if masked is not None and (type(masked) is not int or not 0 <= masked < self.vocabulary_size):
+            raise DeltawError(f"masked_token is {masked!r}; give a token from 0 to {self.vocabulary_size - 1}, or None")
 
 
 class LayerCache:
@@ -64,7 +82,12 @@ class LayerCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
-Cache = list[LayerCache]
+class Cache(list[LayerCache]):
+    """One `LayerCache` a layer. hidden: (B, length) bool, which positions hold the masked token, if there is one."""
+
+    def __init__(self, layers: Iterable[LayerCache], hidden: Tensor) -> None:
+        super().__init__(layers)
+        self.hidden = hidden
 
 
 class Linear(nn.Linear):
@@ -88,6 +111,26 @@ class Embedding(nn.Embedding):
         """Nothing: `Transformer` draws all weights, from the generator it is given."""
 
 
+def sinusoidal_table(length: int, width: int) -> Tensor:
+    """(length, width) float32: sines of position · 10000^(−2i / width) in dimensions 2i, cosines in 2i + 1
+    (Vaswani et al. 2017, section 3.5).
+    """
+    exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * 10000.0**-exponents
+    table = torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+    return table[:, :width].float()
+
+
+class SinusoidalPositions(nn.Module):
+    """The fixed table as `weight`, like that of an embedding; it is no parameter, and no checkpoint holds it."""
+
+    weight: Tensor
+
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", sinusoidal_table(length, width), persistent=False)
+
+
 class Attention(nn.Module):
     """Multi-head causal self-attention; scores, softmax and values in the masters' dtype."""
 
@@ -97,17 +140,25 @@ class Attention(nn.Module):
         self.qkv = Linear(config.width, 3 * config.width)
         self.out = Linear(config.width, config.width)
 
-    def forward(self, x_BTD: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """What each position reads from itself and those before it, the cached ones included: (B, T, D)."""
+    def forward(self, x_BTD: Tensor, cache: LayerCache | None = None, hidden_BS: Tensor | None = None) -> Tensor:
+        """What each position reads from itself and those before it, the cached ones included: (B, T, D).
+
+        hidden_BS: which of all S positions so far none but themselves may read.
+        """
         rows, length, width = x_BTD.shape
         qkv = self.qkv(x_BTD).to(self.qkv.weight.dtype)
         q_BHTE, k, v = qkv.view(rows, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mask = None
+        past = 0
         if cache is not None:
             past = cache.filled
             k, v = cache.extend(k, v)
-            if past and length > 1:  # `is_causal` would align the first query, not the last, with the last key
-                mask = torch.ones(length, past + length, dtype=torch.bool, device=k.device).tril(past)
+        mask = None
+        # `is_causal` would align the first query, not the last, with the last key.
+        if (past and length > 1) or hidden_BS is not None:
+            mask = torch.ones(length, past + length, dtype=torch.bool, device=k.device).tril(past)
+        if mask is not None and hidden_BS is not None:
+            itself = mask & ~mask.tril(past - 1)
+            mask = (mask & ~hidden_BS[:, None, None]) | itself
         causal = mask is None and length > 1
         mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k, v, attn_mask=mask, is_causal=causal)
         return self.out(mixed_BHTE.transpose(1, 2).reshape(rows, length, width).to(x_BTD.dtype))  # type: ignore[no-any-return]
@@ -138,16 +189,55 @@ class PreNormBlock(nn.Module):
         self.norm_mlp = nn.LayerNorm(config.width)
         self.mlp = Mlp(config)
 
-    def forward(self, x_BTD: Tensor, dtype: torch.dtype, cache: LayerCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        dtype: torch.dtype,
+        cache: LayerCache | None = None,
+        hidden_BS: Tensor | None = None,
+    ) -> Tensor:
         """The residual stream (B, T, D) after the block; matrix products run in `dtype`."""
-        x_BTD = x_BTD + self.attn(self.norm_attn(x_BTD).to(dtype), cache)
+        x_BTD = x_BTD + self.attn(self.norm_attn(x_BTD).to(dtype), cache, hidden_BS)
         return x_BTD + self.mlp(self.norm_mlp(x_BTD).to(dtype))  # type: ignore[no-any-return]
+
+
+class PublishedBlock(nn.Module):
+    """The block of the published code: u = LN(x), v = u + attention(u), and v + MLP(v).
+
+    The residual stream itself is normalised, once a block, and the MLP reads it as it is. `norm_dead` is never called.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width)
+        self.attn = Attention(config)
+        if config.dead_norm:
+            self.norm_dead = nn.LayerNorm(config.width)
+        self.mlp = Mlp(config)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        dtype: torch.dtype,
+        cache: LayerCache | None = None,
+        hidden_BS: Tensor | None = None,
+    ) -> Tensor:
+        """The residual stream (B, T, D) after the block; matrix products run in `dtype`."""
+        x_BTD = self.norm(x_BTD)
+        x_BTD = x_BTD + self.attn(x_BTD.to(dtype), cache, hidden_BS)
+        return x_BTD + self.mlp(x_BTD.to(dtype))  # type: ignore[no-any-return]
+
+
+BLOCKS: Mapping[BlockStyle, type[PreNormBlock] | type[PublishedBlock]] = {
+    "pre_ln": PreNormBlock,
+    "published": PublishedBlock,
+}
 
 
 class Transformer(nn.Module):
     """The decoder. Initial weights as in GPT-2 (Radford et al. 2019): N(0, 0.02²), and N(0, 0.02² / 2L) for
-    the two maps of each block that write to the residual stream; biases 0. All are drawn from `generator` (a
-    CPU generator).
+    the two maps of each block that write to the residual stream; biases 0. The published code draws the same. All
+    come from `generator` (a CPU generator).
     """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator) -> None:
@@ -155,8 +245,9 @@ class Transformer(nn.Module):
         self.config = config
         self.compute_dtype: torch.dtype | None = None
         self.embed = Embedding(config.vocabulary_size, config.width)
-        self.position = Embedding(config.context, config.width)
-        self.blocks = nn.ModuleList(PreNormBlock(config) for _ in range(config.layers))
+        table = Embedding if config.positions == "learned" else SinusoidalPositions
+        self.position = table(config.context, config.width)
+        self.blocks = nn.ModuleList(BLOCKS[config.block](config) for _ in range(config.layers))
         self.norm_final = nn.LayerNorm(config.width)
         self.unembed = Linear(config.width, config.vocabulary_size, bias=False)
         self._draw_weights(generator)
@@ -185,7 +276,22 @@ class Transformer(nn.Module):
         """An empty cache of keys and values for `rows` sequences of at most `length` positions."""
         like, heads = self.embed.weight, self.config.heads
         shape = (rows, heads, length, self.config.width // heads)
-        return [LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in self.blocks]
+        layers = (LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in self.blocks)
+        return Cache(layers, like.new_zeros((rows, length), dtype=torch.bool))
+
+    def _hidden(self, tokens: Tensor | None, cache: Cache | None, length: int) -> Tensor | None:
+        """(B, S) which of all positions so far hold the masked token; None if a causal mask hides them as well."""
+        if self.config.masked_token is None:
+            return None
+        new: Tensor | bool = False if tokens is None else tokens == self.config.masked_token
+        if cache is not None:
+            start = cache[0].filled
+            cache.hidden[:, start : start + length] = new
+            new = cache.hidden[:, : start + length]
+        if isinstance(new, bool):
+            return None  # vectors, and nothing before them
+        followed = new[:, :-1] & ~new[:, 1:]
+        return new if bool(followed.any()) else None
 
     def forward(
         self,
@@ -201,6 +307,7 @@ class Transformer(nn.Module):
         are added to either. With `cache`, the input continues what the cache holds, and is appended to it.
         positions: (T,) or (B, T) int64, which learned position each input gets, if not its place in the
         sequence; what an input may look at depends on its place alone.
+        Where the model has a masked token, the logits at such tokens mean nothing, and vectors are never masked.
         DeltawError if a position, given or not, does not fit the context.
         """
         if (tokens is None) == (embeddings is None):
@@ -214,7 +321,8 @@ class Transformer(nn.Module):
                 "shorten it, or train a model with a longer context"
             )
         x_BTD = x_BTD + self.position.weight[slice(start, end) if positions is None else positions]
+        hidden_BS = self._hidden(tokens, cache, x_BTD.shape[1])
         dtype = self.compute_dtype or self.unembed.weight.dtype
         for index, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, dtype, cache[index] if cache else None)
+            x_BTD = block(x_BTD, dtype, cache[index] if cache else None, hidden_BS)
         return self.unembed(self.norm_final(x_BTD))  # type: ignore[no-any-return]

@@ -116,7 +116,7 @@ def open_cluster(workers: int | None, scheduler: str | None) -> Iterator[DaskPoo
         if scheduler is not None:
             client, threads = _connect(scheduler), workers
         else:
-            threads = workers or _cores()
+            threads = workers or available_cores()
             cluster = stack.enter_context(_local_cluster(threads))
             client = Client(cluster, set_as_default=False)
         stack.enter_context(client)
@@ -162,8 +162,8 @@ def _connect(address: str) -> Client:
         ) from error
 
 
-def _cores() -> int:
-    # What this process may use, which in a container is less than what the machine has.
+def available_cores() -> int:
+    """The cores that this process may use, which in a container are fewer than those of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -89,7 +89,7 @@ def make(job: Job, emit: Emit) -> Artifact:
     def fill(out: Path) -> None:
         stage.run(StageContext(stage.config, job.inputs, out, _Reporter(stage.name, emit)))
 
-    with _torch_threads(stage.threads):
+    with torch_threads(stage.threads):
         return write_artifact(job.path, job.provenance, job.input_digests, fill)
 
 
@@ -110,7 +110,8 @@ class _Reporter:
 
 
 @contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
+def torch_threads(threads: int) -> Iterator[None]:
+    """Within this context, torch computes on so many threads."""
     # Imported only here: a study of which everything is reused need not wait for it.
     import torch
 

@@ -36,10 +36,15 @@ TUNED_SETS = tuple(name for name in SETS if not name.startswith("pretrain/"))
 _REST = tuple(name for name in TUNED_SETS if "/conditional/" not in name)
 
 
-def prompts_of_sets(world: World, size: int, seed: int) -> dict[str, Prompts]:
-    """Held-out prompts of every tuning set: `size` of each conditional one, and of the rest of each verdict."""
+def set_sizes(size: int) -> dict[str, int]:
+    """How many prompts of every tuning set: `size` of each conditional one, and of the rest of each verdict."""
     shared = {name: sum(_verdict(other) == _verdict(name) for other in _REST) for name in _REST}
-    return {name: world.sample(name, range(-(-size // shared.get(name, 1))), seed=seed) for name in TUNED_SETS}
+    return {name: -(-size // shared.get(name, 1)) for name in TUNED_SETS}
+
+
+def prompts_of_sets(world: World, size: int, seed: int) -> dict[str, Prompts]:
+    """Held-out prompts of every tuning set, as many as `set_sizes` says."""
+    return {name: world.sample(name, range(count), seed=seed) for name, count in set_sizes(size).items()}
 
 
 def _verdict(name: str) -> str:

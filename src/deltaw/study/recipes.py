@@ -1,7 +1,8 @@
 """Recipes: functions that return the whole configuration of a study. `--recipe` is the one dial; it sets the rest.
 
 `quick` explores: one seed, minutes on two cores, verdicts marked exploratory. `smoke` runs every stage in seconds, so
-that the machinery can be tested; its numbers mean nothing.
+that the machinery can be tested; its numbers mean nothing. `paper` has the published model and optimisation with our
+objectives; `paper-compat` the published objectives and weight decay too.
 """
 
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from deltaw.errors import DeltawError
 from deltaw.model import choose_precision
 from deltaw.training.loop import OptimiserConfig
 from deltaw.training.pretraining import PretrainingConfig
-from deltaw.training.tuning import TuningConfig
+from deltaw.training.tuning import CONTROLS, TuningConfig
 from deltaw.world import WorldConfig
 
 MEDIUM, SMALL = 1e-3, 1e-4  # η_M and η_S = η_M / 10: the same for all protocols
+PAPER_MEDIUM, PAPER_SMALL = 1e-4, 1e-5  # of the published code
 
 
 @dataclass(frozen=True)
@@ -104,34 +106,53 @@ def _optimiser(rate: float, steps: int) -> OptimiserConfig:
     )
 
 
-def _tunings(steps: int, batch: int, device: str, compute_dtype: str) -> tuple[Tuned, ...]:
+Protocol = tuple[str, str, dict[str, float]]
+"""Its name, its objective, and the objective's options."""
+
+PROTOCOLS: tuple[Protocol, ...] = (
+    ("ssft", "ssft", {}),
+    ("dpo", "dpo", {"beta": 0.1, "sft_weight": 4.0}),
+    ("unlearn", "unlearn", {"ascent_weight": 0.1}),
+)
+PUBLISHED_PROTOCOLS: tuple[Protocol, ...] = (
+    ("ssft", "ssft", {}),
+    ("dpo", "dpo_published", {}),
+    ("unlearn", "unlearn_published", {}),
+)
+
+
+def _tunings(
+    batch: int,
+    device: str,
+    compute_dtype: str,
+    optimisers: dict[str, OptimiserConfig],
+    protocols: tuple[Protocol, ...] = PROTOCOLS,
+    controls: tuple[str, ...] = ("other", "operators"),
+) -> tuple[Tuned, ...]:
     """Three protocols at two strengths, plain DPO, and the controls. Same prompts, steps and rates for all."""
 
     def tuned(protocol: str, objective: str, options: dict[str, float], strength: str, control: str | None) -> Tuned:
         name = f"{protocol}-{strength}" if control is None else f"{control}-{protocol}-{strength}"
-        rate = MEDIUM if strength == "medium" else SMALL
-        config = TuningConfig(
-            objective,
-            options,
-            control,
-            batch,
-            _optimiser(rate, steps),
-            device=device,
-            compute_dtype=compute_dtype,
-        )
+        optimiser = optimisers[strength]
+        config = TuningConfig(objective, options, control, batch, optimiser, device=device, compute_dtype=compute_dtype)
         return Tuned(name.replace("_", "-"), protocol, strength, control, config)
 
-    dpo = {"beta": 0.1, "sft_weight": 4.0}
-    protocols = [("ssft", "ssft", {}), ("dpo", "dpo", dpo), ("unlearn", "unlearn", {"ascent_weight": 0.1})]
-    of_strength = [tuned(*protocol, strength, None) for strength in ("medium", "small") for protocol in protocols]
+    of_strength = [tuned(*protocol, strength, None) for strength in optimisers for protocol in protocols]
     plain = tuned("dpo_plain", "dpo", {"beta": 0.1}, "medium", None)
-    controls = [tuned("ssft", "ssft", {}, "medium", control) for control in ("other", "operators")]
-    return (*of_strength, plain, *controls)
+    return (*of_strength, plain, *(tuned("ssft", "ssft", {}, "medium", control) for control in controls))
+
+
+def _strengths(steps: int) -> dict[str, OptimiserConfig]:
+    return {"medium": _optimiser(MEDIUM, steps), "small": _optimiser(SMALL, steps)}
+
+
+def _dtype(device: str) -> str:
+    return str(choose_precision(device).dtype).removeprefix("torch.")
 
 
 def quick(device: str = "cpu", seed: int = 0) -> Recipe:
     """Grammar 1, one operator pair, 20 letters, a model of 0.8 M parameters: an exploration on a laptop."""
-    dtype = str(choose_precision(device).dtype).removeprefix("torch.")
+    dtype = _dtype(device)
     pretraining = PretrainingConfig(device=device, compute_dtype=dtype)
     steps = pretraining.optimiser.steps
     checkpoints = (0, 10, 20, 40, 60, 80, 120, 160, 240, 320, 480, 640)
@@ -139,7 +160,7 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
         name="quick",
         world=WorldConfig(),
         pretraining=pretraining,
-        tunings=_tunings(checkpoints[-1], 64, device, dtype),
+        tunings=_tunings(64, device, dtype, _strengths(checkpoints[-1])),
         checkpoints=checkpoints,
         base_checkpoints=tuple(round(steps * k / 8) for k in range(9)),
         seeds=(seed,),
@@ -156,7 +177,9 @@ def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
         name="smoke",
         pretraining=pretraining,
         tunings=tuple(
-            tuned for tuned in _tunings(8, 16, device, whole.pretraining.compute_dtype) if tuned.name in keep
+            tuned
+            for tuned in _tunings(16, device, whole.pretraining.compute_dtype, _strengths(8))
+            if tuned.name in keep
         ),
         checkpoints=(0, 4, 8),
         base_checkpoints=(0, 24),
@@ -174,7 +197,80 @@ def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[str, int], Recipe]] = {"quick": quick, "smoke": smoke}
+def _paper_world(compat: bool) -> WorldConfig:
+    """The world of `paper`: the one place to change. Grammar 1, one pair and 30 letters, the mean published length."""
+    return WorldConfig(text_length=30)
+
+
+def _paper_optimiser(rate: float, compat: bool) -> OptimiserConfig:
+    """The published tuning: 10,000 updates, warm-up from 0, gradients clipped at 1. compat: its weight decay too."""
+    return OptimiserConfig(
+        peak_lr=rate,
+        min_lr=1e-6,
+        steps=10_000,
+        warmup=2_000,
+        decay_end=8_000,
+        weight_decay=1e-4 if compat else 0.0,
+        clip_norm=1.0,
+        from_zero=True,
+    )
+
+
+def paper(device: str = "cpu", seed: int = 0, compat: bool = False) -> Recipe:
+    """The published model (6 layers, 6 heads, d = 192) and optimisation, on our objectives, with all controls.
+
+    compat: the published objectives, weight decay in tuning and dead norms too. The published code clips nothing in
+    pre-training, as it clips before the gradient is there.
+    """
+    dtype = _dtype(device)
+    pretraining = PretrainingConfig(
+        layers=6,
+        heads=6,
+        width=192,
+        batch=512,
+        optimiser=OptimiserConfig(
+            peak_lr=1e-3,
+            min_lr=1e-5,
+            steps=100_000,
+            warmup=20_000,
+            decay_end=80_000,
+            weight_decay=1e-4,
+            clip_norm=None,
+            from_zero=True,
+        ),
+        device=device,
+        compute_dtype=dtype,
+        block="published",
+        positions="sinusoidal",
+        dead_norm=compat,
+    )
+    optimisers = {
+        "medium": _paper_optimiser(PAPER_MEDIUM, compat),
+        "small": _paper_optimiser(PAPER_SMALL, compat),
+    }
+    return Recipe(
+        name="paper-compat" if compat else "paper",
+        world=_paper_world(compat),
+        pretraining=pretraining,
+        tunings=_tunings(512, device, dtype, optimisers, PUBLISHED_PROTOCOLS if compat else PROTOCOLS, tuple(CONTROLS)),
+        checkpoints=(0, 100, 300, 1_000, 2_000, 3_000, 4_000, 6_000, 8_000, 10_000),
+        base_checkpoints=tuple(range(0, 100_001, 10_000)),
+        sizes=Sizes(checkpoint=500),
+        seeds=(seed,),
+    )
+
+
+def paper_compat(device: str = "cpu", seed: int = 0) -> Recipe:
+    """`paper` with what the published code does where ours departs from it."""
+    return paper(device, seed, compat=True)
+
+
+RECIPES: dict[str, Callable[[str, int], Recipe]] = {
+    "quick": quick,
+    "smoke": smoke,
+    "paper": paper,
+    "paper-compat": paper_compat,
+}
 
 
 def recipe(name: str, device: str = "cpu", seed: int = 0) -> Recipe:

@@ -21,8 +21,8 @@ class OptimiserConfig:
     """AdamW (Loshchilov and Hutter 2019) with linear warm-up, cosine decay and a constant end.
 
     warmup, decay_end, steps: in updates. weight_decay: of matrices only, not of embeddings, biases and norms.
-    clip_norm: greatest norm of the whole gradient; None does not clip. DeltawError if a number is out of
-    range.
+    clip_norm: greatest norm of the whole gradient; None does not clip. from_zero: whether warm-up starts at a rate of
+    0, as in the published code, so that the first update changes nothing. DeltawError if a number is out of range.
     """
 
     peak_lr: float
@@ -33,6 +33,8 @@ class OptimiserConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
+    eps: float = 1e-8
+    from_zero: bool = False
 
     def __post_init__(self) -> None:
         for wrong, message in (
@@ -54,6 +56,7 @@ class OptimiserConfig:
                 not 0 <= self.weight_decay < math.inf,
                 f"weight_decay is {self.weight_decay}; expected 0 or more",
             ),
+            (not 0 < self.eps < math.inf, f"eps is {self.eps}; expected a positive number"),
             (
                 self.clip_norm is not None and not self.clip_norm > 0,
                 f"clip_norm is {self.clip_norm}; expected a positive number, or None",
@@ -85,8 +88,10 @@ def learning_rate(step: int, config: OptimiserConfig) -> float:
     """The rate of update `step` (from 0): up in a line to the peak at `warmup`, then a cosine, `min_lr` from
     `decay_end`.
 
-    The line starts at peak_lr / (warmup + 1), not at 0: every update counts.
+    The line starts at peak_lr / (warmup + 1), so that every update counts, or at 0 with `from_zero`.
     """
+    if step < config.warmup and config.from_zero:
+        return config.peak_lr * step / config.warmup
     if step < config.warmup:
         return config.peak_lr * (step + 1) / (config.warmup + 1)
     if step >= config.decay_end:
@@ -107,7 +112,9 @@ def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.peak_lr, betas=config.betas)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=config.peak_lr, betas=config.betas, eps=config.eps
+    )
 
 
 def train(

@@ -77,6 +77,24 @@ class ReferenceLogProbs:
         return ReferenceLogProbs(self.preferred[rows], self.dispreferred[rows])
 
 
+def borrow_masks(pair: Pair) -> Pair:
+    """The pair with the loss masks of the published contrastive objectives: a token of either response carries loss
+    only where the other response carries some too.
+
+    Published, the preferred response borrows the mask of the null response and the dispreferred one that of the
+    unsafe answer: of two outputs only the first is compared, as a refusal ends there. Left out is the published slip
+    that empties the dispreferred response of a late refusal. The reference's log-probabilities must be those of the
+    masked pair. ValueError if the responses to a prompt share no position.
+    """
+    length = max(pair.preferred.tokens.shape[1], pair.dispreferred.tokens.shape[1])
+    preferred, dispreferred = _widen(pair.preferred, length), _widen(pair.dispreferred, length)
+    both = (preferred.weights != 0) & (dispreferred.weights != 0)
+    return Pair(
+        Batch(preferred.tokens, preferred.weights * both, preferred.roles),
+        Batch(dispreferred.tokens, dispreferred.weights * both, dispreferred.roles),
+    )
+
+
 def reference_log_probs(model: LanguageModel, pair: Pair, batch_size: int = 256) -> ReferenceLogProbs:
     """log ρ of each response under `model`, without gradients; each depends on its own row only."""
     return ReferenceLogProbs(
@@ -288,16 +306,19 @@ def _gains(
 
 @dataclass(frozen=True)
 class Objective:
-    """An objective's function, its options, and whether it needs the reference's log-probabilities."""
+    """An objective's function, its options, and whether it needs the reference's log-probabilities. responses: how
+    many of a pair's two responses go through the model.
+    """
 
     function: Callable[[LanguageModel, Pair, ReferenceLogProbs | None, Any], Loss]
     options: type[Any]
     needs_reference: bool = False
+    responses: int = 2
 
 
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
     {
-        "ssft": Objective(ssft, SsftOptions),
+        "ssft": Objective(ssft, SsftOptions, responses=1),
         "dpo": Objective(dpo, DpoOptions, needs_reference=True),
         "unlearn": Objective(unlearn, UnlearnOptions),
         "npo": Objective(npo, NpoOptions, needs_reference=True),

@@ -8,7 +8,7 @@ import torch
 
 from deltaw.batch import Batch
 from deltaw.errors import DeltawError
-from deltaw.model import ModelConfig, Transformer
+from deltaw.model import BlockStyle, ModelConfig, Positions, Transformer
 from deltaw.training.loop import OptimiserConfig, TrainingLog, train
 from deltaw.training.objectives import next_token
 from deltaw.world import Encoded, Response, World
@@ -25,8 +25,9 @@ def as_batch(encoded: Encoded) -> Batch:
 class PretrainingConfig:
     """How a base model is made. text_weight: the weight of a letter of the text beside one of the response.
 
-    layers, heads, width: of the model; vocabulary and context follow from the world. compute_dtype: of the matrix
-    products, "float32" or "bfloat16".
+    layers, heads, width, block, positions, dead_norm: of the model; vocabulary and context follow from the world.
+    attend_pads: whether padding in the middle of a sequence is attended like any token, as in the published code.
+    compute_dtype: of the matrix products, "float32" or "bfloat16".
     """
 
     layers: int = 4
@@ -41,6 +42,10 @@ class PretrainingConfig:
     )
     device: str = "cpu"
     compute_dtype: str = "bfloat16"
+    block: BlockStyle = "pre_ln"
+    positions: Positions = "learned"
+    dead_norm: bool = False
+    attend_pads: bool = True
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -51,16 +56,24 @@ def dtype_of(name: str) -> torch.dtype:
     return known[name]
 
 
-def new_model(world: World, config: PretrainingConfig, seed: int) -> Transformer:
-    """A model for this world with weights drawn from `seed`."""
-    shape = ModelConfig(
+def model_config(world: World, config: PretrainingConfig) -> ModelConfig:
+    """The shape of the model that this world and configuration ask for."""
+    return ModelConfig(
         world.vocabulary.size,
         world.layout.length,
         layers=config.layers,
         heads=config.heads,
         width=config.width,
+        block=config.block,
+        positions=config.positions,
+        dead_norm=config.dead_norm,
+        masked_token=None if config.attend_pads else world.vocabulary.pad,
     )
-    return Transformer(shape, torch.Generator().manual_seed(seed))
+
+
+def new_model(world: World, config: PretrainingConfig, seed: int) -> Transformer:
+    """A model for this world with weights drawn from `seed`."""
+    return Transformer(model_config(world, config), torch.Generator().manual_seed(seed))
 
 
 def pretrain(

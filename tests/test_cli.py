@@ -1,0 +1,92 @@
+"""The command line: its options are frozen here, and `--dry-run` leaves nothing behind."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from deltaw import cli
+
+Outcome = tuple[int, str, str]
+"""Exit status, standard output, standard error."""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Outcome]:
+    """Runs a command in an empty directory, in this process."""
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["deltaw", *arguments])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(exit.value.code or 0), out, err
+
+    return call
+
+
+def surface() -> dict[str, dict[str, object]]:
+    """Every option of every command with its default."""
+    found: dict[str, dict[str, object]] = {}
+    for command in get_args(cli.Command):
+        kind = get_args(command)[0]
+        options = {}
+        for field in fields(kind):
+            assert field.default is not MISSING, "every option has a default"
+            options[field.name] = str(field.default) if isinstance(field.default, Path) else field.default
+        found[kind.__name__.lower()] = options
+    return found
+
+
+def test_the_options_are_these_and_no_others() -> None:
+    """One dial, `--recipe`, sets the rest: a new option should be a decision, made here too."""
+    assert surface() == {
+        "study": {
+            "recipe": "quick",
+            "out": None,
+            "seed": 0,
+            "engine": "dask",
+            "workers": 0,
+            "scheduler": None,
+            "device": "cpu",
+            "dry_run": False,
+            "json": False,
+        },
+        "sample": {"set": "tune", "count": 8, "attack": None, "model": None, "split": "test", "seed": 0},
+        "report": {"run_dir": "runs/quick"},
+    }
+
+
+def test_a_dry_run_says_what_the_study_is_and_writes_nothing(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    status, out, err = run("study", "--recipe", "smoke", "--dry-run", "--json", "--workers", "3")
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["recipe"] == "smoke"
+    assert found["engine"]["workers"] == 3
+    assert found["not_estimated"] == []
+    assert all(stage["seconds"] > 0 for stage in found["stages"])
+    assert found["seconds"]["longest_chain"] <= found["seconds"]["wall"] <= found["seconds"]["all_stages"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--json",), "--dry-run"),
+        (("--dry-run", "--workers", "-1"), "workers is -1"),
+        (("--dry-run", "--recipe", "nope"), "the recipes are quick, smoke, paper, paper-compat"),
+        (("--no-dry-run",), "--no-dry-run"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_status_2(
+    run: Callable[..., Outcome], arguments: tuple[str, ...], part: str, tmp_path: Path
+) -> None:
+    status, _, err = run("study", *arguments)
+    assert status == 2
+    assert part in err
+    assert not list(tmp_path.iterdir())
