@@ -24,7 +24,7 @@ from deltaw.training.loop import train
 from deltaw.training.objectives import next_token
 from deltaw.training.pretraining import as_batch, dtype_of, new_model
 from deltaw.world import Response, World
-from deltaw.world.grammar import published, published_subgrammars
+from deltaw.world.language import published, published_subgrammars
 from deltaw.world.probability import Posterior, WindowLikelihood
 from deltaw.world.randomness import Key
 from deltaw.world.windows import WindowSampler

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from deltaw.errors import DeltawError
-from deltaw.world.grammar import Grammar, Production, published, published_subgrammars
+from deltaw.world.grammar import Grammar, Production
+from deltaw.world.language import published, published_subgrammars
 from deltaw.world.policy import PUBLISHED, Branch, Policy, Rule
 from deltaw.world.probability import BayesSafety, BranchPosterior, Posterior, WindowLikelihood, unsafe_side_probability
 from deltaw.world.randomness import Key

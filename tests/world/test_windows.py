@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deltaw.world.grammar import Grammar, Production, parse_rules, published, published_subgrammars
+from deltaw.world.grammar import Grammar, Production, parse_rules
+from deltaw.world.language import published, published_subgrammars
 from deltaw.world.randomness import Key, threefry
 from deltaw.world.windows import WindowSampler
 

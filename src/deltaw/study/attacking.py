@@ -20,6 +20,7 @@ from torch import Tensor
 from deltaw.attacks import (
     DOSES,
     Requests,
+    answers_with,
     best_suffix,
     position_ids,
     prefill,
@@ -126,18 +127,18 @@ def attack_model(context: StageContext) -> None:
 
 
 def soft_prompts(target: Target) -> None:
-    """Every dose, on forbidden and on allowed prompts; random vectors as long; an unrelated target for the last dose."""
+    """Every dose, and random vectors as long, on forbidden and on allowed prompts; one dose with an unrelated target."""
     model, attacks = target.model, target.attacks
     for name in attacks.doses:
         config = replace(DOSES[name], restarts=attacks.restarts)
         found = soft_prompt(model, target.forbidden, config, target.generator(name))
         target.add(name, found.answers)
-        control = random_tokens(model, target.forbidden, found, config, target.generator(f"{name}/random"))
-        target.add(f"{name}/random", control.answers)
+        target.add(name, answers_with(model, target.allowed, found.vectors), ALLOWED)
+        for requests, where in ((target.forbidden, FORBIDDEN), (target.allowed, ALLOWED)):
+            control = random_tokens(model, requests, found, config, target.generator(f"{name}/random/{where}"))
+            target.add(f"{name}/random", control.answers, where)
         target.observe(name, *_with_vectors(target, found.vectors))
-        benign = random_tokens(model, target.allowed, found, config, target.generator(f"{name}/benign"))
-        target.add(f"{name}/random", benign.answers, ALLOWED)
-    name = attacks.doses[-1]
+    name = attacks.controlled
     config = replace(DOSES[name], restarts=attacks.restarts)
     other = unrelated(target.forbidden, target.generator(f"{name}/unrelated"))
     found = soft_prompt(model, target.forbidden, config, target.generator(name), target=other.batch)
@@ -223,8 +224,11 @@ def _observer(target: Target, attack: str) -> Callable[[int, Transformer], None]
     return observe
 
 
-def _placed(model: Transformer, batch: Batch, **how: Tensor) -> Places:
-    return activations(model, batch, ("mlp_in", *SITES), range(model.config.layers), **how)
+def _placed(
+    model: Transformer, batch: Batch, embeddings: Tensor | None = None, positions: Tensor | None = None
+) -> Places:
+    layers = range(model.config.layers)
+    return activations(model, batch, ("mlp_in", *SITES), layers, embeddings=embeddings, positions=positions)
 
 
 def _with_vectors(target: Target, found: Tensor) -> tuple[Places, Places]:

@@ -56,7 +56,8 @@ class ModelAttacks:
     """The attacks on models, and how many prompts stand behind each.
 
     models: names of the tunings that are attacked. doses: of soft prompts, weakest first (`deltaw.attacks.DOSES`), each
-    with so many `restarts`. universal: the dose of the one soft prompt for all. prefilled: tokens given. taught:
+    with so many `restarts`. universal: the dose of the one soft prompt for all. controlled: the dose that is also
+    optimised for an unrelated target. prefilled: tokens given. taught:
     prompts that relearning passes over.
     """
 
@@ -64,7 +65,8 @@ class ModelAttacks:
     prompts: int = 64
     doses: tuple[str, ...] = ("soft_weak", "soft_2", "soft_4", "soft_4_wide", "soft_strong")
     restarts: int = 1
-    universal: str = "soft_4_wide"
+    universal: str = "soft_4"
+    controlled: str = "soft_4"
     search: TokenSearchConfig = field(default_factory=TokenSearchConfig)
     prefilled: tuple[int, ...] = PREFILL_DOSES[1:]
     relearning: RelearningConfig = field(default_factory=RelearningConfig)
@@ -189,6 +191,7 @@ def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
             prompts=10,
             doses=("soft_weak", "soft_2"),
             universal="soft_weak",
+            controlled="soft_weak",
             search=TokenSearchConfig(tokens=1, steps=2, top_k=2, evaluated=2),
             prefilled=(1, 2),
             relearning=RelearningConfig(batch=4, measured=(0, 1, 2)),
