@@ -127,7 +127,7 @@ def attack_model(context: StageContext) -> None:
 
 
 def soft_prompts(target: Target) -> None:
-    """Every dose, and random vectors as long, on forbidden and on allowed prompts; one dose with an unrelated target."""
+    """Every dose, beside random vectors as long, also on allowed prompts; one dose with an unrelated target."""
     model, attacks = target.model, target.attacks
     for name in attacks.doses:
         config = replace(DOSES[name], restarts=attacks.restarts)
