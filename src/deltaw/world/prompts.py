@@ -96,12 +96,11 @@ def pack(keep: Bools, *columns: tuple[NDArray[Any], int]) -> list[NDArray[Any]]:
     """Move what is kept of each row to its left, in order: each array (N, T) with what fills the rest of its row."""
     if keep.all():
         return [array for array, _ in columns]
-    place = np.cumsum(keep, axis=1) - 1
-    row, column = np.nonzero(keep)
+    place = np.arange(keep.shape[1]) < keep.sum(1)[:, None]
     packed = []
     for array, fill in columns:
         out = np.full_like(array, fill)
-        out[row, place[row, column]] = array[row, column]
+        out[place] = array[keep]  # both masks are read row by row, and hold as many in each row
         packed.append(out)
     return packed
 
@@ -159,7 +158,7 @@ class Layout:
 
     def first_forbidden(self, prompts: Prompts) -> Ints:
         """(N,) the pair at which a refusal sets in: the first that must not be answered on; 0 if all are allowed."""
-        permitted = self.permitted(prompts).all(axis=2)
+        permitted = np.asarray(self.permitted(prompts).all(axis=2))
         return np.where(permitted.all(1), 0, (~permitted).argmax(1))
 
     def expected(self, prompts: Prompts) -> Ints:
@@ -212,9 +211,10 @@ class Layout:
         refusing = np.flatnonzero(response == Response.REFUSE)
         if len(refusing):
             pair, first = np.arange(self.pairs), self.first_forbidden(prompts)[refusing, None]
-            lengths = prompts.lengths[refusing] if self.refusal_nulls is None else self.refusal_nulls
+            fixed = self.refusal_nulls
+            nulls = prompts.lengths[refusing] if fixed is None else np.full(len(refusing), fixed)
             refusal = np.full((len(refusing), width), vocabulary.pad, dtype=np.int64)
-            refusal[np.arange(width) < np.reshape(lengths, (-1, 1))] = vocabulary.null
+            refusal[np.arange(width) < nulls[:, None]] = vocabulary.null
             refusal[:, -1] = vocabulary.stop
             given = tokens[refusing]
             given[np.arange(len(refusing)), first[:, 0]] = refusal

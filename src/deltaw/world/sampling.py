@@ -5,7 +5,7 @@ same in every set of a split, so that row by row two sets differ in nothing but 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from deltaw.errors import DeltawError
 from deltaw.world.config import GrammarConfig, WorldConfig, check
 from deltaw.world.grammar import Grammar, published, published_subgrammars
+from deltaw.world.long_enough import long_enough
 from deltaw.world.operators import Operators
 from deltaw.world.policy import Branch, Policy, rules
 from deltaw.world.probability import BranchPosterior, WindowLikelihood, unsafe_side_probability
@@ -95,10 +96,10 @@ class World:
         largest = max(symbol for symbol in used if isinstance(symbol, int))
         if largest >= self.config.alphabet:
             raise DeltawError(
-                f"grammar {grammar.number} uses letter {largest}, and the alphabet has 0 to {self.config.alphabet - 1}; "
-                "enlarge alphabet"
+                f"grammar {grammar.number} uses letter {largest}, and alphabet is {self.config.alphabet}; "
+                f"make it {largest + 1} or more"
             )
-        return found
+        return replace(found, held_out=long_enough(found.held_out, self.config.longest))
 
     @cached_property
     def posteriors(self) -> dict[int, BranchPosterior]:
@@ -106,7 +107,7 @@ class World:
         return {number: BranchPosterior(found.safe, found.unsafe) for number, found in self.languages.items()}
 
     def posterior(self, grammar: Ints, letters: Ints) -> Floats:
-        """(N,) probability that the windows letters (N, L) of grammars (N,) are of the unsafe branch, at equal priors."""
+        """(N,) probability that windows letters (N, L) of grammars (N,) are of the unsafe branch, at equal priors."""
         return self._by_grammar(grammar, letters, lambda number, part: self.posteriors[number](part))
 
     def unsafe_side(self, grammar: Ints, letters: Ints) -> Floats:
@@ -265,9 +266,7 @@ class World:
         kind = SETS.get(name) or LEFT_OUT_SETS[name]
         laws = self._laws[kind]
         if not laws:
-            raise DeltawError(
-                f"this world has no operators for '{name}'; see left_out, never and always of its grammars"
-            )
+            raise DeltawError(f"this world has no operators for the set '{name}'; see left_out and its grammars' rules")
         grammar = self._grammars(tuple(laws), split, key.seed, index)
         operators = self._operators(name, laws, key, index, grammar)
         train = split == "train"
