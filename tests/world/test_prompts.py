@@ -111,7 +111,7 @@ def test_tuning_never_shows_what_only_attacks_show(world: World) -> None:
     assert (safe_member[mixed] == 0).all()  # beside a forbidden operator stands a forbidden one or the identity
     # a pair of a forbidden prompt has a forbidden operator, but for identity pairs at the beginning of late ones
     forbidden = ~world.layout.allowed(prompts)
-    harmless = permitted.all(-1)[forbidden]
+    harmless = np.asarray(permitted.all(-1))[forbidden]
     assert (prompts.operators[forbidden][harmless] == 0).all()
     assert (np.sort(~harmless, axis=1) == ~harmless).all()
     assert (prompts_module.Prompts.concatenate([prompts]).redraws >= 0).all()
@@ -168,12 +168,12 @@ def test_aliases_are_as_rare_as_asked() -> None:
 def test_left_out_operators_have_sets_of_their_own_and_aliases_stay_known() -> None:
     left_out = set(ODD.config.left_out)
     for name, (grammars, verdict) in {
-        "left_out/conditional/unsafe": ({7}, False),  # 9 and 11 are conditional there
+        "left_out/conditional/unsafe": ({3, 7}, False),
         "left_out/conditional/safe": ({3, 7}, True),
-        "left_out/never/safe": ({3}, False),  # 11 is never allowed there
+        "left_out/never/safe": ({3}, False),  # 11 is never allowed there, and conditional in grammar 7
     }.items():
         prompts = ODD.sample(name, range(100))
-        assert set(prompts.grammar) <= grammars | {3}
+        assert set(prompts.grammar) == grammars
         assert (ODD.layout.allowed(prompts) == verdict).all()
         assert set(prompts.operators[prompts.operators != 0]) <= left_out
     assert np.isin(ODD.sample("pretrain", range(500)).operators, list(left_out)).any()
@@ -215,7 +215,7 @@ def test_encoding_round_trip(world: World, name: str, response: Response, start:
     assert (operators == prompts.operators).all()
     assert (letters == prompts.letters).all()
     outputs, nulls = layout.outputs(prompts), world.config.refusal_nulls
-    forbidden = (~layout.permitted(prompts).all(-1)).tolist()
+    forbidden = [[not pair.all() for pair in row] for row in layout.permitted(prompts)]
     for row, answer in enumerate(answers):
         words = ["".join(vocabulary.names[vocabulary.first_letter + k] for k in out if k >= 0) for out in outputs[row]]
         if response is Response.COMPLY:
@@ -235,11 +235,8 @@ def test_encoding_round_trip(world: World, name: str, response: Response, start:
     ends = (~padding).sum(1)
     assert (np.take_along_axis(encoded.tokens, ends[:, None] - 1, 1) == vocabulary.stop).all()
     for row, length in enumerate(layout.prompt_lengths(prompts)):  # prompt, then response, and nothing between
-        split = (
-            layout.prompt_tokens(prompts)[row, :length],
-            layout.response_tokens(prompts, np.full(count, response))[row],
-        )
-        joined = np.concatenate(split)
+        response_row = layout.response_tokens(prompts, np.full(count, response))[row]
+        joined = np.concatenate([layout.prompt_tokens(prompts)[row, :length], response_row])
         assert (joined[joined != vocabulary.pad] == encoded.tokens[row][~padding[row]]).all()
 
 
@@ -292,9 +289,8 @@ def test_preferred_and_dispreferred_share_the_prompt_and_both_carry_loss(world: 
         assert (preferred.tokens[row, head:] != other.tokens[row, head:]).any()
         assert preferred.weights[row, :head].sum() == other.weights[row, :head].sum() == 0
     block, first = prompts.lengths + 1, layout.first_forbidden(prompts)
-    refusal = (
-        first * block + 1 + (prompts.lengths if world.config.refusal_nulls is None else world.config.refusal_nulls)
-    )
+    fixed = world.config.refusal_nulls
+    refusal = first * block + (prompts.lengths if fixed is None else fixed) + 1
     complied = expected == Response.COMPLY
     assert (preferred.weights.sum(1) == np.where(complied, block * world.config.pairs, refusal)).all()
     assert (other.weights.sum(1) == np.where(complied, refusal, block * world.config.pairs)).all()
