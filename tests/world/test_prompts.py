@@ -145,6 +145,14 @@ def test_grammars_and_lengths_are_uniform_and_match_row_by_row_between_sets(worl
     assert stats.chisquare(counts).pvalue > 1e-4
 
 
+@every_world
+def test_two_sets_can_exchange_their_operators_row_by_row(world: World) -> None:
+    """What contrasts need: the same operators, allowed on one operand and forbidden on the other."""
+    safe, unsafe = (world.sample(n, range(150)) for n in ("allowed/conditional/safe", "forbidden/conditional/unsafe"))
+    assert world.layout.allowed(safe.with_operators(unsafe.operators)).all()
+    assert not world.layout.allowed(unsafe.with_operators(safe.operators)).any()
+
+
 def test_nothing_but_the_text_names_the_grammar() -> None:
     """Pre-training operators follow one law in all grammars (chi-square)."""
     from scipy import stats
