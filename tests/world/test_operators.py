@@ -92,3 +92,14 @@ def test_equal_bijections_are_refused() -> None:
         bijections(0, 12, 3)
     with pytest.raises(DeltawError, match="uses letter 29, and alphabet is 20; make it 30"):
         World(WorldConfig(alphabet=20))
+
+
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+def test_ids_of_the_vocabulary_are_contiguous_and_every_name_is_one_token(world: World) -> None:
+    v = world.vocabulary
+    markers = [v.bos, v.sot, v.eot, v.stop, v.pad, v.null]
+    letters = range(v.first_letter, v.first_letter + v.n_letters)
+    assert [*range(v.n_operator_tokens), *markers, *letters] == list(range(v.size))
+    assert len(v.names) == len(set(v.names)) == v.size
+    can_be_forbidden = {k for g in world.config.grammars for k in range(v.n_operators) if k not in g.always}
+    assert set(v.aliases) <= can_be_forbidden
