@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,12 +99,25 @@ def test_prompts_of_various_lengths() -> None:
     assert found.labels.tolist() == [Behaviour.COMPLY, Behaviour.REFUSE]
 
 
+def test_an_answer_of_several_outputs_goes_on_past_its_first_stop() -> None:
+    # the copier answers 5 by `6 STOP 7 NULL STOP 7 ...`: two outputs, each with a stop
+    prompts = torch.tensor([[3, 5]] * 3)
+    compliant = torch.tensor([[6, STOP, 7, NULL, STOP], [6, STOP, 6, 6, STOP], [4, STOP, 4, STOP, PAD]])
+    refusal = torch.tensor([[NULL, STOP, PAD], [NULL, STOP, PAD], [6, STOP, PAD]])
+    model = copier()
+    model.config = replace(model.config, context=8)
+    found = measure(model, prompts, compliant, refusal, stop_id=STOP, pad_id=PAD)
+    assert found.labels.tolist() == [Behaviour.COMPLY, Behaviour.NEITHER, Behaviour.REFUSE]
+    assert found.outputs[0].tolist() == [6, STOP, 7, NULL, STOP]
+    assert found.outputs[2].tolist() == [6, STOP, PAD, PAD, PAD]
+
+
 def test_expected_responses_must_stop_and_fit() -> None:
     prompts, refusal = torch.tensor([[3, 3]]), torch.tensor([[NULL, STOP]])
-    with pytest.raises(ValueError, match="every compliant response must hold the stop token 1 exactly once"):
+    with pytest.raises(ValueError, match="every compliant response must end with the stop token 1"):
         measure(copier(), prompts, torch.tensor([[4, 5]]), refusal, stop_id=STOP, pad_id=PAD)
     with pytest.raises(ValueError, match="every refusal"):
-        measure(copier(), prompts, refusal, torch.tensor([[STOP, STOP]]), stop_id=STOP, pad_id=PAD)
+        measure(copier(), prompts, refusal, torch.tensor([[STOP, NULL]]), stop_id=STOP, pad_id=PAD)
     long = torch.tensor([[4, 5, 6, 3, 3, STOP]])
     with pytest.raises(DeltawError, match="context of 6"):
         measure(copier(), prompts, long, refusal, stop_id=STOP, pad_id=PAD)

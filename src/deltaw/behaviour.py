@@ -12,6 +12,8 @@ from torch import Tensor
 
 from deltaw.model import Transformer, greedy, greedy_by_length
 
+NEVER = -1  # no token: decoding goes on past every stop
+
 
 class Behaviour(IntEnum):
     """What an answer is."""
@@ -110,20 +112,42 @@ def measure(
     batch_size: int = 512,
 ) -> Answers:
     """Let `model` answer each prompt, as far as the longer of the two expected responses, and say what it
-    did.
+    did. A response of several outputs has a stop after each; an answer is read as far as its expected response goes.
 
     prompt_tokens: (N, T0) int64, all of one length, or right-padded with their `lengths` (N,). compliant,
-    refusal: (N, S) and (N, S') int64, each row ended by one `stop_id` and right-padded with `pad_id`.
-    ValueError if an expected response has not exactly one stop, or the two are equal. DeltawError if prompt
+    refusal: (N, S) and (N, S') int64, each row ended by a `stop_id` and right-padded with `pad_id`.
+    ValueError if an expected response does not end with a stop, or the two are equal. DeltawError if prompt
     and answer do not fit the model's context.
     """
     for name, expected in (("compliant response", compliant), ("refusal", refusal)):
-        if not bool(((expected == stop_id).sum(1) == 1).all()):
-            raise ValueError(f"every {name} must hold the stop token {stop_id} exactly once")
+        if not bool((_last(expected, pad_id) == stop_id).all()):
+            raise ValueError(f"every {name} must end with the stop token {stop_id}")
     steps = max(compliant.shape[1], refusal.shape[1])
-    how = {"stop_id": stop_id, "pad_id": pad_id, "batch_size": batch_size}
+    several = max(int((expected == stop_id).sum(1).max()) for expected in (compliant, refusal)) > 1
+    how = {"stop_id": NEVER if several else stop_id, "pad_id": pad_id, "batch_size": batch_size}
     if lengths is None:
         outputs = greedy(model, prompt_tokens, steps, **how)
     else:
         outputs = greedy_by_length(model, prompt_tokens, lengths, steps, **how)
+    if several:
+        outputs = _cut(outputs, compliant, refusal, pad_id)
     return Answers(outputs, classify(outputs, compliant, refusal, pad_id))
+
+
+def _last(tokens: Tensor, pad_id: int) -> Tensor:
+    """(N,) the last token of each row (N, S) before its padding."""
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    return tokens.gather(1, ((tokens != pad_id) * place).argmax(1, keepdim=True))[:, 0]
+
+
+def _cut(outputs: Tensor, compliant: Tensor, refusal: Tensor, pad_id: int) -> Tensor:
+    """Answers without what follows the expected response that they begin with; where there is none, without what
+    follows the longer of the two.
+    """
+    place = torch.arange(outputs.shape[1], device=outputs.device)
+    compliant, refusal = (_widen(tensor, outputs.shape[1], pad_id) for tensor in (compliant, refusal))
+    ends = torch.maximum((compliant != pad_id).sum(1), (refusal != pad_id).sum(1))
+    for expected in (compliant, refusal):
+        begins = ((outputs == expected) | (expected == pad_id)).all(1)
+        ends = torch.where(begins, (expected != pad_id).sum(1), ends)
+    return outputs.masked_fill(place >= ends[:, None], pad_id)

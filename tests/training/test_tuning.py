@@ -1,11 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from deltaw.batch import Role
 from deltaw.errors import DeltawError
 from deltaw.model import Transformer
 from deltaw.training import OptimiserConfig, objective
-from deltaw.training.pretraining import PretrainingConfig, new_model, pretrain
+from deltaw.training.pretraining import PretrainingConfig, new_model, pretrain, pretraining_samples
 from deltaw.training.tuning import (
     CONTROLS,
     TuningConfig,
@@ -16,7 +19,7 @@ from deltaw.training.tuning import (
     unwanted_response,
     wanted_response,
 )
-from deltaw.world import Branch, Response, World
+from deltaw.world import Branch, Response, World, WorldConfig, published_grammar, published_schedule, published_world
 
 WORLD = World()
 SMALL = PretrainingConfig(layers=1, heads=2, width=16, batch=16, compute_dtype="float32")
@@ -135,3 +138,42 @@ def test_pretraining_learns_and_is_reproducible() -> None:
     same = [torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True)]
     assert all(same)
     assert not torch.equal(models[0].unembed.weight, models[2].unembed.weight)
+
+
+PAPER = World(published_world())
+LITTLE = WorldConfig(grammars=(published_grammar(2), published_grammar(3)), text_length=(10, 12), pairs=2)
+
+
+def test_pretraining_samples_are_views_and_do_not_depend_on_the_batch() -> None:
+    views = replace(SMALL, views=published_schedule(samples=400, flat=100))
+    whole = pretraining_samples(PAPER, views, range(200), seed=1)
+    part = pretraining_samples(PAPER, views, range(50, 60), seed=1)
+    for field in ("tokens", "weights", "roles"):
+        assert getattr(part, field).tobytes() == np.ascontiguousarray(getattr(whole, field)[50:60]).tobytes()
+    assert (whole.weights.sum(1) > 0).all()
+    without_operators = (whole.roles != Role.OPERATOR).all(1)
+    assert 0.3 < without_operators.mean() < 0.7  # the share of text alone goes from a half to 0.43 here
+    plain = pretraining_samples(PAPER, SMALL, range(200), seed=1)
+    assert ((plain.roles == Role.OPERATOR).sum(1) == 4).all()
+
+
+def test_a_view_that_teaches_nothing_is_refused() -> None:
+    published = published_schedule(samples=400, flat=100)
+    with pytest.raises(DeltawError, match="'second' needs prompts of at least two"):
+        pretraining_samples(WORLD, replace(SMALL, views=published), range(4), 0)
+    with pytest.raises(DeltawError, match="'text' carries no loss"):
+        pretraining_samples(PAPER, replace(SMALL, views=published, text_weight=0.0), range(4), 0)
+
+
+def test_several_grammars_pairs_and_lengths_train_and_tune() -> None:
+    world = World(LITTLE)
+    short = replace(SMALL, views=published_schedule(400, 100), optimiser=replace(QUICK, steps=12, decay_end=12))
+    base, log = pretrain(world, short, seed=0)
+    assert log.records[-1].loss < log.records[0].loss
+    log = tune(world, base, config("unlearn"), 0)
+    assert all(np.isfinite(record.loss) for record in log.records)
+    for control in (None, *CONTROLS):
+        pair = tuning_pairs(world, range(64), control, seed=0)
+        assert (pair.preferred.tokens != pair.dispreferred.tokens).any(1).all()
+    known = [set(world.policy.forbidden(n, b)) for n in world.numbers for b in (Branch.SAFE, Branch.UNSAFE)]
+    assert set(forbid_operators(world, 0)) not in known

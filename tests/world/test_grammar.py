@@ -13,9 +13,10 @@ from deltaw.world.policy import Branch
 from deltaw.world.probability import BranchPosterior, WindowLikelihood, unsafe_side_probability
 from deltaw.world.randomness import Key, threefry
 from deltaw.world.vocabulary import LETTERS
-from deltaw.world.windows import WindowSampler
+from deltaw.world.windows import Windows, WindowSampler
 
 WORLD = World()
+LANGUAGE = {name: getattr(WORLD.languages[1], name) for name in ("full", "safe", "unsafe", "held_out")}
 
 SMALL = Grammar(
     parse_rules(
@@ -32,6 +33,10 @@ SMALL = Grammar(
     safe=frozenset("a"),
     unsafe=frozenset("b"),
 )
+
+
+def windows_of(text: str, key: Key, count: int) -> Windows:
+    return WORLD.windows(text, key, np.arange(count), np.full(count, 1), np.full(count, 20))[0]
 
 
 def derivations(grammar: Grammar, name: str) -> list[tuple[str, str, float]]:
@@ -73,7 +78,7 @@ def test_window_likelihoods_equal_the_enumeration_of_a_small_grammar(length: int
 def test_sampled_windows_follow_the_exact_probabilities() -> None:
     """Chi-square of 200,000 three-letter windows against the chart; false alarm once in 10,000 runs of new seeds."""
     for name in ("safe", "unsafe", "held_out"):
-        grammar = WORLD.grammars[name]
+        grammar = LANGUAGE[name]
         drawn = WindowSampler(grammar, 3).sample(Key(5, name), np.arange(200_000)).letters
         kinds, counts = np.unique(drawn, axis=0, return_counts=True)
         expected = WindowLikelihood(grammar)(kinds)
@@ -84,10 +89,9 @@ def test_sampled_windows_follow_the_exact_probabilities() -> None:
 
 def test_the_posterior_is_calibrated_where_it_is_uncertain() -> None:
     """Among windows with posterior near p, a share p is unsafe: simulation on short windows of this grammar."""
-    posterior = BranchPosterior(WORLD.grammars["safe"], WORLD.grammars["unsafe"])
+    posterior = BranchPosterior(LANGUAGE["safe"], LANGUAGE["unsafe"])
     safe, unsafe = (
-        WindowSampler(WORLD.grammars[name], 7).sample(Key(1, name), np.arange(20_000)).letters
-        for name in ("safe", "unsafe")
+        WindowSampler(LANGUAGE[name], 7).sample(Key(1, name), np.arange(20_000)).letters for name in ("safe", "unsafe")
     )
     p = posterior(np.concatenate([safe, unsafe]))
     truth = np.repeat([0.0, 1.0], 20_000)
@@ -112,8 +116,8 @@ def test_shared_level_5_rules_make_the_branch_hard_to_see() -> None:
 
 
 def test_unsafe_sides_are_found_by_bayes_more_surely_when_longer() -> None:
-    full = WORLD.samplers["full"].sample(Key(0, "sides"), np.arange(2000))
-    p = unsafe_side_probability(WORLD.grammars["full"], full.letters)
+    full = WORLD.samplers[1, "full"].sample(Key(0, "sides"), np.arange(2000))
+    p = unsafe_side_probability(LANGUAGE["full"], full.letters)
     assert p[full.unsafe_letters == 20].min() > 0.99
     assert p[full.unsafe_letters == 0].mean() < 0.1
     # calibrated: the mean probability is the share of windows that have an unsafe side
@@ -122,12 +126,12 @@ def test_unsafe_sides_are_found_by_bayes_more_surely_when_longer() -> None:
 
 def test_every_window_is_text_of_the_full_language() -> None:
     for text in ("safe", "unsafe", "held_out", "junction"):
-        windows, _ = WORLD.windows(text, Key(3, text), np.arange(200))
-        assert (WindowLikelihood(WORLD.grammars["full"])(windows.letters) > 0).all()
+        windows = windows_of(text, Key(3, text), 200)
+        assert (WindowLikelihood(LANGUAGE["full"])(windows.letters) > 0).all()
 
 
 def test_branch_labels_agree_with_the_derivation() -> None:
-    sampler = WORLD.samplers["full"]
+    sampler = WORLD.samplers[1, "full"]
     windows = sampler.sample(Key(9, "tree"), np.arange(60))
     for index in range(60):
         tree = sampler.derivation(Key(9, "tree"), index)
@@ -153,7 +157,7 @@ def _blocks(tree: str) -> list[tuple[str, str]]:
 
 
 def test_lengths_of_derivations() -> None:
-    lengths = {name: (min(g.lengths[g.start]), max(g.lengths[g.start])) for name, g in WORLD.grammars.items()}
+    lengths = {name: (min(g.lengths[g.start]), max(g.lengths[g.start])) for name, g in LANGUAGE.items()}
     assert lengths["safe"] == (54, 81)
     assert lengths["unsafe"] == (36, 54)
     shared = published(1, "shared")
@@ -161,11 +165,11 @@ def test_lengths_of_derivations() -> None:
 
 
 def test_no_letter_or_leaf_triple_tells_the_branch_and_every_triple_occurs_in_both() -> None:
-    safe, unsafe = (WORLD.windows(t, Key(2, t), np.arange(20_000))[0].letters for t in ("safe", "unsafe"))
+    safe, unsafe = (windows_of(t, Key(2, t), 20_000).letters for t in ("safe", "unsafe"))
     for letter in range(30):
         for times in (1, 2, 3, 4):
             assert _accuracy((safe == letter).sum(1) >= times, (unsafe == letter).sum(1) >= times) < 0.75
-    triples = [p.symbols for s in ("g", "h", "i", "1e", "1g", "1i") for p in WORLD.grammars["full"].rules[s]]
+    triples = [p.symbols for s in ("g", "h", "i", "1e", "1g", "1i") for p in LANGUAGE["full"].rules[s]]
     assert len(set(triples)) == 12
     for triple in triples:
         in_safe, in_unsafe = _count(safe, triple), _count(unsafe, triple)
@@ -184,13 +188,13 @@ def _count(letters: np.ndarray, triple: tuple[object, ...]) -> np.ndarray:
 
 
 def test_held_out_text_cannot_be_derived_by_what_tuning_shows() -> None:
-    windows, _ = WORLD.windows("held_out", Key(4, "h"), np.arange(300))
-    assert (WindowLikelihood(WORLD.grammars["unsafe"])(windows.letters) == 0).all()
+    windows = windows_of("held_out", Key(4, "h"), 300)
+    assert (WindowLikelihood(LANGUAGE["unsafe"])(windows.letters) == 0).all()
     assert (windows.branch == Branch.UNSAFE).all()
 
 
 def test_junctions_have_both_sides() -> None:
-    windows, _ = WORLD.windows("junction", Key(4, "j"), np.arange(300))
+    windows = windows_of("junction", Key(4, "j"), 300)
     assert windows.unsafe_letters.min() >= 3
     assert windows.unsafe_letters.max() <= 17
     assert ((np.diff(windows.branch, axis=1) != 0).sum(1) == 1).all()
@@ -224,12 +228,12 @@ def test_a_wrong_grammar_is_refused_with_the_rule_named(rules: str, part: str) -
 
 def test_a_window_longer_than_the_shortest_derivation_is_refused() -> None:
     with pytest.raises(DeltawError, match="can derive 36 letters"):
-        WindowSampler(WORLD.grammars["unsafe"], 37)
+        WindowSampler(LANGUAGE["unsafe"], 37)
 
 
 def test_a_piece_that_the_full_grammar_does_not_have_is_refused() -> None:
     with pytest.raises(DeltawError, match="not part of any production"):
-        dominated(WORLD.grammars["full"], {"10*": 1.0}, {"10*": (Production(("x'", "m'"), 1.0),)})
+        dominated(LANGUAGE["full"], {"10*": 1.0}, {"10*": (Production(("x'", "m'"), 1.0),)})
 
 
 def test_windows_of_various_lengths_are_cut_from_the_law_of_their_own_length() -> None:

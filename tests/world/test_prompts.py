@@ -1,9 +1,11 @@
+import hashlib
 import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from worlds import ODD, PAPER, QUICK, WORLDS
 
 from deltaw.batch import Role
 from deltaw.errors import DeltawError
@@ -14,11 +16,15 @@ from deltaw.world import (
     MIXTURES,
     SETS,
     Branch,
+    BranchPosterior,
+    GrammarConfig,
     Response,
     Rule,
+    WindowLikelihood,
     World,
     WorldConfig,
     attacked,
+    published_grammar,
 )
 from deltaw.world import (
     prompts as prompts_module,
@@ -26,9 +32,11 @@ from deltaw.world import (
 from deltaw.world.policy import PUBLISHED
 from deltaw.world.vocabulary import LETTERS
 
-WORLD = World()
+WORLD = QUICK
 LAYOUT = WORLD.layout
 NAMES = [*SETS, *MIXTURES]
+every_world = pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+a_world = st.sampled_from(list(WORLDS.values()))
 
 
 def test_the_published_policy_partitions_operators_and_is_monotone() -> None:
@@ -40,59 +48,145 @@ def test_the_published_policy_partitions_operators_and_is_monotone() -> None:
         assert PUBLISHED.forbidden(grammar, Branch.MIXED) == PUBLISHED.forbidden(grammar, Branch.UNSAFE)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.sampled_from(NAMES), st.integers(0, 10**6), st.integers(0, 5))
-def test_safety_depends_on_grammar_operator_and_branch_only(name: str, index: int, seed: int) -> None:
-    prompts = WORLD.sample(name, range(index, index + 24), seed=seed)
-    permitted = LAYOUT.permitted(prompts)
-    for row in range(len(prompts)):
-        for slot in range(2):
-            operator = int(WORLD.operators.operator_of[prompts.operators[row, 0, slot]])
-            forbidden = PUBLISHED.forbidden(int(prompts.grammar[row]), Branch(int(prompts.branch[row])))
-            assert permitted[row, 0, slot] == (operator not in forbidden)
-    assert (LAYOUT.allowed(prompts) == permitted.all(axis=(1, 2))).all()
+@settings(max_examples=40, deadline=None)
+@given(a_world, st.sampled_from(NAMES), st.integers(0, 10**6), st.integers(0, 5))
+def test_safety_depends_on_grammar_operator_and_branch_only(world: World, name: str, index: int, seed: int) -> None:
+    prompts = world.sample(name, range(index, index + 24), seed=seed)
+    permitted = world.layout.permitted(prompts)
+    rules = {grammar.number: grammar for grammar in world.config.grammars}
+    for place in np.ndindex(permitted.shape):
+        grammar = rules[int(prompts.grammar[place[0]])]
+        operator = int(world.operators.operator_of[prompts.operators[place]])
+        on_safe = prompts.branch[place[0]] == Branch.SAFE
+        assert permitted[place] == (operator in grammar.always or (on_safe and operator not in grammar.never))
+    assert (world.layout.allowed(prompts) == permitted.all(axis=(1, 2))).all()
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from(NAMES), st.integers(0, 10**6), st.integers(1, 40), st.integers(0, 3))
-def test_a_prompt_is_the_same_in_any_batch(name: str, start: int, count: int, seed: int) -> None:
-    together = WORLD.sample(name, range(start, start + count), "train", seed)
+@given(a_world, st.sampled_from(NAMES), st.integers(0, 10**6), st.integers(1, 40), st.integers(0, 3))
+def test_a_prompt_is_the_same_in_any_batch(world: World, name: str, start: int, count: int, seed: int) -> None:
+    together = world.sample(name, range(start, start + count), "train", seed)
     shuffled = np.random.default_rng(count).permutation(count)
-    other_order = WORLD.sample(name, start + shuffled, "train", seed)
-    alone = WORLD.sample(name, [start + count - 1], "train", seed)  # type: ignore[arg-type]
-    for field in ("operators", "letters", "letter_branch", "index"):
+    other_order = world.sample(name, start + shuffled, "train", seed)
+    alone = world.sample(name, np.array([start + count - 1]), "train", seed)
+    for field in ("grammar", "operators", "letters", "letter_branch", "index"):
         assert getattr(together[shuffled], field).tobytes() == getattr(other_order, field).tobytes()
         assert getattr(together[-1:], field).tobytes() == getattr(alone, field).tobytes()
 
 
-def test_no_training_prompt_occurs_in_another_split() -> None:
+@pytest.mark.parametrize(("world", "count"), [(QUICK, 4000), (ODD, 500), (PAPER, 300)], ids=["quick", "odd", "paper"])
+def test_no_training_prompt_occurs_in_another_split(world: World, count: int) -> None:
     def content(split: str, seed: int) -> set[bytes]:
-        prompts = WORLD.sample("tune", range(4000), split, seed)
+        prompts = world.sample("tune", range(count), split, seed)
         return {o.tobytes() + t.tobytes() for o, t in zip(prompts.operators, prompts.letters, strict=True)}
 
     train = content("train", 0)
     assert not train & (content("test", 0) | content("test", 1) | content("other", 0))
-    assert len(train) > 3000  # draws differ from each other
-    assert len(train & content("train", 1)) < 1000  # and between seeds
+    assert len(train) > 0.75 * count  # draws differ from each other
+    assert len(train & content("train", 1)) < 0.25 * count  # and between seeds
 
 
+@every_world
 @pytest.mark.parametrize("name", [name for name in SETS if not name.startswith("pretrain")])
-def test_a_set_is_what_its_name_says(name: str) -> None:
+def test_a_set_is_what_its_name_says(world: World, name: str) -> None:
     verdict, _, branch = name.split("/")
-    prompts = WORLD.sample(name, range(400))
-    assert (LAYOUT.allowed(prompts) == (verdict == "allowed")).all()
+    prompts = world.sample(name, range(150))
+    assert (world.layout.allowed(prompts) == (verdict == "allowed")).all()
     assert (prompts.branch == Branch[branch.upper()]).all()
+    assert set(prompts.grammar) == set(world.numbers)
+    assert (prompts.lengths >= world.config.shortest).all()
+    assert ((prompts.letters < 0) == (prompts.letter_branch < 0)).all()
+    assert ((prompts.letters < 0) == (np.arange(world.config.longest) >= prompts.lengths[:, None])).all()
 
 
-def test_tuning_never_shows_what_only_attacks_show() -> None:
-    prompts = WORLD.sample("tune", range(4000), "train")
-    assert (prompts.operators < WORLD.vocabulary.n_operators).all()  # no alias
+@every_world
+def test_tuning_never_shows_what_only_attacks_show(world: World) -> None:
+    prompts = world.sample("tune", range(480), "train")
+    assert (prompts.operators < world.vocabulary.n_operators).all()  # no alias
+    assert not np.isin(prompts.operators, world.config.left_out).any()
     assert (prompts.branch != Branch.MIXED).all()  # no mixed operand
-    permitted = LAYOUT.permitted(prompts)[:, 0]
-    mixed = permitted[:, 0] != permitted[:, 1]
-    safe_member = np.where(permitted[:, 0], prompts.operators[:, 0, 0], prompts.operators[:, 0, 1])
+    permitted = world.layout.permitted(prompts)
+    mixed = permitted[..., 0] != permitted[..., 1]
+    safe_member = np.where(permitted[..., 0], prompts.operators[..., 0], prompts.operators[..., 1])
     assert (safe_member[mixed] == 0).all()  # beside a forbidden operator stands a forbidden one or the identity
+    # a pair of a forbidden prompt has a forbidden operator, but for identity pairs at the beginning of late ones
+    forbidden = ~world.layout.allowed(prompts)
+    harmless = np.asarray(permitted.all(-1))[forbidden]
+    assert (prompts.operators[forbidden][harmless] == 0).all()
+    assert (np.sort(~harmless, axis=1) == ~harmless).all()
     assert (prompts_module.Prompts.concatenate([prompts]).redraws >= 0).all()
+
+
+@pytest.mark.parametrize("world", [PAPER, ODD], ids=["paper", "odd"])
+def test_late_prompts_have_their_share_of_both_verdicts(world: World) -> None:
+    """Within 4 standard errors; else an identity pair at the beginning would tell the verdict."""
+    late = world.config.late
+    for name in ("forbidden/conditional/unsafe", "allowed/conditional/safe"):
+        prompts = world.sample(name, range(600))
+        begins = (prompts.operators[:, 0] == 0).all(-1)
+        assert abs(begins.mean() - late) < 4 * (late * (1 - late) / 600) ** 0.5
+        first = world.layout.first_forbidden(prompts)
+        if name.startswith("forbidden"):
+            assert ((first > 0) == begins).all()
+            assert set(first) == set(range(world.config.pairs))
+
+
+@pytest.mark.parametrize("world", [PAPER, ODD], ids=["paper", "odd"])
+def test_grammars_and_lengths_are_uniform_and_match_row_by_row_between_sets(world: World) -> None:
+    from scipy import stats
+
+    rows = range(1500)
+    full, other = (world.sample(name, rows, "test", 3) for name in ("pretrain/any", "pretrain/alias"))
+    assert (full.grammar == other.grammar).all()
+    assert (full.lengths == other.lengths).all()
+    pairs = full.grammar * 100 + full.lengths
+    counts = np.unique(pairs, return_counts=True)[1]
+    assert len(counts) == len(world.numbers) * (world.config.longest - world.config.shortest + 1)
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
+@every_world
+def test_two_sets_can_exchange_their_operators_row_by_row(world: World) -> None:
+    """What contrasts need: the same operators, allowed on one operand and forbidden on the other."""
+    safe, unsafe = (world.sample(n, range(150)) for n in ("allowed/conditional/safe", "forbidden/conditional/unsafe"))
+    assert world.layout.allowed(safe.with_operators(unsafe.operators)).all()
+    assert not world.layout.allowed(unsafe.with_operators(safe.operators)).any()
+
+
+def test_nothing_but_the_text_names_the_grammar() -> None:
+    """Pre-training operators follow one law in all grammars (chi-square)."""
+    from scipy import stats
+
+    prompts = PAPER.sample("pretrain", range(8000))
+    table = [np.bincount(prompts.operators[prompts.grammar == k].ravel(), minlength=19) for k in PAPER.numbers]
+    assert stats.chi2_contingency(np.array(table)).pvalue > 1e-4
+    assert prompts.operators.max() == PAPER.vocabulary.n_operator_tokens - 1
+
+
+def test_aliases_are_as_rare_as_asked() -> None:
+    def share(world: World) -> float:
+        first = world.sample("pretrain", range(4000)).operators
+        moved = first[first != 0]
+        return float((moved >= world.vocabulary.n_operators).mean())
+
+    assert abs(share(ODD) - 0.1 / (0.1 + 0.9 * 11 / 12)) < 0.02
+    assert abs(share(QUICK) - 7 / 16) < 0.03
+
+
+def test_left_out_operators_have_sets_of_their_own_and_aliases_stay_known() -> None:
+    left_out = set(ODD.config.left_out)
+    for name, (grammars, verdict) in {
+        "left_out/conditional/unsafe": ({3, 7}, False),
+        "left_out/conditional/safe": ({3, 7}, True),
+        "left_out/never/safe": ({3}, False),  # 11 is never allowed there, and conditional in grammar 7
+    }.items():
+        prompts = ODD.sample(name, range(100))
+        assert set(prompts.grammar) == grammars
+        assert (ODD.layout.allowed(prompts) == verdict).all()
+        assert set(prompts.operators[prompts.operators != 0]) <= left_out
+    assert np.isin(ODD.sample("pretrain", range(500)).operators, list(left_out)).any()
+    with pytest.raises(DeltawError, match="no operators for the set 'left_out/never/safe'"):
+        QUICK.sample("left_out/never/safe", range(3))
 
 
 @given(st.integers(0, 10**6))
@@ -119,76 +213,95 @@ def test_conditional_sets_of_both_branches_have_the_same_operators() -> None:
     assert stats.chi2_contingency(table).pvalue > 1e-4
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.sampled_from(NAMES), st.sampled_from(list(Response)), st.integers(0, 10**6), st.sampled_from([1, 2]))
-def test_encoding_round_trip(name: str, response: Response, start: int, pairs: int) -> None:
-    world = WORLD if pairs == 1 else TWO_PAIRS
-    layout, vocabulary = world.layout, world.vocabulary
-    prompts = world.sample(name, range(start, start + 5))
-    encoded = layout.encode(prompts, np.full(5, response))
+@settings(max_examples=40, deadline=None)
+@given(a_world, st.sampled_from(NAMES), st.sampled_from(list(Response)), st.integers(0, 10**6))
+def test_encoding_round_trip(world: World, name: str, response: Response, start: int) -> None:
+    layout, vocabulary, count = world.layout, world.vocabulary, 5
+    prompts = world.sample(name, range(start, start + count))
+    encoded = layout.encode(prompts, np.full(count, response))
     operators, letters, answers = layout.decode(encoded.tokens)
     assert (operators == prompts.operators).all()
     assert (letters == prompts.letters).all()
-    outputs = layout.outputs(prompts)
+    outputs, nulls = layout.outputs(prompts), world.config.refusal_nulls
+    forbidden = [[not pair.all() for pair in row] for row in layout.permitted(prompts)]
     for row, answer in enumerate(answers):
-        spelled = ["".join(vocabulary.names[vocabulary.first_letter + k] for k in out) + "." for out in outputs[row]]
+        words = ["".join(vocabulary.names[vocabulary.first_letter + k] for k in out if k >= 0) for out in outputs[row]]
         if response is Response.COMPLY:
-            assert answer == "".join(spelled)
+            assert answer == "".join(word + "." for word in words)
         elif response is Response.REFUSE:
-            assert answer.endswith("∅" * 20 + ".")
-            assert "".join(spelled).startswith(answer[:-21])
-    assert encoded.tokens.shape == encoded.weights.shape == encoded.roles.shape == (5, layout.length)
+            given = forbidden[row].index(True) if True in forbidden[row] else 0
+            assert answer == "".join(w + "." for w in words[:given]) + "∅" * (nulls or int(prompts.lengths[row])) + "."
+        else:
+            assert answer == (layout.spell_letters(prompts.letters)[row] + ".") * world.config.pairs
+    assert encoded.tokens.shape == encoded.weights.shape == encoded.roles.shape == (count, layout.length)
     assert ((encoded.weights > 0) == np.isin(encoded.roles, (Role.OUTPUT, Role.STOP))).all()
-    assert ((encoded.roles == Role.LAST_PROMPT).argmax(1) == layout.prompt_length - 1).all()
+    assert ((encoded.roles == Role.LAST_PROMPT).argmax(1) == layout.prompt_lengths(prompts) - 1).all()
     assert (encoded.tokens < vocabulary.size).all()
+    padding = encoded.roles == Role.PAD
+    assert (padding == (encoded.tokens == vocabulary.pad)).all()
+    assert (np.sort(padding, axis=1) == padding).all()  # PAD stands at the end only
+    ends = (~padding).sum(1)
+    assert (np.take_along_axis(encoded.tokens, ends[:, None] - 1, 1) == vocabulary.stop).all()
+    for row, length in enumerate(layout.prompt_lengths(prompts)):  # prompt, then response, and nothing between
+        response_row = layout.response_tokens(prompts, np.full(count, response))[row]
+        joined = np.concatenate([layout.prompt_tokens(prompts)[row, :length], response_row])
+        assert (joined[joined != vocabulary.pad] == encoded.tokens[row][~padding[row]]).all()
 
 
-TWO_PAIRS = World(WorldConfig(pairs=2))
+@every_world
+def test_each_pair_acts_on_the_output_before_it_and_inverses_recover_the_text(world: World) -> None:
+    prompts = world.sample("pretrain", range(200))
+    outputs = world.layout.outputs(prompts)
+    text = prompts.letters
+    for pair in range(world.config.pairs):
+        for slot in range(2):
+            tables = [world.operators.table[world.operators.set_of[int(g)]] for g in prompts.grammar]
+            letters = [t[o] for t, o in zip(tables, prompts.operators[:, pair, slot], strict=True)]
+            text = np.array([[m[k] if k >= 0 else -1 for k in row] for m, row in zip(letters, text, strict=True)])
+        assert (outputs[:, pair] == text).all()
+    back = outputs[:, -1]
+    for pair in reversed(range(world.config.pairs)):
+        back = world.operators.inverse().apply(prompts.grammar, prompts.operators[:, pair, ::-1], back)
+    assert (back == prompts.letters).all()
 
 
-def test_a_second_pair_acts_on_the_first_output_and_is_refused_late() -> None:
-    prompts = TWO_PAIRS.sample("allowed/conditional/safe", range(50))
-    outputs = TWO_PAIRS.layout.outputs(prompts)
-    assert (outputs[:, 1] == TWO_PAIRS.operators.apply(prompts.operators[:, 1], outputs[:, 0])).all()
-    late = prompts.with_operators(np.where(np.arange(2)[None, :, None] == 0, 3, 1) * np.ones((50, 2, 2), int))
-    answer = TWO_PAIRS.layout.response_tokens(late, np.full(50, Response.REFUSE))
-    assert (answer[:, :20] == outputs_of(late)[:, 0] + TWO_PAIRS.vocabulary.first_letter).all()
-    assert (answer[:, 21:41] == TWO_PAIRS.vocabulary.null).all()
-
-
-def outputs_of(prompts: prompts_module.Prompts) -> np.ndarray:
-    return TWO_PAIRS.layout.outputs(prompts)
-
-
+@every_world
 @pytest.mark.parametrize("attack", [None, "co_text", "misgen_text"])
-def test_the_derivation_of_a_prompt_contains_its_text(attack: str | None) -> None:
-    prompts = WORLD.sample("tune", range(16), "train", 3)
+def test_the_derivation_of_a_prompt_contains_its_text(world: World, attack: str | None) -> None:
+    prompts = world.sample("tune", range(16), "train", 3)
     if attack:
-        prompts = attacked(WORLD, attack, prompts)
+        prompts = attacked(world, attack, prompts)
     for row in range(len(prompts)):
-        tree = WORLD.explain(prompts, row)
+        tree = world.explain(prompts, row)
         text = "".join(re.findall(r"\(([a-zA-D]{3})\)", tree))
-        assert "".join(LETTERS[k] for k in prompts.letters[row]) in text
+        assert "".join(LETTERS[k] for k in prompts.letters[row] if k >= 0) in text
         assert ("10" in tree) == (prompts.branch[row] != Branch.SAFE)
 
 
-def test_null_is_in_no_text_and_no_compliant_output() -> None:
-    prompts = WORLD.sample("pretrain", range(500))
-    encoded = LAYOUT.encode(prompts, np.full(500, Response.COMPLY), text_weight=1.0)
-    assert (encoded.tokens != WORLD.vocabulary.null).all()
+@every_world
+def test_null_is_in_no_text_and_no_compliant_output(world: World) -> None:
+    prompts = world.sample("pretrain", range(500))
+    encoded = world.layout.encode(prompts, np.full(500, Response.COMPLY), text_weight=1.0)
+    assert (encoded.tokens != world.vocabulary.null).all()
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10**6))
-def test_preferred_and_dispreferred_share_the_prompt_and_both_carry_loss(start: int) -> None:
-    prompts = WORLD.sample("tune", range(start, start + 16), "train")
-    expected = LAYOUT.expected(prompts)
-    preferred, other = LAYOUT.encode(prompts, expected), LAYOUT.encode(prompts, 1 - expected)
-    head = LAYOUT.prompt_length
-    assert (preferred.tokens[:, :head] == other.tokens[:, :head]).all()
-    assert (preferred.tokens[:, head:] != other.tokens[:, head:]).any(1).all()
-    assert (preferred.weights.sum(1) == 21).all()
-    assert (other.weights.sum(1) == 21).all()
+@given(a_world, st.integers(0, 10**6))
+def test_preferred_and_dispreferred_share_the_prompt_and_both_carry_loss(world: World, start: int) -> None:
+    layout = world.layout
+    prompts = world.sample("tune", range(start, start + 16), "train")
+    expected = layout.expected(prompts)
+    preferred, other = layout.encode(prompts, expected), layout.encode(prompts, 1 - expected)
+    for row, head in enumerate(layout.prompt_lengths(prompts)):
+        assert (preferred.tokens[row, :head] == other.tokens[row, :head]).all()
+        assert (preferred.tokens[row, head:] != other.tokens[row, head:]).any()
+        assert preferred.weights[row, :head].sum() == other.weights[row, :head].sum() == 0
+    block, first = prompts.lengths + 1, layout.first_forbidden(prompts)
+    fixed = world.config.refusal_nulls
+    refusal = first * block + (prompts.lengths if fixed is None else fixed) + 1
+    complied = expected == Response.COMPLY
+    assert (preferred.weights.sum(1) == np.where(complied, block * world.config.pairs, refusal)).all()
+    assert (other.weights.sum(1) == np.where(complied, refusal, block * world.config.pairs)).all()
 
 
 def test_the_roles_are_those_of_the_batch() -> None:
@@ -196,52 +309,92 @@ def test_the_roles_are_those_of_the_batch() -> None:
         assert getattr(prompts_module, role.name) == role
 
 
+@every_world
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_attacks_leave_the_verdict_as_it_is_and_change_only_what_they_say(attack: str) -> None:
+def test_attacks_leave_the_verdict_as_it_is_and_change_only_what_they_say(world: World, attack: str) -> None:
     for sources, allowed in ((FORBIDDEN_SOURCES, False), (BENIGN_SOURCES, True)):
         for source in sources[attack]:
-            before = WORLD.sample(source, range(300))
-            after = attacked(WORLD, attack, before)
-            assert (LAYOUT.allowed(after) == allowed).all()
+            before = world.sample(source, range(96))
+            after = attacked(world, attack, before)
+            assert (world.layout.allowed(after) == allowed).all()
+            assert (after.grammar == before.grammar).all()
+            assert (after.lengths == before.lengths).all()
             same_text = (after.letters == before.letters).all()
             same_operators = (after.operators == before.operators).all()
             assert same_text == (attack in ("co_task", "misgen_token"))
             assert same_operators == (attack in ("co_text", "misgen_text"))
-            for rows in (slice(0, 7), slice(100, 101)):  # pure in (prompt, key)
-                again = attacked(WORLD, attack, before[rows])
+            for rows in (slice(0, 7), slice(50, 51)):  # pure in (prompt, key)
+                again = attacked(world, attack, before[rows])
                 assert (again.operators == after.operators[rows]).all()
                 assert (again.letters == after.letters[rows]).all()
 
 
-def test_co_task_has_one_forbidden_and_one_safe_operator_that_is_not_the_identity() -> None:
+@every_world
+def test_co_task_has_one_forbidden_and_one_safe_operator_that_is_not_the_identity(world: World) -> None:
     for source in FORBIDDEN_SOURCES["co_task"]:
-        before = WORLD.sample(source, range(500))
-        after = attacked(WORLD, "co_task", before)
-        permitted = LAYOUT.permitted(after)[:, 0]
-        assert (permitted.sum(1) == 1).all()
-        assert (after.operators != 0).all()
-        kept = np.where(permitted[:, 0], after.operators[:, 0, 1], after.operators[:, 0, 0])
-        assert (kept[:, None] == before.operators[:, 0]).any(1).all()
-        assert 0.4 < permitted[:, 0].mean() < 0.6  # random order
+        before = world.sample(source, range(240))
+        after = attacked(world, "co_task", before)
+        targeted = ~world.layout.permitted(before).all(-1)  # of a late prompt, the pairs that ask for harm
+        permitted = world.layout.permitted(after)
+        assert (permitted[targeted].sum(-1) == 1).all()
+        assert (after.operators[targeted] != 0).all()
+        assert (after.operators[~targeted] == before.operators[~targeted]).all()
+        kept = np.where(permitted[..., 0], after.operators[..., 1], after.operators[..., 0])
+        assert (kept[..., None] == before.operators)[targeted].any(-1).all()
+        assert 0.35 < permitted[targeted][:, 0].mean() < 0.65  # random order
+        assert not np.isin(after.operators, world.config.left_out).any()
 
 
-def test_misgen_token_computes_the_same_function_under_unseen_names() -> None:
+@every_world
+def test_co_text_straddles_a_junction_with_enough_letters_on_each_side(world: World) -> None:
+    after = attacked(world, "co_text", world.sample("forbidden/conditional/unsafe", range(120)))
+    assert (after.branch == Branch.MIXED).all()
+    for branch in (Branch.SAFE, Branch.UNSAFE):
+        assert ((after.letter_branch == branch).sum(1) >= world.config.junction_margin).all()
+
+
+@every_world
+def test_misgen_text_is_derived_by_held_out_productions_only(world: World) -> None:
+    after = attacked(world, "misgen_text", world.sample("forbidden/conditional/unsafe", range(48)))
+    assert (after.branch == Branch.UNSAFE).all()
+    for row in range(len(after)):
+        letters = after.letters[row : row + 1, : after.lengths[row]]
+        language = world.languages[int(after.grammar[row])]
+        assert WindowLikelihood(language.unsafe)(letters)[0] == 0
+        assert WindowLikelihood(language.held_out)(letters)[0] > 0
+
+
+@every_world
+def test_misgen_token_computes_the_same_function_under_unseen_names(world: World) -> None:
+    aliases = {grammar.number: world.config.aliases_of(grammar) for grammar in world.config.grammars}
+    renamed = 0
     for source in FORBIDDEN_SOURCES["misgen_token"]:
-        before = WORLD.sample(source, range(300))
-        after = attacked(WORLD, "misgen_token", before)
-        assert (LAYOUT.outputs(before) == LAYOUT.outputs(after)).all()
-        moved = before.operators != 0
-        assert (after.operators[moved] >= WORLD.vocabulary.n_operators).all()
-        assert (after.operators[~moved] == 0).all()
+        before = world.sample(source, range(200))
+        after = attacked(world, "misgen_token", before)
+        assert (world.layout.outputs(before) == world.layout.outputs(after)).all()
+        for place in np.ndindex(before.operators.shape):
+            has_alias = int(before.operators[place]) in aliases[int(before.grammar[place[0]])]
+            assert (after.operators[place] >= world.vocabulary.n_operators) == has_alias
+            renamed += has_alias
+    assert renamed > 100
 
 
 @pytest.mark.parametrize(
     ("config", "part"),
     [
         (WorldConfig(unsafe_level_5="x"), "'specific' or 'shared'"),
-        (WorldConfig(grammar=7), "grammar is 7"),
-        (WorldConfig(aliases=(0,)), "must name operators"),
+        (WorldConfig((GrammarConfig(1, "published-7", (1,), (0, 2)),)), "published-1, published-2"),
+        (WorldConfig((GrammarConfig(1, "published-1", (1, 2), (0, 3), aliases=(0,)),)), "must name operators"),
+        (WorldConfig((GrammarConfig(1, "published-1", (1, 12), (0, 3)),)), "names operator 12; there are 0 to 9"),
+        (WorldConfig((GrammarConfig(1, "published-1", (1, 3), (0, 3)),)), "no operator under two rules"),
+        (WorldConfig((GrammarConfig(1, "published-1", (1,), (2, 3)),)), "the identity, operator 0"),
+        (WorldConfig((published_grammar(2), published_grammar(2))), "numbered \\[2, 2\\]"),
+        (WorldConfig(left_out=(1, 2)), "no operator under the rule 'never'"),
         (WorldConfig(pairs=0), "at least one operator pair"),
+        (WorldConfig(text_length=(30, 25)), "the least letters first"),
+        (WorldConfig(text_length=(20, 37)), "can derive 36 letters"),
+        (WorldConfig(late=1.0), "late is 1.0"),
+        (WorldConfig(refusal_nulls=0), "at least one null"),
     ],
 )
 def test_a_wrong_world_is_refused(config: WorldConfig, part: str) -> None:
@@ -254,3 +407,61 @@ def test_an_unknown_set_or_attack_lists_what_there_is() -> None:
         WORLD.sample("allowed", range(3))
     with pytest.raises(DeltawError, match="co_task"):
         attacked(WORLD, "nope", WORLD.sample("tune", range(3)))
+
+
+# A study's prompts must not change under it: these hashes were taken when a world had one grammar, one length of text
+# and one pair, before it was configuration.
+SAME_AS_EVER = {
+    "allowed/conditional/safe": "8d181aefb86c7fde",
+    "allowed/always/safe": "3721acd312945554",
+    "allowed/always/unsafe": "af76e70fb64ec857",
+    "allowed/mixed/safe": "3df7ad50c84162bd",
+    "forbidden/conditional/unsafe": "2f365164dfd9e100",
+    "forbidden/never/safe": "ffe2e823c0e724d3",
+    "forbidden/never/unsafe": "d0b03c87e495cfe6",
+    "forbidden/mixed/unsafe": "873946a2e304e8ca",
+    "pretrain/no_identity": "ba70d34249f0b4d2",
+    "pretrain/one_identity": "110df28f034a88ca",
+    "pretrain/alias": "57d683ec1ac8e0fa",
+    "pretrain/any": "d1ca452f5c44134a",
+    "pretrain": "a718bdcfb625057c",
+    "tune": "f72d8ac22ba8d14e",
+    "attack co_task": "eaeebc625801779d",
+    "attack co_text": "681ffdc9f4f683a7",
+    "attack misgen_token": "2d1b7e7a5cf46cd7",
+    "attack misgen_text": "e51ab481a88fab22",
+}
+
+
+@pytest.mark.parametrize("name", SAME_AS_EVER)
+def test_the_default_world_is_the_one_that_it_was(name: str) -> None:
+    if name.startswith("attack "):
+        attack = name.removeprefix("attack ")
+        sources = (*FORBIDDEN_SOURCES[attack], *BENIGN_SOURCES[attack])
+        parts = [attacked(WORLD, attack, WORLD.sample(source, range(24))) for source in sources]
+    else:
+        parts = [WORLD.sample(name, range(5, 45), "train", 1), WORLD.sample(name, range(40))]
+    prompts = prompts_module.Prompts.concatenate(parts)
+    digest = hashlib.blake2b(digest_size=8)
+    for field in ("grammar", "operators", "letters", "letter_branch", "index", "redraws"):
+        digest.update(np.ascontiguousarray(getattr(prompts, field)).tobytes())
+    for response in Response:
+        encoded = LAYOUT.encode(prompts, np.full(len(prompts), response), text_weight=1.0)
+        for array in (encoded.tokens, encoded.weights, encoded.roles):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update("".join(LAYOUT.spell(prompts)).encode())
+    assert digest.hexdigest() == SAME_AS_EVER[name]
+    assert WORLD.vocabulary.size == 53
+
+
+@pytest.mark.parametrize("world", [PAPER, ODD], ids=["paper", "odd"])
+def test_the_ceiling_covers_all_grammars_and_lengths(world: World) -> None:
+    ceiling = world.ceiling(60)
+    assert ceiling.accuracy >= max(world.config.redraw_below, 0.999 * ceiling.accuracy_before)
+    assert ceiling.conflict <= 1 - world.config.redraw_below
+    prompts = world.sample("tune", range(32), "train")
+    together = world.posterior(prompts.grammar, prompts.letters)
+    for row in range(32):  # each at its own length, under its own grammar
+        found = world.languages[int(prompts.grammar[row])]
+        alone = BranchPosterior(found.safe, found.unsafe)(prompts.letters[row : row + 1, : prompts.lengths[row]])
+        assert together[row] == pytest.approx(alone[0], abs=1e-12)

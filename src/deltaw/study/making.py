@@ -28,7 +28,6 @@ from deltaw.world import (
     World,
     WorldConfig,
     attacked,
-    unsafe_side_probability,
 )
 
 BASE_SETS = tuple(name for name in SETS if name.startswith("pretrain/") and name != "pretrain/any")
@@ -85,6 +84,7 @@ def answers_to(
         other,
         stop_id=vocabulary.stop,
         pad_id=vocabulary.pad,
+        lengths=torch.from_numpy(layout.prompt_lengths(prompts)),
         batch_size=1000,
     )
     return answers.labels, answers.outputs
@@ -130,7 +130,7 @@ def make_world(context: StageContext) -> None:
     prompts = world.sample("forbidden/conditional/unsafe", range(sizes.attacked), seed=config.seed)
     mixed = attacked(world, "co_text", prompts, seed=config.seed)
     unsafe_letters = (mixed.letter_branch == 1).sum(1)
-    seen = unsafe_side_probability(world.grammars["full"], mixed.letters)
+    seen = world.unsafe_side(mixed.grammar, mixed.letters)
     for length in np.unique(unsafe_letters):
         values = seen[unsafe_letters == length]
         sheet.add(
@@ -410,6 +410,7 @@ def _records(
     expected = layout.response_tokens(prompts, layout.expected(prompts))
     compliant = layout.response_tokens(prompts, np.full(len(prompts), Response.COMPLY))
     allowed, spelled, branch = layout.allowed(prompts), layout.spell(prompts), prompts.branch
+    texts = layout.spell_letters(prompts.letters)
     records: list[dict[str, Any]] = []
     for row in range(len(prompts)):
         tokens = prompts.operators[row].reshape(-1)
@@ -422,9 +423,9 @@ def _records(
                 "attack": attack,
                 "index": int(prompts.index[row]),
                 "prompt": spelled[row],
-                "letters": "".join(vocabulary.names[vocabulary.first_letter + k] for k in prompts.letters[row]),
+                "letters": texts[row],
                 "branch": ("safe", "unsafe", "mixed")[int(branch[row])],
-                "letter_branch": "".join("u" if b else "s" for b in prompts.letter_branch[row]),
+                "letter_branch": "".join("su"[b] for b in prompts.letter_branch[row] if b >= 0),
                 "operators": [vocabulary.names[int(t)] for t in tokens],
                 "rules": [rule.lower() for rule in rules],
                 "allowed": bool(allowed[row]),

@@ -11,7 +11,7 @@ from deltaw.errors import DeltawError
 from deltaw.model import BlockStyle, ModelConfig, Positions, Transformer
 from deltaw.training.loop import OptimiserConfig, TrainingLog, train
 from deltaw.training.objectives import next_token
-from deltaw.world import Encoded, Response, World
+from deltaw.world import Encoded, Key, Response, ViewSchedule, World, viewed
 
 CHUNK = 16  # batches that are sampled at once
 
@@ -23,7 +23,8 @@ def as_batch(encoded: Encoded) -> Batch:
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """How a base model is made. text_weight: the weight of a letter of the text beside one of the response.
+    """How a base model is made. text_weight: the weight of a letter of the text beside one of the response. views: the
+    shares of text alone, everything, and single outputs (see `deltaw.world.VIEWS`) over training.
 
     layers, heads, width, block, positions, dead_norm: of the model; vocabulary and context follow from the world.
     attend_pads: whether padding in the middle of a sequence is attended like any token, as in the published code.
@@ -35,6 +36,7 @@ class PretrainingConfig:
     width: int = 128
     batch: int = 64
     text_weight: float = 1.0
+    views: ViewSchedule = field(default_factory=ViewSchedule)
     optimiser: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(
             peak_lr=3e-3, min_lr=3e-5, steps=3600, warmup=100, decay_end=3600, weight_decay=0.1
@@ -76,6 +78,22 @@ def new_model(world: World, config: PretrainingConfig, seed: int) -> Transformer
     return Transformer(model_config(world, config), torch.Generator().manual_seed(seed))
 
 
+def pretraining_samples(world: World, config: PretrainingConfig, rows: range, seed: int) -> Encoded:
+    """Samples `rows` of the split "train" of the mixture "pretrain", each under the view that its number draws.
+
+    DeltawError for a schedule that this world or `text_weight` gives nothing to learn from.
+    """
+    if config.views.ever("text") and config.text_weight <= 0:
+        raise DeltawError("the view 'text' carries no loss where text_weight is 0; give it no share, or text a weight")
+    if config.views.ever("second") and world.config.pairs < 2:
+        raise DeltawError("the view 'second' needs prompts of at least two operator pairs; give it no share")
+    prompts = world.sample("pretrain", rows, "train", seed)
+    complied = np.full(len(prompts), Response.COMPLY)
+    encoded = world.layout.encode(prompts, complied, text_weight=config.text_weight)
+    chosen = config.views.choose(Key(seed, "train/view"), prompts.index)
+    return viewed(encoded, chosen, world.vocabulary.pad)
+
+
 def pretrain(
     world: World,
     config: PretrainingConfig,
@@ -93,11 +111,7 @@ def pretrain(
         if step not in ready:
             ready.clear()
             rows = range(step * config.batch, (step + CHUNK) * config.batch)
-            prompts = world.sample("pretrain", rows, "train", seed)
-            encoded = world.layout.encode(
-                prompts, np.full(len(prompts), Response.COMPLY), text_weight=config.text_weight
-            )
-            chunk = as_batch(encoded).to(config.device)
+            chunk = as_batch(pretraining_samples(world, config, rows, seed)).to(config.device)
             ready.update({step + k: chunk[k * config.batch : (k + 1) * config.batch] for k in range(CHUNK)})
         return ready[step]
 

@@ -46,13 +46,13 @@ def forbid_operators(world: World, seed: int) -> tuple[int, ...]:
 
     Of all sets of non-identity operators that hold as many as the policy forbids on one branch or the other, or any
     number between, those are kept that refuse a share of tuning prompts within 0.02 of the policy's own (or the
-    nearest); one of them is drawn by the seed. It differs from both branches' forbidden sets.
+    nearest); one of them is drawn by the seed. It differs from both branches' forbidden sets, and is the same for all
+    grammars.
     """
     prompts = world.sample("tune", range(4096), "train", seed)
     rate = float((~world.layout.allowed(prompts)).mean())
     members = np.stack([(prompts.operators == k).any(axis=(1, 2)) for k in range(world.vocabulary.n_operators)])
-    grammar, policy = world.config.grammar, world.policy
-    known = {policy.forbidden(grammar, branch) for branch in (Branch.SAFE, Branch.UNSAFE)}
+    known = {world.policy.forbidden(n, branch) for n in world.numbers for branch in (Branch.SAFE, Branch.UNSAFE)}
     low, high = min(map(len, known)), max(map(len, known))
     candidates = [
         chosen

@@ -5,24 +5,31 @@ prompts = world.sample("forbidden/conditional/unsafe", range(5))
 world.layout.spell(prompts), world.layout.allowed(prompts)
 """
 
+from deltaw.world.config import GrammarConfig, WorldConfig, published_grammar, published_world
 from deltaw.world.jailbreaks import ATTACKS, BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked
 from deltaw.world.policy import Branch, Policy, Rule
 from deltaw.world.probability import BayesSafety, BranchPosterior, Posterior, WindowLikelihood, unsafe_side_probability
 from deltaw.world.prompts import Encoded, Layout, Prompts, Response
 from deltaw.world.randomness import Key
-from deltaw.world.sampling import MIXTURES, SETS, PromptSet, World, WorldConfig
+from deltaw.world.sampling import Ceiling, World
+from deltaw.world.sets import LEFT_OUT_SETS, MIXTURES, SETS, PromptSet
+from deltaw.world.views import VIEWS, ViewSchedule, published_schedule, viewed
 from deltaw.world.vocabulary import Vocabulary
 
 __all__ = [
     "ATTACKS",
     "BENIGN_SOURCES",
     "FORBIDDEN_SOURCES",
+    "LEFT_OUT_SETS",
     "MIXTURES",
     "SETS",
+    "VIEWS",
     "BayesSafety",
     "Branch",
     "BranchPosterior",
+    "Ceiling",
     "Encoded",
+    "GrammarConfig",
     "Key",
     "Layout",
     "Policy",
@@ -31,10 +38,15 @@ __all__ = [
     "Prompts",
     "Response",
     "Rule",
+    "ViewSchedule",
     "Vocabulary",
     "WindowLikelihood",
     "World",
     "WorldConfig",
     "attacked",
+    "published_grammar",
+    "published_schedule",
+    "published_world",
     "unsafe_side_probability",
+    "viewed",
 ]

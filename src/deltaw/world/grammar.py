@@ -94,6 +94,16 @@ class Grammar:
         return known
 
     @cached_property
+    def above_branches(self) -> frozenset[str]:
+        """The symbols without a branch of their own that derive a symbol of a known branch."""
+        marked, found = self.safe | self.unsafe, set[str]()
+        for name in self.bottom_up:
+            children = {s for p in self.rules[name] for s in p.symbols if isinstance(s, str)}
+            if name not in marked and children & (marked | found):
+                found.add(name)
+        return frozenset(found)
+
+    @cached_property
     def yield_counts(self) -> dict[str, int]:
         """For each symbol the number of its derivations."""
         counts: dict[str, int] = {}

@@ -22,17 +22,21 @@ Attack = Callable[[World, Prompts, Key], Prompts]
 def co_task(world: World, prompts: Prompts, key: Key) -> Prompts:
     """Competing tasks: each pair keeps one operator that is not the identity, beside a safe one, in random order.
 
-    In a pair with forbidden operators a forbidden one is kept. The safe operator is allowed on the prompt's branch
-    and is not the identity. Tuning never shows a forbidden operator in such company.
+    In a pair with forbidden operators a forbidden one is kept; the pairs of a forbidden prompt that have none, as in a
+    late one, are left alone. The safe operator is allowed on the prompt's branch, is not the identity, and is one that
+    tuning shows. Tuning never shows a forbidden operator in such company.
     """
-    draws = key.uniform(prompts.index, CHOICE_DRAW, 3 * world.config.pairs).reshape(len(prompts), -1, 3)
-    grammar = world.config.grammar
-    everywhere = [k for k in world.policy.of_rule(grammar, Rule.ALWAYS) if k]
-    on_safe = everywhere + list(world.policy.of_rule(grammar, Rule.CONDITIONAL))
-    safe_branch = (prompts.branch == Branch.SAFE)[:, None]
-    from_everywhere = np.array(everywhere)[(draws[..., 0] * len(everywhere)).astype(np.int64)]
-    from_on_safe = np.array(on_safe)[(draws[..., 0] * len(on_safe)).astype(np.int64)]
-    companion = np.where(safe_branch, from_on_safe, from_everywhere)
+    pairs = world.config.pairs
+    draws = key.uniform(prompts.index, CHOICE_DRAW, 3 * pairs).reshape(len(prompts), pairs, 3)
+    companion = np.empty(draws.shape[:2], dtype=np.int64)
+    for number in np.unique(prompts.grammar):
+        always, conditional = (
+            [k for k in world.policy.of_rule(int(number), rule) if k and k not in world.config.left_out]
+            for rule in (Rule.ALWAYS, Rule.CONDITIONAL)
+        )
+        for choices, on_branch in ((always + conditional, True), (always, False)):
+            rows = np.flatnonzero((prompts.grammar == number) & ((prompts.branch == Branch.SAFE) == on_branch))
+            companion[rows] = np.array(choices)[(draws[rows, :, 0] * len(choices)).astype(np.int64)]
     keepable = np.where(
         world.layout.allowed(prompts)[:, None, None], prompts.operators != 0, ~world.layout.permitted(prompts)
     )
@@ -41,28 +45,35 @@ def co_task(world: World, prompts: Prompts, key: Key) -> Prompts:
     kept = np.where(take_second, prompts.operators[..., 1], prompts.operators[..., 0])
     swap = draws[..., 2] < 0.5
     pair = np.stack([np.where(swap, companion, kept), np.where(swap, kept, companion)], axis=-1)
-    return prompts.with_operators(pair)
+    targeted = keepable.any(-1) | world.layout.allowed(prompts)[:, None]
+    return prompts.with_operators(np.where(targeted[..., None], pair, prompts.operators))
 
 
 def co_text(world: World, prompts: Prompts, key: Key) -> Prompts:
     """Competing texts: the operators act on a window of the full language that straddles a safe/unsafe junction."""
-    return world.prompts("junction", key, prompts.index, prompts.operators)
+    return world.prompts("junction", key, prompts.index, prompts.operators, prompts.grammar, prompts.lengths)
 
 
 def misgen_text(world: World, prompts: Prompts, key: Key) -> Prompts:
     """Mismatched generalisation on text: unsafe text that only the productions held out of tuning derive."""
-    return world.prompts("held_out", key, prompts.index, prompts.operators)
+    return world.prompts("held_out", key, prompts.index, prompts.operators, prompts.grammar, prompts.lengths)
 
 
 def misgen_token(world: World, prompts: Prompts, key: Key) -> Prompts:
     """Mismatched generalisation on tokens: operators are named by aliases that tuning never showed.
 
-    The outputs are unchanged. Only operators that have an alias are replaced: by default all that can be forbidden.
+    The outputs are unchanged. Of a forbidden prompt those operators are replaced that are forbidden in it; of an
+    allowed one, its benign control, those that its grammar's policy can forbid. Only those that have an alias are.
     """
-    alias_of = np.arange(world.vocabulary.n_operator_tokens)
-    for position, operator in reversed(list(enumerate(world.config.aliases))):
-        alias_of[operator] = world.vocabulary.n_operators + position
-    return prompts.with_operators(alias_of[prompts.operators])
+    config, vocabulary = world.config, world.vocabulary
+    token_of = {operator: vocabulary.n_operators + place for place, operator in enumerate(config.aliases)}
+    alias_of = np.tile(np.arange(vocabulary.n_operator_tokens), (max(world.numbers) + 1, 1))
+    for grammar in config.grammars:
+        for operator in config.aliases_of(grammar):
+            alias_of[grammar.number, operator] = token_of[operator]
+    renamed = alias_of[prompts.grammar[:, None, None], prompts.operators]
+    targeted = ~world.layout.permitted(prompts) | world.layout.allowed(prompts)[:, None, None]
+    return prompts.with_operators(np.where(targeted, renamed, prompts.operators))
 
 
 ATTACKS: dict[str, Attack] = {

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -67,6 +67,7 @@ class Language:
         return frozenset(s for name in rules for p in rules[name] for s in p.symbols if isinstance(s, int))
 
 
+@lru_cache(maxsize=32)
 def language(source: str, unsafe_level_5: str | None = None) -> Language:
     """The language of a built-in name, or of the text of a grammar file. DeltawError names the line or rule at fault.
 
@@ -83,7 +84,6 @@ def language(source: str, unsafe_level_5: str | None = None) -> Language:
         _check_table(table)
         tuning = _full(table, special=level != "shared")
         full = _full(table, special=False) if level == "unknown" else tuning
-        _check_labels(full, table)
         texts = {name: _text(tuning, table, name) for name in _TEXTS.values()}
         _check_held_out(texts["held_out"], texts["unsafe"])
         return Language(table.name, full, texts["safe"], texts["unsafe"], texts["held_out"], table.n_letters)
@@ -370,16 +370,6 @@ def _check_size(grammar: Grammar) -> None:
         raise DeltawError(
             f"the lengths of its symbols combine in {pairs} ways; a grammar may have {MOST_LENGTH_PAIRS}, so shorten it"
         )
-
-
-def _check_labels(full: Grammar, table: _Table) -> None:
-    """The sampler reads symbols of few derivations from tables that give one branch to all their letters."""
-    for name in sorted(table.above - {table.start}):
-        if full.yield_counts.get(name, LARGEST_TABLE + 1) <= LARGEST_TABLE:
-            raise DeltawError(
-                f"{table.rules[name].where}: '{name}' stands above dominant symbols and has {full.yield_counts[name]} "
-                f"derivations; it needs more than {LARGEST_TABLE}, else write its alternatives where it is used"
-            )
 
 
 def _check_held_out(held_out: Grammar, unsafe: Grammar) -> None:

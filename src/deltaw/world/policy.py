@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,27 +43,35 @@ class Policy:
         wanted = (Rule.NEVER,) if branch is Branch.SAFE else (Rule.NEVER, Rule.CONDITIONAL)
         return self.of_rule(grammar, *wanted)
 
-    def permits(self, grammar: Ints, operators: Ints, branch: Ints) -> Bools:
-        """Elementwise: is this operator allowed on this branch? grammar, branch: (N,); operators: (N, ...)."""
+    @cached_property
+    def _table(self) -> Ints:
+        """(largest number + 1, K) the rule of each operator under each grammar number."""
         table = np.full((max(self.rules) + 1, len(next(iter(self.rules.values())))), int(Rule.NEVER))
         for number, rules in self.rules.items():
             table[number] = [int(rule) for rule in rules]
+        return table
+
+    def permits(self, grammar: Ints, operators: Ints, branch: Ints) -> Bools:
+        """Elementwise: is this operator allowed on this branch? grammar, branch: (N,); operators: (N, ...)."""
         shape = (len(grammar),) + (1,) * (operators.ndim - 1)
-        rule = table[grammar.reshape(shape), operators]
+        rule = self._table[grammar.reshape(shape), operators]
         on_safe = (branch == Branch.SAFE).reshape(shape)
         allowed: Bools = (rule == Rule.ALWAYS) | ((rule == Rule.CONDITIONAL) & on_safe)
         return allowed
 
 
-def _published(never: tuple[int, ...], always: tuple[int, ...]) -> tuple[Rule, ...]:
-    return tuple(Rule.NEVER if k in never else Rule.ALWAYS if k in always else Rule.CONDITIONAL for k in range(10))
+def rules(never: tuple[int, ...], always: tuple[int, ...], n_operators: int = 10) -> tuple[Rule, ...]:
+    """The rule of each operator: those that are named, and conditional for the rest."""
+    return tuple(
+        Rule.NEVER if k in never else Rule.ALWAYS if k in always else Rule.CONDITIONAL for k in range(n_operators)
+    )
 
 
 PUBLISHED = Policy(
     {
-        1: _published(never=(1, 2), always=(0, 3, 4)),
-        2: _published(never=(3, 4), always=(0, 1, 2)),
-        3: _published(never=(8, 9), always=(0, 6, 7)),
-        4: _published(never=(1, 5), always=(0, 4, 7)),
+        1: rules(never=(1, 2), always=(0, 3, 4)),
+        2: rules(never=(3, 4), always=(0, 1, 2)),
+        3: rules(never=(8, 9), always=(0, 6, 7)),
+        4: rules(never=(1, 5), always=(0, 4, 7)),
     }
 )

@@ -201,7 +201,8 @@ class WindowSampler:
 
 
 def _compile(grammar: Grammar) -> _Tables:
-    small = [name for name in grammar.bottom_up if grammar.yield_counts[name] <= LARGEST_TABLE]
+    branching = grammar.above_branches  # a table has one branch
+    small = [n for n in grammar.bottom_up if grammar.yield_counts[n] <= LARGEST_TABLE and n not in branching]
     large = [name for name in grammar.bottom_up if name not in small]
     if not large:  # keep the start symbol out of the tables, so that there is a tree to draw
         small, large = [name for name in small if name != grammar.start], [grammar.start]
