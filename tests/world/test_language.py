@@ -156,8 +156,8 @@ def test_windows_have_the_branch_of_their_text_and_are_text_of_the_full_language
 def test_branch_labels_agree_with_the_dominant_symbols_of_the_derivation(name: str) -> None:
     full = LANGUAGES[name].full
     sampler = WindowSampler(full, WINDOW[name])
+    windows = sampler.sample(Key(9, "tree"), np.arange(30))
     for index in range(30):
-        window = sampler.sample(Key(9, "tree"), np.array([index]))
         text, branches = "", {"s": Branch.SAFE, "u": Branch.UNSAFE}
         marks: list[int] = []
         stack: list[str] = []
@@ -172,9 +172,9 @@ def test_branch_labels_agree_with_the_dominant_symbols_of_the_derivation(name: s
             else:
                 text += letters
                 marks += [int(branches[stack[-1]])] * len(letters)
-        wanted = "".join(LETTERS[k] for k in window.letters[0])
+        wanted = "".join(LETTERS[k] for k in windows.letters[index])
         starts = [i for i in range(len(text) - len(wanted) + 1) if text[i:].startswith(wanted)]
-        assert window.branch[0].tolist() in [marks[i : i + len(wanted)] for i in starts]
+        assert windows.branch[index].tolist() in [marks[i : i + len(wanted)] for i in starts]
 
 
 @every_language

@@ -2,7 +2,8 @@ import pytest
 from worlds import PAPER, QUICK
 
 from deltaw.errors import DeltawError
-from deltaw.world.grammar import Grammar, parse_rules, published, published_subgrammars
+from deltaw.world.grammar import Grammar, parse_rules
+from deltaw.world.language import published, published_subgrammars
 from deltaw.world.long_enough import long_enough
 from deltaw.world.windows import WindowSampler
 

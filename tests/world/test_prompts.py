@@ -382,7 +382,7 @@ def test_misgen_token_computes_the_same_function_under_unseen_names(world: World
 @pytest.mark.parametrize(
     ("config", "part"),
     [
-        (WorldConfig(unsafe_level_5="x"), "'specific' or 'shared'"),
+        (WorldConfig(unsafe_level_5="x"), "specific, shared, unknown"),
         (WorldConfig((GrammarConfig(1, "published-7", (1,), (0, 2)),)), "published-1, published-2"),
         (WorldConfig((GrammarConfig(1, "published-1", (1, 2), (0, 3), aliases=(0,)),)), "must name operators"),
         (WorldConfig((GrammarConfig(1, "published-1", (1, 12), (0, 3)),)), "names operator 12; there are 0 to 9"),

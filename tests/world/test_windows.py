@@ -195,3 +195,10 @@ def test_single_draws_are_those_of_the_whole_row() -> None:
 
 def test_no_windows_are_no_windows() -> None:
     assert WindowSampler(published(1), 20).sample(Key(0, "none"), np.arange(0)).letters.shape == (0, 20)
+
+
+def test_a_small_symbol_above_the_branches_keeps_them_apart() -> None:
+    rules = parse_rules('s -> v v\nv -> p q\np -> "ab" | "ba"\nq -> "ab" | "ba"')
+    grammar = Grammar(rules, "s", frozenset({"p"}), frozenset({"q"}))
+    windows = WindowSampler(grammar, 8).sample(Key(0, "small"), np.arange(50))
+    assert (windows.branch == np.array([0, 0, 1, 1, 0, 0, 1, 1])).all()

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from deltaw.attacks import DOSES
 from deltaw.model import ModelConfig
+from deltaw.study.attacking import AttackingConfig
 from deltaw.study.making import (
     BASE_SETS,
     BaseConfig,
@@ -22,7 +24,7 @@ from deltaw.study.making import (
     set_sizes,
 )
 from deltaw.study.observing import AnalysisConfig
-from deltaw.study.recipes import Recipe, Sizes
+from deltaw.study.recipes import ModelAttacks, Recipe, Sizes
 from deltaw.study.stage import Stage
 from deltaw.study.stages import stages
 from deltaw.training import objective
@@ -181,7 +183,31 @@ def work_of(stage: Stage, length: int, answer: int) -> Work | None:
             sets = len(set_sizes(1)) + sum(map(len, FORBIDDEN_SOURCES.values()))
             decoded = sets * config.shared.sizes.shown * (len(config.tuned) + 1)
             return Work("samples", read=decoded * answer, decoded=decoded)
+        case AttackingConfig():
+            tuning = config.tuned.config
+            differentiated, decoded = attacking_prompts(config.attacks)
+            rows = tuning.batch * objective(tuning.objective).responses
+            return Work(
+                "attacks on the model", tuning.objective, -(-differentiated // rows), rows, differentiated * length,
+                decoded * answer, decoded=decoded,
+            )  # fmt: skip
     return None
+
+
+def attacking_prompts(attacks: ModelAttacks) -> tuple[int, int]:
+    """Prompts of which attacks on one model take a gradient, each as dear as one of a training batch, and prompts
+    that are answered. A candidate of a token search counts as a third: it is read and not differentiated.
+    """
+    doses = [DOSES[name] for name in (*attacks.doses, attacks.controlled)]
+    soft = sum(attacks.restarts * (dose.steps + 1) for dose in doses)
+    universal = attacks.restarts * (DOSES[attacks.universal].steps + 1) / 2
+    search = attacks.search.steps * (
+        1 + min(attacks.search.evaluated, attacks.search.tokens * attacks.search.top_k) / 3
+    )
+    relearning = attacks.relearning
+    differentiated = attacks.prompts * (soft + universal + search) + 2 * relearning.measured[-1] * relearning.batch
+    answered = 2 + 4 * len(attacks.doses) + 2 + 4 + 3 * len(attacks.prefilled) + 4 * len(relearning.measured)
+    return round(differentiated), answered * attacks.prompts
 
 
 def behaviour_prompts(sizes: Sizes, matched: bool) -> int:
