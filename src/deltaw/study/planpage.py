@@ -113,6 +113,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        told = (f"{name} {_text(part)}" for name, part in value.items() if name != "type" and part is not None)
+        return f"({'; '.join(told)})"
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value)) or "none"
     if isinstance(value, bool):
