@@ -229,13 +229,18 @@ def positions(tables: Tables) -> Figure | None:
     )
 
 
-def attack_gains(tables: Tables) -> Figure | None:
-    """How strongly ΔW acts on attacked prompts, relative to those they were made from, by attack and model."""
-    frame = tables.take("gain_log_ratio_to_forbidden", last=True, layer=None, site="mlp_in")
+def as_ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of log ratios as ratios, intervals and nulls too."""
     columns = ["value", "low", "high", "null_mean", "null_low", "null_high"]
     frame = frame.assign(**{name: np.exp(frame[name]) for name in columns})
     shown = [interval(*ends) for ends in zip(frame["value"], frame["low"], frame["high"], strict=True)]
-    frame = frame.assign(shown=pd.Series(shown, frame.index, dtype="object"))
+    return frame.assign(shown=pd.Series(shown, frame.index, dtype="object"))
+
+
+def attack_gains(tables: Tables) -> Figure | None:
+    """How strongly ΔW acts on attacked prompts, relative to those they were made from, by attack and model."""
+    frame = tables.take("gain_log_ratio_to_forbidden", last=True, layer=None, site="mlp_in")
+    frame = as_ratios(frame)
     return figure(
         "attack-gains",
         "Observation 5. How strongly the update acts on attacked prompts, relative to the forbidden ones they were "

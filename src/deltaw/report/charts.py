@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from deltaw.report import acting, following, observations
+from deltaw.report import acting, breaking, following, observations
 from deltaw.report.drawing import Figure
 from deltaw.report.tables import Tables
 
@@ -48,6 +48,11 @@ SECTIONS: dict[str, tuple[tuple[str, _Make], ...]] = {
         ("gain on attacked prompts", acting.attack_gains),
         ("success against position and gain", acting.against_success),
         ("co_text by length", acting.unsafe_side),
+        ("success of soft prompts and token search", breaking.inserted),
+        ("success of prefill", breaking.prefilled),
+        ("relearning", breaking.relearned),
+        ("position under attacks on models", breaking.looks_allowed),
+        ("gain under attacks on models", breaking.acted_on),
     ),
 }
 

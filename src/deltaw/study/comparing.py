@@ -99,7 +99,8 @@ def separate(
 class Comparison:
     """One checkpoint of a tuned model beside the base model: what every observation reads.
 
-    Earlier checkpoints take the primary contrast only, and a quarter of the draws behind nulls and intervals.
+    Earlier checkpoints take the primary contrast only, and a quarter of the draws behind nulls and intervals; `before`
+    may hold fewer pairs for them.
     """
 
     def __init__(self, before: BaseSide, tuned: Transformer, last: bool) -> None:

@@ -4,7 +4,7 @@
 Lines without `layer` are means over the layers: what the claims read.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,12 +48,15 @@ def analyse(context: StageContext) -> None:
     config: AnalysisConfig = context.config
     shared = config.shared
     base, _ = last_model(context.inputs["base"])
-    before = BaseSide(base, World(shared.world), shared.sizes, shared.seed)
+    world, sizes = World(shared.world), shared.sizes
+    few = replace(sizes, contrast=min(sizes.contrast, sizes.checkpoint))
+    before, early = BaseSide(base, world, sizes, shared.seed), BaseSide(base, world, few, shared.seed)
     sheet = Sheet(stage="analysis", **tuned_fields(config.tuned, shared.seed), role="last_prompt")
     steps = [step for step in config.checkpoints if step > 0]
     for number, step in enumerate(steps):
         tuned, _ = load(step_directory(context.inputs["tuned"], step))
-        at = Comparison(before, tuned, last=step == steps[-1])
+        last = step == steps[-1]
+        at = Comparison(before if last else early, tuned, last)
         view = sheet.with_(step=step)
         for observe in (observe_weights, observe_clusters, observe_gain, observe_function, observe_attacks):
             observe(at, view)
