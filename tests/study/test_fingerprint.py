@@ -10,6 +10,7 @@ import toy_stages
 
 from deltaw.study.engine import execute
 from deltaw.study.fingerprint import Sources
+from deltaw.study.making import make_world
 from deltaw.study.stage import Stage
 
 FILES = {
@@ -97,3 +98,14 @@ def test_the_engine_does_not_count() -> None:
     assert "deltaw.study.stage" in read
     assert "deltaw.study.engine" not in read
     assert "deltaw.study.jobs" not in read
+
+
+def test_a_changed_grammar_file_rebuilds_what_samples_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Sources().fingerprint(make_world)
+    read = Path.read_bytes
+
+    def edited(path: Path) -> bytes:
+        return read(path) + (b"; edited" if path.name == "published-1.grammar" else b"")
+
+    monkeypatch.setattr(Path, "read_bytes", edited)
+    assert Sources().fingerprint(make_world) != before

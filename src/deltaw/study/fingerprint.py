@@ -35,12 +35,26 @@ class _Import:
 @dataclass(frozen=True)
 class _Module:
     name: str
-    is_package: bool
+    path: Path
     tree: ast.Module
+
+    @property
+    def is_package(self) -> bool:
+        return self.path.name == "__init__.py"
 
     @cached_property
     def digest(self) -> str:
-        return _digest([self.tree])
+        return _digest([self.tree]) + "".join(f" {name} {digest}" for name, digest in self._data())
+
+    def _data(self) -> Iterator[tuple[str, str]]:
+        """Data files in the folders beside this module that hold no modules."""
+        if self.name.partition(".")[0] != _OWN_PACKAGE:  # a user's folder may hold anything, runs of studies too
+            return
+        for folder in sorted(self.path.parent.iterdir()):
+            if folder.is_dir() and not (folder / "__init__.py").exists():
+                for file in sorted(folder.glob("*")):
+                    if file.is_file() and file.suffix not in (".py", ".pyc"):
+                        yield f"{folder.name}/{file.name}", sha256(file.read_bytes()).hexdigest()
 
     @cached_property
     def imports(self) -> list[_Import]:
@@ -142,7 +156,7 @@ def _parse(name: str, path: Path) -> _Module:
     for node in ast.walk(tree):
         if isinstance(node, (*_DEFINITIONS, ast.Module)) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass(lineno=1, col_offset=0)]
-    return _Module(name, path.name == "__init__.py", tree)
+    return _Module(name, path, tree)
 
 
 def _locate(name: str) -> Path | None:
