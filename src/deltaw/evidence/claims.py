@@ -200,7 +200,7 @@ def _statements() -> tuple[Statement, ...]:
                 failing="the difference is below 0.05, or no larger than for matched random subspaces or a control",
             ),
         ]
-    for attack in ("co_task", "co_text", "misgen_token", "misgen_text"):
+    for attack in ("co_task", "co_text", "misgen_token", "misgen_text", "soft_weak", "soft_strong"):
         at_attack = {"set": FORBIDDEN, "attack": attack}
         out += [
             Statement(
