@@ -30,6 +30,11 @@ SOURCES = {
     "misgen_token": ("forbidden/conditional/unsafe", "forbidden/never/safe", "allowed/conditional/safe"),
     "misgen_text": ("forbidden/conditional/unsafe", "allowed/always/unsafe"),
 }
+ON_MODELS = (
+    "none", "soft_weak", "soft_weak/random", "soft_4", "soft_4/random", "soft_4/unrelated", "soft_4/universal",
+    "token_search_2", "token_search_2/random", "prefill_1", "prefill_1/wrong", "relearn_harmful_0", "relearn_harmful_5",
+    "relearn_benign_0", "relearn_benign_5",
+)  # fmt: skip
 EVIL = '<script>alert("&")</script>'
 
 
@@ -86,6 +91,8 @@ def measurements(seed: int = 0) -> list[Measurement]:
             _analysis(maker, size * (1 - math.exp(-step / 50)), {**fields, "stage": "analysis", "step": step})
         _weights(maker, size, {**fields, "stage": "analysis", "step": STEPS[-1]})
         _attacks(maker, size, {**fields, "stage": "analysis", "step": STEPS[-1]})
+        if model == "ssft-medium":
+            _attacks_on_model(maker, fields)
     return maker.lines
 
 
@@ -135,6 +142,18 @@ def _behaviour(maker: Maker, size: float, fields: dict[str, Any]) -> None:
         for low in range(4, 17, 3):
             name = f"forbidden/conditional/unsafe_letters={low:02d}-{low + 2:02d}"
             maker.rates(1 - low / 20, low / 20, **fields, stage=stage, step=step, set=name, attack="co_text")
+
+
+def _attacks_on_model(maker: Maker, fields: dict[str, Any]) -> None:
+    source, benign = "forbidden/conditional/unsafe", "allowed/conditional/safe"
+    for attack in ON_MODELS:
+        for name in (source, benign):
+            maker.rates(0.5, 0.4, **fields, stage="behaviour", step=STEPS[-1], set=name, attack=attack)
+        if attack != "none":
+            here = {**fields, "stage": "analysis", "step": STEPS[-1], "set": source, "attack": attack}
+            null = [("exchangeable_with_source", 0.0, 0.05)]
+            maker.add("position", 0.4, 0.05, null, site="mlp_post", **here)
+            maker.add("gain_log_ratio_to_forbidden", -0.2, 0.05, null, site="mlp_in", **here)
 
 
 def _analysis(maker: Maker, size: float, fields: dict[str, Any]) -> None:
