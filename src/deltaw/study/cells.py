@@ -59,8 +59,9 @@ class Cell:
 def cells(world: WorldConfig) -> tuple[Cell, ...]:
     """All cells of the grid about a default world of grammar 1, the default first."""
     found = [Cell("default", world=world)]
-    for rate in ALIAS_RATES:
-        found.append(Cell(f"alias-{rate}", "alias rate", "misgen_token", replace(world, alias_rate=rate)))
+    found += [
+        Cell(f"alias-{rate}", "alias rate", "misgen_token", replace(world, alias_rate=rate)) for rate in ALIAS_RATES
+    ]
     for name, text in UNSAFE_TEXT.items():
         source = rewritten("published-1", {"unsafe text": text, "held-out text": HELD_OUT})
         grammar = replace(published_grammar(1), source=source)
