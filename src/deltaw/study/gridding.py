@@ -12,7 +12,7 @@ import torch
 
 from deltaw.behaviour import BehaviourCounts
 from deltaw.model import Transformer
-from deltaw.statistics import t_interval, wilson
+from deltaw.statistics import Interval, t_interval, wilson
 from deltaw.study.cells import SIDES, Cell, distances
 from deltaw.study.making import (
     SeedConfig,
@@ -130,6 +130,9 @@ def _distances(world: World, size: int, seed: int, sheet: Sheet) -> None:
 def _add_mean(
     sheet: Sheet, statistic: str, values: np.ndarray[Any, np.dtype[np.float64]], unit: str, **place: Any
 ) -> None:
-    """A mean over windows with its t interval; without one where all are equal."""
-    interval = t_interval(values) if len(values) > 1 else None
-    sheet.add(statistic, float(values.mean()), interval, unit=unit, n=len(values), n_unit="window", **place)
+    """A mean over windows of numbers from 0 to 1, with its t interval, cut to that range."""
+    mean, interval = float(values.mean()), None
+    if len(values) > 1:
+        whole = t_interval(values)
+        interval = Interval(max(0.0, min(whole.low, mean)), min(1.0, max(whole.high, mean)))
+    sheet.add(statistic, mean, interval, unit=unit, n=len(values), n_unit="window", **place)
