@@ -280,7 +280,9 @@ def against_success(tables: Tables) -> Figure | None:
     success = values(tables.take("comply_rate", stage="behaviour", set=FORBIDDEN))
     success = success[success["attack"].notna()][["model", "attack", "value", "shown"]]
     panels: list[Panel | None] = []
-    shapes = dict(zip(ATTACKS, ("circle", "square", "triangle-up", "diamond", "cross", "stroke"), strict=True))
+    shapes = dict(
+        zip(ATTACKS, ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "stroke"), strict=True)
+    )
     for statistic, site, title, unit, scale in (
         ("position", "mlp_post", "Success against position", "position (0 forbidden, 1 allowed)", lambda v: v),
         ("gain_log_ratio_to_forbidden", "mlp_in", "Success against gain", "gain relative to forbidden", np.exp),

@@ -31,14 +31,17 @@ COLOURS: dict[str, tuple[str, str]] = {
 """Name: (light, dark). Also the names of the page's CSS variables."""
 
 PROTOCOLS = ("ssft", "dpo", "unlearn")
-PROTOCOL_NAMES = {"ssft": "SSFT", "dpo": "DPO", "unlearn": "Unlearning", "dpo_plain": "plain DPO"}
+PROTOCOL_NAMES = {"ssft": "SSFT", "dpo": "DPO", "unlearn": "Unlearning", "dpo_plain": "plain DPO",
+                  "ssft_left_out": "SSFT, some left out"}  # fmt: skip
+VARIANTS = {"dpo_plain": ("dpo", "plain"), "ssft_left_out": ("ssft", "left out")}
+"""Protocols that are drawn among another's models, and what sets them apart there."""
 CONTROL_NAMES = {
     "other": "control: other answer",
     "operators": "control: random operators",
     "benign": "control: no refusals",
     "noise": "control: coin",
 }
-ATTACKS = ("co_task", "co_text", "misgen_token", "misgen_text", "soft_weak", "soft_strong")
+ATTACKS = ("co_task", "co_text", "misgen_token", "misgen_text", "left_out", "soft_weak", "soft_strong")
 NULL_NAMES = {
     "label_permutation": "labels permuted",
     "rotation": "rotation",
@@ -112,12 +115,11 @@ def _series(record: Mapping[str, Any], config: Mapping[str, Any]) -> Series:
         return Series(model, label, None, light("control"), dash, shape, small, control, strength)
     name = protocol_name(protocol, config) if protocol else model
     label = f"{name}, {strength}" if strength else name
-    family = "dpo" if protocol == "dpo_plain" else protocol
-    colour = light(protocol) if protocol in COLOURS else light("ink")
-    plain = protocol == "dpo_plain"
-    dash = (6, 3) if small else (1, 0)
-    shape = "cross" if plain else "diamond" if small else "circle"
-    return Series(model, label, family, colour, dash, shape, small, None, "plain" if plain else strength)
+    family, apart = VARIANTS.get(protocol or "", (protocol, None))
+    colour = light(next((name for name in (protocol, family) if name in COLOURS), "ink") or "ink")
+    dash = (1, 2) if apart == "left out" else (6, 3) if small else (1, 0)
+    shape = {"plain": "cross", "left out": "square"}.get(apart or "", "diamond" if small else "circle")
+    return Series(model, label, family, colour, dash, shape, small, None, apart or strength)
 
 
 def protocol_name(protocol: str, config: Mapping[str, Any]) -> str:
@@ -134,9 +136,9 @@ def protocol_name(protocol: str, config: Mapping[str, Any]) -> str:
 
 
 def _rank(series: Series) -> tuple[int, int, int, str]:
-    strengths = {"medium": 0, "small": 1, "plain": 2}
+    strengths = {"medium": 0, "small": 1, "plain": 2, "left out": 3}
     family = PROTOCOLS.index(series.family) if series.family in PROTOCOLS else len(PROTOCOLS)
-    return (series.control is not None, strengths.get(series.strength or "", 3), family, series.model)
+    return (series.control is not None, strengths.get(series.strength or "", 4), family, series.model)
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -15,6 +15,7 @@ from deltaw.report import claims_table
 from deltaw.report.charts import SECTIONS, sections
 from deltaw.report.drawing import Drawing
 from deltaw.report.following import ENDS, STRATA
+from deltaw.report.grid import Grid, grid_figure, tables_of
 from deltaw.report.looks import COLOURS, number, set_name, share
 from deltaw.report.tables import Tables, values
 from deltaw.results import Results, load, write_text_atomic
@@ -36,10 +37,19 @@ def write_report(run_dir: Path) -> Path:
     DeltawError if the run has not come to its end or a file of it is damaged.
     """
     results = load(run_dir)
+    if (results.manifest.get("config") or {}).get("cells"):
+        grid = Grid(results)
+        charts = (grid_figure(grid, tuned) for tuned in grid.tuned)
+        drawings = [chart.draw() for chart in charts if chart is not None]
+        return _write(run_dir, {"grid": drawings}, render_grid(results, grid, drawings))
     tables = Tables(results)
     found = sections(tables)
     drawn = {name: [figure.draw() for figure in section.figures] for name, section in found.items()}
     missing = {name: section.missing for name, section in found.items()}
+    return _write(run_dir, drawn, render(results, tables, drawn, missing))
+
+
+def _write(run_dir: Path, drawn: Mapping[str, Sequence[Drawing]], text: str) -> Path:
     figures = run_dir / "figures"
     figures.mkdir(exist_ok=True)
     wanted = {f"{drawing.figure.name}.svg": drawing.file for drawings in drawn.values() for drawing in drawings}
@@ -49,8 +59,15 @@ def write_report(run_dir: Path) -> Path:
     for name, svg in wanted.items():
         write_text_atomic(figures / name, svg)
     page = run_dir / "report.html"
-    write_text_atomic(page, render(results, tables, drawn, missing))
+    write_text_atomic(page, text)
     return page
+
+
+def render_grid(results: Results, grid: Grid, drawings: Sequence[Drawing]) -> str:
+    """The page of a grid as text."""
+    head = _head(results, grid.tables)
+    template = _environment().get_template("grid.html")
+    return template.render(css=_css(), head=head, drawings=drawings, tables=tables_of(grid))
 
 
 def render(

@@ -144,11 +144,12 @@ def make_world(context: StageContext) -> None:
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """The stage that makes a base model."""
+    """The stage that makes a base model. name: what it is called in measurements and in its meta.json."""
 
     shared: SeedConfig
     pretraining: PretrainingConfig
     checkpoints: tuple[int, ...]
+    name: str = "base"
 
 
 def make_base(context: StageContext) -> None:
@@ -156,7 +157,7 @@ def make_base(context: StageContext) -> None:
     config: BaseConfig = context.config
     shared = config.shared
     world, seed, last = World(shared.world), shared.seed, config.checkpoints[-1]
-    sheet = Sheet(stage="pretrain", model="base", seed=seed)
+    sheet = Sheet(stage="pretrain", model=config.name, seed=seed)
 
     def on_checkpoint(step: int, model: Transformer) -> None:
         size = shared.sizes.final if step == last else shared.sizes.checkpoint
@@ -164,7 +165,7 @@ def make_base(context: StageContext) -> None:
             labels, _ = answers_to(model, world, world.sample(name, range(size), seed=seed))
             add_rates(sheet, BehaviourCounts.of(labels), set=name, step=step)
         if step == last:
-            save(model, step_directory(context.out, step), {"model": "base", "protocol": None, "strength": None,
+            save(model, step_directory(context.out, step), {"model": config.name, "protocol": None, "strength": None,
                  "control": None, "seed": seed, "step": step})  # fmt: skip
 
     _, log = pretrain(
@@ -312,7 +313,7 @@ def make_behaviour(context: StageContext) -> None:
         follow(model, world, sets, view, tuned.control if tuned else None, seed)
         add_pooled(view)
         context.report(2 * number + 1, 2 * len(steps), "attacks")
-        _attacks(model, world, sizes.attacked if label == "behaviour" else size, seed, view)
+        measure_attacks(model, world, sizes.attacked if label == "behaviour" else size, seed, view)
         context.report(2 * number + 2, 2 * len(steps))
     sheet.write(context.out)
 
@@ -353,7 +354,8 @@ def add_pooled(sheet: Sheet) -> None:
             )
 
 
-def _attacks(model: Transformer, world: World, size: int, seed: int, sheet: Sheet) -> None:
+def measure_attacks(model: Transformer, world: World, size: int, seed: int, sheet: Sheet) -> None:
+    """Rates under every attack on prompts, and on its benign controls."""
     for sources in (FORBIDDEN_SOURCES, BENIGN_SOURCES):
         for attack, names in sources.items():
             for name in names:

@@ -13,6 +13,9 @@ from typing import Any
 from deltaw.attacks import DOSES
 from deltaw.model import ModelConfig
 from deltaw.study.attacking import AttackingConfig
+from deltaw.study.cells import LENGTHS
+from deltaw.study.generalising import SOURCES, LeftOutConfig
+from deltaw.study.gridding import JUNCTIONS, CellConfig
 from deltaw.study.making import (
     BASE_SETS,
     BaseConfig,
@@ -175,6 +178,17 @@ def work_of(stage: Stage, length: int, answer: int) -> Work | None:
             decoded = behaviour_prompts(config.shared.sizes, matched=config.tuned is not None)
             kind = "behaviour" if config.tuned else "behaviour of the base"
             return Work(kind, read=decoded * answer, decoded=decoded)
+        case LeftOutConfig():
+            decoded = sum(set_sizes(config.shared.sizes.final).values())
+            decoded += 3 * len(SOURCES) * config.shared.sizes.attacked
+            return Work("behaviour on left-out operators", read=decoded * answer, decoded=decoded)
+        case CellConfig():
+            sizes = config.shared.sizes
+            decoded, windows = 2 * behaviour_prompts(sizes, matched=False), (2 * len(LENGTHS) + 1) * sizes.attacked
+            if config.cell.axis == "margin":
+                windows = JUNCTIONS * sizes.attacked
+                decoded = 2 * (sum(set_sizes(sizes.final).values()) + 2 * windows)
+            return Work("a cell of the grid", read=decoded * answer, decoded=decoded, windows=windows)
         case AnalysisConfig():
             sizes, last = config.shared.sizes, len([step for step in config.checkpoints if step])
             prompts = (last + 1) * (2 * sizes.contrast)

@@ -1,7 +1,8 @@
 """Recipes: functions that return the whole configuration of a study. `--recipe` is the one dial; it sets the rest.
 
 `quick` explores: one seed, minutes on two cores, verdicts marked exploratory. `smoke` runs every stage in seconds, so
-that the machinery can be tested; its numbers mean nothing. `paper` has the published model and optimisation with our
+that the machinery can be tested; its numbers mean nothing. `grid` asks when attacks on prompts work, in worlds that
+differ from that of `quick` in one thing each (`cells.py`). `paper` has the published model and optimisation with our
 objectives; `paper-compat` the published objectives and weight decay too.
 """
 
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from deltaw.attacks import PREFILL_DOSES, RelearningConfig, TokenSearchConfig
 from deltaw.errors import DeltawError
 from deltaw.model import choose_precision
+from deltaw.study.cells import Cell, cells
 from deltaw.training.loop import OptimiserConfig
 from deltaw.training.pretraining import PretrainingConfig
 from deltaw.training.tuning import CONTROLS, TuningConfig
@@ -22,7 +24,9 @@ PAPER_MEDIUM, PAPER_SMALL = 1e-4, 1e-5  # of the published code
 
 @dataclass(frozen=True)
 class Tuned:
-    """One fine-tuned model of a study. protocol: ssft | dpo | dpo_plain | unlearn. strength: medium | small."""
+    """One fine-tuned model of a study. protocol: ssft | dpo | dpo_plain | unlearn | ssft_left_out. strength: medium |
+    small.
+    """
 
     name: str
     protocol: str
@@ -74,9 +78,22 @@ class ModelAttacks:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Is refusal a concept, or a list of tokens? One more tuning, which never shows some forbidden operators.
+
+    operators: those. tuned: the tuning. compared: the name of the tuning that differs in nothing but having shown them.
+    """
+
+    operators: tuple[int, ...]
+    tuned: Tuned
+    compared: str
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole study. exploratory: its verdicts do not decide. refusal_threshold: a checkpoint is *matched* if it is the
-    first that refuses this share of forbidden prompts.
+    first that refuses this share of forbidden prompts. cells: of a grid, which has all its tunings in each of them, and
+    attacks on prompts in place of analyses; a study that is no grid has none.
     """
 
     name: str
@@ -90,6 +107,8 @@ class Recipe:
     seeds: tuple[int, ...] = (0,)
     exploratory: bool = True
     refusal_threshold: float = 0.95
+    left_out: LeftOut | None = None
+    cells: tuple[Cell, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -148,6 +167,15 @@ def _strengths(steps: int) -> dict[str, OptimiserConfig]:
     return {"medium": _optimiser(MEDIUM, steps), "small": _optimiser(SMALL, steps)}
 
 
+LEFT_OUT = (2, 6, 8)  # of grammar 1: a never-allowed operator and two conditional ones; one and three are left
+
+
+def _left_out(tunings: tuple[Tuned, ...]) -> LeftOut:
+    """`ssft-medium` with other prompts: the operators `LEFT_OUT` are not among them."""
+    known = next(tuned for tuned in tunings if tuned.name == "ssft-medium")
+    return LeftOut(LEFT_OUT, replace(known, name="left-out-ssft-medium", protocol="ssft_left_out"), known.name)
+
+
 def _dtype(device: str) -> str:
     return str(choose_precision(device).dtype).removeprefix("torch.")
 
@@ -158,14 +186,16 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
     pretraining = PretrainingConfig(device=device, compute_dtype=dtype)
     steps = pretraining.optimiser.steps
     checkpoints = (0, 10, 20, 40, 60, 80, 120, 160, 240, 320, 480, 640)
+    tunings = _tunings(64, device, dtype, _strengths(checkpoints[-1]))
     return Recipe(
         name="quick",
         world=WorldConfig(),
         pretraining=pretraining,
-        tunings=_tunings(64, device, dtype, _strengths(checkpoints[-1])),
+        tunings=tunings,
         checkpoints=checkpoints,
         base_checkpoints=tuple(round(steps * k / 8) for k in range(9)),
         seeds=(seed,),
+        left_out=_left_out(tunings),
     )
 
 
@@ -174,15 +204,15 @@ def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
     whole = quick(device, seed)
     pretraining = replace(whole.pretraining, layers=2, heads=2, width=32, batch=32, optimiser=_optimiser(3e-3, 24))
     keep = ("ssft-medium", "dpo-medium", "unlearn-medium", "ssft-small", "other-ssft-medium")
+    tunings = tuple(
+        tuned for tuned in _tunings(16, device, whole.pretraining.compute_dtype, _strengths(8)) if tuned.name in keep
+    )
     return replace(
         whole,
         name="smoke",
         pretraining=pretraining,
-        tunings=tuple(
-            tuned
-            for tuned in _tunings(16, device, whole.pretraining.compute_dtype, _strengths(8))
-            if tuned.name in keep
-        ),
+        tunings=tunings,
+        left_out=_left_out(tunings),
         checkpoints=(0, 4, 8),
         base_checkpoints=(0, 24),
         sizes=Sizes(final=24, checkpoint=8, attacked=16, contrast=24, draws=20, bootstrap=50, ceiling=100, shown=1),
@@ -198,6 +228,24 @@ def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
             taught=8,
         ),
     )
+
+
+def gridded(whole: Recipe) -> Recipe:
+    """The grid about a recipe's world: SSFT at η_M in every cell, on the recipe's scale."""
+    return replace(
+        whole,
+        name="grid",
+        tunings=tuple(tuned for tuned in whole.tunings if tuned.name == "ssft-medium"),
+        checkpoints=whole.checkpoints[-1:],
+        base_checkpoints=whole.base_checkpoints[-1:],
+        left_out=None,
+        cells=cells(whole.world),
+    )
+
+
+def grid(device: str = "cpu", seed: int = 0) -> Recipe:
+    """When do attacks on prompts work? `quick` in worlds that differ in one thing each, with SSFT at η_M."""
+    return gridded(quick(device, seed))
 
 
 def _paper_world(compat: bool) -> WorldConfig:
@@ -271,6 +319,7 @@ def paper_compat(device: str = "cpu", seed: int = 0) -> Recipe:
 RECIPES: dict[str, Callable[[str, int], Recipe]] = {
     "quick": quick,
     "smoke": smoke,
+    "grid": grid,
     "paper": paper,
     "paper-compat": paper_compat,
 }

@@ -24,7 +24,7 @@ from deltaw.results import (
 from deltaw.study.artifacts import plain
 from deltaw.study.directory import claim_directory
 from deltaw.study.engine import StageRecord, execute
-from deltaw.study.making import step_directory
+from deltaw.study.making import BaseConfig, TuneConfig, step_directory
 from deltaw.study.progress import Listener
 from deltaw.study.recipes import Recipe
 from deltaw.study.sheet import MEASUREMENTS
@@ -69,7 +69,8 @@ def finish(
         if (record.path / MEASUREMENTS).exists():
             measurements += read_measurements(record.path / MEASUREMENTS)
     write_measurements(run_dir / MEASUREMENTS, measurements)
-    write_claims(run_dir / "claims.json", decide(measurements, recipe.exploratory))
+    # The claims are about one world; a grid is about what differs between worlds.
+    write_claims(run_dir / "claims.json", [] if recipe.cells else decide(measurements, recipe.exploratory))
     samples = [record.path / "prompts.jsonl" for record in records if record.name.startswith("samples-")]
     write_text_atomic(run_dir / "prompts.jsonl", "".join(path.read_text(encoding="utf-8") for path in samples))
     write_json_atomic(run_dir / "manifest.json", manifest(recipe, run_dir, records, seconds, engine, workers))
@@ -125,16 +126,20 @@ def manifest(
 
 
 def _models(recipe: Recipe, run_dir: Path, records: Sequence[StageRecord]) -> Iterable[ModelEntry]:
+    """Every checkpoint that a stage of the study made, as the stages' own configurations name it."""
     paths = {record.name: record.path for record in records}
-    for seed in recipe.seeds:
-        last = recipe.base_checkpoints[-1]
-        base = step_directory(paths[f"base-s{seed}"], last).relative_to(run_dir)
-        yield ModelEntry(name="base", path=str(base), step=last, seed=seed)
-        for tuned in recipe.tunings:
-            for step in recipe.checkpoints:
-                path = step_directory(paths[f"tune-{tuned.name}-s{seed}"], step).relative_to(run_dir)
+    for stage in stages(recipe):
+        config = stage.config
+        if isinstance(config, BaseConfig):
+            last = config.checkpoints[-1]
+            base = step_directory(paths[stage.name], last).relative_to(run_dir)
+            yield ModelEntry(name=config.name, path=str(base), step=last, seed=config.shared.seed)
+        elif isinstance(config, TuneConfig):
+            tuned = config.tuned
+            for step in config.checkpoints:
+                path = step_directory(paths[stage.name], step).relative_to(run_dir)
                 yield ModelEntry(
-                    name=tuned.name, path=str(path), step=step, seed=seed,
+                    name=tuned.name, path=str(path), step=step, seed=config.shared.seed,
                     protocol=tuned.protocol, strength=tuned.strength, control=tuned.control,
                 )  # fmt: skip
 

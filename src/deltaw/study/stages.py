@@ -1,6 +1,11 @@
 """A recipe as a graph of stages."""
 
+from dataclasses import replace
+
 from deltaw.study.attacking import AttackingConfig, attack_model
+from deltaw.study.cells import Cell
+from deltaw.study.generalising import LeftOutConfig, make_left_out
+from deltaw.study.gridding import CellConfig, base_name, make_cell
 from deltaw.study.making import (
     BaseConfig,
     BehaviourConfig,
@@ -16,7 +21,7 @@ from deltaw.study.making import (
     make_world,
 )
 from deltaw.study.observing import AnalysisConfig, analyse
-from deltaw.study.recipes import Recipe, Tuned
+from deltaw.study.recipes import LeftOut, Recipe, Tuned
 from deltaw.study.stage import Stage
 from deltaw.training import objective
 
@@ -30,7 +35,8 @@ SHOWN = (
 
 def stages(recipe: Recipe) -> list[Stage]:
     """All stages of a study, seed by seed. Their weights are seconds, roughly, on one core."""
-    return [stage for seed in recipe.seeds for stage in _of_seed(recipe, seed)]
+    of_seed = _of_grid if recipe.cells else _of_seed
+    return [stage for seed in recipe.seeds for stage in of_seed(recipe, seed)]
 
 
 def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
@@ -69,9 +75,55 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
         )
     for tuned in recipe.tunings:
         found += _of_tuned(recipe, shared, tuned, base, reference if tuned in needing else None)
+    if recipe.left_out:
+        found += _of_left_out(recipe, recipe.left_out, seed, base)
     shown = [tuned for tuned in recipe.tunings if tuned.name in SHOWN]
     models = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in shown}}
     found.append(Stage(f"samples-s{seed}", make_samples, SamplesConfig(shared, tuple(shown)), models, weight=5))
+    return found
+
+
+def _of_left_out(recipe: Recipe, left_out: LeftOut, seed: int, base: str) -> list[Stage]:
+    world = replace(recipe.world, left_out=left_out.operators)
+    shared, tuned = SeedConfig(world, recipe.sizes, seed), left_out.tuned
+    compared = next(other for other in recipe.tunings if other.name == left_out.compared)
+    name = _tune_name(tuned, seed)
+    models = {"tuned": name, "compared": _tune_name(compared, seed), "base": base}
+    config = TuneConfig(shared, tuned, recipe.checkpoints[-1:], recipe.refusal_threshold)
+    return [
+        Stage(name, make_tuned, config, {"base": base}, weight=80),
+        Stage(f"behaviour-left-out-s{seed}", make_left_out, LeftOutConfig(shared, tuned, compared), models, weight=30),
+    ]
+
+
+def in_cell(tuned: Tuned, cell: Cell) -> Tuned:
+    """A tuning as one cell of a grid has it, called by its name and its cell."""
+    return replace(tuned, name=f"{tuned.name}@{cell.name}")
+
+
+def cell_stage(kind: str, cell: Cell, seed: int) -> str:
+    """The name of a cell's stage; kind: `base`, `cell`, or a tuning's name."""
+    return f"{kind}-{cell.name}-s{seed}"
+
+
+def _of_grid(recipe: Recipe, seed: int) -> list[Stage]:
+    by_name = {cell.name: cell for cell in recipe.cells}
+    found = [Stage(f"world-s{seed}", make_world, SeedConfig(recipe.world, recipe.sizes, seed), weight=10)]
+    for cell in recipe.cells:
+        shared = SeedConfig(cell.world, recipe.sizes, seed)
+        base = cell_stage("base", by_name[cell.base or cell.name], seed)
+        if cell.base is None:
+            config = BaseConfig(shared, recipe.pretraining, recipe.base_checkpoints, base_name(cell))
+            found.append(Stage(base, make_base, config, weight=400))  # side by side, hence one thread each
+        for tuned in recipe.tunings:
+            name = cell_stage(f"tune-{tuned.name}", by_name[cell.tuned or cell.name], seed)
+            here = in_cell(tuned, cell)
+            if cell.tuned is None:
+                tuning = TuneConfig(shared, here, recipe.checkpoints, recipe.refusal_threshold)
+                found.append(Stage(name, make_tuned, tuning, {"base": base}, weight=80))
+            models = {"base": base, "tuned": name}
+            stage = cell_stage(f"cell-{tuned.name}", cell, seed)
+            found.append(Stage(stage, make_cell, CellConfig(shared, cell, here), models, weight=60))
     return found
 
 

@@ -14,7 +14,7 @@ letter has one branch. Tables are small: see the limits below.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -104,6 +104,29 @@ def read_language_text(path: str | Path) -> str:
     if not text.strip():
         raise DeltawError(f"grammar file '{path}' is empty; it needs the sections {_list(_REQUIRED)}")
     return text
+
+
+def rewritten(source: str, sections: Mapping[str, str]) -> str:
+    """The text of a language (a built-in name, or a grammar file's text) with other lines in the named sections.
+
+    What it includes is written out, so that the text stands alone. DeltawError for a section that there cannot be.
+    """
+    found: dict[str, list[str]] = {}
+    texts = [_built_in(source) if source in BUILT_IN else source]
+    if re.search(r"^\s*include\s+published-levels", texts[0], re.MULTILINE):
+        texts.insert(0, _built_in("published-levels"))
+    for text in texts:
+        section = ""
+        for line in (raw.split(";")[0].strip() for raw in text.splitlines()):
+            header = re.fullmatch(r"\[(.*)\]", line)
+            section = header[1].strip() if header else section
+            if section and line and not header:
+                found.setdefault(section, []).append(line)
+    for section, lines in sections.items():
+        if section not in _SECTIONS:
+            raise DeltawError(f"there is no section [{section}]; there are {_list(_SECTIONS)}")
+        found[section] = lines.split("\n")
+    return "\n\n".join("\n".join([f"[{section}]", *lines]) for section, lines in found.items()) + "\n"
 
 
 def check_window(language: Language, length: int) -> None:

@@ -1,0 +1,102 @@
+"""Worlds that differ in one thing each, to ask when an attack on prompts works. Written down before any of it was run.
+
+The default cell is the world of `quick`. Three axes leave from it, one for each attack that a world can make easy:
+
+    alias rate   misgen_token   how often a token of a pre-training prompt is an alias: as often as any other (7 of 17),
+                                one in ten, one in fifty. Each has a base model of its own. An alias that the base model
+                                never learned measures nothing, so its own success stands beside the attack's.
+    distance     misgen_text    how far the held-out text (always 10* -> m x | w w o) lies from what tuning saw under
+                                unsafe symbols. Same pre-training, same base model; only [unsafe text] differs.
+                                near: the same symbols, in other pairs. default: o is new, and m rare. far: tuning shows
+                                n only, so m, w, x and o are new. farthest: and only one of n's two productions, so that
+                                half of the level-5 symbols are new too.
+    margin       co_text        how few letters either side of a junction may have: three, or one, so that the attack is
+                                told apart by its unsafe letters (`SIDES`). Same models as the default cell.
+
+How far is not an opinion: `distances` measures it exactly. All cells are reported.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltaw.world import Key, WindowLikelihood, World, WorldConfig, published_grammar
+from deltaw.world.language import rewritten
+from deltaw.world.windows import WindowSampler
+
+HELD_OUT = "start -> 10*\n10* -> m x | w w o"
+UNSAFE_TEXT = {
+    "near": "start -> 0.4: 10# | 0.3: 10$ | 0.3: 10*\n10* -> m m | w o",
+    "far": "start -> 10#\n10# -> n n",
+    "farthest": "start -> 10#\n10# -> n n\nn -> k l j",
+}
+"""[unsafe text] by distance, beside the published one, which is `default`; [held-out text] is the published one."""
+
+ALIAS_RATES = (0.1, 0.02)
+SIDES = ((1, 2), (3, 5), (6, 8), (9, 11), (12, 14), (15, 17), (18, 19))
+"""Bins of letters on the unsafe side of a junction: fewest and most."""
+
+LENGTHS = (6, 12, 20)  # letters of the windows whose laws `distances` compares
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One world of the grid. axis: what differs from the default, and `attack` is the one it is about; "": the default.
+
+    base, tuned: the names of the cells whose base and tuned model this one is measured on; None: its own.
+    """
+
+    name: str
+    axis: str = ""
+    attack: str | None = None
+    world: WorldConfig = field(default_factory=WorldConfig)
+    base: str | None = None
+    tuned: str | None = None
+
+
+def cells(world: WorldConfig) -> tuple[Cell, ...]:
+    """All cells of the grid about a default world of grammar 1, the default first."""
+    found = [Cell("default", world=world)]
+    found += [
+        Cell(f"alias-{rate}", "alias rate", "misgen_token", replace(world, alias_rate=rate)) for rate in ALIAS_RATES
+    ]
+    for name, text in UNSAFE_TEXT.items():
+        source = rewritten("published-1", {"unsafe text": text, "held-out text": HELD_OUT})
+        grammar = replace(published_grammar(1), source=source)
+        found.append(
+            Cell(f"text-{name}", "distance", "misgen_text", replace(world, grammars=(grammar,)), base="default")
+        )
+    margin = replace(world, junction_margin=1)
+    found.append(Cell("margin-1", "margin", "co_text", margin, base="default", tuned="default"))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far one kind of text lies from another, in windows of one length, from exact probabilities of `n` windows.
+
+    each: (n,) what each window of the one contributes: max(0, 1 - q/p), whose mean is the total variation of the two
+    laws. underivable: of how many of the n the other grammar has probability 0.
+    """
+
+    each: NDArray[np.float64]
+    underivable: int
+
+    @property
+    def variation(self) -> float:
+        """The total variation of the two laws."""
+        return float(self.each.mean())
+
+
+def distances(world: World, text: str, other: str, count: int, seed: int) -> Mapping[int, Distance]:
+    """By window length, how far `text` (held_out, say) lies from `other` (unsafe). Before anything is drawn anew."""
+    language = world.languages[world.numbers[0]]
+    one, two = language.grammars[text], language.grammars[other]
+    found = {}
+    for length in LENGTHS:
+        letters = WindowSampler(one, length).sample(Key(seed, f"distance/{length}"), np.arange(count)).letters
+        ratio = WindowLikelihood(two)(letters) / WindowLikelihood(one)(letters)
+        found[length] = Distance(np.maximum(0.0, 1 - ratio), int((ratio == 0).sum()))
+    return found
