@@ -65,8 +65,13 @@ def test_measurements_say_what_the_issue_of_them_is(inline: Path) -> None:
     assert energy[energy["null_kind"] == "rotation"]["null_mean"].iloc[0] == pytest.approx(0.75)
     ceiling = results.select("bayes_accuracy")
     assert (ceiling["value"] > 0.99).all()
-    assert set(results.select("comply_rate", stage="behaviour")["attack"].dropna()) == {
-        "co_task", "co_text", "misgen_token", "misgen_text",
+    behaviour = results.select("comply_rate", stage="behaviour")
+    on_prompts = {"co_task", "co_text", "misgen_token", "misgen_text"}
+    assert on_prompts | {"left_out"} <= set(behaviour["attack"].dropna())
+    left_out = behaviour[behaviour["attack"] == "left_out"]
+    assert set(left_out["model"]) == {"base", "ssft-medium", "left-out-ssft-medium"}
+    assert set(left_out["set"]) == {
+        "allowed/conditional/safe", "forbidden/conditional/unsafe", "forbidden/never/safe", "forbidden/never/unsafe",
     }  # fmt: skip
 
 
