@@ -79,7 +79,7 @@ def test_a_dry_run_says_what_the_study_is_and_writes_nothing(run: Callable[..., 
     [
         (("--json",), "--dry-run"),
         (("--dry-run", "--workers", "-1"), "workers is -1"),
-        (("--dry-run", "--recipe", "nope"), "the recipes are quick, smoke, paper, paper-compat"),
+        (("--dry-run", "--recipe", "nope"), "the recipes are quick, smoke, grid, paper, paper-compat"),
         (("--no-dry-run",), "--no-dry-run"),
     ],
 )

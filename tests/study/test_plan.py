@@ -121,7 +121,10 @@ def test_every_stage_of_every_recipe_has_an_estimate(name: str) -> None:
     assert base.work is not None
     assert base.work.trained == chosen.base_checkpoints[-1] * chosen.pretraining.batch * world.layout.length
     for tuned, responses in (("ssft-medium", 1), ("dpo-medium", 2), ("unlearn-medium", 2)):
-        work = next(stage.work for stage in found.stages if stage.name == f"tune-{tuned}-s0")
+        if tuned not in {one.name for one in chosen.tunings}:
+            assert name == "grid"
+            continue
+        work = next(stage.work for stage in found.stages if stage.name.startswith(f"tune-{tuned}-"))
         assert work is not None
         rows = chosen.tunings[0].config.batch * responses
         assert (work.rows, work.trained) == (rows, chosen.steps * rows * world.layout.length)

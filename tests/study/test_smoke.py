@@ -65,9 +65,14 @@ def test_measurements_say_what_the_issue_of_them_is(inline: Path) -> None:
     assert energy[energy["null_kind"] == "rotation"]["null_mean"].iloc[0] == pytest.approx(0.75)
     ceiling = results.select("bayes_accuracy")
     assert (ceiling["value"] > 0.99).all()
-    assert {"co_task", "co_text", "misgen_token", "misgen_text", "soft_weak", "prefill_1", "relearn_harmful_2"} <= set(
-        results.select("comply_rate", stage="behaviour")["attack"].dropna()
-    )
+    behaviour = results.select("comply_rate", stage="behaviour")
+    attacks = {"co_task", "co_text", "misgen_token", "misgen_text", "soft_weak", "prefill_1", "relearn_harmful_2"}
+    assert attacks | {"left_out"} <= set(behaviour["attack"].dropna())
+    left_out = behaviour[behaviour["attack"] == "left_out"]
+    assert set(left_out["model"]) == {"base", "ssft-medium", "left-out-ssft-medium"}
+    assert set(left_out["set"]) == {
+        "allowed/conditional/safe", "forbidden/conditional/unsafe", "forbidden/never/safe", "forbidden/never/unsafe",
+    }  # fmt: skip
 
 
 def test_models_carry_their_meta_and_are_what_the_measurements_are_of(inline: Path) -> None:
