@@ -28,8 +28,9 @@ class Study:
     """
 
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
-    """What to run: quick (minutes on two cores, explores), smoke (seconds, only tests the machinery), paper (the
-    published model and optimisation: days on a laptop) or paper-compat (its objectives and weight decay too)."""
+    """What to run: quick (minutes on two cores, explores), smoke (seconds, only tests the machinery),
+    paper (the published model and optimisation: days on a laptop) or
+    paper-compat (its objectives and weight decay too)."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where results go. Default: runs/RECIPE, with -sSEED added for a seed other than 0."""
     seed: int = 0
@@ -96,51 +97,36 @@ class Sample:
 
     The branch of each letter is its colour, or s (safe) and u (unsafe) below it where there are no colours. The
     posterior is the exact probability, given the text, that it is unsafe.
-
-    Splits: tune (what safety tuning draws) and pretrain, or one set, such as forbidden/conditional/unsafe; each is
-    held out of training unless /train follows, as in tune/train. train and test mean tune/train and tune/test.
-
-    With --json, one object a line:
-
-    - index, set: the prompt's number, and the set that it is of
-
-    - grammar: its number
-
-    - operators: pairs of operator numbers (0 to 9, as published), aliases resolved
-
-    - aliases: the same nesting, true where an alias names the operator
-
-    - letters: the text, letters numbered from 0
-
-    - letter_branch, branch: s or u a letter; safe, unsafe or mixed
-
-    - posterior_unsafe: a probability; null where the language does not derive the text
-
-    - allowed, response: true or false; comply or refuse, as the policy asks
-
-    - refused_from: the pair, 1 or later, whose output a refusal replaces; null if allowed
-
-    - outputs: the exact compliant output of each pair; of a forbidden prompt these are the harmful ones
-
-    - tokens: ids of the prompt and of the response that the policy asks for
-
-    - attacks: with --attacks, such an object for each; answer: with --model, text and behaviour
     """
 
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
     """Whose world: quick, smoke, paper or paper-compat."""
     split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tune"
-    """Which prompts; a name that does not exist lists those that do."""
+    """Which prompts: tune (what safety tuning draws), pretrain, or one set, such as forbidden/conditional/unsafe.
+    Held out of training unless /train follows, as in tune/train; train and test mean tune/train and tune/test.
+    A name that does not exist lists those that do."""
     count: int = 8
     """How many prompts."""
     attacks: bool = False
     """Also each attack's version of the same prompt: co_task, co_text, misgen_token, misgen_text."""
     tree: bool = False
-    """Also the derivation of each text as a tree."""
+    """Also the derivation of each text, as a tree."""
     model: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A model's directory (one with model.safetensors and meta.json) whose greedy answers are shown."""
     json: bool = False
-    """One JSON object a line, for programs."""
+    """One JSON object a line, for programs. Its fields:
+    - index, set: the prompt's number, and the set that it is of
+    - grammar: its number
+    - operators: pairs of operator numbers (0 to 9, as published), aliases resolved
+    - aliases: the same nesting, true where an alias names the operator
+    - letters: the text, letters numbered from 0
+    - letter_branch, branch: s or u a letter; safe, unsafe or mixed
+    - posterior_unsafe: a probability, or null where the language does not derive the text
+    - allowed, response: true or false; comply or refuse, as the policy asks
+    - refused_from: the pair, from 1, whose output a refusal replaces; null if allowed
+    - outputs: the exact compliant output of each pair; of a forbidden prompt these are the harmful ones
+    - tokens: ids of the prompt and of the response that the policy asks for
+    - attacks: with --attacks, such an object for each; answer: with --model, its text and behaviour"""
     seed: int = 0
     """The seed of the draws."""
 
@@ -190,7 +176,9 @@ def main() -> None:
         print(f"deltaw: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
-        print("deltaw: stopped; the same command goes on from the last finished stage", file=sys.stderr)  # noqa: T201
+        resumes = isinstance(command, Study) and not command.dry_run
+        more = "; the same command goes on from the last finished stage" if resumes else ""
+        print(f"deltaw: stopped{more}", file=sys.stderr)  # noqa: T201
         sys.exit(130)
 
 

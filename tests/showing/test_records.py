@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from independent import expansions, mistakes, tiles
 
 from deltaw.showing import records, samples, split_named, to_json
 from deltaw.study.recipes import recipe
 from deltaw.world import Response, World, WorldConfig, attacked, published_grammar, published_world
+from independent import expansions, mistakes, tiles
 
 WORLDS = {
     "quick": World(recipe("quick").world),

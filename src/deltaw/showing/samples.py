@@ -11,8 +11,8 @@ from deltaw.world import ATTACKS, BENIGN_SOURCES, FORBIDDEN_SOURCES, MIXTURES, B
 
 Floats = NDArray[np.float64]
 
-CHUNK = 512  # prompts at a time: what is held in memory does not grow with the count
-FIRST_CHUNK = 16  # so that the first prompts are there at once; chunks double
+CHUNK = 4096  # prompts at most at a time: what is held in memory does not grow with the count
+FIRST_CHUNK = 64  # so that the first prompts are there at once; each chunk is four times the one before
 WORDS = ("train", "test")
 BRANCHES = ("safe", "unsafe", "mixed")  # in the order of `Branch`
 
@@ -51,8 +51,8 @@ def split_named(world: World, name: str) -> Split:
         return split
     hint = " (attacks are shown by --attacks)" if split.name in ATTACKS else ""
     raise DeltawError(
-        f"there is no split '{name}'{hint}; there are {', '.join((*WORDS, *known))}, and each of these but the first "
-        f"two with /train or /test behind it"
+        f"there is no split '{name}'{hint}; there are {', '.join((*WORDS, *known))}; "
+        "all but the first two may end in /train or /test"
     )
 
 
@@ -139,7 +139,7 @@ def samples(
             posterior = posterior_unsafe(world, prompts)
             versions = {name: version(name, prompts, posterior) for name in (ATTACKS if attacks else ())}
             yield described(prompts, posterior, versions)
-            start, size = start + size, min(2 * size, CHUNK)
+            start, size = start + size, min(4 * size, CHUNK)
 
     return chunks()
 
