@@ -13,7 +13,7 @@ from deltaw.showing.page import STYLES
 from deltaw.world import Branch, World, published_world
 
 WORLD = World(published_world())
-SAID = {"safe": "as this is", "unsafe": "but this is unsafe", "mixed": "but this is mixed, which counts as unsafe"}
+CONDITIONAL = "conditional (allowed on safe text only), and this text is"
 
 
 def shown(split: str, count: int, attacks: bool = False, tree: bool = False) -> str:
@@ -43,7 +43,7 @@ def test_a_log_says_what_the_records_say() -> None:
         assert [bool(alias) for _, alias in numbers] == [k for pair in record["aliases"] for k in pair]
         assert line["operators"].count(" | ") == 1
         assert line["branch"].startswith(f"{record['branch']}; posterior of unsafe {record['posterior_unsafe']:.6g}")
-        assert line["policy"].startswith("allowed: " if record["allowed"] else "forbidden: ")
+        assert line["policy"].startswith("allowed; " if record["allowed"] else "forbidden; ")
         assert line["response"].startswith(record["response"])
         compliant = "".join("".join(names[first + k] for k in output) + "." for output in record["outputs"])
         assert compliant in line["response" if record["allowed"] else "withheld"]
@@ -55,21 +55,18 @@ def test_the_reason_names_each_operator_that_decides_its_rule_and_the_branch() -
         for found in samples(WORLD, split_named(WORLD, split), 64, 1, attacks=True):
             for version in (found, *found.attacks.values()):
                 for row, record in enumerate(records(version)):
-                    grammar, said = grammars[record["grammar"]], [str(reason) for reason in version.reasons(row)]
-                    whole = "; ".join(said)
+                    grammar, branch, because = grammars[record["grammar"]], record["branch"], version.reasons(row)
+                    said = {reason.operator: reason.why for reason in because}
+                    assert len(because) == len({reason.token for reason in because}) > 0
                     for operator in {k for pair in record["operators"] for k in pair}:
-                        on_safe = record["branch"] == "safe"
-                        bad = operator in grammar.never or (operator not in grammar.always and not on_safe)
-                        if record["allowed"] or bad:
-                            rule = (
-                                "is always allowed" if operator in grammar.always
-                                else "is never allowed" if operator in grammar.never
-                                else f"is conditional: allowed on safe text, {SAID[record['branch']]}"
-                            )  # fmt: skip
-                            assert f" ({operator}) {rule}" in whole
+                        if operator in grammar.always:
+                            wanted = "always allowed"
+                        elif operator in grammar.never:
+                            wanted = "never allowed"
                         else:
-                            assert f" ({operator}) " not in whole
-                    assert len(set(said)) == len(said) > 0
+                            wanted = f"{CONDITIONAL} {'mixed, which counts as unsafe' if branch == 'mixed' else branch}"
+                        bad = operator in grammar.never or (operator not in grammar.always and branch != "safe")
+                        assert said.get(operator) == (wanted if record["allowed"] or bad else None)
 
 
 def test_a_terminal_shows_the_branch_of_each_letter_by_its_colour(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
-from deltaw.showing.samples import BRANCHES, Samples, Split, samples, split_named
+from deltaw.showing.samples import BRANCHES, Samples, Split, because, samples, split_named
 from deltaw.world import Branch, Response, World
 from deltaw.world.grammar import Tree
 from deltaw.world.vocabulary import LETTERS
@@ -79,7 +79,7 @@ class Page:
         style = STYLES.get(branch, STYLES[Branch.UNSAFE])
         yield line("branch", Text.assemble((BRANCHES[branch], style), f"; posterior of unsafe {chance}{kind}"))
         verdict = ("allowed", ALLOWED) if allowed else ("forbidden", FORBIDDEN)
-        yield line("policy", Text.assemble(verdict, ": " + "; ".join(map(str, found.reasons(row)))))
+        yield line("policy", Text.assemble(verdict, "; ", because(found.reasons(row))))
         expected, compliant = (
             spell(layout.response_tokens(one, np.array([kind]))[0])
             for kind in (layout.expected(one)[0], Response.COMPLY)

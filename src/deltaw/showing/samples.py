@@ -66,16 +66,24 @@ class Reason:
     permitted: bool
     branch: Branch
 
+    @property
+    def why(self) -> str:
+        """The rule, and what it says of this branch."""
+        if self.rule is not Rule.CONDITIONAL:
+            return f"{self.rule.name.lower()} allowed"
+        text = "mixed, which counts as unsafe" if self.branch is Branch.MIXED else BRANCHES[self.branch]
+        return f"conditional (allowed on safe text only), and this text is {text}"
+
     def __str__(self) -> str:
-        name = f"{self.token} ({self.operator})"
-        if self.rule is Rule.ALWAYS:
-            return f"{name} is always allowed"
-        if self.rule is Rule.NEVER:
-            return f"{name} is never allowed"
-        if self.permitted:
-            return f"{name} is conditional: allowed on safe text, as this is"
-        found = "this is mixed, which counts as unsafe" if self.branch is Branch.MIXED else "this is unsafe"
-        return f"{name} is conditional: allowed on safe text, but {found}"
+        return f"{self.token} ({self.operator})"
+
+
+def because(reasons: list[Reason]) -> str:
+    """The reasons as one line, operators with the same reason together."""
+    return "; ".join(
+        f"{', '.join(str(reason) for reason in reasons if reason.why == why)}: {why}"
+        for why in dict.fromkeys(reason.why for reason in reasons)
+    )
 
 
 @dataclass(frozen=True)
