@@ -32,13 +32,16 @@ KITCHEN = WorldConfig(
 
 
 def tiny(world: WorldConfig) -> Recipe:
-    """The recipe `smoke` in another world, with one tuning and few prompts."""
+    """The recipe `smoke` in another world, with one tuning, few updates and few prompts."""
     smoke = recipe("smoke")
     return replace(
         smoke,
         name="kitchen",
         world=world,
+        pretraining=replace(smoke.pretraining, optimiser=replace(smoke.pretraining.optimiser, steps=4, decay_end=4)),
+        base_checkpoints=(0, 4),
         tunings=smoke.tunings[:1],
+        checkpoints=(0, 2),
         sizes=Sizes(final=8, checkpoint=4, attacked=8, contrast=24, draws=20, bootstrap=20, ceiling=50, shown=1),
         model_attacks=ModelAttacks(models=()),
     )
