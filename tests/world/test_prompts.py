@@ -1,5 +1,4 @@
 import hashlib
-import re
 
 import numpy as np
 import pytest
@@ -31,7 +30,6 @@ from deltaw.world import (
 )
 from deltaw.world.grammar import Tree
 from deltaw.world.policy import PUBLISHED
-from deltaw.world.vocabulary import LETTERS
 
 WORLD = QUICK
 LAYOUT = WORLD.layout
