@@ -1,6 +1,7 @@
 """The command line: its options are frozen here, and `--dry-run` leaves nothing behind."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -10,6 +11,7 @@ from typing import get_args
 import pytest
 
 from deltaw import cli
+from independent import mistakes
 
 Outcome = tuple[int, str, str]
 """Exit status, standard output, standard error."""
@@ -57,7 +59,16 @@ def test_the_options_are_these_and_no_others() -> None:
             "dry_run": False,
             "json": False,
         },
-        "sample": {"set": "tune", "count": 8, "attack": None, "model": None, "split": "test", "seed": 0},
+        "sample": {
+            "recipe": "quick",
+            "split": "tune",
+            "count": 8,
+            "attacks": False,
+            "tree": False,
+            "model": None,
+            "json": False,
+            "seed": 0,
+        },
         "report": {"run_dir": "runs/quick"},
     }
 
@@ -77,16 +88,48 @@ def test_a_dry_run_says_what_the_study_is_and_writes_nothing(run: Callable[..., 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (("--json",), "--dry-run"),
-        (("--dry-run", "--workers", "-1"), "workers is -1"),
-        (("--dry-run", "--recipe", "nope"), "the recipes are quick, smoke, grid, paper, paper-compat"),
-        (("--no-dry-run",), "--no-dry-run"),
+        (("study", "--json"), "--dry-run"),
+        (("study", "--dry-run", "--workers", "-1"), "workers is -1"),
+        (("study", "--dry-run", "--recipe", "nope"), "the recipes are quick, smoke, grid, paper, paper-compat"),
+        (("study", "--no-dry-run"), "--no-dry-run"),
+        (("sample", "--recipe", "nope"), "the recipes are quick, smoke, grid, paper, paper-compat"),
+        (("sample", "--split", "nope"), "there are train, test, pretrain, tune, allowed/conditional/safe"),
+        (("sample", "--split", "tune/valid"), "/train or /test"),
+        (("sample", "--split", "co_text"), "--attacks"),
+        (("sample", "--split", "left_out/never/safe"), "there is no split"),
+        (("sample", "--count", "0"), "count is 0"),
+        (("sample", "--seed", "-2"), "seed is -2"),
+        (("sample", "--json", "--tree"), "give one of them"),
+        (("sample", "--model", "nowhere"), "nowhere"),
+        (("sample", "--attack", "nope"), "--attack"),
     ],
 )
 def test_a_mistake_is_a_sentence_and_status_2(
     run: Callable[..., Outcome], arguments: tuple[str, ...], part: str, tmp_path: Path
 ) -> None:
-    status, _, err = run("study", *arguments)
+    status, out, err = run(*arguments)
     assert status == 2
     assert part in err
+    assert not out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recipe", ["quick", "paper"])
+def test_samples_are_lines_that_a_program_can_check(run: Callable[..., Outcome], recipe: str) -> None:
+    status, out, err = run("sample", "--recipe", recipe, "--split", "train", "--count", "200", "--json", "--attacks")
+    assert status == 0, err
+    lines = out.splitlines()
+    assert [json.loads(line)["index"] for line in lines] == list(range(200))
+    assert mistakes(lines) == []
+
+
+def test_a_closed_pipe_ends_samples_quietly() -> None:
+    command = (sys.executable, "-m", "deltaw.cli", "sample", "--count", "100000")
+    for options in ((), ("--json",)):
+        with subprocess.Popen((*command, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout
+            assert process.stderr
+            assert process.stdout.readline()
+            process.stdout.close()
+            assert process.wait(60) == 0
+            assert process.stderr.read() == b""

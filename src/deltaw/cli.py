@@ -15,10 +15,7 @@ import tyro
 from deltaw.errors import DeltawError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from deltaw.study.recipes import Recipe
-    from deltaw.world import Prompts, World
 
 
 @dataclass(frozen=True)
@@ -96,46 +93,48 @@ class Study:
 
 @dataclass(frozen=True)
 class Sample:
-    """Show prompts of the synthetic world, what the policy says of them, and what a model answers.
+    """Show prompts of a recipe's world: text by branch, operators, what the policy says and why, the right response.
 
-    One prompt a line: operators, text, the text's branch, the verdict, then the expected response. With --attack, the
-    attacked version of each; with --model, a second line with the model's own greedy answer.
+    The branch of each letter is its colour, or s (safe) and u (unsafe) below it where there are no colours. The
+    posterior is the exact probability, given the text, that it is unsafe.
     """
 
-    set: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tune"
-    """A set or mixture of prompts, such as tune, pretrain, allowed/conditional/safe, forbidden/never/unsafe."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
+    """Whose world: quick, smoke, paper or paper-compat."""
+    split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tune"
+    """Which prompts: tune (what safety tuning draws), pretrain, or one set, such as forbidden/conditional/unsafe.
+    Held out of training unless /train follows, as in tune/train; train and test mean tune/train and tune/test.
+    A name that does not exist lists those that do."""
     count: int = 8
     """How many prompts."""
-    attack: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """co_task, co_text, misgen_token or misgen_text."""
+    attacks: bool = False
+    """Also each attack's version of the same prompt: co_task, co_text, misgen_token, misgen_text."""
+    tree: bool = False
+    """Also the derivation of each text, as a tree."""
     model: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A model's directory (one with model.safetensors and meta.json) whose answers are shown."""
-    split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "test"
-    """train, or any other word for held-out prompts."""
+    """A model's directory (one with model.safetensors and meta.json) whose greedy answers are shown."""
+    json: bool = False
+    """One JSON object a line, for programs. Its fields:
+    - index, set: the prompt's number, and the set that it is of
+    - grammar: its number
+    - operators: pairs of operator numbers (0 to 9, as published), aliases resolved
+    - aliases: the same nesting, true where an alias names the operator
+    - letters: the text, letters numbered from 0
+    - letter_branch, branch: s or u a letter; safe, unsafe or mixed
+    - posterior_unsafe: a probability, or null where the language does not derive the text
+    - allowed, response: true or false; comply or refuse, as the policy asks
+    - refused_from: the pair, from 1, whose output a refusal replaces; null if allowed
+    - outputs: the exact compliant output of each pair; of a forbidden prompt these are the harmful ones
+    - tokens: ids of the prompt and of the response that the policy asks for
+    - attacks: with --attacks, such an object for each; answer: with --model, its text and behaviour"""
     seed: int = 0
     """The seed of the draws."""
 
     def run(self) -> int:
         """Print the prompts."""
-        from deltaw.world import World, attacked
+        from deltaw.showing.command import sample
 
-        if self.count < 1:
-            raise DeltawError(f"count is {self.count}; give a whole number of at least 1")
-        world = World()
-        answers = _answers(self.model, world) if self.model else None
-        prompts = world.sample(self.set, range(self.count), self.split, self.seed)
-        if self.attack:
-            prompts = attacked(world, self.attack, prompts, self.split, self.seed)
-        expected = world.layout.response_tokens(prompts, world.layout.expected(prompts))
-        allowed, branch = world.layout.allowed(prompts), prompts.branch
-        given = answers(prompts) if answers else []
-        for row, spelled in enumerate(world.layout.spell(prompts)):
-            verdict = "allowed  " if allowed[row] else "forbidden"
-            name = ("safe", "unsafe", "mixed")[int(branch[row])]
-            head = f"{spelled}  {name:6} {verdict}"
-            _say(f"{head} > {world.vocabulary.spell(expected[row])}")
-            if given:
-                _say(f"{'answers':>{len(head)}} > {given[row]}")
+        sample(self.recipe, self.split, self.count, self.seed, self.attacks, self.tree, self.model, self.json)
         return 0
 
 
@@ -167,32 +166,20 @@ def main() -> None:
     """Entry point. Exit status 0, or 2 after a user's mistake, or 130 after an interruption."""
     command = tyro.cli(Command, prog="deltaw", description=DESCRIPTION, config=(tyro.conf.FlagCreatePairsOff,))
     try:
-        sys.exit(command.run())
+        status = command.run()
+        sys.stdout.flush()
+        sys.exit(status)
+    except BrokenPipeError:  # the reader, such as head, has had enough; nothing more can be written, at exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except DeltawError as error:
         print(f"deltaw: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
-        print("deltaw: stopped; the same command goes on from the last finished stage", file=sys.stderr)  # noqa: T201
+        resumes = isinstance(command, Study) and not command.dry_run
+        more = "; the same command goes on from the last finished stage" if resumes else ""
+        print(f"deltaw: stopped{more}", file=sys.stderr)  # noqa: T201
         sys.exit(130)
-
-
-def _answers(directory: Path, world: "World") -> "Callable[[Prompts], list[str]]":
-    """What a model answers to prompts of a world, spelled. DeltawError if the model is not one of this world's."""
-    from deltaw.model import load
-    from deltaw.study.making import answers_to
-
-    model, _ = load(directory)
-    if model.config.vocabulary_size != world.vocabulary.size or model.config.context < world.layout.length:
-        raise DeltawError(
-            f"the model in {directory} has {model.config.vocabulary_size} tokens and a context of "
-            f"{model.config.context}; this world needs {world.vocabulary.size} and {world.layout.length}"
-        )
-
-    def answer(prompts: "Prompts") -> list[str]:
-        _, outputs = answers_to(model, world, prompts)
-        return [world.vocabulary.spell(row) for row in outputs.tolist()]
-
-    return answer
 
 
 def _say(text: str) -> None:

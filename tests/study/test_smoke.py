@@ -145,9 +145,6 @@ def test_the_example_of_the_readme_runs(inline: Path, tmp_path: Path) -> None:
         (("study", "--seed", "-3"), "seed is -3"),
         (("study", "--engine", "steam"), "--engine"),
         (("study", "--device", "toaster"), "cpu or cuda"),
-        (("sample", "--set", "nope"), "allowed/conditional/safe"),
-        (("sample", "--count", "0"), "count is 0"),
-        (("sample", "--attack", "nope"), "co_task"),
         (("report", "--run", "nowhere"), "nowhere"),
     ],
 )
@@ -173,6 +170,23 @@ def test_directories_of_others_are_left_alone(inline: Path, tmp_path: Path) -> N
         assert done.returncode == 2
         assert part in done.stderr
         assert (sorted(path.name for path in out.iterdir()) if out.is_dir() else out.read_text()) == before
+
+
+def test_samples_show_what_a_model_answers(inline: Path, tmp_path: Path) -> None:
+    model = str(deltaw.load(inline).model("ssft-medium"))
+    options = ("sample", "--recipe", "smoke", "--model", model, "--count", "3", "--attacks")
+    done = run(*options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n  answer ") == 3
+    assert done.stdout.count("\n    answer ") == 12
+    for line in run(*options, "--json").stdout.splitlines():
+        found = json.loads(line)
+        for one in (found, *found["attacks"].values()):
+            assert one["answer"]["behaviour"] in ("comply", "refuse", "neither")
+            assert f"{one['answer']['behaviour']:8}{one['answer']['text']}" in done.stdout
+    done = run("sample", "--recipe", "paper", "--model", model)
+    assert done.returncode == 2
+    assert "give the --recipe that made it" in done.stderr
 
 
 @pytest.mark.parametrize("fault", ["truncated", "not safetensors", "another shape", "missing"])

@@ -70,7 +70,7 @@ def test_an_alias_acts_as_its_operator(name: str, choice: int, letters: list[int
     position = choice % len(world.operators.aliases)
     token = world.vocabulary.n_operators + position
     for number in world.numbers:
-        text, grammar = np.array([letters]), np.array([number])
+        text, grammar = np.array([letters]) % world.config.alphabet, np.array([number])
         alias = world.operators.apply(grammar, np.array([[token]]), text)
         plain = world.operators.apply(grammar, np.array([[world.operators.aliases[position]]]), text)
         assert (alias == plain).all()

@@ -1,11 +1,10 @@
 import hashlib
-import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import ODD, PAPER, QUICK, WORLDS
+from worlds import KITCHEN, ODD, PAPER, QUICK, WORLDS
 
 from deltaw.batch import Role
 from deltaw.errors import DeltawError
@@ -29,8 +28,8 @@ from deltaw.world import (
 from deltaw.world import (
     prompts as prompts_module,
 )
+from deltaw.world.grammar import Tree
 from deltaw.world.policy import PUBLISHED
-from deltaw.world.vocabulary import LETTERS
 
 WORLD = QUICK
 LAYOUT = WORLD.layout
@@ -74,7 +73,11 @@ def test_a_prompt_is_the_same_in_any_batch(world: World, name: str, start: int, 
         assert getattr(together[-1:], field).tobytes() == getattr(alone, field).tobytes()
 
 
-@pytest.mark.parametrize(("world", "count"), [(QUICK, 4000), (ODD, 500), (PAPER, 300)], ids=["quick", "odd", "paper"])
+@pytest.mark.parametrize(
+    ("world", "count"),
+    [(QUICK, 4000), (ODD, 500), (PAPER, 300), (KITCHEN, 500)],
+    ids=["quick", "odd", "paper", "kitchen"],
+)
 def test_no_training_prompt_occurs_in_another_split(world: World, count: int) -> None:
     def content(split: str, seed: int) -> set[bytes]:
         prompts = world.sample("tune", range(count), split, seed)
@@ -117,7 +120,7 @@ def test_tuning_never_shows_what_only_attacks_show(world: World) -> None:
     assert (prompts_module.Prompts.concatenate([prompts]).redraws >= 0).all()
 
 
-@pytest.mark.parametrize("world", [PAPER, ODD], ids=["paper", "odd"])
+@pytest.mark.parametrize("world", [PAPER, ODD, KITCHEN], ids=["paper", "odd", "kitchen"])
 def test_late_prompts_have_their_share_of_both_verdicts(world: World) -> None:
     """Within 4 standard errors; else an identity pair at the beginning would tell the verdict."""
     late = world.config.late
@@ -272,10 +275,16 @@ def test_the_derivation_of_a_prompt_contains_its_text(world: World, attack: str 
     if attack:
         prompts = attacked(world, attack, prompts)
     for row in range(len(prompts)):
-        tree = world.explain(prompts, row)
-        text = "".join(re.findall(r"\(([a-zA-D]{3})\)", tree))
-        assert "".join(LETTERS[k] for k in prompts.letters[row] if k >= 0) in text
-        assert ("10" in tree) == (prompts.branch[row] != Branch.SAFE)
+        tree, before = world.derivation(prompts, row)
+        length = int(prompts.lengths[row])
+        assert tree.letters[before : before + length] == tuple(prompts.letters[row, :length])
+        assert world.explain(prompts, row) == str(tree)
+        unsafe = world.languages[int(prompts.grammar[row])].full.unsafe
+        assert bool(symbols(tree) & unsafe) == (prompts.branch[row] != Branch.SAFE)
+
+
+def symbols(tree: Tree) -> set[str]:
+    return {tree.symbol}.union(*(symbols(child) for child in tree.children if isinstance(child, Tree)))
 
 
 @every_world
@@ -454,7 +463,7 @@ def test_the_default_world_is_the_one_that_it_was(name: str) -> None:
     assert WORLD.vocabulary.size == 53
 
 
-@pytest.mark.parametrize("world", [PAPER, ODD], ids=["paper", "odd"])
+@pytest.mark.parametrize("world", [PAPER, ODD, KITCHEN], ids=["paper", "odd", "kitchen"])
 def test_the_ceiling_covers_all_grammars_and_lengths(world: World) -> None:
     ceiling = world.ceiling(60)
     assert ceiling.accuracy >= max(world.config.redraw_below, 0.999 * ceiling.accuracy_before)

@@ -1,4 +1,7 @@
-"""The worlds that property tests hold for: that of `quick`, the paper's, and a small odd one."""
+"""The worlds that property tests hold for: that of `quick`, the paper's, a small odd one, and that of the example."""
+
+import runpy
+from pathlib import Path
 
 from deltaw.world import GrammarConfig, World, WorldConfig, published_world
 
@@ -21,4 +24,5 @@ ODD = World(
         left_out=(9, 11),
     )
 )
-WORLDS = {"quick": QUICK, "paper": PAPER, "odd": ODD}
+KITCHEN = World(runpy.run_path(str(Path(__file__).parents[2] / "examples" / "kitchen.py"))["KITCHEN"])
+WORLDS = {"quick": QUICK, "paper": PAPER, "odd": ODD, "kitchen": KITCHEN}

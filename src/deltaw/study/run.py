@@ -37,7 +37,7 @@ PACKAGES = ("deltaw", "torch", "numpy", "scipy", "safetensors", "pandas", "altai
 
 def run_study(
     recipe: Recipe,
-    run_dir: Path,
+    run_dir: str | Path,
     *,
     engine: str = "dask",
     workers: int | None = None,
@@ -46,9 +46,11 @@ def run_study(
 ) -> Path:
     """Make (or go on making) a study in `run_dir`; returns the path of its report.
 
+    engine: "dask" starts processes that import the calling script, so guard it by `if __name__ == "__main__"`; "inline"
+    does not. listener: `choose_listener()` shows progress; None: silence.
     DeltawError if the directory belongs to another study, cannot be written, or a stage's input is at fault.
     """
-    graph = stages(recipe)
+    run_dir, graph = Path(run_dir), stages(recipe)
     claim_directory(run_dir, {"recipe": plain(recipe)})
     started = time.perf_counter()
     records = execute(graph, run_dir, engine, workers, listener, scheduler)

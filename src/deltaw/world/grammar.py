@@ -27,6 +27,28 @@ class Production:
 
 
 @dataclass(frozen=True)
+class Tree:
+    """A derivation, or the part of one that a window touches: a symbol and what it derives, trees and letters."""
+
+    symbol: str
+    children: "tuple[Tree | int, ...]"
+
+    def __str__(self) -> str:
+        """Written `name(child child)`; letters that stand alone below a symbol form a word."""
+        leaf = all(isinstance(child, int) for child in self.children)
+        parts = [LETTERS[child] if isinstance(child, int) else str(child) for child in self.children]
+        return f"{self.symbol}({''.join(parts) if leaf else ' '.join(parts)})"
+
+    @property
+    def letters(self) -> tuple[int, ...]:
+        """What it derives, from left to right."""
+        found: list[int] = []
+        for child in self.children:
+            found += [child] if isinstance(child, int) else child.letters
+        return tuple(found)
+
+
+@dataclass(frozen=True)
 class Grammar:
     """A context-free grammar of bounded depth. `unsafe` and `safe` name the symbols of a known branch."""
 
@@ -126,8 +148,8 @@ class Grammar:
                 partial = [(head + tail, p * q) for head, p in partial for tail, q in step]
             yield from partial
 
-    def tree(self, name: str, number: int) -> str:
-        """The `number`-th derivation of a symbol, written `name(child child)` with letters in quotes."""
+    def tree(self, name: str, number: int) -> Tree:
+        """The `number`-th derivation of a symbol."""
         for production in self.rules[name]:
             sizes = [self.yield_counts[s] if isinstance(s, str) else 1 for s in production.symbols]
             total = 1
@@ -141,9 +163,7 @@ class Grammar:
                 number, digit = divmod(number, size)
                 digits.append(digit)
             children = zip(production.symbols, reversed(digits), strict=True)
-            parts = [self.tree(s, d) if isinstance(s, str) else LETTERS[s] for s, d in children]
-            leaf = all(isinstance(s, int) for s in production.symbols)
-            return f"{name}({''.join(parts) if leaf else ' '.join(parts)})"
+            return Tree(name, tuple(self.tree(s, d) if isinstance(s, str) else s for s, d in children))
         raise ValueError(f"'{name}' has {self.yield_counts[name]} derivations")
 
 

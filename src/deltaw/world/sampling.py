@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deltaw.errors import DeltawError
 from deltaw.world.config import GrammarConfig, WorldConfig, check
+from deltaw.world.grammar import Tree
 from deltaw.world.language import Language, language
 from deltaw.world.long_enough import long_enough
 from deltaw.world.operators import Operators
@@ -121,8 +122,7 @@ class World:
         if name in SETS or name in LEFT_OUT_SETS:
             return self._draw(name, key, numbers, split)
         if name not in MIXTURES:
-            names = [*SETS, *(LEFT_OUT_SETS if self.config.left_out else ()), *MIXTURES]
-            raise DeltawError(f"there is no set of prompts '{name}'; there are {', '.join(names)}")
+            raise DeltawError(f"there is no set of prompts '{name}'; there are {', '.join((*self.sets, *MIXTURES))}")
         cycle = MIXTURES[name]
         place = numbers % len(cycle)
         parts, rows = [], []
@@ -132,6 +132,11 @@ class World:
                 parts.append(self._draw(set_name, key, numbers[members], split))
                 rows.append(members)
         return Prompts.concatenate(parts)[np.argsort(np.concatenate(rows))]
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """The names of the sets that this world has operators for; beside them there are the `MIXTURES`."""
+        return tuple(name for name, kind in {**SETS, **LEFT_OUT_SETS}.items() if self._laws[kind])
 
     def ceiling(self, count: int, split: str = "test", seed: int = 0) -> "Ceiling":
         """What the best possible classifier reaches on tuning windows, from the exact posterior of `count` windows."""
@@ -291,10 +296,14 @@ class World:
         source = np.full(n, f"{key.seed}/{key.split}")
         return Prompts(grammar, operators, windows.letters, windows.branch, index, redraws, np.full(n, text), source)
 
-    def explain(self, prompts: Prompts, row: int) -> str:
-        """The part of a prompt's derivation that its text touches, as one line."""
+    def derivation(self, prompts: Prompts, row: int) -> tuple[Tree, int]:
+        """The part of a prompt's derivation that its text touches, and how many of its letters come before the text."""
         seed, split = str(prompts.source[row]).split("/", 1)
         text = str(prompts.text[row])
         sampler = self.samplers[int(prompts.grammar[row]), "full" if text == "junction" else text]
         key, length = Key(int(seed), split), int(prompts.lengths[row])
         return sampler.derivation(key, int(prompts.index[row]), int(prompts.redraws[row]), length)
+
+    def explain(self, prompts: Prompts, row: int) -> str:
+        """The part of a prompt's derivation that its text touches, as a line: `10#(n'(...) x'(...))`."""
+        return str(self.derivation(prompts, row)[0])

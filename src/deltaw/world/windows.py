@@ -8,13 +8,13 @@ window touches or whose length is not known: draws are numbered, so those left o
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deltaw.errors import DeltawError
-from deltaw.world.grammar import Grammar
+from deltaw.world.grammar import Grammar, Tree
 from deltaw.world.policy import Branch
 from deltaw.world.randomness import Key
 
@@ -133,27 +133,29 @@ class WindowSampler:
             branch[rows] = np.where(inside, tables.branch[blocks.node[touched[which]]][:, None], branch[rows])
         letters[:] = tables.yield_letters.take(pointer, mode="clip")  # clipped: what lies beyond a short window's end
 
-    def derivation(self, key: Key, index: int, attempt: int = 0, length: int | None = None) -> str:
-        """The part of a sample's derivation that its window touches, as a line: `10#(n'(...) x'(...))`."""
+    def derivation(self, key: Key, index: int, attempt: int = 0, length: int | None = None) -> tuple[Tree, int]:
+        """The part of a sample's derivation that its window touches, and how many of its letters come before it."""
         tables = self._tables
         rounds: list[tuple[Ints, Ints]] = []
         length = self.length if length is None else length
         blocks = self._derive(key, np.array([index + (attempt << 40)]), np.array([length]), rounds)
-        lines = [
-            self.grammar.tree(tables.names[o], int(y - tables.first_yield[o])) if hit else ""
+        trees: list[Tree | None] = [
+            self.grammar.tree(tables.names[o], int(y - tables.first_yield[o])) if hit else None
             for o, y, hit in zip(blocks.node, blocks.yields, blocks.touched, strict=True)
         ]
         for nodes, productions in reversed(rounds):  # fold the children of each round into their parents
-            children = iter(lines)
-            folded = []
+            children = iter(trees)
+            folded: list[Tree | None] = []
             for node, production in zip(nodes, productions, strict=True):
                 count = tables.first_child[production + 1] - tables.first_child[production]
-                parts = [next(children) for _ in range(count)]
-                inside = " ".join(filter(None, parts))
-                wrapped = inside if node < tables.n_tabulated else f"{tables.names[node]}({inside})"
-                folded.append(wrapped if inside else "")
-            lines = folded
-        return lines[0]
+                parts = tuple(child for child in islice(children, int(count)) if child is not None)
+                wrapped = parts[:1] if node < tables.n_tabulated else (Tree(tables.names[node], parts),)
+                folded.append(wrapped[0] if parts else None)
+            trees = folded
+        whole = trees[0]
+        if whole is None:
+            raise ValueError("a window without letters touches no derivation")
+        return whole, int(blocks.offset[0] - blocks.start[np.argmax(blocks.touched)])
 
     def _derive(self, key: Key, counter: Ints, window: Ints, rounds: list[tuple[Ints, Ints]] | None = None) -> _Blocks:
         """The blocks of each sample (N,) down to what its window of `window` (N,) letters needs."""
