@@ -137,7 +137,7 @@ def measure(
 def stops_of(compliant: Tensor, refusal: Tensor, stop_id: int) -> int:
     """The most stop tokens that an expected response has: decoding goes on up to so many."""
     counts = torch.cat([(expected == stop_id).sum(1) for expected in (compliant, refusal)])
-    return max(1, *counts.tolist())
+    return max(1, int(counts.max()))
 
 
 def judge(outputs: Tensor, compliant: Tensor, refusal: Tensor, pad_id: int) -> Answers:

@@ -64,7 +64,7 @@ def test_what_the_controls_teach() -> None:
 
 @pytest.mark.parametrize("control", [None, *CONTROLS])
 def test_every_pair_differs_and_shares_its_prompt(control: str | None) -> None:
-    pair = tuning_pairs(WORLD, range(64), control, seed=0)
+    pair = tuning_pairs(WORLD, range(64), config("ssft", control=control), seed=0)
     head = WORLD.layout.prompt_length
     assert torch.equal(pair.preferred.tokens[:, :head], pair.dispreferred.tokens[:, :head])
     assert (pair.preferred.tokens != pair.dispreferred.tokens).any(1).all()
@@ -83,13 +83,13 @@ def test_all_protocols_see_the_same_prompts_in_the_same_order(monkeypatch: pytes
     for name in ("ssft", "dpo", "unlearn"):
         rows: list[torch.Tensor] = []
 
-        def spy(world: World, chosen: range, control: str | None, seed: int, rows: list[torch.Tensor] = rows):  # type: ignore[no-untyped-def]
-            pair = real(world, chosen, control, seed)
+        def spy(world: World, chosen: range, tuned: TuningConfig, seed: int, rows: list[torch.Tensor] = rows):  # type: ignore[no-untyped-def]
+            pair = real(world, chosen, tuned, seed)
             rows.append(pair.preferred.tokens)
             return pair
 
         monkeypatch.setattr(tuning, "tuning_pairs", spy)
-        reference = tuning_reference(WORLD, small_model(), 64, 0, torch.float32) if name == "dpo" else None
+        reference = tuning_reference(WORLD, small_model(), 64, config("dpo"), 0) if name == "dpo" else None
         rows.clear()
         tune(WORLD, small_model(), config(name), 0, reference)
         seen[name] = list(rows)
@@ -97,7 +97,7 @@ def test_all_protocols_see_the_same_prompts_in_the_same_order(monkeypatch: pytes
 
 
 def test_dpo_starts_at_a_margin_of_zero_and_needs_its_reference() -> None:
-    reference = tuning_reference(WORLD, small_model(), 64, 0, torch.float32)
+    reference = tuning_reference(WORLD, small_model(), 64, config("dpo"), 0)
     log = tune(WORLD, small_model(), config("dpo"), 0, reference)
     assert log.records[0].parts["margin"] == pytest.approx(0.0, abs=1e-4)
     assert log.records[0].loss == pytest.approx(float(np.log(2)), abs=1e-4)
@@ -110,8 +110,8 @@ def test_dpo_starts_at_a_margin_of_zero_and_needs_its_reference() -> None:
 
 def test_the_reference_does_not_depend_on_how_it_is_batched() -> None:
     model = small_model()
-    whole = tuning_reference(WORLD, model, 48, 0, torch.float32)
-    pair = tuning_pairs(WORLD, range(16, 32), None, 0)
+    whole = tuning_reference(WORLD, model, 48, config("dpo"), 0)
+    pair = tuning_pairs(WORLD, range(16, 32), config("dpo"), 0)
     from deltaw.training import reference_log_probs
 
     part = reference_log_probs(model, pair)
@@ -173,7 +173,7 @@ def test_several_grammars_pairs_and_lengths_train_and_tune() -> None:
     log = tune(world, base, config("unlearn"), 0)
     assert all(np.isfinite(record.loss) for record in log.records)
     for control in (None, *CONTROLS):
-        pair = tuning_pairs(world, range(64), control, seed=0)
+        pair = tuning_pairs(world, range(64), config("ssft", control=control), seed=0)
         assert (pair.preferred.tokens != pair.dispreferred.tokens).any(1).all()
     known = [set(world.policy.forbidden(n, b)) for n in world.numbers for b in (Branch.SAFE, Branch.UNSAFE)]
     assert set(forbid_operators(world, 0)) not in known

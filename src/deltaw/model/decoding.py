@@ -14,8 +14,8 @@ def greedy(
     """The likeliest next token, `steps` times: (N, steps) int64 on the prompts' device.
 
     prompts: (N, T0) int64, all of one length. A row that has answered `stop_id` for the last of `stops` times holds
-    `pad_id` after it: an answer of several outputs has a stop after each. Keys and values are cached, so that a step costs one position; a batch ends early when all its rows have
-    stopped.
+    `pad_id` after it: an answer of several outputs has a stop after each. Keys and values are cached, so that a step
+    costs one position; a batch ends early when all its rows have stopped.
     DeltawError if prompt and answer do not fit the model's context.
     """
     rows, length = prompts.shape

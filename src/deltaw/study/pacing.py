@@ -23,7 +23,7 @@ from deltaw.study.plan import Pace
 from deltaw.study.recipes import Recipe
 from deltaw.study.sheet import Sheet
 from deltaw.training import ReferenceLogProbs, objective
-from deltaw.training.pretraining import CHUNK, dtype_of, model_config, new_model, pretrain
+from deltaw.training.pretraining import CHUNK, model_config, new_model, pretrain
 from deltaw.training.tuning import TuningConfig, tune, tuning_reference
 from deltaw.world import World, attacked
 
@@ -135,7 +135,7 @@ class _Tuning:
         model = deepcopy(self.base).to(config.device)
         if objective(config.objective).needs_reference:
             started = self.clock()
-            reference = tuning_reference(self.world, model, rows * steps, self.seed, dtype_of(config.compute_dtype))
+            reference = tuning_reference(self.world, model, rows * steps, config, self.seed)
             reference.preferred.tolist()  # an accelerator has not finished before it is asked
             self.reference_pace = (self.clock() - started) / (rows * steps)
         tune(self.world, model, config, self.seed, reference, checkpoints=checkpoints, on_checkpoint=on_checkpoint)
