@@ -209,8 +209,8 @@ def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
 
 
 def _compat_world(shared_operators: bool) -> WorldConfig:
-    """The published data (see `Compat`): no window is redrawn, no prompt held out, and pre-training lacks unsafe level-5
-    rules.
+    """The published data (see `Compat`): no window is redrawn, no prompt is held out, and pre-training does not
+    know the level-5 rules of unsafe text.
     """
     world = published_world(shared_operators, unsafe_level_5="unknown")
     return replace(world, redraw_below=0.0, held_out=0.0, compat=PUBLISHED_COMPAT)

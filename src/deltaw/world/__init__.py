@@ -8,6 +8,7 @@ world.layout.spell(prompts), world.layout.allowed(prompts)
 from deltaw.world.compat import PUBLISHED_COMPAT, Compat, as_published, finished, with_constants
 from deltaw.world.config import GrammarConfig, WorldConfig, published_grammar, published_world
 from deltaw.world.jailbreaks import ATTACKS, BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked
+from deltaw.world.language import Language, language
 from deltaw.world.policy import Branch, Policy, Rule
 from deltaw.world.probability import BayesSafety, BranchPosterior, Posterior, WindowLikelihood, unsafe_side_probability
 from deltaw.world.prompts import Encoded, Layout, Prompts, Response
@@ -36,6 +37,7 @@ __all__ = [
     "Encoded",
     "GrammarConfig",
     "Key",
+    "Language",
     "Layout",
     "Policy",
     "Posterior",
@@ -51,6 +53,7 @@ __all__ = [
     "as_published",
     "attacked",
     "finished",
+    "language",
     "published_grammar",
     "published_schedule",
     "published_world",
