@@ -109,7 +109,7 @@ def test_gaps_of_views() -> None:
 
 
 def test_gaps_of_refusals() -> None:
-    """Published: the STOP of an output that does not come stays where it would be. Ours: a refusal ends the sequence."""
+    """Published: the STOP of an output that does not come stays in its place. Ours: a refusal ends the sequence."""
     world = world_with(gaps=True)
     prompts = some(PAPER, "forbidden/never/unsafe", 200)
     early = PAPER.layout.first_forbidden(prompts) == 0

@@ -78,7 +78,7 @@ def measure(recipe: Recipe, seed: int, budget: float = 0.3) -> Pace:
             tuning = _Tuning(world, base, config, seed, clock)
             add(config.objective, config.batch, time_updates(tuning, config.batch, budget, clock))
             reference = tuning.reference_pace or reference
-        decode, rows = _decode_pace(world, base, seed, budget)
+        decode, rows = _decode_pace(world, base.to(recipe.pretraining.device), seed, budget)
         notes.append(f"decoding: {decode:.3g} s a prompt, in batches of {rows}")
         found: list[Ceiling] = []
         ceiling = _per_item(lambda count: found.append(world.ceiling(count // 2, seed=seed)), (4, CEILING_WINDOWS))
