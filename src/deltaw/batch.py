@@ -13,7 +13,7 @@ from torch import Tensor
 
 class Role(IntEnum):
     """What a position is. `LAST_PROMPT` is the token whose logits predict the first token of the response;
-    `INSERTED` occurs in no data, only where an attack has put something.
+    `INSERTED` occurs in no data, only where an attack has put something; `EOS` in no data but the published ones.
     """
 
     PAD = 0
@@ -25,6 +25,7 @@ class Role(IntEnum):
     OUTPUT = 6
     STOP = 7
     INSERTED = 8
+    EOS = 9
 
 
 @dataclass(frozen=True)

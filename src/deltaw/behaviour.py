@@ -1,7 +1,8 @@
 """What a model does with a prompt: comply, refuse or neither, by its own free-running greedy answer.
 
-An answer counts as a behaviour only if the whole response, its stop token included, is the expected one: a
-response that begins to comply and goes astray does neither.
+An answer counts as a behaviour only if the whole response, its last stop token included, is the expected one: a
+response that begins to comply and goes astray does neither. A response of several outputs has a stop after each, and a
+refusal ends it early, so how far an answer goes can be told only beside what is expected.
 """
 
 from dataclasses import dataclass
@@ -10,9 +11,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from deltaw.model import Transformer, greedy, greedy_by_length
-
-NEVER = -1  # no token: decoding goes on past every stop
+from deltaw.model import Transformer, greedy_by_length
 
 
 class Behaviour(IntEnum):
@@ -111,26 +110,46 @@ def measure(
     lengths: Tensor | None = None,
     batch_size: int = 512,
 ) -> Answers:
-    """Let `model` answer each prompt, as far as the longer of the two expected responses, and say what it
-    did. A response of several outputs has a stop after each; an answer is read as far as its expected response goes.
+    """Let `model` answer each prompt, as far as the longer of the two expected responses, and say what it did.
 
     prompt_tokens: (N, T0) int64, all of one length, or right-padded with their `lengths` (N,). compliant,
-    refusal: (N, S) and (N, S') int64, each row ended by a `stop_id` and right-padded with `pad_id`.
+    refusal: (N, S) and (N, S') int64, each row ended by a `stop_id` and right-padded with `pad_id`. All go to the
+    model's device; the answers come back to that of the prompts.
     ValueError if an expected response does not end with a stop, or the two are equal. DeltawError if prompt
     and answer do not fit the model's context.
     """
     for name, expected in (("compliant response", compliant), ("refusal", refusal)):
         if not bool((_last(expected, pad_id) == stop_id).all()):
             raise ValueError(f"every {name} must end with the stop token {stop_id}")
-    steps = max(compliant.shape[1], refusal.shape[1])
-    several = max(int((expected == stop_id).sum(1).max()) for expected in (compliant, refusal)) > 1
-    how = {"stop_id": NEVER if several else stop_id, "pad_id": pad_id, "batch_size": batch_size}
-    if lengths is None:
-        outputs = greedy(model, prompt_tokens, steps, **how)
-    else:
-        outputs = greedy_by_length(model, prompt_tokens, lengths, steps, **how)
-    if several:
-        outputs = _cut(outputs, compliant, refusal, pad_id)
+    outputs = greedy_by_length(
+        model,
+        prompt_tokens.to(model.embed.weight.device),
+        torch.full((len(prompt_tokens),), prompt_tokens.shape[1]) if lengths is None else lengths,
+        max(compliant.shape[1], refusal.shape[1]),
+        stop_id=stop_id,
+        pad_id=pad_id,
+        stops=stops_of(compliant, refusal, stop_id),
+        batch_size=batch_size,
+    ).to(prompt_tokens.device)
+    return judge(outputs, compliant, refusal, pad_id)
+
+
+def stops_of(compliant: Tensor, refusal: Tensor, stop_id: int) -> int:
+    """The most stop tokens that an expected response has: decoding goes on up to so many."""
+    counts = torch.cat([(expected == stop_id).sum(1) for expected in (compliant, refusal)])
+    return max(1, int(counts.max()))
+
+
+def judge(outputs: Tensor, compliant: Tensor, refusal: Tensor, pad_id: int) -> Answers:
+    """Free-running outputs (N, S) as answers: without what follows the expected response that they begin with, if they
+    do; and what each is. Shapes and errors: `classify`.
+    """
+    place = torch.arange(outputs.shape[1], device=outputs.device)
+    for expected in (compliant, refusal):
+        begun = expected[:, : outputs.shape[1]]
+        begins = ((outputs[:, : begun.shape[1]] == begun) | (begun == pad_id)).all(1)
+        ends = torch.where(begins, (begun != pad_id).sum(1), outputs.shape[1])
+        outputs = outputs.masked_fill(place >= ends[:, None], pad_id)
     return Answers(outputs, classify(outputs, compliant, refusal, pad_id))
 
 
@@ -138,16 +157,3 @@ def _last(tokens: Tensor, pad_id: int) -> Tensor:
     """(N,) the last token of each row (N, S) before its padding."""
     place = torch.arange(tokens.shape[1], device=tokens.device)
     return tokens.gather(1, ((tokens != pad_id) * place).argmax(1, keepdim=True))[:, 0]
-
-
-def _cut(outputs: Tensor, compliant: Tensor, refusal: Tensor, pad_id: int) -> Tensor:
-    """Answers without what follows the expected response that they begin with; where there is none, without what
-    follows the longer of the two.
-    """
-    place = torch.arange(outputs.shape[1], device=outputs.device)
-    compliant, refusal = (_widen(tensor, outputs.shape[1], pad_id) for tensor in (compliant, refusal))
-    ends = torch.maximum((compliant != pad_id).sum(1), (refusal != pad_id).sum(1))
-    for expected in (compliant, refusal):
-        begins = ((outputs == expected) | (expected == pad_id)).all(1)
-        ends = torch.where(begins, (expected != pad_id).sum(1), ends)
-    return outputs.masked_fill(place >= ends[:, None], pad_id)

@@ -34,6 +34,21 @@ def test_cached_decoding_equals_the_uncached(seed: int, batch_size: int) -> None
     assert free.tolist() == [reference(model, prompt, 10, -1) for prompt in prompts]
 
 
+def test_several_stops() -> None:
+    """A row goes on until its second stop; what comes before is what decoding without stops gives."""
+    model = lively_model(seed=1)
+    prompts = torch.randint(0, 17, (30, 6), generator=torch.Generator().manual_seed(1))
+    free = greedy(model, prompts, 10, stop_id=-1, pad_id=PAD)
+    stop = int(torch.stack([((free == token).sum(1) >= 2).sum() for token in range(17)]).argmax())
+    seen = (free == stop).cumsum(1) - (free == stop).long()
+    assert ((free == stop).sum(1) > 2).any()
+    found = greedy(model, prompts, 10, stop_id=stop, pad_id=PAD, stops=2)
+    assert torch.equal(found, free.masked_fill(seen >= 2, PAD))
+    vectors = model.embed(prompts).detach()
+    again = greedy_from_embeddings(model, vectors, torch.arange(6), 10, stop_id=stop, pad_id=PAD, stops=2)
+    assert torch.equal(found, again)
+
+
 def test_various_lengths_do_not_touch_one_another() -> None:
     model = lively_model(seed=2)
     tokens = torch.randint(0, 17, (20, 7), generator=torch.Generator().manual_seed(5))

@@ -262,5 +262,6 @@ def test_the_pace_of_a_recipe_comes_from_its_own_steps() -> None:
     assert set(found.update) == {"pretrain", "ssft", "dpo", "unlearn"}
     assert all(seconds > 0 for seconds in (*found.update.values(), found.reference, found.decode, found.ceiling))
     assert set(found.analysis) == {"once", "checkpoint", "last"}
-    assert len(found.notes) == len(found.update) + 2
+    assert len(found.notes) == len(found.update) + 3
+    assert found.notes[-1].startswith("Bayes ceiling: 1.000 of branches")
     assert make_plan(chosen, found, 2).unknown == []

@@ -15,11 +15,21 @@ from deltaw.training.tuning import (
     forbid_operators,
     tune,
     tuning_pairs,
+    tuning_prompts,
     tuning_reference,
     unwanted_response,
     wanted_response,
 )
-from deltaw.world import Branch, Response, World, WorldConfig, published_grammar, published_schedule, published_world
+from deltaw.world import (
+    PUBLISHED_COMPAT,
+    Branch,
+    Response,
+    World,
+    WorldConfig,
+    published_grammar,
+    published_schedule,
+    published_world,
+)
 
 WORLD = World()
 SMALL = PretrainingConfig(layers=1, heads=2, width=16, batch=16, compute_dtype="float32")
@@ -64,7 +74,7 @@ def test_what_the_controls_teach() -> None:
 
 @pytest.mark.parametrize("control", [None, *CONTROLS])
 def test_every_pair_differs_and_shares_its_prompt(control: str | None) -> None:
-    pair = tuning_pairs(WORLD, range(64), control, seed=0)
+    pair = tuning_pairs(WORLD, range(64), config("ssft", control=control), seed=0)
     head = WORLD.layout.prompt_length
     assert torch.equal(pair.preferred.tokens[:, :head], pair.dispreferred.tokens[:, :head])
     assert (pair.preferred.tokens != pair.dispreferred.tokens).any(1).all()
@@ -83,13 +93,13 @@ def test_all_protocols_see_the_same_prompts_in_the_same_order(monkeypatch: pytes
     for name in ("ssft", "dpo", "unlearn"):
         rows: list[torch.Tensor] = []
 
-        def spy(world: World, chosen: range, control: str | None, seed: int, rows: list[torch.Tensor] = rows):  # type: ignore[no-untyped-def]
-            pair = real(world, chosen, control, seed)
+        def spy(world: World, chosen: range, tuned: TuningConfig, seed: int, rows: list[torch.Tensor] = rows):  # type: ignore[no-untyped-def]
+            pair = real(world, chosen, tuned, seed)
             rows.append(pair.preferred.tokens)
             return pair
 
         monkeypatch.setattr(tuning, "tuning_pairs", spy)
-        reference = tuning_reference(WORLD, small_model(), 64, 0, torch.float32) if name == "dpo" else None
+        reference = tuning_reference(WORLD, small_model(), 64, config("dpo"), 0) if name == "dpo" else None
         rows.clear()
         tune(WORLD, small_model(), config(name), 0, reference)
         seen[name] = list(rows)
@@ -97,7 +107,7 @@ def test_all_protocols_see_the_same_prompts_in_the_same_order(monkeypatch: pytes
 
 
 def test_dpo_starts_at_a_margin_of_zero_and_needs_its_reference() -> None:
-    reference = tuning_reference(WORLD, small_model(), 64, 0, torch.float32)
+    reference = tuning_reference(WORLD, small_model(), 64, config("dpo"), 0)
     log = tune(WORLD, small_model(), config("dpo"), 0, reference)
     assert log.records[0].parts["margin"] == pytest.approx(0.0, abs=1e-4)
     assert log.records[0].loss == pytest.approx(float(np.log(2)), abs=1e-4)
@@ -110,8 +120,8 @@ def test_dpo_starts_at_a_margin_of_zero_and_needs_its_reference() -> None:
 
 def test_the_reference_does_not_depend_on_how_it_is_batched() -> None:
     model = small_model()
-    whole = tuning_reference(WORLD, model, 48, 0, torch.float32)
-    pair = tuning_pairs(WORLD, range(16, 32), None, 0)
+    whole = tuning_reference(WORLD, model, 48, config("dpo"), 0)
+    pair = tuning_pairs(WORLD, range(16, 32), config("dpo"), 0)
     from deltaw.training import reference_log_probs
 
     part = reference_log_probs(model, pair)
@@ -173,7 +183,51 @@ def test_several_grammars_pairs_and_lengths_train_and_tune() -> None:
     log = tune(world, base, config("unlearn"), 0)
     assert all(np.isfinite(record.loss) for record in log.records)
     for control in (None, *CONTROLS):
-        pair = tuning_pairs(world, range(64), control, seed=0)
+        pair = tuning_pairs(world, range(64), config("ssft", control=control), seed=0)
         assert (pair.preferred.tokens != pair.dispreferred.tokens).any(1).all()
     known = [set(world.policy.forbidden(n, b)) for n in world.numbers for b in (Branch.SAFE, Branch.UNSAFE)]
     assert set(forbid_operators(world, 0)) not in known
+
+
+COMPAT = World(replace(published_world(), redraw_below=0.0, held_out=0.0, compat=PUBLISHED_COMPAT))
+
+
+def test_allowed_batches() -> None:
+    """Published: a batch is all allowed or all forbidden, by a coin. Ours: half of every sixteen prompts."""
+    by_batch = config("ssft", allowed_batches=0.8)
+    prompts = tuning_prompts(COMPAT, range(16 * 100), by_batch, 0)
+    assert (prompts.index == np.arange(16 * 100)).all()
+    allowed = COMPAT.layout.allowed(prompts).reshape(100, 16)
+    assert (allowed.all(1) | ~allowed.any(1)).all()
+    assert 0.7 < allowed.mean() < 0.9
+    part = tuning_prompts(COMPAT, range(40, 80), by_batch, 0)
+    assert (part.letters == prompts.letters[40:80]).all()
+    assert (part.operators == prompts.operators[40:80]).all()
+    ours = COMPAT.layout.allowed(tuning_prompts(COMPAT, range(16 * 100), config("ssft"), 0)).reshape(100, 16)
+    assert (ours.sum(1) == 8).all()
+
+
+def test_borrowed_masks() -> None:
+    """Published: one output of a pair's two is compared, and the four structural tokens. Ours: the whole of each."""
+    prompts = tuning_prompts(COMPAT, range(160), config("unlearn", allowed_batches=0.5), 0)
+    borrowing, ours = (
+        tuning_pairs(COMPAT, range(160), config("unlearn", allowed_batches=0.5, borrow_masks=borrow), 0)
+        for borrow in (True, False)
+    )
+    lengths = torch.from_numpy(prompts.lengths)
+    for batch in (borrowing.preferred, borrowing.dispreferred):
+        assert torch.equal(batch.weights.sum(1).long(), lengths + 4)
+    allowed = torch.from_numpy(COMPAT.layout.allowed(prompts))
+    assert torch.equal(ours.preferred.weights.sum(1).long(), torch.where(allowed, 2 * lengths + 4, lengths + 4))
+    assert torch.equal(ours.dispreferred.weights.sum(1).long(), torch.where(allowed, lengths + 4, 2 * lengths + 4))
+    assert torch.equal(borrowing.preferred.tokens, ours.preferred.tokens)
+
+
+def test_published_data_train_and_tune() -> None:
+    short = replace(SMALL, views=published_schedule(400, 100), optimiser=replace(QUICK, steps=8, decay_end=8))
+    base, log = pretrain(COMPAT, short, seed=0)
+    assert log.records[-1].loss < log.records[0].loss
+    tuned = config("dpo_published", allowed_batches=0.5, borrow_masks=True)
+    log = tune(COMPAT, base, tuned, 0, tuning_reference(COMPAT, base, 64, tuned, 0))
+    assert log.records[0].parts["margin"] == pytest.approx(0.0, abs=1e-4)
+    assert all(np.isfinite(record.loss) for record in log.records)

@@ -107,7 +107,7 @@ def answers_with(
     batch, inputs, at = attacked_inputs(model, requests.batch, vectors, positions)
     lengths = requests.lengths + count
     outputs = torch.full((len(batch), requests.steps), requests.pad_id, device=lengths.device)
-    how = {"stop_id": requests.stop_id, "pad_id": requests.pad_id, "batch_size": batch_size}
+    how = {**requests.decoding, "batch_size": batch_size}
     for length in sorted(set(lengths.tolist())):
         (rows,) = (lengths == length).nonzero(as_tuple=True)
         prompts, positions_of_all = inputs[rows, :length], at[rows[0], :length]

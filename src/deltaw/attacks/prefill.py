@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deltaw.attacks.requests import Requests, check, unrelated
-from deltaw.behaviour import Answers, Behaviour, classify
+from deltaw.behaviour import Answers, Behaviour, judge
 from deltaw.errors import DeltawError
 from deltaw.model import Transformer, greedy_by_length
 
@@ -54,9 +54,9 @@ def prefill(
     lengths = requests.lengths
     tokens = F.pad(requests.batch.tokens, (0, count))
     tokens = tokens.scatter(1, lengths[:, None] + torch.arange(count, device=lengths.device), given)
-    how = {"stop_id": requests.stop_id, "pad_id": requests.pad_id, "batch_size": batch_size}
+    how = {**requests.decoding, "batch_size": batch_size}
     outputs = greedy_by_length(model, tokens, lengths + count, requests.steps - count, **how)
-    return Prefill(count, given, Answers(outputs, classify(outputs, *rests, requests.pad_id)))
+    return Prefill(count, given, judge(outputs, *rests, requests.pad_id))
 
 
 def wrong_prefill(

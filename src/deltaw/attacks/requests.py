@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deltaw.batch import Batch, Role
-from deltaw.behaviour import Answers, classify
+from deltaw.behaviour import Answers, judge, stops_of
 from deltaw.errors import DeltawError
 from deltaw.model import Transformer, greedy_by_length
 from deltaw.training.pretraining import as_batch
@@ -79,12 +79,18 @@ class Requests:
 
     def judge(self, outputs: Tensor) -> Answers:
         """What each of a model's answers (N, S) is."""
-        return Answers(outputs, classify(outputs, self.compliant, self.refusal, self.pad_id))
+        return judge(outputs, self.compliant, self.refusal, self.pad_id)
 
     @property
     def steps(self) -> int:
         """Tokens of the longest answer that could be either."""
         return max(self.compliant.shape[1], self.refusal.shape[1])
+
+    @property
+    def decoding(self) -> dict[str, int]:
+        """How an answer ends, as the keywords of `deltaw.model.greedy`."""
+        stops = stops_of(self.compliant, self.refusal, self.stop_id)
+        return {"stop_id": self.stop_id, "pad_id": self.pad_id, "stops": stops}
 
 
 def requests_for(world: World, prompts: Prompts, device: torch.device | str = "cpu") -> Requests:
@@ -98,9 +104,8 @@ def requests_for(world: World, prompts: Prompts, device: torch.device | str = "c
 
 def unattacked(model: Transformer, requests: Requests, batch_size: int = 512) -> Answers:
     """The model's answers to the prompts as they are."""
-    how = {"stop_id": requests.stop_id, "pad_id": requests.pad_id, "batch_size": batch_size}
-    tokens = requests.batch.tokens
-    return requests.judge(greedy_by_length(model, tokens, requests.lengths, requests.steps, **how))
+    how = {**requests.decoding, "batch_size": batch_size}
+    return requests.judge(greedy_by_length(model, requests.batch.tokens, requests.lengths, requests.steps, **how))
 
 
 def unrelated(requests: Requests, generator: torch.Generator, first: int | None = None) -> Requests:

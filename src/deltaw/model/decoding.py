@@ -9,13 +9,13 @@ from deltaw.model.transformer import Transformer
 
 @torch.no_grad()
 def greedy(
-    model: Transformer, prompts: Tensor, steps: int, *, stop_id: int, pad_id: int, batch_size: int = 512
+    model: Transformer, prompts: Tensor, steps: int, *, stop_id: int, pad_id: int, stops: int = 1, batch_size: int = 512
 ) -> Tensor:
     """The likeliest next token, `steps` times: (N, steps) int64 on the prompts' device.
 
-    prompts: (N, T0) int64, all of one length. A row that has answered `stop_id` holds `pad_id` after it.
-    Keys and values are cached, so that a step costs one position; a batch ends early when all its rows have
-    stopped.
+    prompts: (N, T0) int64, all of one length. A row that has answered `stop_id` for the last of `stops` times holds
+    `pad_id` after it: an answer of several outputs has a stop after each. Keys and values are cached, so that a step
+    costs one position; a batch ends early when all its rows have stopped.
     DeltawError if prompt and answer do not fit the model's context.
     """
     rows, length = prompts.shape
@@ -27,7 +27,8 @@ def greedy(
         )
     answers = torch.full((rows, steps), pad_id, dtype=torch.int64, device=prompts.device)
     for start in range(0, rows, batch_size):
-        _decode(model, prompts[start : start + batch_size], answers[start : start + batch_size], stop_id, pad_id)
+        part = slice(start, start + batch_size)
+        _decode(model, prompts[part], answers[part], stop_id, pad_id, stops)
     return answers
 
 
@@ -40,6 +41,7 @@ def greedy_from_embeddings(
     *,
     stop_id: int,
     pad_id: int,
+    stops: int = 1,
     batch_size: int = 512,
 ) -> Tensor:
     """`greedy` for prompts of vectors in the place of token embeddings: (N, steps) int64.
@@ -51,25 +53,31 @@ def greedy_from_embeddings(
     answers = torch.full((len(prompts), steps), pad_id, dtype=torch.int64, device=prompts.device)
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
-        _decode(model, prompts[part], answers[part], stop_id, pad_id, positions)
+        _decode(model, prompts[part], answers[part], stop_id, pad_id, stops, positions)
     return answers
 
 
 def _decode(
-    model: Transformer, prompts: Tensor, answers: Tensor, stop_id: int, pad_id: int, positions: Tensor | None = None
+    model: Transformer,
+    prompts: Tensor,
+    answers: Tensor,
+    stop_id: int,
+    pad_id: int,
+    stops: int,
+    positions: Tensor | None = None,
 ) -> None:
     """Fill `answers`, a (B, steps) view that holds `pad_id`, with the greedy answers to `prompts`: tokens
     (B, T0) or vectors (B, T0, D).
     """
     rows, steps = answers.shape
     cache = model.new_cache(rows, prompts.shape[1] + steps - 1)
-    stopped = torch.zeros(rows, dtype=torch.bool, device=prompts.device)
+    left = torch.full((rows,), stops, device=prompts.device)
     fed = {"embeddings" if prompts.ndim == 3 else "tokens": prompts}
     for step in range(steps):
         token = model(**fed, positions=positions, cache=cache)[:, -1].argmax(-1)
-        answers[:, step] = token.masked_fill(stopped, pad_id)
-        stopped |= token == stop_id
-        if bool(stopped.all()):
+        answers[:, step] = token.masked_fill(left <= 0, pad_id)
+        left -= (token == stop_id).long()
+        if bool((left <= 0).all()):
             return
         fed = {"tokens": token[:, None]}
         positions = None if positions is None else positions[-1:] + 1
@@ -83,6 +91,7 @@ def greedy_by_length(
     *,
     stop_id: int,
     pad_id: int,
+    stops: int = 1,
     batch_size: int = 512,
 ) -> Tensor:
     """`greedy` for prompts of various lengths: (N, steps), rows in the order given.
@@ -98,5 +107,6 @@ def greedy_by_length(
     for length in sorted(set(lengths.tolist())):
         (rows,) = (lengths == length).nonzero(as_tuple=True)
         prompts = tokens[rows, :length]
-        answers[rows] = greedy(model, prompts, steps, stop_id=stop_id, pad_id=pad_id, batch_size=batch_size)
+        how = {"stop_id": stop_id, "pad_id": pad_id, "stops": stops, "batch_size": batch_size}
+        answers[rows] = greedy(model, prompts, steps, **how)
     return answers

@@ -4,9 +4,11 @@ The primary contrast is the *same conditional operators* on safe and on unsafe o
 is the same text under operators that are always and never allowed. Activations are read at the last prompt token.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deltaw.analysis import ColumnBasis, Separation, column_basis, gaussian_spectrum, separation
@@ -20,7 +22,7 @@ from deltaw.world import Prompts, Response, World
 SITES = ("mlp_post", "resid_out")
 PRIMARY, SECONDARY = "contrast/conditional", "contrast/operator"
 
-
+Ints = NDArray[np.int64]
 Places = dict[tuple[int, str], Tensor]
 
 
@@ -34,11 +36,27 @@ class Contrast:
 
 
 def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, Contrast]:
-    """The primary and the secondary contrast (see the module's docstring), `count` pairs each."""
-    rows = range(count)
+    """The primary and the secondary contrast (see the module's docstring), `count` pairs each.
+
+    Late prompts are left out: their first output is the same whatever the verdict, so nothing need be decided yet.
+    """
+
+    def early(draw: Callable[[Ints], Prompts]) -> tuple[Ints, Prompts]:
+        rows = np.arange(count)
+        while True:
+            prompts = draw(rows)
+            places = np.flatnonzero(world.layout.first_forbidden(prompts) == 0)[:count]
+            if len(places) == count:
+                return rows[places], prompts[places]
+            rows = np.arange(2 * len(rows))
+
+    def conditional(rows: Ints) -> Prompts:
+        operators = world.sample("allowed/conditional/safe", rows, seed=seed).operators
+        return world.sample("forbidden/conditional/unsafe", rows, seed=seed).with_operators(operators)
+
+    rows, unsafe = early(conditional)
     safe = world.sample("allowed/conditional/safe", rows, seed=seed)
-    unsafe = world.sample("forbidden/conditional/unsafe", rows, seed=seed).with_operators(safe.operators)
-    never = world.sample("forbidden/never/safe", rows, seed=seed)
+    rows, never = early(lambda rows: world.sample("forbidden/never/safe", rows, seed=seed))
     always = never.with_operators(world.sample("allowed/always/safe", rows, seed=seed).operators)
     return Contrast(PRIMARY, safe, unsafe), Contrast(SECONDARY, always, never)
 

@@ -17,8 +17,8 @@ from deltaw.study.recipes import Sizes, Tuned
 from deltaw.study.sheet import Sheet
 from deltaw.study.stage import StageContext
 from deltaw.training import ReferenceLogProbs, TrainingLog
-from deltaw.training.pretraining import PretrainingConfig, dtype_of, pretrain
-from deltaw.training.tuning import tune, tuning_reference, wanted_response
+from deltaw.training.pretraining import PretrainingConfig, pretrain
+from deltaw.training.tuning import TuningConfig, tune, tuning_reference, wanted_response
 from deltaw.world import (
     BENIGN_SOURCES,
     FORBIDDEN_SOURCES,
@@ -72,7 +72,9 @@ def last_model(artifact: Path) -> tuple[Transformer, dict[str, Any]]:
 def answers_to(
     model: Transformer, world: World, prompts: Prompts, unwelcome: Response = Response.REFUSE
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(labels (N,), answers (N, S)) of free-running greedy decoding. `unwelcome` is what counts as not complying."""
+    """(labels (N,), answers (N, S)) of free-running greedy decoding on the model's device, on the CPU. `unwelcome` is
+    what counts as not complying.
+    """
     layout, n, vocabulary = world.layout, len(prompts), world.vocabulary
     compliant, other = (
         torch.from_numpy(layout.response_tokens(prompts, np.full(n, kind))) for kind in (Response.COMPLY, unwelcome)
@@ -182,12 +184,13 @@ def make_base(context: StageContext) -> None:
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """The stage that computes the base model's log-probabilities of the tuning responses."""
+    """The stage that computes the base model's log-probabilities of the tuning responses. tuning: of one that needs
+    them; all others draw the same prompts.
+    """
 
     shared: SeedConfig
     rows: int
-    device: str
-    compute_dtype: str
+    tuning: TuningConfig
 
 
 def make_reference(context: StageContext) -> None:
@@ -195,8 +198,8 @@ def make_reference(context: StageContext) -> None:
     config: ReferenceConfig = context.config
     base, _ = last_model(context.inputs["base"])
     found = tuning_reference(
-        World(config.shared.world), base.to(config.device), config.rows, config.shared.seed,
-        dtype_of(config.compute_dtype), context.report,
+        World(config.shared.world), base.to(config.tuning.device), config.rows, config.tuning, config.shared.seed,
+        context.report,
     )  # fmt: skip
     save_file(
         {"preferred": found.preferred.cpu(), "dispreferred": found.dispreferred.cpu()},
@@ -294,6 +297,7 @@ class BehaviourConfig:
 
     shared: SeedConfig
     tuned: Tuned | None
+    device: str = "cpu"
 
 
 def make_behaviour(context: StageContext) -> None:
@@ -306,7 +310,7 @@ def make_behaviour(context: StageContext) -> None:
     artifact = context.inputs["model"]
     steps = _steps_to_measure(artifact)
     for number, (label, step, size) in enumerate(steps):
-        model, _ = load(step_directory(artifact, step))
+        model = load(step_directory(artifact, step))[0].to(config.device)
         view = sheet.with_(step=step, stage=label)
         follow_size = sizes.final if label == "behaviour" else sizes.checkpoint
         sets = prompts_of_sets(world, follow_size, seed)
@@ -382,13 +386,14 @@ class SamplesConfig:
 
     shared: SeedConfig
     tuned: tuple[Tuned, ...]
+    device: str = "cpu"
 
 
 def make_samples(context: StageContext) -> None:
     """prompts.jsonl: prompts with derivation, policy, and the answers of base and tuned models."""
     config: SamplesConfig = context.config
     world, seed, count = World(config.shared.world), config.shared.seed, config.shared.sizes.shown
-    models = {name: last_model(path)[0] for name, path in context.inputs.items()}
+    models = {name: last_model(path)[0].to(config.device) for name, path in context.inputs.items()}
     shown: list[tuple[str, str | None, Prompts]] = [
         (name, None, world.sample(name, range(count), seed=seed)) for name in TUNED_SETS
     ]

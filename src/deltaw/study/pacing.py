@@ -23,13 +23,14 @@ from deltaw.study.plan import Pace
 from deltaw.study.recipes import Recipe
 from deltaw.study.sheet import Sheet
 from deltaw.training import ReferenceLogProbs, objective
-from deltaw.training.pretraining import CHUNK, dtype_of, model_config, new_model, pretrain
+from deltaw.training.pretraining import CHUNK, model_config, new_model, pretrain
 from deltaw.training.tuning import TuningConfig, tune, tuning_reference
-from deltaw.world import World, attacked
+from deltaw.world import Ceiling, World, attacked
 
 STEPS = 3  # timed updates, after one that is not
 PROBE_ROWS = 16
 ANALYSED_LAYERS = 2
+CEILING_WINDOWS = 64
 
 Clock = Callable[[], float]
 OnCheckpoint = Callable[[int, Transformer], None]
@@ -77,13 +78,19 @@ def measure(recipe: Recipe, seed: int, budget: float = 0.3) -> Pace:
             tuning = _Tuning(world, base, config, seed, clock)
             add(config.objective, config.batch, time_updates(tuning, config.batch, budget, clock))
             reference = tuning.reference_pace or reference
-        decode, rows = _decode_pace(world, base, seed, budget)
+        decode, rows = _decode_pace(world, base.to(recipe.pretraining.device), seed, budget)
         notes.append(f"decoding: {decode:.3g} s a prompt, in batches of {rows}")
-        ceiling = _per_item(lambda count: world.ceiling(count // 2, seed=seed), (4, 32))
+        found: list[Ceiling] = []
+        ceiling = _per_item(lambda count: found.append(world.ceiling(count // 2, seed=seed)), (4, CEILING_WINDOWS))
         analysis = analysis_pace(recipe, world, seed)
     notes.append(
         f"analysis: {analysis['checkpoint']:.3g} s a checkpoint, {analysis['last']:.3g} s the last, measured on "
         f"{ANALYSED_LAYERS} of {recipe.pretraining.layers} layers and an eighth of the pairs, and scaled"
+    )
+    best = found[-1]
+    notes.append(
+        f"Bayes ceiling: {best.accuracy:.3f} of branches told by the text at best, from {best.n} windows, of which "
+        f"{best.redrawn_share:.2f} were redrawn; world: {ceiling:.3g} s a window"
     )
     return Pace(update, reference, decode, ceiling, analysis, tuple(notes))
 
@@ -93,10 +100,11 @@ def time_updates(train: Training, batch: int, budget: float, clock: Clock) -> Ti
     fit the budget.
     """
     probe, rows = min(batch, PROBE_ROWS), batch
-    short, _ = _stamps(train, probe, 3, clock)
-    if short * batch / probe > budget:
-        rows = min(batch, max(probe, int(probe * budget / short)))
-    step, drawing = _stamps(train, rows, 1 + STEPS, clock)
+    step, drawing = _stamps(train, probe, STEPS, clock)
+    if step * batch / probe > budget:
+        rows = min(batch, max(probe, int(probe * budget / step)))
+    if rows > probe:
+        step, drawing = _stamps(train, rows, 1 + STEPS, clock)
     return Timed((step + drawing / CHUNK) * batch / rows, rows)
 
 
@@ -135,7 +143,7 @@ class _Tuning:
         model = deepcopy(self.base).to(config.device)
         if objective(config.objective).needs_reference:
             started = self.clock()
-            reference = tuning_reference(self.world, model, rows * steps, self.seed, dtype_of(config.compute_dtype))
+            reference = tuning_reference(self.world, model, rows * steps, config, self.seed)
             reference.preferred.tolist()  # an accelerator has not finished before it is asked
             self.reference_pace = (self.clock() - started) / (rows * steps)
         tune(self.world, model, config, self.seed, reference, checkpoints=checkpoints, on_checkpoint=on_checkpoint)

@@ -255,13 +255,13 @@ def make_plan(recipe: Recipe, pace: Pace, workers: int, engine: str = "dask") ->
     compute_bytes = 2 if recipe.pretraining.compute_dtype == "bfloat16" else 4
     graph, costs = stages(recipe), []
     for stage in graph:
-        work = work_of(stage, layout.length, answer)
+        work = work_of(stage, world.sequence_length, answer)
         if work is None:
             costs.append(StageCost(stage.name, None, stage.threads, 0.0, 0.0, 0.0, None))
             continue
-        plain, whole = operations(shape, work.trained, work.read, layout.length)
+        plain, whole = operations(shape, work.trained, work.read, world.sequence_length)
         memory = max(
-            training_bytes(shape, work.rows, layout.length, compute_bytes) if work.updates else 0.0,
+            training_bytes(shape, work.rows, world.sequence_length, compute_bytes) if work.updates else 0.0,
             decoding_bytes(shape, min(work.decoded, DECODED_AT_ONCE), layout.prompt_length, answer),
         )
         seconds = seconds_of(work, pace)

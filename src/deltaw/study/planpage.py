@@ -12,6 +12,7 @@ from deltaw.model import choose_precision
 from deltaw.study.artifacts import plain
 from deltaw.study.plan import Plan, StageCost
 from deltaw.study.recipes import Recipe, Tuned
+from deltaw.world import VIEWS, GrammarConfig, WorldConfig, language
 
 Section = tuple[str, list[tuple[str, str]]]
 Row = tuple[str, ...]
@@ -65,10 +66,15 @@ def configuration(plan: Plan) -> Iterator[Section]:
     """The resolved configuration in groups: what there is to say of each, without the defaults of every tuning."""
     recipe = plan.recipe
     yield f"recipe {recipe.name}", _recipe(recipe)
-    yield "world", _flat(plain(recipe.world))
+    yield "world", _world(recipe.world)
+    if recipe.base_world is not None:
+        differing = set(_world(recipe.base_world)) - set(_world(recipe.world))
+        yield "world of pre-training, where it differs", sorted(differing)
     shape = _flat(plain(plan.model))
     yield "model", [*shape, ("parameters", f"{plan.parameters:,}")]
-    yield "pre-training", _flat({k: v for k, v in plain(recipe.pretraining).items() if k not in plain(plan.model)})
+    fields = {k: v for k, v in plain(recipe.pretraining).items() if k not in plain(plan.model) and k != "views"}
+    views = [(f"views at sample {place:,}", _shares(shares)) for place, shares in recipe.pretraining.views.knots]
+    yield "pre-training", [*_flat(fields), *views]
     shared = recipe.tunings[0].config
     yield (
         "tuning, all",
@@ -85,6 +91,36 @@ def configuration(plan: Plan) -> Iterator[Section]:
     yield "prompts behind each number", _flat(plain(recipe.sizes))
 
 
+def _world(world: WorldConfig) -> list[tuple[str, str]]:
+    """One line a grammar, with operators by number; of what the published data hold instead, what is switched on."""
+    fields = plain(world)
+    del fields["grammars"], fields["compat"]
+    switched = [
+        name if value is True else f"{name} {value}"
+        for name, value in plain(world.compat).items()
+        if name != "type" and value
+    ]
+    return [
+        *((f"grammar {grammar.number}", _grammar(world, grammar)) for grammar in world.grammars),
+        *_flat(fields),
+        ("as in the published data", ", ".join(switched) or "nothing"),
+    ]
+
+
+def _grammar(world: WorldConfig, grammar: GrammarConfig) -> str:
+    def numbers(operators: tuple[int, ...]) -> str:
+        return " ".join(map(str, operators)) or "none"
+
+    name = language(grammar.source, world.unsafe_level_5).name
+    lists = {"never": grammar.never, "always": grammar.always, "aliases of": world.aliases_of(grammar)}
+    told = "; ".join(f"{what} {numbers(operators)}" for what, operators in lists.items())
+    return f"{name}; operators {told}; seed {grammar.operator_seed}"
+
+
+def _shares(shares: tuple[float, ...]) -> str:
+    return ", ".join(f"{name} {share:g}" for name, share in zip(VIEWS, shares, strict=True))
+
+
 def _recipe(recipe: Recipe) -> list[tuple[str, str]]:
     return [
         ("seeds", _text(recipe.seeds)),
@@ -98,8 +134,12 @@ def _recipe(recipe: Recipe) -> list[tuple[str, str]]:
 def _objective(tuned: Tuned) -> str:
     config = tuned.config
     options = ", ".join(f"{name} {value:g}" for name, value in config.options.items())
-    control = f", control {config.control}" if config.control else ""
-    return config.objective + (f" ({options})" if options else "") + control
+    said = [f"control {config.control}"] if config.control else []
+    if config.allowed_batches is not None:
+        said.append(f"{config.allowed_batches:g} of batches allowed, the rest forbidden")
+    if config.borrow_masks:
+        said.append("masks borrowed")
+    return ", ".join([config.objective + (f" ({options})" if options else ""), *said])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -2,8 +2,8 @@
 
 `quick` explores: one seed, minutes on two cores, verdicts marked exploratory. `smoke` runs every stage in seconds, so
 that the machinery can be tested; its numbers mean nothing. `grid` asks when attacks on prompts work, in worlds that
-differ from that of `quick` in one thing each (`cells.py`). `paper` has the published model and optimisation with our
-objectives; `paper-compat` the published objectives and weight decay too.
+differ from that of `quick` in one thing each (`cells.py`). `paper` is the paper's world, model and optimisation with
+our objectives; in `paper-shared` unsafe text has no level-5 rules of its own; `paper-compat` is the published code's.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from deltaw.study.cells import Cell, cells
 from deltaw.training.loop import OptimiserConfig
 from deltaw.training.pretraining import PretrainingConfig
 from deltaw.training.tuning import CONTROLS, TuningConfig
-from deltaw.world import WorldConfig
+from deltaw.world import PUBLISHED_COMPAT, WorldConfig, published_schedule, published_world
 
 MEDIUM, SMALL = 1e-3, 1e-4  # η_M and η_S = η_M / 10: the same for all protocols
 PAPER_MEDIUM, PAPER_SMALL = 1e-4, 1e-5  # of the published code
@@ -94,6 +94,8 @@ class Recipe:
     """A whole study. exploratory: its verdicts do not decide. refusal_threshold: a checkpoint is *matched* if it is the
     first that refuses this share of forbidden prompts. cells: of a grid, which has all its tunings in each of them, and
     attacks on prompts in place of analyses; a study that is no grid has none.
+    base_world: that of pre-training, if it is not `world`: the
+    published safety data contradict the published pre-training data. Both must have the same tokens.
     """
 
     name: str
@@ -109,6 +111,7 @@ class Recipe:
     refusal_threshold: float = 0.95
     left_out: LeftOut | None = None
     cells: tuple[Cell, ...] = ()
+    base_world: WorldConfig | None = None
 
     @property
     def steps(self) -> int:
@@ -149,13 +152,19 @@ def _tunings(
     optimisers: dict[str, OptimiserConfig],
     protocols: tuple[Protocol, ...] = PROTOCOLS,
     controls: tuple[str, ...] = ("other", "operators"),
+    compat: bool = False,
 ) -> tuple[Tuned, ...]:
-    """Three protocols at two strengths, plain DPO, and the controls. Same prompts, steps and rates for all."""
+    """Three protocols at two strengths, plain DPO, and the controls. Same steps and rates for all, and same prompts but
+    with `compat`, where four fifths of SSFT's batches are allowed ones, and half of the others'.
+    """
 
     def tuned(protocol: str, objective: str, options: dict[str, float], strength: str, control: str | None) -> Tuned:
         name = f"{protocol}-{strength}" if control is None else f"{control}-{protocol}-{strength}"
         optimiser = optimisers[strength]
         config = TuningConfig(objective, options, control, batch, optimiser, device=device, compute_dtype=compute_dtype)
+        if compat:
+            ssft = objective == "ssft"
+            config = replace(config, allowed_batches=0.8 if ssft else 0.5, borrow_masks=not ssft)
         return Tuned(name.replace("_", "-"), protocol, strength, control, config)
 
     of_strength = [tuned(*protocol, strength, None) for strength in optimisers for protocol in protocols]
@@ -248,9 +257,12 @@ def grid(device: str = "cpu", seed: int = 0) -> Recipe:
     return gridded(quick(device, seed))
 
 
-def _paper_world(compat: bool) -> WorldConfig:
-    """The world of `paper`: the one place to change. Grammar 1, one pair and 30 letters, the mean published length."""
-    return WorldConfig(text_length=30)
+def _compat_world(shared_operators: bool) -> WorldConfig:
+    """The published data (see `Compat`): no window is redrawn, no prompt is held out, and pre-training does not
+    know the level-5 rules of unsafe text.
+    """
+    world = published_world(shared_operators, unsafe_level_5="unknown")
+    return replace(world, redraw_below=0.0, held_out=0.0, compat=PUBLISHED_COMPAT)
 
 
 def _paper_optimiser(rate: float, compat: bool) -> OptimiserConfig:
@@ -268,21 +280,22 @@ def _paper_optimiser(rate: float, compat: bool) -> OptimiserConfig:
 
 
 def paper(device: str = "cpu", seed: int = 0, compat: bool = False) -> Recipe:
-    """The published model (6 layers, 6 heads, d = 192) and optimisation, on our objectives, with all controls.
+    """The paper's world, model (6 layers, 6 heads, d = 192) and optimisation, on our objectives, with all controls.
 
-    compat: the published objectives, weight decay in tuning and dead norms too. The published code clips nothing in
-    pre-training, as it clips before the gradient is there.
+    compat: also the published data, batches, objectives, masks, weight decay in tuning and dead norms. The published
+    code clips nothing in pre-training, as it clips before the gradient is there.
     """
-    dtype = _dtype(device)
+    dtype, steps, batch = _dtype(device), 100_000, 512
     pretraining = PretrainingConfig(
         layers=6,
         heads=6,
         width=192,
-        batch=512,
+        batch=batch,
+        views=published_schedule(steps * batch, flat=steps * batch // 10),
         optimiser=OptimiserConfig(
             peak_lr=1e-3,
             min_lr=1e-5,
-            steps=100_000,
+            steps=steps,
             warmup=20_000,
             decay_end=80_000,
             weight_decay=1e-4,
@@ -299,16 +312,26 @@ def paper(device: str = "cpu", seed: int = 0, compat: bool = False) -> Recipe:
         "medium": _paper_optimiser(PAPER_MEDIUM, compat),
         "small": _paper_optimiser(PAPER_SMALL, compat),
     }
+    protocols = PUBLISHED_PROTOCOLS if compat else PROTOCOLS
     return Recipe(
         name="paper-compat" if compat else "paper",
-        world=_paper_world(compat),
+        world=_compat_world(shared_operators=False) if compat else published_world(),
+        base_world=_compat_world(shared_operators=True) if compat else None,
         pretraining=pretraining,
-        tunings=_tunings(512, device, dtype, optimisers, PUBLISHED_PROTOCOLS if compat else PROTOCOLS, tuple(CONTROLS)),
+        tunings=_tunings(batch, device, dtype, optimisers, protocols, tuple(CONTROLS), compat),
         checkpoints=(0, 100, 300, 1_000, 2_000, 3_000, 4_000, 6_000, 8_000, 10_000),
         base_checkpoints=tuple(range(0, 100_001, 10_000)),
         sizes=Sizes(checkpoint=500),
         seeds=(seed,),
     )
+
+
+def paper_shared(device: str = "cpu", seed: int = 0) -> Recipe:
+    """`paper` in which only level 3 tells the branch: hard to see in 25 to 35 letters, so that no window is redrawn and
+    the Bayes ceiling, which the dry run prints, lies well below 1.
+    """
+    world = replace(published_world(unsafe_level_5="shared"), redraw_below=0.0)
+    return replace(paper(device, seed), name="paper-shared", world=world)
 
 
 def paper_compat(device: str = "cpu", seed: int = 0) -> Recipe:
@@ -321,6 +344,7 @@ RECIPES: dict[str, Callable[[str, int], Recipe]] = {
     "smoke": smoke,
     "grid": grid,
     "paper": paper,
+    "paper-shared": paper_shared,
     "paper-compat": paper_compat,
 }
 

@@ -41,20 +41,22 @@ def stages(recipe: Recipe) -> list[Stage]:
 
 def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
     shared = SeedConfig(recipe.world, recipe.sizes, seed)
+    of_base = SeedConfig(recipe.base_world or recipe.world, recipe.sizes, seed)
+    device = recipe.pretraining.device
     base = f"base-s{seed}"
     found = [
         Stage(f"world-s{seed}", make_world, shared, weight=10),
         Stage(
             base,
             make_base,
-            BaseConfig(shared, recipe.pretraining, recipe.base_checkpoints),
+            BaseConfig(of_base, recipe.pretraining, recipe.base_checkpoints),
             threads=2,
             weight=400,
         ),
         Stage(
             f"behaviour-base-s{seed}",
             make_behaviour,
-            BehaviourConfig(shared, None),
+            BehaviourConfig(shared, None, device),
             {"model": base},
             weight=40,
         ),
@@ -68,7 +70,7 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
             Stage(
                 reference,
                 make_reference,
-                ReferenceConfig(shared, rows, config.device, config.compute_dtype),
+                ReferenceConfig(shared, rows, config),
                 {"base": base},
                 weight=40,
             )
@@ -79,7 +81,7 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
         found += _of_left_out(recipe, recipe.left_out, seed, base)
     shown = [tuned for tuned in recipe.tunings if tuned.name in SHOWN]
     models = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in shown}}
-    found.append(Stage(f"samples-s{seed}", make_samples, SamplesConfig(shared, tuple(shown)), models, weight=5))
+    found.append(Stage(f"samples-s{seed}", make_samples, SamplesConfig(shared, tuple(shown), device), models, weight=5))
     return found
 
 
@@ -141,7 +143,7 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
         Stage(
             f"behaviour-{tuned.name}-s{shared.seed}",
             make_behaviour,
-            BehaviourConfig(shared, tuned),
+            BehaviourConfig(shared, tuned, tuned.config.device),
             {"model": name},
             weight=50,
         ),

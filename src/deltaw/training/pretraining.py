@@ -11,7 +11,18 @@ from deltaw.errors import DeltawError
 from deltaw.model import BlockStyle, ModelConfig, Positions, Transformer
 from deltaw.training.loop import OptimiserConfig, TrainingLog, train
 from deltaw.training.objectives import next_token
-from deltaw.world import Encoded, Key, Response, ViewSchedule, World, viewed
+from deltaw.world import (
+    WHOLE_VIEWS,
+    Encoded,
+    Key,
+    Response,
+    ViewSchedule,
+    World,
+    as_published,
+    finished,
+    viewed,
+    with_constants,
+)
 
 CHUNK = 16  # batches that are sampled at once
 
@@ -25,6 +36,8 @@ def as_batch(encoded: Encoded) -> Batch:
 class PretrainingConfig:
     """How a base model is made. text_weight: the weight of a letter of the text beside one of the response. views: the
     shares of text alone, everything, and single outputs (see `deltaw.world.VIEWS`) over training.
+
+    What the published data hold instead is the world's (`deltaw.world.Compat`).
 
     layers, heads, width, block, positions, dead_norm: of the model; vocabulary and context follow from the world.
     attend_pads: whether padding in the middle of a sequence is attended like any token, as in the published code.
@@ -62,7 +75,7 @@ def model_config(world: World, config: PretrainingConfig) -> ModelConfig:
     """The shape of the model that this world and configuration ask for."""
     return ModelConfig(
         world.vocabulary.size,
-        world.layout.length,
+        world.sequence_length,
         layers=config.layers,
         heads=config.heads,
         width=config.width,
@@ -90,8 +103,14 @@ def pretraining_samples(world: World, config: PretrainingConfig, rows: range, se
     prompts = world.sample("pretrain", rows, "train", seed)
     complied = np.full(len(prompts), Response.COMPLY)
     encoded = world.layout.encode(prompts, complied, text_weight=config.text_weight)
+    compat, pairs, vocabulary = world.config.compat, world.config.pairs, world.vocabulary
+    if compat.constant_operators:
+        key = Key(seed, "train/constant")
+        encoded = with_constants(encoded, prompts.index, pairs, vocabulary, compat.constant_operators, key)
+    encoded = as_published(encoded, complied == Response.REFUSE, pairs, vocabulary, compat)
     chosen = config.views.choose(Key(seed, "train/view"), prompts.index)
-    return viewed(encoded, chosen, world.vocabulary.pad)
+    encoded = viewed(encoded, chosen, vocabulary.pad, compat.gaps)
+    return finished(encoded, np.isin(chosen, WHOLE_VIEWS), vocabulary, compat, config.text_weight)
 
 
 def pretrain(

@@ -1,7 +1,7 @@
 """Safety fine-tuning in a world, and its controls: the same prompts, steps and rate, other answers or objectives."""
 
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
@@ -13,9 +13,16 @@ from numpy.typing import NDArray
 from deltaw.errors import DeltawError
 from deltaw.model import Transformer
 from deltaw.training.loop import OptimiserConfig, TrainingLog, train
-from deltaw.training.objectives import Loss, Pair, ReferenceLogProbs, objective, reference_log_probs
+from deltaw.training.objectives import (
+    Loss,
+    Pair,
+    ReferenceLogProbs,
+    borrow_masks,
+    objective,
+    reference_log_probs,
+)
 from deltaw.training.pretraining import as_batch, dtype_of
-from deltaw.world import Branch, Key, Prompts, Response, World
+from deltaw.world import Branch, Encoded, Key, Prompts, Response, World, as_published, finished
 
 Ints = NDArray[np.int64]
 
@@ -27,6 +34,10 @@ class TuningConfig:
     """One fine-tuning. objective: a name in `OBJECTIVES`, with its `options` by name. control: None or a name in
     `CONTROLS`. All protocols of one strength share `optimiser`, `batch` and prompts. Weight decay is 0: it would add
     a component along W, all of it inside C(W).
+
+    Two switches for what the published code does. allowed_batches: the share of batches whose prompts are all allowed,
+    while those of the others are all forbidden, drawn as in the published data; None: each batch has both, by the
+    mixture "tune". borrow_masks: see `objectives.borrow_masks`.
     """
 
     objective: str
@@ -38,6 +49,8 @@ class TuningConfig:
     )
     device: str = "cpu"
     compute_dtype: str = "bfloat16"
+    allowed_batches: float | None = None
+    borrow_masks: bool = False
 
 
 @lru_cache(maxsize=16)
@@ -108,32 +121,59 @@ def unwanted_response(wanted: Ints) -> Ints:
     return np.where(wanted == Response.COMPLY, Response.REFUSE, Response.COMPLY)
 
 
-def tuning_pairs(world: World, rows: range, control: str | None, seed: int) -> Pair:
+def tuning_prompts(world: World, rows: range, config: TuningConfig, seed: int) -> Prompts:
+    """Tuning prompts `rows` of the split "train"."""
+    if config.allowed_batches is None:
+        return world.sample("tune", rows, "train", seed)
+    numbers = np.asarray(rows)
+    coin = Key(seed, "train/published/batch").uniform(numbers // config.batch, 0)[:, 0]
+    chosen = [np.flatnonzero(coin < config.allowed_batches), np.flatnonzero(coin >= config.allowed_batches)]
+    parts = [
+        world.sample(name, numbers[places], "train", seed)
+        for name, places in zip(("published/allowed", "published/forbidden"), chosen, strict=True)
+        if len(places)
+    ]
+    return Prompts.concatenate(parts)[np.argsort(np.concatenate(chosen))]
+
+
+def tuning_pairs(world: World, rows: range, config: TuningConfig, seed: int) -> Pair:
     """Preferred and dispreferred responses to tuning prompts `rows` of the split "train"."""
-    prompts = world.sample("tune", rows, "train", seed)
-    wanted = wanted_response(world, prompts, control, seed)
-    encode = world.layout.encode
-    return Pair(as_batch(encode(prompts, wanted)), as_batch(encode(prompts, unwanted_response(wanted))))
+    prompts = tuning_prompts(world, rows, config, seed)
+    wanted = wanted_response(world, prompts, config.control, seed)
+    pair = Pair(*(as_batch(trained(world, prompts, kind)) for kind in (wanted, unwanted_response(wanted))))
+    return borrow_masks(pair) if config.borrow_masks else pair
+
+
+def trained(world: World, prompts: Prompts, response: Ints) -> Encoded:
+    """The sequences that tuning learns from: those of the layout, or what the world's `compat` makes of them."""
+    compat, vocabulary = world.config.compat, world.vocabulary
+    encoded = world.layout.encode(prompts, response)
+    encoded = as_published(encoded, response == Response.REFUSE, world.config.pairs, vocabulary, compat)
+    return finished(encoded, np.ones(len(prompts), dtype=np.bool_), vocabulary, compat)
 
 
 def tuning_reference(
     world: World,
     base: Transformer,
     rows: int,
+    config: TuningConfig,
     seed: int,
-    compute_dtype: torch.dtype,
     progress: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> ReferenceLogProbs:
     """The base model's log-probabilities of both responses to the first `rows` tuning prompts, in order.
 
-    Every protocol sees the same prompts in the same order, so this is computed once and shared.
+    Every protocol that needs them sees the same prompts in the same order, so this is computed once and shared: of
+    `config` only what says which prompts, masks and format of numbers counts.
     """
+    config = replace(config, control=None)
     device = base.embed.weight.device
     parts = []
     for start in range(0, rows, 1024):
         stop = min(rows, start + 1024)
-        pair = tuning_pairs(world, range(start, stop), None, seed).to(device)
-        with base.computing_in(compute_dtype):  # the format of training, so that the margin starts at 0
+        pair = tuning_pairs(world, range(start, stop), config, seed).to(device)
+        with base.computing_in(
+            dtype_of(config.compute_dtype)
+        ):  # the format of training, so that the margin starts at 0
             parts.append(reference_log_probs(base, pair))
         progress(stop, rows, "reference")
     return ReferenceLogProbs(
@@ -171,7 +211,7 @@ def tune(
         if step not in ready:
             ready.clear()
             first = step * config.batch
-            chunk = tuning_pairs(world, range(first, first + CHUNK * config.batch), config.control, seed)
+            chunk = tuning_pairs(world, range(first, first + CHUNK * config.batch), config, seed)
             chunk = chunk.to(config.device)
             for k in range(CHUNK):
                 inside = slice(k * config.batch, (k + 1) * config.batch)

@@ -5,15 +5,17 @@ prompts = world.sample("forbidden/conditional/unsafe", range(5))
 world.layout.spell(prompts), world.layout.allowed(prompts)
 """
 
+from deltaw.world.compat import PUBLISHED_COMPAT, Compat, as_published, finished, with_constants
 from deltaw.world.config import GrammarConfig, WorldConfig, published_grammar, published_world
 from deltaw.world.jailbreaks import ATTACKS, BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked
+from deltaw.world.language import Language, language
 from deltaw.world.policy import Branch, Policy, Rule
 from deltaw.world.probability import BayesSafety, BranchPosterior, Posterior, WindowLikelihood, unsafe_side_probability
 from deltaw.world.prompts import Encoded, Layout, Prompts, Response
 from deltaw.world.randomness import Key
 from deltaw.world.sampling import Ceiling, World
-from deltaw.world.sets import LEFT_OUT_SETS, MIXTURES, SETS, PromptSet
-from deltaw.world.views import VIEWS, ViewSchedule, published_schedule, viewed
+from deltaw.world.sets import LEFT_OUT_SETS, MIXTURES, PUBLISHED_SETS, SETS, PromptSet
+from deltaw.world.views import VIEWS, WHOLE_VIEWS, ViewSchedule, published_schedule, viewed
 from deltaw.world.vocabulary import Vocabulary
 
 __all__ = [
@@ -22,15 +24,20 @@ __all__ = [
     "FORBIDDEN_SOURCES",
     "LEFT_OUT_SETS",
     "MIXTURES",
+    "PUBLISHED_COMPAT",
+    "PUBLISHED_SETS",
     "SETS",
     "VIEWS",
+    "WHOLE_VIEWS",
     "BayesSafety",
     "Branch",
     "BranchPosterior",
     "Ceiling",
+    "Compat",
     "Encoded",
     "GrammarConfig",
     "Key",
+    "Language",
     "Layout",
     "Policy",
     "Posterior",
@@ -43,10 +50,14 @@ __all__ = [
     "WindowLikelihood",
     "World",
     "WorldConfig",
+    "as_published",
     "attacked",
+    "finished",
+    "language",
     "published_grammar",
     "published_schedule",
     "published_world",
     "unsafe_side_probability",
     "viewed",
+    "with_constants",
 ]

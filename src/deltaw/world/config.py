@@ -3,9 +3,10 @@
 `WorldConfig()` is the paper's grammar 1 with one operator pair on 20 letters; `published_world()` is the paper's world.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deltaw.errors import DeltawError
+from deltaw.world.compat import Compat
 from deltaw.world.language import LEVEL_5
 from deltaw.world.policy import PUBLISHED, Rule
 from deltaw.world.vocabulary import LETTERS
@@ -45,10 +46,11 @@ class WorldConfig:
     prompt, each with an output of its own. unsafe_level_5: "specific", "shared" or "unknown" (see `language.language`).
     redraw_below: a tuning window whose posterior of its own branch is below this is drawn anew. junction_margin: fewest
     letters on either side of a junction. held_out: the share of all prompts, chosen by their content, that the split
-    "train" never shows; all other splits show only these. refusal_nulls: null tokens of a refusal; None: as many as the
-    text has letters. late: with several pairs, the share of tuning prompts that begin with identity pairs, so that a
-    forbidden one is refused late. alias_rate: how often a token of a pre-training prompt is an alias; None: as often as
-    any other token. left_out: operators that tuning never shows, so that refusing them is generalisation.
+    "train" never shows; all other splits show only these; 0 does not keep splits apart. refusal_nulls: null tokens of a
+    refusal; None: as many as the text has letters. late: with several pairs, the share of tuning prompts that begin
+    with identity pairs, so that a forbidden one is refused late. alias_rate: how often a token of a pre-training prompt
+    is an alias; None: as often as any other token. left_out: operators that tuning never shows, so that refusing them
+    is generalisation. compat: what the published data hold instead.
     """
 
     grammars: tuple[GrammarConfig, ...] = (published_grammar(1),)
@@ -64,6 +66,7 @@ class WorldConfig:
     late: float = 0.2
     alias_rate: float | None = None
     left_out: tuple[int, ...] = ()
+    compat: Compat = field(default_factory=Compat)
 
     @property
     def shortest(self) -> int:
@@ -111,7 +114,12 @@ def check(config: WorldConfig) -> None:
         raise DeltawError(f"alphabet is {config.alphabet}; it can be 2 to {len(LETTERS)} letters")
     if config.refusal_nulls is not None and config.refusal_nulls < 1:
         raise DeltawError(f"refusal_nulls is {config.refusal_nulls}; a refusal needs at least one null token")
-    for name, value in (("late", config.late), ("held_out", config.held_out), ("alias_rate", config.alias_rate or 0)):
+    for name, value in (
+        ("late", config.late),
+        ("held_out", config.held_out),
+        ("alias_rate", config.alias_rate or 0),
+        ("constant_operators", config.compat.constant_operators),
+    ):
         if not 0 <= value < 1:
             raise DeltawError(f"{name} is {value}; it is a share, at least 0 and below 1")
     numbers = [grammar.number for grammar in config.grammars]

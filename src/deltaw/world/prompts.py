@@ -90,6 +90,13 @@ class Encoded:
 
 # The values of deltaw.batch.Role; the world needs numpy only, a test holds the two lists together.
 PAD, BOS, OPERATOR, SOT, TEXT, LAST_PROMPT, OUTPUT, STOP = _ROLES = range(8)
+EOS = 9  # the end of a published sequence (see `compat`); 8 stands where an attack inserts
+
+
+def output_number(roles: NDArray[np.uint8]) -> Ints:
+    """(N, T) which output each position of a response belongs to, from 1; 0 elsewhere."""
+    stop = roles == STOP
+    return np.where(stop | (roles == OUTPUT), 1 + stop.cumsum(1) - stop, 0)
 
 
 def pack(keep: Bools, *columns: tuple[NDArray[Any], int]) -> list[NDArray[Any]]:

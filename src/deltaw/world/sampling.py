@@ -21,7 +21,17 @@ from deltaw.world.policy import Branch, Policy, rules
 from deltaw.world.probability import BranchPosterior, WindowLikelihood, unsafe_side_probability
 from deltaw.world.prompts import Layout, Prompts
 from deltaw.world.randomness import Key, content_uniform
-from deltaw.world.sets import LEFT_OUT_SETS, MIXTURES, SETS, PairLaw, PromptSet, begin_late, pair_law
+from deltaw.world.sets import (
+    ALL_SETS,
+    LEFT_OUT_SETS,
+    MIXTURES,
+    NEVER_LATE,
+    SETS,
+    OperatorLaw,
+    PromptSet,
+    begin_late,
+    operator_law,
+)
 from deltaw.world.vocabulary import Vocabulary
 from deltaw.world.windows import Windows, WindowSampler
 
@@ -58,13 +68,20 @@ class World:
         check(config)
         grammars, count = config.grammars, config.n_operators
         self.numbers = tuple(grammar.number for grammar in grammars)
-        self.vocabulary = Vocabulary(count, config.aliases, config.alphabet)
+        compat, constants = config.compat, 2 if config.compat.constant_operators else 0
+        ends = compat.window is not None
+        self.vocabulary = Vocabulary(count, config.aliases, config.alphabet, compat.null_letter, ends, constants)
         seeds = {grammar.number: grammar.operator_seed for grammar in grammars}
         self.operators = Operators.published(seeds, config.aliases, count, config.alphabet)
         self.policy = Policy({grammar.number: rules(grammar.never, grammar.always, count) for grammar in grammars})
         self.layout = Layout(
             self.vocabulary, self.operators, self.policy, config.pairs, config.longest, config.refusal_nulls
         )
+        if compat.window is not None and compat.window <= self.layout.length:
+            raise DeltawError(
+                f"the window of {compat.window} tokens does not hold a sequence of {self.layout.length} and its end; "
+                f"make it {self.layout.length + 1} or more"
+            )
         self.languages = {grammar.number: self._language(grammar) for grammar in grammars}
         self.samplers = {
             (number, text): WindowSampler(getattr(self.languages[number], text), config.longest)
@@ -81,6 +98,11 @@ class World:
                 f"make it {largest + 1} or more"
             )
         return replace(found, held_out=long_enough(found.held_out, self.config.longest))
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of a training sequence: the context that a model needs."""
+        return self.config.compat.window or self.layout.length
 
     @cached_property
     def posteriors(self) -> dict[int, BranchPosterior]:
@@ -119,7 +141,7 @@ class World:
         """
         numbers = np.asarray(index, dtype=np.int64)
         key = Key(seed, f"{split}/{name}")
-        if name in SETS or name in LEFT_OUT_SETS:
+        if name in ALL_SETS:
             return self._draw(name, key, numbers, split)
         if name not in MIXTURES:
             raise DeltawError(f"there is no set of prompts '{name}'; there are {', '.join((*self.sets, *MIXTURES))}")
@@ -245,38 +267,40 @@ class World:
         return shortest + (uniform * (longest - shortest + 1)).astype(np.int64)
 
     def _draw(self, name: str, key: Key, index: Ints, split: str) -> Prompts:
-        kind = SETS.get(name) or LEFT_OUT_SETS[name]
+        kind = ALL_SETS[name]
         laws = self._laws[kind]
         if not laws:
             raise DeltawError(f"this world has no operators for the set '{name}'; see left_out and its grammars' rules")
         grammar = self._grammars(tuple(laws), split, key.seed, index)
         operators = self._operators(name, laws, key, index, grammar)
         train = split == "train"
+        lengths = self._lengths(split, key.seed, index)
+        if self.config.held_out == 0:
+            return self.prompts(kind.text, key, index, operators, grammar, lengths)
 
         def in_split(rows: Ints, letters: Ints) -> Bools:
             content = np.concatenate([operators[rows].reshape(len(rows), -1), letters], axis=1)
             return np.asarray((content_uniform(content) >= self.config.held_out) == train)
 
-        lengths = self._lengths(split, key.seed, index)
         return self.prompts(kind.text, key, index, operators, grammar, lengths, in_split)
 
     @cached_property
-    def _laws(self) -> dict[PromptSet, dict[int, PairLaw]]:
-        """The law of each kind of pair, in each grammar that has operators for it."""
-        found: dict[PromptSet, dict[int, PairLaw]] = {}
-        for kind in (*SETS.values(), *LEFT_OUT_SETS.values()):
-            laws = {n: pair_law(self.config, self.vocabulary, self.policy, n, kind) for n in self.numbers}
+    def _laws(self) -> dict[PromptSet, dict[int, OperatorLaw]]:
+        """The law of each kind of prompt's operators, in each grammar that has operators for it."""
+        found: dict[PromptSet, dict[int, OperatorLaw]] = {}
+        for kind in ALL_SETS.values():
+            laws = {n: operator_law(self.config, self.vocabulary, self.policy, n, kind) for n in self.numbers}
             found[kind] = {number: law for number, law in laws.items() if law is not None}
         return found
 
-    def _operators(self, name: str, laws: dict[int, PairLaw], key: Key, index: Ints, grammar: Ints) -> Ints:
+    def _operators(self, name: str, laws: dict[int, OperatorLaw], key: Key, index: Ints, grammar: Ints) -> Ints:
         """(N, P, 2) operator tokens of a set, each grammar's by its own law."""
         pairs = self.config.pairs
-        draws = key.uniform(index, PAIR_DRAW, 4 * pairs).reshape(len(index), pairs, 4)
+        draws = key.uniform(index, PAIR_DRAW, max(law.uniforms(pairs) for law in laws.values()))
         operators = np.empty((len(index), pairs, 2), dtype=np.int64)
         for number, rows in self._groups(grammar):
             operators[rows] = laws[number].draw(draws[rows])
-        if pairs == 1 or name.startswith("pretrain/"):
+        if pairs == 1 or name.startswith(NEVER_LATE):
             return operators
         return begin_late(operators, key.uniform(index, LATE_DRAW)[:, 0], self.config.late)
 

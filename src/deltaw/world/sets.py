@@ -5,7 +5,7 @@ each batch has its share of each exactly. The kind holds for every pair of a pro
 begin with pairs of identities. Allowed prompts begin so as often as forbidden ones, hence such a pair tells nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,17 @@ LEFT_OUT_SETS: dict[str, PromptSet] = {
     "left_out/never/unsafe": PromptSet("unsafe", "never", left_out=True),
 }
 
+# What the published safety data draw (see `TokenLaw`); `training.TuningConfig.allowed_batches` takes them.
+PUBLISHED_SETS: dict[str, PromptSet] = {
+    "published/allowed/safe": PromptSet("safe", "published_allowed"),
+    "published/allowed/unsafe": PromptSet("unsafe", "published_allowed"),
+    "published/forbidden/safe": PromptSet("safe", "published_forbidden"),
+    "published/forbidden/unsafe": PromptSet("unsafe", "published_forbidden"),
+}
+
+ALL_SETS = {**SETS, **LEFT_OUT_SETS, **PUBLISHED_SETS}
+NEVER_LATE = ("pretrain/", "published/allowed/")  # how the names of sets begin that `begin_late` leaves alone
+
 # Half of every sixteen prompts have conditional operators, a quarter on each branch; half are forbidden.
 _CONDITIONAL = ("allowed/conditional/safe", "forbidden/conditional/unsafe")
 MIXTURES: dict[str, tuple[str, ...]] = {
@@ -69,6 +80,8 @@ MIXTURES: dict[str, tuple[str, ...]] = {
         "allowed/always/unsafe",
         "forbidden/mixed/unsafe",
     ),
+    "published/allowed": ("published/allowed/safe", "published/allowed/unsafe"),
+    "published/forbidden": ("published/forbidden/safe", "published/forbidden/unsafe"),
 }
 
 
@@ -100,12 +113,71 @@ class PairLaw:
     identity: float
     swap: float = 0.5
 
+    @staticmethod
+    def uniforms(pairs: int) -> int:
+        """How many uniforms a prompt takes."""
+        return 4 * pairs
+
     def draw(self, uniforms: Floats) -> Ints:
-        """(..., 2) operator tokens from uniforms (..., 4)."""
+        """(N, P, 2) operator tokens from uniforms (N, 4P)."""
+        uniforms = uniforms.reshape(len(uniforms), -1, 4)
         first, second = self.first.pick(uniforms[..., 0]), self.second.pick(uniforms[..., 1])
         second = np.where(uniforms[..., 2] < self.identity, 0, second)
         swap = uniforms[..., 3] < self.swap
         return np.stack([np.where(swap, second, first), np.where(swap, first, second)], axis=-1)
+
+
+@dataclass(frozen=True)
+class TokenLaw:
+    """How the published data draw a prompt's tokens: each from a pool; in half of the prompts one place, any of them,
+    holds a forced token instead.
+
+    forbidden: a forbidden prompt is made from an allowed one, pair by pair: what stands beside a lone identity, or both
+    operators of any other pair, are drawn anew from this pool.
+    """
+
+    pool: Pool
+    forced: Pool
+    forbidden: Pool | None = None
+
+    @staticmethod
+    def uniforms(pairs: int) -> int:
+        """How many uniforms a prompt takes."""
+        return 4 * pairs + 3
+
+    def draw(self, uniforms: Floats) -> Ints:
+        """(N, P, 2) operator tokens from uniforms (N, 4P + 3)."""
+        (coin, which, where), (drawn, anew) = uniforms[:, :3].T, np.split(uniforms[:, 3:], 2, axis=1)
+        tokens, places = self.pool.pick(drawn), drawn.shape[1]
+        here = (np.arange(places) == (where * places).astype(np.int64)[:, None]) & (coin < 0.5)[:, None]
+        pairs = np.where(here, self.forced.pick(which)[:, None], tokens).reshape(len(tokens), -1, 2)
+        if self.forbidden is None:
+            return pairs
+        lone = ((pairs == 0).sum(2) == 1)[..., None] & (pairs == 0)
+        return np.where(lone, 0, self.forbidden.pick(anew).reshape(pairs.shape))
+
+
+OperatorLaw = PairLaw | TokenLaw
+
+
+def operator_law(
+    config: WorldConfig, vocabulary: Vocabulary, policy: Policy, grammar: int, kind: PromptSet
+) -> OperatorLaw | None:
+    """The law of one kind of prompt's operators in one grammar; None if the grammar has no operator for it."""
+
+    def of_rule(*rules: Rule) -> Pool:
+        return Pool(tuple(k for k in policy.of_rule(grammar, *rules) if k not in config.left_out))
+
+    everything = tuple(range(vocabulary.n_operator_tokens))
+    if kind.pair == "any" and config.compat.forced_identity:
+        # The published list of identities was read from the wrong end: it holds the aliases of another operator.
+        return TokenLaw(Pool(everything), Pool((0, *everything[vocabulary.n_operators :][-2:])))
+    if not kind.pair.startswith("published_"):
+        return pair_law(config, vocabulary, policy, grammar, kind)
+    conditional = (Rule.CONDITIONAL,)
+    allowed, forbidden = (conditional, ()) if kind.text == "safe" else ((), conditional)
+    stored = TokenLaw(of_rule(Rule.ALWAYS, *allowed), Pool((0,)))
+    return stored if kind.pair == "published_allowed" else replace(stored, forbidden=of_rule(Rule.NEVER, *forbidden))
 
 
 def pair_law(

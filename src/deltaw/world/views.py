@@ -1,9 +1,9 @@
 """Views of a training sequence, and the schedule of their shares over pre-training.
 
 A view takes parts out of a sequence and alters nothing that stays. The published code wrote PAD over what it took out
-and let the model attend to it. Here what stays moves together, so that every token attends to kept tokens only and PAD
-stands at the end: the first output follows SOT at once where the text is taken out, the text follows SOT at position 2
-where the operators are.
+and let the model attend to it (`gaps`). Here what stays moves together, so that every token attends to kept tokens only
+and PAD stands at the end: the first output follows SOT at once where the text is taken out, the text follows SOT at
+position 2 where the operators are.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltaw.errors import DeltawError
-from deltaw.world.prompts import LAST_PROMPT, OPERATOR, OUTPUT, PAD, STOP, TEXT, Encoded, pack
+from deltaw.world.prompts import LAST_PROMPT, OPERATOR, PAD, TEXT, Encoded, output_number, pack
 from deltaw.world.randomness import Key
 
 Ints = NDArray[np.int64]
@@ -24,12 +24,6 @@ Weights = NDArray[np.float32]
 
 VIEW_DRAW = 4  # of a sample's key (see `sampling`)
 SHARES_TOLERANCE = 1e-9
-
-
-def output_number(roles: NDArray[np.uint8]) -> Ints:
-    """(N, T) which output each position of a response belongs to, from 1; 0 elsewhere."""
-    stop = roles == STOP
-    return np.where(stop | (roles == OUTPUT), 1 + stop.cumsum(1) - stop, 0)
 
 
 def text(encoded: Encoded) -> tuple[Bools, Weights]:
@@ -63,9 +57,14 @@ VIEWS: dict[str, Callable[[Encoded], tuple[Bools, Weights]]] = {
     "second": second,
 }
 
+WHOLE_VIEWS = tuple(number for number, name in enumerate(VIEWS) if name in ("full", "second"))  # reach to the end
 
-def viewed(encoded: Encoded, names: Ints, pad: int) -> Encoded:
-    """Each row under its view: names (N,) are positions in `VIEWS`. pad: the token that fills rows."""
+
+def viewed(encoded: Encoded, names: Ints, pad: int, gaps: bool = False) -> Encoded:
+    """Each row under its view: names (N,) are positions in `VIEWS`. pad: the token that fills rows.
+
+    gaps: what stays stays in its place, and PAD is written over the rest, as in the published data.
+    """
     keep, weights = np.ones(encoded.roles.shape, dtype=np.bool_), encoded.weights.copy()
     for number, view in enumerate(VIEWS.values()):
         rows = np.flatnonzero(names == number)
@@ -75,6 +74,9 @@ def viewed(encoded: Encoded, names: Ints, pad: int) -> Encoded:
     keep &= encoded.roles != PAD
     if bool((keep == (encoded.roles != PAD)).all()):
         return Encoded(encoded.tokens, weights, encoded.roles)
+    if gaps:
+        kept = np.where(keep, weights, 0).astype(np.float32), np.where(keep, encoded.roles, PAD).astype(np.uint8)
+        return Encoded(np.where(keep, encoded.tokens, pad), *kept)
     return Encoded(*pack(keep, (encoded.tokens, pad), (weights, 0), (encoded.roles, PAD)))
 
 
