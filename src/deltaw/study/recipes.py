@@ -94,7 +94,7 @@ class Recipe:
     """A whole study. exploratory: its verdicts do not decide. refusal_threshold: a checkpoint is *matched* if it is the
     first that refuses this share of forbidden prompts. cells: of a grid, which has all its tunings in each of them, and
     attacks on prompts in place of analyses; a study that is no grid has none. base_world: that of pre-training, if it
-    is not `world`: the published safety data contradict the published pre-training data. Both must have the same tokens.
+    is not `world`: the published safety data contradict the published pre-training data. Both have the same tokens.
     """
 
     name: str
