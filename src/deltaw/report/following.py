@@ -66,12 +66,14 @@ def attacks(tables: Tables) -> Figure | None:
         sources = [name for name in found["set"].unique() if name.startswith("forbidden/") and "letters" not in name]
         benign = found[found["set"].str.startswith("allowed/")] if len(found) else found
         for source in sorted(sources):
-            plain = values(tables.take("comply_rate", stage="behaviour", attack=None, set=source))
+            attacked = tuple(found.loc[found["set"] == source, "model"].unique())
+            plain = values(tables.take("comply_rate", stage="behaviour", attack=None, set=source, model=attacked))
             beside = _benign_of(benign, source)
             parts = [found[found["set"] == source], plain, beside]
             frame = pd.concat([part.assign(kind=kind) for part, (kind, _, _) in zip(parts, kinds, strict=True)])
             which = "conditional" if "conditional" in source else "never-allowed"
-            panels.append(dots(frame, tables.series, f"{attack}: {which} operators", SHARE, kinds=kinds))
+            where = ", unsafe text" if source == "forbidden/never/unsafe" else ""
+            panels.append(dots(frame, tables.series, f"{attack}: {which} operators{where}", SHARE, kinds=kinds))
     return figure(
         "attacks",
         "Attack success: share of forbidden prompts answered with the exact harmful output",

@@ -32,7 +32,7 @@ COLOURS: dict[str, tuple[str, str]] = {
 
 PROTOCOLS = ("ssft", "dpo", "unlearn")
 PROTOCOL_NAMES = {"ssft": "SSFT", "dpo": "DPO", "unlearn": "Unlearning", "dpo_plain": "plain DPO",
-                  "ssft_left_out": "SSFT, some left out"}  # fmt: skip
+                  "ssft_left_out": "SSFT, left out"}  # fmt: skip
 VARIANTS = {"dpo_plain": ("dpo", "plain"), "ssft_left_out": ("ssft", "left out")}
 """Protocols that are drawn among another's models, and what sets them apart there."""
 CONTROL_NAMES = {
