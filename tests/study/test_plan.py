@@ -4,6 +4,7 @@ ones, its pace on a clock of its own.
 
 import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltaw.behaviour import judge
 from deltaw.model import ModelConfig, Transformer
 from deltaw.study import making, pacing, plan
 from deltaw.study.engine import execute
@@ -119,7 +121,7 @@ def test_every_stage_of_every_recipe_has_an_estimate(name: str) -> None:
     assert make_plan(chosen, PACE, 2, "inline").wall == pytest.approx(found.seconds)
     base = next(stage for stage in found.stages if stage.name.startswith("base-"))
     assert base.work is not None
-    assert base.work.trained == chosen.base_checkpoints[-1] * chosen.pretraining.batch * world.layout.length
+    assert base.work.trained == chosen.base_checkpoints[-1] * chosen.pretraining.batch * world.sequence_length
     for tuned, responses in (("ssft-medium", 1), ("dpo-medium", 2), ("unlearn-medium", 2)):
         if tuned not in {one.name for one in chosen.tunings}:
             assert name == "grid"
@@ -127,7 +129,7 @@ def test_every_stage_of_every_recipe_has_an_estimate(name: str) -> None:
         work = next(stage.work for stage in found.stages if stage.name.startswith(f"tune-{tuned}-"))
         assert work is not None
         rows = chosen.tunings[0].config.batch * responses
-        assert (work.rows, work.trained) == (rows, chosen.steps * rows * world.layout.length)
+        assert (work.rows, work.trained) == (rows, chosen.steps * rows * world.sequence_length)
 
 
 def test_the_counts_are_those_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -144,7 +146,13 @@ def test_the_counts_are_those_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp
         def started(self, stage: str) -> None:
             running.append(stage)
 
+    def judging(outputs: torch.Tensor, *rest: object) -> object:
+        answered[running[-1]] += len(outputs)
+        return judge(outputs, *rest)  # type: ignore[arg-type]
+
     monkeypatch.setattr(making, "answers_to", counting)
+    for module in ("requests", "prefill"):
+        monkeypatch.setattr(sys.modules[f"deltaw.attacks.{module}"], "judge", judging)
     smoke = recipe("smoke")
     sizes = replace(smoke.sizes, final=9, checkpoint=5, attacked=3, ceiling=4, shown=2)
     chosen = replace(smoke, tunings=smoke.tunings[:1], sizes=sizes)

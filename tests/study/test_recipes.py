@@ -1,14 +1,18 @@
 """What `paper` is, from the reference notes, and the whole of what `paper-compat` changes."""
 
 import json
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from deltaw.study.artifacts import plain
 from deltaw.study.plan import parameter_count
 from deltaw.study.recipes import recipe
+from deltaw.study.stages import stages
 from deltaw.training import OptimiserConfig
 from deltaw.training.pretraining import model_config
-from deltaw.world import World
+from deltaw.world import PUBLISHED_COMPAT, World, published_world
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
@@ -35,15 +39,44 @@ def test_paper_is_the_published_model_and_optimisation() -> None:
     assert kinds >= {(protocol, strength) for protocol in ("ssft", "dpo", "unlearn") for strength in rates}
     assert {tuned.control for tuned in paper.tunings} == {None, "benign", "operators", "noise", "other"}
     shape = model_config(World(paper.world), pretraining)
-    assert parameter_count(shape) == 2 * shape.vocabulary_size * 192 + 6 * (444_864 - 384) + 384
+    assert parameter_count(shape) == 2 * shape.vocabulary_size * 192 + 6 * (444_864 - 384) + 384 == 2_688_384
     assert paper.base_checkpoints[-1] == 100_000
     assert paper.checkpoints[-1] == 10_000
 
 
+def test_paper_is_the_papers_world() -> None:
+    paper = recipe("paper")
+    assert paper.world == published_world()
+    assert paper.base_world is None
+    config = paper.world
+    assert ([g.number for g in config.grammars], config.pairs, config.text_length, config.late) == (
+        [1, 2, 3, 4], 2, (25, 35), 0.2,
+    )  # fmt: skip
+    samples = np.array([0, 5_120_000, 28_160_000, 51_200_000])  # flat for 10,000 iterations of 512, to 100,000
+    wanted = [[0.5, 0.1, 0.2, 0.2], [0.5, 0.1, 0.2, 0.2], [0.3, 0.15, 0.25, 0.3], [0.1, 0.2, 0.3, 0.4]]
+    assert np.allclose(paper.pretraining.views.shares(samples), wanted)
+
+
+def test_shared_changes_the_level_5_rules_and_redraws_nothing() -> None:
+    before, after = (leaves(plain(recipe(name))) for name in ("paper", "paper-shared"))
+    changed = {name: after[name] for name in before if before[name] != after[name]}
+    assert changed == {"name": "paper-shared", "world.unsafe_level_5": "shared", "world.redraw_below": 0.0}
+    ceiling = World(recipe("paper-shared").world).ceiling(100)
+    assert 0.7 < ceiling.accuracy == ceiling.accuracy_before < 0.97
+
+
 def test_compat_changes_this_and_nothing_else() -> None:
     paper, compat = recipe("paper"), recipe("paper-compat")
-    before, after = ({**leaves(plain(r)), "tunings": None} for r in (paper, compat))
-    assert {name for name in before | after if before.get(name) != after.get(name)} == {"name", "pretraining.dead_norm"}
+    before, after = ({**leaves(plain(replace(r, base_world=None))), "tunings": None} for r in (paper, compat))
+    switches = {f"world.compat.{field}" for field in plain(PUBLISHED_COMPAT) if field != "type"}
+    assert {name for name in before | after if before.get(name) != after.get(name)} == switches | {
+        "name", "pretraining.dead_norm", "world.grammars", "world.unsafe_level_5", "world.redraw_below",
+        "world.held_out",
+    }  # fmt: skip
+    seeds = [grammar.operator_seed for grammar in compat.world.grammars]
+    assert compat.base_world is not None
+    assert ([g.operator_seed for g in compat.base_world.grammars], seeds) == ([0] * 4, [0, 150, 300, 450])
+    assert replace(compat.world, grammars=compat.base_world.grammars) == compat.base_world
     assert [tuned.name for tuned in paper.tunings] == [tuned.name for tuned in compat.tunings]
     changed: set[tuple[str, str, str]] = set()
     for ours, theirs in zip(paper.tunings, compat.tunings, strict=True):
@@ -58,4 +91,25 @@ def test_compat_changes_this_and_nothing_else() -> None:
         ("options.sft_weight", "4.0", "null"),
         ("options.ascent_weight", "0.1", "null"),
         ("optimiser.weight_decay", "0.0", "0.0001"),
+        ("allowed_batches", "null", "0.8"),
+        ("allowed_batches", "null", "0.5"),
+        ("borrow_masks", "false", "true"),
     }
+
+
+def test_published_tuning_contradicts_published_pretraining() -> None:
+    """Operators of grammar 1 are the same in both, those of the others are not. Ours: one set throughout."""
+    compat = recipe("paper-compat")
+    assert compat.base_world is not None
+    base, tuning = World(compat.base_world), World(compat.world)
+    assert base.vocabulary == tuning.vocabulary
+    prompts = tuning.sample("published/allowed/safe", range(200), "train")
+    moved = (prompts.operators[:, 0] != 0).any(1)
+    learned, taught = (world.layout.outputs(prompts)[:, 0] for world in (base, tuning))
+    differs = (learned != taught).any(1)
+    assert not differs[prompts.grammar == 1].any()
+    assert (differs == moved)[prompts.grammar > 1].all()
+    graph = {stage.name: stage for stage in stages(compat)}
+    assert graph["base-s0"].config.shared.world == compat.base_world
+    assert graph["tune-ssft-medium-s0"].config.shared.world == compat.world
+    assert graph["behaviour-base-s0"].config.shared.world == compat.world
