@@ -35,9 +35,7 @@ def tiny(world: WorldConfig) -> Recipe:
     """The recipe `smoke` in another world, with one tuning, few updates and few prompts."""
     smoke = recipe("smoke")
     return replace(
-        smoke,
-        name="kitchen",
-        world=world,
+        smoke.in_world(world, "kitchen"),
         pretraining=replace(smoke.pretraining, optimiser=replace(smoke.pretraining.optimiser, steps=4, decay_end=4)),
         base_checkpoints=(0, 4),
         tunings=smoke.tunings[:1],

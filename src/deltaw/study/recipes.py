@@ -17,6 +17,7 @@ from deltaw.training.loop import OptimiserConfig
 from deltaw.training.pretraining import PretrainingConfig
 from deltaw.training.tuning import CONTROLS, TuningConfig
 from deltaw.world import PUBLISHED_COMPAT, WorldConfig, published_schedule, published_world
+from deltaw.world.config import check
 
 MEDIUM, SMALL = 1e-3, 1e-4  # η_M and η_S = η_M / 10: the same for all protocols
 PAPER_MEDIUM, PAPER_SMALL = 1e-4, 1e-5  # of the published code
@@ -116,6 +117,20 @@ class Recipe:
     def steps(self) -> int:
         """Updates of every tuning: the last checkpoint."""
         return self.checkpoints[-1]
+
+    def in_world(self, world: WorldConfig, name: str) -> "Recipe":
+        """The same study in another world, under another name. DeltawError if that world does not fit together.
+
+        `left_out` stays only where that world can spare the same operators and leaves none out itself.
+        """
+        check(world)
+        left_out = self.left_out
+        if left_out is not None:
+            try:
+                check(replace(world, left_out=(*world.left_out, *left_out.operators)))
+            except DeltawError:
+                left_out = None
+        return replace(self, name=name, world=world, base_world=None, left_out=None if world.left_out else left_out)
 
 
 def _optimiser(rate: float, steps: int) -> OptimiserConfig:
