@@ -32,7 +32,8 @@ class Study:
 
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
     """What to run: quick (minutes on two cores, explores), smoke (seconds, only tests the machinery), paper (the
-    published model and optimisation: days on a laptop) or paper-compat (its objectives and weight decay too)."""
+    paper's world, model and optimisation: weeks on a laptop), paper-shared (only level 3 tells the branch) or
+    paper-compat (the published code's data, batches and objectives too)."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where results go. Default: runs/RECIPE, with -sSEED added for a seed other than 0."""
     seed: int = 0
