@@ -170,16 +170,20 @@ def finite_lipschitz(
 
 @dataclass(frozen=True, eq=False)
 class _Step:
+    """How far the log-probabilities move from `before` by a step δ, and where that grows."""
+
     readout: Callable[[Tensor], Tensor]
     E: Tensor
     before: Tensor
 
     def _difference(self, delta: Tensor) -> Tensor:
-        return torch.log_softmax(self.readout(self.E + delta).double(), 1) - self.before
+        after: Tensor = torch.log_softmax(self.readout(self.E + delta).double(), 1)
+        return after - self.before
 
-    @torch.no_grad()
     def size(self, delta: Tensor) -> Tensor:
-        return self._difference(delta).norm(dim=1)
+        with torch.no_grad():
+            found: Tensor = self._difference(delta).norm(dim=1)
+        return found
 
     def gradient(self, delta: Tensor) -> Tensor:
         delta = delta.detach().requires_grad_()
@@ -190,4 +194,5 @@ class _Step:
 def _unit(x: Tensor) -> Tensor:
     """Each row (T, D) at length 1; a row of zeros stays."""
     size = x.flatten(1).norm(dim=1)[:, None, None]
-    return x / size.clamp_min(torch.finfo(x.dtype).tiny)
+    unit: Tensor = x / size.clamp_min(torch.finfo(x.dtype).tiny)
+    return unit

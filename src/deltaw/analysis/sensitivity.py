@@ -22,13 +22,14 @@ of 27 tokens through a model of 0.8 M parameters with 51 tokens take 6 s of one 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from deltaw.analysis.inputs import array
+from deltaw.analysis.inputs import Absent, array
 from deltaw.errors import DeltawError
 from deltaw.statistics import (
     FloatArray,
@@ -71,7 +72,7 @@ class Sensitivity:
 
 def joined(parts: Sequence[Sensitivity]) -> Sensitivity:
     """The sensitivities of several batches as one, in order."""
-    whole = {}
+    whole: dict[str, Any] = {}
     for name in (field.name for field in fields(Sensitivity)):
         found = [getattr(part, name) for part in parts]
         if isinstance(found[0], Mapping):
@@ -156,7 +157,8 @@ def _gram(J: Tensor, where: Tensor) -> Tensor:
     """(B, V, V) float64 J Jᵀ over the positions of a block."""
     used = where.any(0)  # columns that no row uses cost nothing
     part = (J[:, :, used] * where[:, None, used, None]).flatten(2).double()
-    return part @ part.transpose(1, 2)
+    gram: Tensor = part @ part.transpose(1, 2)
+    return gram
 
 
 def _centred(gram: Tensor, f: Tensor) -> Tensor:
@@ -167,7 +169,8 @@ def _centred(gram: Tensor, f: Tensor) -> Tensor:
 
 
 def _spectral(gram: Tensor) -> Tensor:
-    return torch.linalg.eigvalsh(gram)[:, -1].clamp_min(0).sqrt()
+    largest: Tensor = torch.linalg.eigvalsh(gram)[:, -1]
+    return largest.clamp_min(0).sqrt()
 
 
 def _frobenius(gram: Tensor) -> FloatArray:
@@ -178,13 +181,15 @@ def _fisher(gram: Tensor, f: Tensor) -> Tensor:
     """λ_max(Jᵀ F J) = λ_max(D P G Pᵀ D) with D = diag(√p), since F = Pᵀ diag(p) P."""
     root = (f / 2).exp()
     scaled = root[:, :, None] * _centred(gram, f) * root[:, None, :]
-    return torch.linalg.eigvalsh(scaled)[:, -1].clamp_min(0)
+    largest: Tensor = torch.linalg.eigvalsh(scaled)[:, -1]
+    return largest.clamp_min(0)
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
     """A mean of log ratios, its bootstrap interval over prompts and its null. values: (N,), one a prompt or pair;
-    empty where there are no pairs."""
+    empty where there are no pairs.
+    """
 
     value: float
     interval: Interval
@@ -208,16 +213,18 @@ def sensitivity_change(
     *,
     paired: bool = True,
     draws: int = 1000,
-) -> SensitivityChange:
+) -> SensitivityChange | Absent:
     """How tuning changed a sensitivity of allowed (N,) and forbidden (M,) prompts, given as (allowed, forbidden).
 
     Each prompt is compared with itself, so how sensitive prompts are cancels, and so does their length. Null of the
     means ("model_swap"): the two models are exchangeable, prompt by prompt. Null of the difference
     ("label_permutation"): the verdicts are; within pairs (row i with row i) if `paired`, else among all prompts.
-    DeltawError if a sensitivity is not positive, or pairs do not fit.
+    Absent if a sensitivity is not positive: it has no logarithm. DeltawError if prompts or pairs do not fit.
     """
+    if min(vector(x, "sensitivities").min() for x in (*base, *tuned)) <= 0:
+        return Absent("a sensitivity is 0 or less: the model does not read that prompt, to rounding")
     allowed, forbidden = (_log_ratio(old, new) for old, new in zip(base, tuned, strict=True))
-    whole = [_mean(x, "model_swap", generator, draws) for x in (allowed, forbidden)]
+    of_allowed, of_forbidden = (_mean(x, "model_swap", generator, draws) for x in (allowed, forbidden))
     if paired and len(allowed) != len(forbidden):
         raise DeltawError(
             f"{len(allowed)} allowed and {len(forbidden)} forbidden prompts make no pairs; give as many of each"
@@ -232,7 +239,7 @@ def sensitivity_change(
             permutation_null("label_permutation", forbidden, allowed, generator, draws),
             np.empty(0),
         )
-    return SensitivityChange(*whole, difference)
+    return SensitivityChange(of_allowed, of_forbidden, difference)
 
 
 def _log_ratio(base: ArrayLike, tuned: ArrayLike) -> FloatArray:
