@@ -93,6 +93,7 @@ def measurements(seed: int = 0) -> list[Measurement]:
         _attacks(maker, size, {**fields, "stage": "analysis", "step": STEPS[-1]})
         if model == "ssft-medium":
             _attacks_on_model(maker, fields)
+        _sensitivity(maker, size, {**fields, "stage": "analysis", "step": STEPS[-1], "n": 48, "n_unit": "prompt"})
     return maker.lines
 
 
@@ -228,6 +229,20 @@ def _weights(maker: Maker, size: float, fields: dict[str, Any]) -> None:
     for module, share, parameters in (("mlp_in", 0.5, 0.33), ("mlp_out", 0.3, 0.33), ("attn_qkv", 0.2, 0.34)):
         maker.add("update_share", share, module=module, **fields)
         maker.add("parameter_share", parameters, module=module, **fields)
+
+
+def _sensitivity(maker: Maker, size: float, fields: dict[str, Any]) -> None:
+    name = "contrast/conditional"
+    for kind in ("spectral", "fisher", "max_logit_published"):
+        here = {**fields, "role": "last_prompt", "unit": "log ratio"}
+        statistic = f"sensitivity_log_ratio_{kind}"
+        for verdict, change in (("allowed", 0.2), ("forbidden", -0.5)):
+            maker.add(statistic, change * size, 0.05, [("model_swap", 0.0, 0.08)], **here, set=f"{name}/{verdict}")
+        maker.add(f"{statistic}_difference", -0.7 * size, 0.08, [("label_permutation", 0.0, 0.1)], **here, set=name)
+    for verdict in ("allowed", "forbidden"):
+        for suffix in ("", "_base"):
+            for role, share in (("operator", 0.1), ("text", 0.3), ("last_prompt", 0.6)):
+                maker.add(f"sensitivity_block_share{suffix}", share, 0.02, **fields, role=role, set=f"{name}/{verdict}")
 
 
 def _attacks(maker: Maker, size: float, fields: dict[str, Any]) -> None:

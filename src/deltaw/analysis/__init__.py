@@ -5,6 +5,8 @@ the paper.
     Observation 2   nullspace   null_energy, null_profile, null_curve     does ΔW write where W could not?
                     chance      null_energy_nulls                         ... more than by chance?
     Observation 3   rowspace    gain, row_energy, row_contrast            does ΔW act on forbidden ones more?
+    Observation 4   sensitivity sensitivity, sensitivity_change           does the next token move with the prompt?
+                    lipschitz   power_iteration, finite_lipschitz         ... without the whole Jacobian?
     Observation 5   between     position, gain_ratio                      do attacked prompts look allowed?
     Function        effect      mlp_effect, effect_nulls                  which part of ΔW changes the output?
     Size            spectrum    update_spectrum, module_budget            how large, how wide, where?
@@ -26,6 +28,7 @@ from deltaw.analysis.chance import (
 from deltaw.analysis.clusters import Difference, Separation, difference_of_differences, separation
 from deltaw.analysis.effect import SOURCES, Effect, Mlp, effect_nulls, mlp_effect
 from deltaw.analysis.inputs import Absent
+from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, frobenius_norm, power_iteration
 from deltaw.analysis.nullspace import (
     Along,
     ColumnBasis,
@@ -49,6 +52,15 @@ from deltaw.analysis.rowspace import (
     row_energy,
     top_right,
 )
+from deltaw.analysis.sensitivity import (
+    Change,
+    Readout,
+    Sensitivity,
+    SensitivityChange,
+    joined,
+    sensitivity,
+    sensitivity_change,
+)
 from deltaw.analysis.spectrum import (
     KINDS,
     GaussianSpectrum,
@@ -66,6 +78,7 @@ __all__ = [
     "SOURCES",
     "Absent",
     "Along",
+    "Change",
     "ColumnBasis",
     "Difference",
     "Effect",
@@ -74,12 +87,17 @@ __all__ = [
     "GainRatio",
     "GaussianSpectrum",
     "KindShare",
+    "LowerBound",
     "Mlp",
     "ModuleBudget",
     "NullCurve",
     "NullProfile",
     "Position",
+    "PowerIteration",
+    "Readout",
     "RowContrast",
+    "Sensitivity",
+    "SensitivityChange",
     "Separation",
     "TensorShare",
     "UpdateSpectrum",
@@ -88,10 +106,13 @@ __all__ = [
     "difference_of_differences",
     "effect_nulls",
     "enrichment",
+    "finite_lipschitz",
+    "frobenius_norm",
     "gain",
     "gain_ratio",
     "gaussian_null",
     "gaussian_spectrum",
+    "joined",
     "matched_null",
     "mlp_effect",
     "module_budget",
@@ -101,11 +122,14 @@ __all__ = [
     "null_energy_nulls",
     "null_profile",
     "position",
+    "power_iteration",
     "rotation_null",
     "row_contrast",
     "row_energy",
     "row_permutation_null",
     "row_sign_flip_null",
+    "sensitivity",
+    "sensitivity_change",
     "separation",
     "top_right",
     "update_spectrum",

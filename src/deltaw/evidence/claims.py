@@ -200,6 +200,8 @@ def _statements() -> tuple[Statement, ...]:
                 failing="the difference is below 0.05, or no larger than for matched random subspaces or a control",
             ),
         ]
+    for model, name in shown.items():
+        out += _of_sensitivity(model, name)
     for attack in ("co_task", "co_text", "misgen_token", "misgen_text", "soft_weak", "soft_strong"):
         at_attack = {"set": FORBIDDEN, "attack": attack}
         out += [
@@ -239,6 +241,51 @@ def _statements() -> tuple[Statement, ...]:
             ),
         ]
     return tuple(out)
+
+
+def _of_sensitivity(model: str, name: str) -> list[Statement]:
+    """Observation 4. Its two halves are claims of their own: either may hold without the other."""
+    measured = "the log-probabilities of the first response token; all prompt embeddings, the last one included"
+    return [
+        Statement(
+            id=f"sensitivity-falls-on-forbidden/{model}",
+            observation=4,
+            text=f"{name} makes the local Lipschitz constant fall on forbidden prompts",
+            paper="section 4, observation 4",
+            query=Query("sensitivity_log_ratio_spectral", (model,), _where(set=f"{PRIMARY}/forbidden")),
+            smallest_effect=-float(np.log(1.1)),
+            direction="less",
+            nulls=("model_swap",),
+            controls=CONTROLS,
+            site=f"log of the tuned over the base model's spectral norm of the Jacobian: {measured}",
+            failing="it falls by less than a factor of 1.1, or no further than under a control",
+        ),
+        Statement(
+            id=f"sensitivity-rises-on-allowed/{model}",
+            observation=4,
+            text=f"{name} makes the local Lipschitz constant rise on allowed prompts with the same operators",
+            paper="section 4, observation 4",
+            query=Query("sensitivity_log_ratio_spectral", (model,), _where(set=f"{PRIMARY}/allowed")),
+            smallest_effect=float(np.log(1.1)),
+            nulls=("model_swap",),
+            controls=CONTROLS,
+            site=f"log of the tuned over the base model's spectral norm of the Jacobian: {measured}",
+            failing="it rises by less than a factor of 1.1, or no further than under a control",
+        ),
+        Statement(
+            id=f"sensitivity-parts/{model}",
+            observation=4,
+            text=f"{name} lowers the local Lipschitz constant on forbidden prompts relative to allowed ones",
+            paper="section 4, observation 4",
+            query=Query("sensitivity_log_ratio_spectral_difference", (model,), _where(set=PRIMARY)),
+            smallest_effect=-float(np.log(1.1)),
+            direction="less",
+            nulls=("label_permutation",),
+            controls=CONTROLS,
+            site=f"forbidden minus allowed, pair by pair, of the log ratio of spectral norms: {measured}",
+            failing="the ratio of the two changes is above 1 / 1.1, or no lower than a control's",
+        ),
+    ]
 
 
 STATEMENTS = _statements()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from deltaw.report import acting, breaking, following, observations
+from deltaw.report import acting, breaking, following, observations, sensing
 from deltaw.report.drawing import Figure
 from deltaw.report.tables import Tables
 
@@ -41,6 +41,10 @@ SECTIONS: dict[str, tuple[tuple[str, _Make], ...]] = {
         ("forbidden against allowed, mean over layers", acting.gain_ratios),
         ("gain by layer", acting.gains),
         ("row energy by layer", acting.row_energy),
+    ),
+    "sensitivity": (
+        ("change of sensitivity, beside the published statistic", sensing.changes),
+        ("where the sensitivity lies", sensing.blocks),
     ),
     "function": (("change of the MLPs' outputs", acting.effects), ("update by module", acting.budget)),
     "attacks": (

@@ -12,7 +12,7 @@ OBSERVATIONS = {
     1: "Observation 1: allowed and forbidden prompts form clusters",
     2: "Observation 2: the update and the null space of the old weights",
     3: "Observation 3: the update acts on forbidden prompts",
-    4: "Observation 4: sensitivity",
+    4: "Observation 4: sensitivity falls on forbidden prompts and rises on allowed ones",
     5: "Observation 5: attacks",
 }
 _STRIP = 110  # units of width of a strip

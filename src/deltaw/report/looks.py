@@ -52,6 +52,7 @@ NULL_NAMES = {
     "m_matched": "matched subspaces",
     "m_matched_centred": "matched, centred",
     "random direction": "random direction",
+    "model_swap": "models swapped",
     "exchangeable_with_source": "exchangeable with source",
 }
 

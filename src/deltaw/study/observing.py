@@ -26,6 +26,7 @@ from deltaw.study.acting import observe_attacks, observe_function
 from deltaw.study.comparing import SITES, BaseSide, Comparison, Places, add_mean, flipped, mean_null, separate
 from deltaw.study.making import SeedConfig, last_model, step_directory, tuned_fields
 from deltaw.study.recipes import Tuned
+from deltaw.study.sensing import observe_sensitivity
 from deltaw.study.sheet import Sheet, present
 from deltaw.study.stage import StageContext
 from deltaw.world import World
@@ -44,7 +45,7 @@ class AnalysisConfig:
 
 
 def analyse(context: StageContext) -> None:
-    """Observations 1, 2, 3 and 5, the function and the spectrum of ΔW, at each checkpoint; nulls at the last."""
+    """Observations 1 to 5, the function and the spectrum of ΔW, at each checkpoint; nulls at the last."""
     config: AnalysisConfig = context.config
     shared = config.shared
     base, _ = last_model(context.inputs["base"])
@@ -58,7 +59,14 @@ def analyse(context: StageContext) -> None:
         last = step == steps[-1]
         at = Comparison(before if last else early, tuned, last)
         view = sheet.with_(step=step)
-        for observe in (observe_weights, observe_clusters, observe_gain, observe_function, observe_attacks):
+        for observe in (
+            observe_weights,
+            observe_clusters,
+            observe_gain,
+            observe_function,
+            observe_sensitivity,
+            observe_attacks,
+        ):
             observe(at, view)
         context.report(number + 1, len(steps), f"step {step}")
     sheet.write(context.out)

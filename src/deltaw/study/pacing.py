@@ -21,6 +21,7 @@ from deltaw.study.making import answers_to
 from deltaw.study.observing import observe_clusters, observe_gain, observe_weights
 from deltaw.study.plan import Pace
 from deltaw.study.recipes import Recipe
+from deltaw.study.sensing import PAIRS, observe_sensitivity
 from deltaw.study.sheet import Sheet
 from deltaw.training import ReferenceLogProbs, objective
 from deltaw.training.pretraining import CHUNK, model_config, new_model, pretrain
@@ -31,6 +32,7 @@ STEPS = 3  # timed updates, after one that is not
 PROBE_ROWS = 16
 ANALYSED_LAYERS = 2
 CEILING_WINDOWS = 64
+TIMED_JACOBIANS = 4  # pairs
 
 Clock = Callable[[], float]
 OnCheckpoint = Callable[[int, Transformer], None]
@@ -195,12 +197,18 @@ def analysis_pace(recipe: Recipe, world: World, seed: int) -> dict[str, float]:
 
 
 def _observe(before: BaseSide, tuned: Transformer, last: bool) -> tuple[float, float]:
-    """Seconds of one checkpoint's observations: of what reads weights alone, and of the rest."""
+    """Seconds of one checkpoint's observations: of what does not grow with the contrast's pairs, and of the rest.
+
+    The former are what reads weights alone, and Jacobians, timed on a few of their own number of pairs.
+    """
     started = time.process_time()
     at, sheet = Comparison(before, tuned, last), Sheet(stage="analysis", model="tuned", step=1)
     middle = time.process_time()
     observe_weights(at, sheet)
     weights = time.process_time() - middle
+    observe_sensitivity(at, sheet, TIMED_JACOBIANS)
+    jacobians = time.process_time() - middle - weights
     for observe in (observe_clusters, observe_gain, observe_function, observe_attacks):
         observe(at, sheet)
-    return weights, time.process_time() - started - weights
+    rest = time.process_time() - started - weights - jacobians
+    return weights + jacobians * PAIRS / TIMED_JACOBIANS, rest

@@ -1,0 +1,124 @@
+"""Observation 4 of a tuned model: how strongly its first response token reacts to the prompt, beside the base model's.
+
+Both models are differentiated at their own embeddings of the same prompts, those of the primary contrast.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deltaw.analysis import Sensitivity, joined, sensitivity, sensitivity_change
+from deltaw.batch import Batch, Role
+from deltaw.model import Transformer
+from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval
+from deltaw.study.comparing import PRIMARY, Comparison
+from deltaw.study.sheet import Sheet, present
+from deltaw.training.pretraining import as_batch
+from deltaw.world import Prompts, Response, World
+
+PAIRS = 48  # whose Jacobians are taken: a prompt and model cost as much as 50 forward passes
+ROWS = 32  # of one batch: its Jacobian has a thousand times as many numbers as its tokens
+UNITS = {
+    "spectral": "nats per unit of embedding",
+    "frobenius": "nats per unit of embedding",
+    "fisher": "nats per squared unit of embedding",
+    "relative": "ratio",
+    "max_logit": "logit per unit of embedding",
+    "max_logit_published": "logit per unit of embedding",
+}
+
+
+def observe_sensitivity(at: Comparison, sheet: Sheet, pairs: int = PAIRS) -> None:
+    """Sensitivities of both models, their log ratio by verdict, and how the two differ; at the last checkpoint only."""
+    if not at.last:
+        return
+    contrast, world = at.before.contrasts[PRIMARY], at.before.world
+    prompts = {"allowed": contrast.allowed, "forbidden": contrast.forbidden}
+    base, tuned = (
+        {verdict: measure(model, world, some, pairs) for verdict, some in prompts.items()}
+        for model in (at.before.model, at.tuned)
+    )
+    for number, (kind, unit) in enumerate(UNITS.items()):
+        of_base, of_tuned = ({v: getattr(one, kind) for v, one in found.items()} for found in (base, tuned))
+        _write(at, sheet.with_(set=PRIMARY), kind, unit, of_base, of_tuned, number)
+    _write_blocks(at, sheet, base, tuned)
+
+
+def measure(model: Transformer, world: World, prompts: Prompts, pairs: int) -> Sensitivity:
+    """Sensitivities of the first `pairs` prompts, on the model's device."""
+    encoded = world.layout.encode(prompts, np.full(len(prompts), Response.COMPLY))
+    batch = as_batch(encoded)[:pairs].to(model.embed.weight.device)
+    needed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in needed:  # a backward pass to the embeddings costs half of one to the weights as well
+        parameter.requires_grad_(False)
+    try:
+        return joined([_measure(model, batch[start : start + ROWS]) for start in range(0, len(batch), ROWS)])
+    finally:
+        for parameter in needed:
+            parameter.requires_grad_(True)
+
+
+def _measure(model: Transformer, batch: Batch) -> Sensitivity:
+    last = batch.position_of(Role.LAST_PROMPT)
+    stop = int(last.max()) + 1
+    roles = (Role.BOS, Role.OPERATOR, Role.SOT, Role.TEXT, Role.LAST_PROMPT)
+    blocks = {role.name.lower(): batch.roles[:, :stop] == int(role) for role in roles}
+    readout = first_response_logits(model, last)
+    return sensitivity(readout, model.embed(batch.tokens[:, :stop]), blocks, Role.LAST_PROMPT.name.lower())
+
+
+def first_response_logits(model: Transformer, last: Tensor) -> Callable[[Tensor], Tensor]:
+    """The map from embeddings (B, T, D) to the logits (B, V) at each row's position `last` (B,)."""
+    rows = torch.arange(len(last), device=last.device)
+
+    def readout(embeddings: Tensor) -> Tensor:
+        logits: Tensor = model(embeddings=embeddings)
+        return logits[rows, last]
+
+    return readout
+
+
+def _write(
+    at: Comparison,
+    sheet: Sheet,
+    kind: str,
+    unit: str,
+    base: dict[str, FloatArray],
+    tuned: dict[str, FloatArray],
+    number: int,
+) -> None:
+    before, after = ((found["allowed"], found["forbidden"]) for found in (base, tuned))
+    change = present(sensitivity_change(before, after, at.generator(20, number), draws=at.bootstrap))
+    for verdict in ("allowed", "forbidden"):
+        view = sheet.with_(set=f"{PRIMARY}/{verdict}", n=len(base[verdict]), n_unit="prompt")
+        for suffix, found in (("", tuned), ("_base", base)):
+            _geometric_mean(at, view, f"sensitivity_{kind}{suffix}", found[verdict], unit)
+        if change is not None:
+            ratio = getattr(change, verdict)
+            view.add(f"sensitivity_log_ratio_{kind}", ratio.value, ratio.interval, [ratio.null], unit="log ratio")
+    if change is not None:
+        view, parts = sheet.with_(n=len(base["allowed"]), n_unit="pair"), change.difference
+        name = f"sensitivity_log_ratio_{kind}_difference"
+        view.add(name, parts.value, parts.interval, [parts.null], unit="log ratio")
+
+
+def _geometric_mean(at: Comparison, sheet: Sheet, statistic: str, values: FloatArray, unit: str) -> None:
+    if values.min() <= 0:
+        return
+    logs = np.log(values)
+    interval = percentile_interval(np.exp(bootstrap_means([logs], at.generator(21), draws=at.bootstrap)[:, 0]))
+    sheet.add(statistic, float(np.exp(logs.mean())), interval, unit=unit)
+
+
+def _write_blocks(at: Comparison, sheet: Sheet, base: dict[str, Sensitivity], tuned: dict[str, Sensitivity]) -> None:
+    """Each block of positions: its share of the Jacobian's squares; `role` names the block."""
+    for verdict in base:
+        for suffix, found in (("", tuned[verdict]), ("_base", base[verdict])):
+            view = sheet.with_(set=f"{PRIMARY}/{verdict}", n=len(found.frobenius), n_unit="prompt", unit="share")
+            for block, values in found.block_frobenius.items():
+                share = values**2 / found.frobenius**2
+                means = bootstrap_means([share], at.generator(22), draws=at.bootstrap)
+                name = f"sensitivity_block_share{suffix}"
+                view.add(name, float(share.mean()), percentile_interval(means[:, 0]), role=block)

@@ -1,0 +1,89 @@
+"""Observation 4 in the study, on tiny models: the right prompts, positions and models, and lines that claims find."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deltaw.batch import Role
+from deltaw.evidence import decide
+from deltaw.model import Transformer
+from deltaw.results import Measurement
+from deltaw.study.comparing import PRIMARY, BaseSide, Comparison
+from deltaw.study.recipes import recipe
+from deltaw.study.sensing import measure, observe_sensitivity
+from deltaw.study.sheet import Sheet
+from deltaw.training.pretraining import as_batch, model_config
+from deltaw.world import Response, World
+
+RECIPE = recipe("smoke")
+WORLD = World(RECIPE.world)
+SIZES = replace(RECIPE.sizes, contrast=6)
+
+
+def tiny(seed: int) -> Transformer:
+    return Transformer(model_config(WORLD, RECIPE.pretraining), torch.Generator().manual_seed(seed))
+
+
+def lines(base: Transformer, tuned: Transformer, last: bool = True) -> list[Measurement]:
+    sheet = Sheet(stage="analysis", model="ssft-medium", protocol="ssft", strength="medium", seed=0, step=8,
+                  role="last_prompt")  # fmt: skip
+    observe_sensitivity(Comparison(BaseSide(base, WORLD, SIZES, 0), tuned, last), sheet, pairs=5)
+    return sheet.lines
+
+
+def of(found: list[Measurement], statistic: str, **where: object) -> list[Measurement]:
+    return [x for x in found if x.statistic == statistic and all(getattr(x, k) == v for k, v in where.items())]
+
+
+def test_it_is_the_jacobian_at_the_last_prompt_token() -> None:
+    model, prompts = tiny(0), BaseSide(tiny(0), WORLD, SIZES, 0).contrasts[PRIMARY].forbidden
+    found = measure(model, WORLD, prompts, 3)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    batch = as_batch(WORLD.layout.encode(prompts, np.full(len(prompts), Response.REFUSE)))  # no response is read
+    for row in range(3):
+        at = int((batch.roles[row] == int(Role.LAST_PROMPT)).nonzero())
+        E = model.embed(batch.tokens[row, : at + 1]).detach()
+
+        def f(e: torch.Tensor) -> torch.Tensor:
+            return torch.log_softmax(model(embeddings=e[None])[0, -1], 0)
+
+        J = torch.stack([torch.autograd.grad(f(e)[v], e)[0] for e in [E.requires_grad_()] for v in range(len(f(E)))])
+        assert found.spectral[row] == pytest.approx(float(torch.linalg.svdvals(J.flatten(1))[0]), rel=1e-4)
+        assert found.positions[row] == at + 1
+
+
+def test_a_model_beside_itself_has_not_changed() -> None:
+    found = lines(tiny(0), tiny(0))
+    ratios = [x for x in found if "log_ratio" in x.statistic]
+    assert len(ratios) == 6 * 3
+    assert all(x.value == 0 and x.low == 0 and x.high == 0 for x in ratios)
+    for verdict in ("allowed", "forbidden"):
+        shares = of(found, "sensitivity_block_share", set=f"{PRIMARY}/{verdict}")
+        assert sum(x.value for x in shares) == pytest.approx(1)
+
+
+def test_a_scaled_unembedding_scales_sensitivity_and_not_elasticity() -> None:
+    base, tuned = tiny(0), tiny(0)
+    with torch.no_grad():
+        tuned.unembed.weight.mul_(3)
+    found = lines(base, tuned)
+    for verdict in ("allowed", "forbidden"):
+        (raw,) = of(found, "sensitivity_log_ratio_max_logit", set=f"{PRIMARY}/{verdict}")
+        assert raw.value == pytest.approx(np.log(3), rel=1e-4)
+        (relative,) = of(found, "sensitivity_log_ratio_relative", set=f"{PRIMARY}/{verdict}")
+        assert abs(relative.value) < 0.05  # the softmax's mean moves a little
+        (before,), (after,) = (of(found, f"sensitivity_max_logit{s}", set=raw.set) for s in ("_base", ""))
+        assert after.value == pytest.approx(3 * before.value, rel=1e-4)
+
+
+def test_claims_find_it_and_earlier_checkpoints_write_nothing() -> None:
+    found = lines(tiny(0), tiny(1))
+    claims = {claim.id: claim for claim in decide(found, exploratory=True) if claim.observation == 4}
+    for name in ("falls-on-forbidden", "rises-on-allowed", "parts"):
+        claim = claims[f"sensitivity-{name}/ssft-medium"]
+        assert claim.value is not None
+        assert claim.nulls[0].low is not None
+        assert "control" in claim.why or claim.verdict != "holds"
+    assert lines(tiny(0), tiny(1), last=False) == []
