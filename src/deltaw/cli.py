@@ -29,8 +29,8 @@ class Study:
 
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
     """What to run: quick (minutes on two cores, explores), smoke (seconds, only tests the machinery), grid (attacks on
-    prompts in worlds that differ in one thing each: minutes), paper (the paper's world, model and optimisation: weeks on
-    a laptop), paper-shared (its unsafe text without level-5 rules of its own) or paper-compat (the published code's
+    prompts in worlds that differ in one thing each: minutes), paper (the paper's world, model and optimisation: weeks
+    on a laptop), paper-shared (its unsafe text without level-5 rules of its own) or paper-compat (the published code's
     data, objectives and weight decay)."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where results go. Default: runs/RECIPE, with -sSEED added for a seed other than 0."""
