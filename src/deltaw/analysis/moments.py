@@ -119,7 +119,8 @@ def gaussian_moments(shape: tuple[int, int], k: int) -> Null:
 def gaussian_ranks(shape: tuple[int, int]) -> GaussianSpectrum:
     """Stable rank and participation ratio of Gaussian matrices of `shape`, without drawing any.
 
-    Against draws: means within 2 % from 64 × 16 on, within 0.5 % from 512 × 128 on; bands up to 40 % too wide when small.
+    Against draws: means within 2 % from 64 × 16 on, within 0.5 % from 512 × 128 on; bands of small ones
+    are up to 40 % too wide.
     """
     m, n = max(shape), min(shape)
     inverse, sd = (m + n + 1) / (m * n + 2), 2 / (m * n)

@@ -198,7 +198,7 @@ def ulp_energy(tensor: Tensor) -> float:
         _, exponent = torch.frexp(tensor[low : low + 512].double())
         smallest = torch.frexp(torch.tensor(info.smallest_normal, dtype=torch.float64))[1]
         # frexp's fraction lies in [0.5, 1), so a number's ulp is eps · 2^(exponent − 1).
-        ulp = torch.ldexp(torch.tensor(info.eps, dtype=torch.float64), torch.maximum(exponent, smallest) - 1)
+        ulp = info.eps * torch.exp2((torch.maximum(exponent, smallest) - 1).double())
         total += float(ulp.square().sum()) / 12
     return total
 
