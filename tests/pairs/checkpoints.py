@@ -86,7 +86,7 @@ def write(directory: Path, state: Mapping[str, Tensor], settings: Mapping[str, A
     if shards == 1:
         save_file(state, directory / "model.safetensors")
         return directory
-    table = {}
+    table: dict[str, str] = {}
     for number in range(shards):
         file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
         part = {name: state[name] for name in sorted(state)[number::shards]}

@@ -69,8 +69,11 @@ class Checkpoint:
         return tensor
 
     def fingerprint(self) -> list[list[Any]]:
-        """What tells this checkpoint from another: each file's name, size, time of change and hash of its header."""
-        rows: list[list[Any]] = []
+        """What tells this checkpoint from another: each file's name, size, time of change and hash of its header; and
+        a hash of its configuration.
+        """
+        settings = json.dumps(self.config, sort_keys=True).encode()
+        rows: list[list[Any]] = [["config", hashlib.sha256(settings).hexdigest()[:16]]]
         for path in sorted({stored.file for stored in self.tensors.values()}):
             stat = path.stat()
             rows.append([path.name, stat.st_size, stat.st_mtime_ns, hashlib.sha256(_header(path)).hexdigest()[:16]])
