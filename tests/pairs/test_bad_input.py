@@ -2,7 +2,6 @@
 
 import errno
 import importlib.util
-import importlib.util
 import json
 import os
 import struct
