@@ -1,4 +1,4 @@
-"""The command line: `deltaw study`, `deltaw sample`, `deltaw report`. A user's mistake is one sentence, status 2."""
+"""The command line: `deltaw study`, `sample`, `report`, `compare`. A user's mistake is one sentence, status 2."""
 
 import os
 
@@ -15,6 +15,7 @@ import tyro
 from deltaw.errors import DeltawError
 
 if TYPE_CHECKING:
+    from deltaw.pairs import Progress
     from deltaw.study.recipes import Recipe
 
 
@@ -154,10 +155,40 @@ class Report:
         return 0
 
 
+@dataclass(frozen=True)
+class Compare:
+    """Compare two checkpoints of one architecture, matrix by matrix, from their safetensors files.
+
+    For each matrix of an MLP or of attention: the update's size beside the rounding floor, its spectrum, its energy in
+    the null space of the base weights, with nulls. A stopped comparison goes on when the same command is given.
+    """
+
+    base: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")]
+    """The directory of the checkpoint before tuning, or a hub name (with the extra deltaw[hf])."""
+    tuned: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TUNED")]
+    """The same after tuning, or the directory of a LoRA adapter of BASE."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Where results go. Default: runs/compare-BASE-TUNED."""
+    modules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN ...")] = ()
+    """Names of the matrices of an unknown architecture, such as blocks.{layer}.ffn.w1; NAME:transposed if stored as
+    (inputs, outputs)."""
+    curve: bool = False
+    """Energy curves of matrices above 2048 on both sides too: a minute or more each."""
+
+    def run(self) -> int:
+        """Compare; prints a line a matrix and where the measurements are."""
+        from deltaw.pairs import compare
+
+        out = self.out or Path("runs") / f"compare-{Path(self.base).name}-{Path(self.tuned).name}"
+        _say(f"Measurements: {compare(self.base, self.tuned, out, self.modules, self.curve, _say_matrix)}")
+        return 0
+
+
 Command = (
     Annotated[Study, tyro.conf.subcommand("study")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
 )
 
 DESCRIPTION = "deltaw: how does safety fine-tuning change a language model, and how do jailbreaks get past the change?"
@@ -181,6 +212,23 @@ def main() -> None:
         more = "; the same command goes on from the last finished stage" if resumes else ""
         print(f"deltaw: stopped{more}", file=sys.stderr)  # noqa: T201
         sys.exit(130)
+
+
+def _say_matrix(progress: "Progress") -> None:
+    """One line: the matrix, its update's size and its null-space energy beside chance, or why there is none."""
+    found = progress.found
+    words = [f"{progress.place}/{progress.total}", progress.module]
+    size = found.value("update_relative_norm")
+    if size is not None:
+        words.append(f"‖ΔW‖/‖W‖ {size:.3g}")
+    words += [
+        f"{line.statistic} {line.value:.3f} (chance {line.null_mean:.3f})"
+        for line in found.lines
+        if line.statistic.startswith("null_energy_") and line.null_kind == "rotation" and line.set is None
+    ]
+    if "*" in found.absent:
+        words.append(found.absent["*"])
+    print("  ".join(words), flush=True)  # noqa: T201
 
 
 def _say(text: str) -> None:

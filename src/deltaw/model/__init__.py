@@ -3,6 +3,7 @@
 from deltaw.model.adapters import MlpWeights, layer_count, mlp
 from deltaw.model.checkpoint import load, save
 from deltaw.model.decoding import greedy, greedy_by_length, greedy_from_embeddings
+from deltaw.model.export import export_gpt2
 from deltaw.model.likelihood import (
     LanguageModel,
     batch_log_probs,
@@ -27,6 +28,7 @@ __all__ = [
     "activations",
     "batch_log_probs",
     "choose_precision",
+    "export_gpt2",
     "greedy",
     "greedy_by_length",
     "greedy_from_embeddings",
