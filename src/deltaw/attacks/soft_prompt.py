@@ -63,13 +63,14 @@ class SoftPromptConfig:
 DOSES: Mapping[str, SoftPromptConfig] = MappingProxyType(
     {
         "soft_weak": SoftPromptConfig(tokens=1, radius=1.0, steps=10),
+        "soft_1": SoftPromptConfig(tokens=1, radius=1.0, steps=50),
         "soft_2": SoftPromptConfig(tokens=2, radius=1.0, steps=25),
         "soft_4": SoftPromptConfig(tokens=4, radius=1.0, steps=50),
         "soft_4_wide": SoftPromptConfig(tokens=4, radius=2.0, steps=100),
         "soft_strong": SoftPromptConfig(tokens=8, radius=2.0, steps=200),
     }
 )
-"""From the stated weak preset to the stated strong one; the paper names the two and gives no numbers."""
+"""From the stated weak preset to the stated strong one, four between; the paper names the two and gives no numbers."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ PAPER_MEDIUM, PAPER_SMALL = 1e-4, 1e-5  # of the published code
 @dataclass(frozen=True)
 class Tuned:
     """One fine-tuned model of a study. protocol: ssft | dpo | dpo_plain | unlearn | ssft_left_out. strength: medium |
-    small.
+    small. curve_only: nothing but its training is followed.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Tuned:
     strength: str
     control: str | None
     config: TuningConfig
+    curve_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Sizes:
 
     final: int = 2000
     checkpoint: int = 256
-    attacked: int = 500
+    attacked: int = 400
     contrast: int = 512
     draws: int = 200
     bootstrap: int = 500
@@ -67,8 +68,8 @@ class ModelAttacks:
     """
 
     models: tuple[str, ...] = ("ssft-medium", "dpo-medium", "unlearn-medium")
-    prompts: int = 64
-    doses: tuple[str, ...] = ("soft_weak", "soft_2", "soft_4", "soft_4_wide", "soft_strong")
+    prompts: int = 48
+    doses: tuple[str, ...] = ("soft_weak", "soft_1", "soft_2", "soft_4", "soft_4_wide", "soft_strong")
     restarts: int = 1
     universal: str = "soft_4"
     controlled: str = "soft_4"
@@ -182,7 +183,7 @@ def _tunings(
         return Tuned(name.replace("_", "-"), protocol, strength, control, config)
 
     of_strength = [tuned(*protocol, strength, None) for strength in optimisers for protocol in protocols]
-    plain = tuned("dpo_plain", "dpo", {"beta": 0.1}, "medium", None)
+    plain = replace(tuned("dpo_plain", "dpo", {"beta": 0.1}, "medium", None), curve_only=True)
     return (*of_strength, plain, *(tuned("ssft", "ssft", {}, "medium", control) for control in controls))
 
 
@@ -208,7 +209,7 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
     dtype = _dtype(device)
     pretraining = PretrainingConfig(device=device, compute_dtype=dtype)
     steps = pretraining.optimiser.steps
-    checkpoints = (0, 10, 20, 40, 60, 80, 120, 160, 240, 320, 480, 640)
+    checkpoints = (0, 15, 30, 60, 120, 180, 240, 360, 480)
     tunings = _tunings(64, device, dtype, _strengths(checkpoints[-1]))
     return Recipe(
         name="quick",

@@ -138,8 +138,10 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
     inputs = {"base": base} | ({"reference": reference} if reference else {})
     config = TuneConfig(shared, tuned, recipe.checkpoints, recipe.refusal_threshold)
     models = {"base": base, "tuned": name}
-    found = [
-        Stage(name, make_tuned, config, inputs, weight=80 if tuned.config.objective == "ssft" else 140),
+    found = [Stage(name, make_tuned, config, inputs, weight=80 if tuned.config.objective == "ssft" else 140)]
+    if tuned.curve_only:
+        return found
+    found += [
         Stage(
             f"behaviour-{tuned.name}-s{shared.seed}",
             make_behaviour,
