@@ -270,6 +270,8 @@ def _summary(out: Path) -> str:
             "value"
         ].mean()
         lines.append(f"{name:26} {comply:16.3f} {refuse:17.3f} {ceiling:14.4f}")
+    if results.claims.empty:
+        return "\n".join(lines)
     verdicts = results.claims["verdict"].value_counts().to_dict()
     kind = "exploratory verdicts" if results.manifest["exploratory"] else "verdicts"
     listed = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())

@@ -179,6 +179,9 @@ def test_every_cell_is_in_the_results_and_on_the_page(small: Path) -> None:
     page = (small / "report.html").read_text(encoding="utf-8")
     for table in (worlds, attacks, sides):
         assert table.title.replace(">", "&gt;") in page
+    text = (small / "tables.md").read_text(encoding="utf-8")
+    assert text.count("\n| default |") == 1
+    assert text.count("\n|") == sum(len(table.rows) + 2 for table in (worlds, attacks, sides))
     assert (small / "figures" / "grid.svg").stat().st_size > 1000
     assert json.loads((small / "claims.json").read_text()) == []
 

@@ -33,7 +33,7 @@ _STAGES = {
 
 
 def write_report(run_dir: Path) -> Path:
-    """Writes report.html and figures/*.svg into a finished run's directory; returns the page's path.
+    """Writes report.html and figures/*.svg (of a grid, tables.md too) into a finished run; returns the page's path.
 
     DeltawError if the run has not come to its end or a file of it is damaged.
     """
@@ -42,6 +42,8 @@ def write_report(run_dir: Path) -> Path:
         grid = Grid(results)
         charts = (grid_figure(grid, tuned) for tuned in grid.tuned)
         drawings = [chart.draw() for chart in charts if chart is not None]
+        texts = [f"{table.title}:\n\n{table.markdown()}\n" for table in tables_of(grid)]
+        write_text_atomic(run_dir / "tables.md", "\n".join(texts))
         return _write(run_dir, {"grid": drawings}, render_grid(results, grid, drawings))
     tables = Tables(results)
     found = sections(tables)
