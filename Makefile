@@ -14,7 +14,7 @@ study: $(READY)  ## the whole study, from nothing to a report (runs/quick/report
 	$(RUN)/deltaw study --recipe quick
 
 test: $(READY)  ## the test suite
-	$(RUN)/python -m pytest -n 2
+	$(RUN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(READY)  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow

@@ -33,7 +33,7 @@ def stages(folder: Path) -> list[Stage]:
     ]
 
 
-def wait_for(what: str, condition: object, seconds: float = 60.0) -> None:
+def wait_for(what: str, condition: object, seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         if time.monotonic() > end:
@@ -59,7 +59,7 @@ def test_a_study_goes_on_from_its_last_finished_stage(tmp_path: Path, engine: st
     wait_for("the slow stage", lambda: (mark.exists() and mark.read_text()) or driver.poll() is not None)
     assert driver.poll() is None, driver.communicate()[0]
     driver.send_signal(sent)
-    said, _ = driver.communicate(timeout=60)
+    said, _ = driver.communicate(timeout=300)
     wait_for("the worker's end", lambda: not is_alive(int(mark.read_text())))
 
     whole = sorted(p.name.rpartition("-")[0] for p in made.iterdir() if not p.name.startswith("."))
