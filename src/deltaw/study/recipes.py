@@ -209,7 +209,7 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
     dtype = _dtype(device)
     pretraining = PretrainingConfig(device=device, compute_dtype=dtype)
     steps = pretraining.optimiser.steps
-    checkpoints = (0, 15, 30, 60, 120, 180, 240, 360, 480)
+    checkpoints = (0, 20, 40, 80, 160, 240, 320, 480, 640)
     tunings = _tunings(64, device, dtype, _strengths(checkpoints[-1]))
     return Recipe(
         name="quick",
