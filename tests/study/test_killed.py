@@ -41,6 +41,11 @@ def wait_for(what: str, condition: object, seconds: float = 300.0) -> None:
         time.sleep(0.05)
 
 
+def _hear_interrupts() -> None:
+    """A shell starts background jobs, and so tests among them, deaf to SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("engine", "sent"), [("inline", signal.SIGKILL), ("dask", signal.SIGKILL), ("dask", signal.SIGINT)]
 )
@@ -54,6 +59,7 @@ def test_a_study_goes_on_from_its_last_finished_stage(tmp_path: Path, engine: st
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=_hear_interrupts,
     )
     mark, made = tmp_path / "mark", tmp_path / "run" / "artifacts"
     wait_for("the slow stage", lambda: (mark.exists() and mark.read_text()) or driver.poll() is not None)

@@ -63,7 +63,7 @@ class SoftPromptConfig:
 DOSES: Mapping[str, SoftPromptConfig] = MappingProxyType(
     {
         "soft_weak": SoftPromptConfig(tokens=1, radius=1.0, steps=10),
-        "soft_1": SoftPromptConfig(tokens=1, radius=1.0, steps=50),
+        "soft_1": SoftPromptConfig(tokens=1, radius=1.0, steps=20),
         "soft_2": SoftPromptConfig(tokens=2, radius=1.0, steps=25),
         "soft_4": SoftPromptConfig(tokens=4, radius=1.0, steps=50),
         "soft_4_wide": SoftPromptConfig(tokens=4, radius=2.0, steps=100),
