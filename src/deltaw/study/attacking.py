@@ -21,16 +21,14 @@ from deltaw.attacks import (
     DOSES,
     Requests,
     answers_with,
+    attacked_inputs,
     best_suffix,
-    position_ids,
     prefill,
     random_suffix,
     random_tokens,
     relearn,
     requests_for,
-    slots,
     soft_prompt,
-    spliced,
     suffix_tokens,
     token_search,
     unattacked,
@@ -93,12 +91,14 @@ class Target:
 
     def observe(self, attack: str, of_tuned: Places, of_base: Places) -> None:
         """Observation 5 of an attack: attacked prompts' activations in both models."""
-        before, n = self.at.before, len(self.forbidden)
-        view = self.sheet.with_(
-            stage="analysis", set=FORBIDDEN, attack=attack, role="last_prompt", n=n, n_unit="prompt"
-        )
+        view = self.observed(attack)
         write_positions(self.at, "position", self.at.after[PRIMARY], of_tuned, view)
-        write_gain_ratios(self.at, of_base, before.contrast(PRIMARY)[1], view)
+        write_gain_ratios(self.at, of_base, self.at.before.contrast(PRIMARY)[1], view)
+
+    def observed(self, attack: str, role: str = "last_prompt") -> Sheet:
+        """Where Observation 5 of an attack is written."""
+        n = len(self.forbidden)
+        return self.sheet.with_(stage="analysis", set=FORBIDDEN, attack=attack, role=role, n=n, n_unit="prompt")
 
 
 def attack_model(context: StageContext) -> None:
@@ -203,23 +203,21 @@ def relearning(target: Target) -> None:
 
 
 def _observer(target: Target, attack: str) -> Callable[[int, Transformer], None]:
-    before = target.at.before
-    prompts = before.contrasts[PRIMARY].forbidden[slice(0, len(target.forbidden))]
-    of_base = before.activations((PRIMARY, "attacked"), prompts)
+    before, n = target.at.before, len(target.forbidden)
+    forbidden = before.contrast(PRIMARY)[1]
+    of_base = {place: rows[:n] for place, rows in forbidden.items()}
 
     def observe(step: int, learner: Transformer) -> None:
         if step == 0:
             return
         name = f"{attack}_{step}"
-        view = target.sheet.with_(
-            stage="analysis", set=FORBIDDEN, attack=name, role="last_prompt", n=len(prompts), n_unit="prompt"
-        )
+        view = target.observed(name)
         of_learner = _placed(learner, target.forbidden.batch)
         write_positions(target.at, "position", target.at.after[PRIMARY], of_learner, view)
         old = before.mlps
         new = [mlp(learner, layer).double() for layer in before.layers]
         left = {k: (new[k].w_in.cpu() - old[k].w_in, new[k].b_in.cpu() - old[k].b_in) for k in before.layers}
-        write_gain_ratios(target.at, of_base, before.contrast(PRIMARY)[1], view, left)
+        write_gain_ratios(target.at, of_base, forbidden, view, left)
 
     return observe
 
@@ -233,13 +231,13 @@ def _placed(
 
 def _with_vectors(target: Target, found: Tensor) -> tuple[Places, Places]:
     """Activations of the tuned and of the base model on forbidden prompts with vectors (N, n, D) or tokens (N, n)."""
-    batch = slots(target.forbidden.batch, found.shape[1]).to("cpu")
+    plain, found = target.forbidden.batch.to("cpu"), found.cpu()
     places = []
     for model in (target.at.tuned, target.at.before.model):
         with torch.no_grad():
-            vectors = model.embed(found.cpu()) if found.ndim == 2 else found.cpu()
-            embeddings = spliced(model, batch, vectors)
-        places.append(_placed(model, batch, embeddings=embeddings, positions=position_ids(batch)))
+            vectors = model.embed(found) if found.ndim == 2 else found
+        batch, embeddings, positions = attacked_inputs(model, plain, vectors)
+        places.append(_placed(model, batch, embeddings, positions))
     return places[0], places[1]
 
 
@@ -256,9 +254,7 @@ def _observe_prefill(target: Target, name: str, count: int) -> None:
     of_tuned, of_base = (
         {which: _placed(model, batch) for which, batch in batches.items()} for model in (at.tuned, before.model)
     )
-    view = target.sheet.with_(
-        stage="analysis", set=FORBIDDEN, attack=name, role="last_given", n=len(target.forbidden), n_unit="prompt"
-    )
+    view = target.observed(name, role="last_given")
     write_positions(at, "position", (of_tuned["allowed"], of_tuned["forbidden"]), of_tuned["attacked"], view)
     write_gain_ratios(at, of_base["attacked"], of_base["forbidden"], view)
 
