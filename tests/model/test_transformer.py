@@ -9,7 +9,7 @@ from lively_model import lively_model, some_tokens
 
 from deltaw.errors import DeltawError
 from deltaw.model import ModelConfig, Transformer, choose_precision, precision
-from deltaw.model.transformer import Linear
+from deltaw.model.transformer import Linear, attend
 
 
 @pytest.fixture
@@ -49,6 +49,47 @@ def test_no_position_sees_what_follows(model: Transformer, tokens: torch.Tensor)
     before, after = model(tokens), model(changed)
     torch.testing.assert_close(before[:, :6], after[:, :6])
     assert (before[:, 6:] - after[:, 6:]).abs().amax((1, 2)).min() > 1e-2
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("queries", [9, 1])
+def test_attention_in_bfloat16_is_that_in_float32_up_to_rounding(masked: bool, queries: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(3, 2, 9, 8, generator=generator, requires_grad=True) for _ in range(3))
+    mask = None
+    if masked:
+        mask = torch.rand(3, 1, 9, 9, generator=generator) < 0.5
+        mask = (mask | torch.eye(9, dtype=torch.bool))[:, :, -queries:]
+    found, gradients = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        out = attend(q[:, :, -queries:].to(dtype), k.to(dtype), v.to(dtype), mask)
+        assert out.dtype == dtype
+        found.append(out.float())
+        gradients.append(torch.autograd.grad((out.float() ** 2).sum(), (q, k, v)))
+    torch.testing.assert_close(found[0], found[1], rtol=0.02, atol=0.02)
+    for exact, rounded in zip(*gradients, strict=True):
+        assert (exact - rounded).norm() < 0.02 * exact.norm()
+    plain = (q[:, :, -queries:] @ k.transpose(2, 3) / 8**0.5).masked_fill(
+        ~(torch.ones(9, 9, dtype=torch.bool).tril()[-queries:] if mask is None else mask), -math.inf
+    )
+    torch.testing.assert_close(found[0], plain.softmax(-1) @ v, rtol=1e-5, atol=1e-5)
+
+
+def test_inputs_look_where_they_are_told_to(model: Transformer, tokens: torch.Tensor) -> None:
+    rows, length = tokens.shape
+    causal = torch.ones(rows, length, length, dtype=torch.bool).tril()
+    torch.testing.assert_close(model(tokens, visible=causal), model(tokens))
+    blind = causal.clone()
+    blind[:, 5:, 2] = False
+    changed = tokens.clone()
+    changed[:, 2] = (changed[:, 2] + 5) % 17
+    before, after = (model(these, visible=blind)[:, -1] for these in (tokens, changed))
+    assert (before - after).abs().max() > 1e-4  # through what the positions between have read
+    blind[:, 3:, 2] = False
+    before, after = (model(these, visible=blind)[:, 3:] for these in (tokens, changed))
+    torch.testing.assert_close(before, after)
+    with pytest.raises(ValueError, match="cache"):
+        model(tokens, visible=causal, cache=model.new_cache(rows, length))
 
 
 def test_embeddings_stand_for_tokens(model: Transformer, tokens: torch.Tensor) -> None:

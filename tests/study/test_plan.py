@@ -128,8 +128,10 @@ def test_every_stage_of_every_recipe_has_an_estimate(name: str) -> None:
             continue
         work = next(stage.work for stage in found.stages if stage.name.startswith(f"tune-{tuned}-"))
         assert work is not None
-        rows = chosen.tunings[0].config.batch * responses
-        assert (work.rows, work.trained) == (rows, chosen.steps * rows * world.sequence_length)
+        rows = chosen.tunings[0].config.batch
+        length = world.sequence_length
+        assert (work.rows, work.trained) == (rows, chosen.steps * rows * work.length)
+        assert work.length == length if responses == 1 else length < work.length < 2 * length
 
 
 def test_the_counts_are_those_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_the_counts_are_those_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp
     execute(graph, tmp_path, "inline", listener=Following())
     layout = World(chosen.world).layout
     for stage in graph:
-        work = work_of(stage, layout.length, layout.prompt_length + layout.response_length - 1)
+        work = work_of(stage, layout.length, layout.prompt_length + layout.response_length - 1, layout.length + 9)
         assert work is not None
         matched = tmp_path.glob(f"artifacts/{stage.inputs.get('model', '-')}-*/matched.json")
         if any(json.loads(path.read_text())["step"] is None for path in matched):

@@ -17,19 +17,23 @@ LanguageModel = Callable[[Tensor], Tensor]
 """Anything that maps tokens (N, T) to logits (N, T, V)."""
 
 
-def token_nll(logits: Tensor, batch: Batch) -> Tensor:
+def token_nll(logits: Tensor, batch: Batch, places: Tensor | None = None) -> Tensor:
     """(N, T) −log p(tokens[n, t] | tokens[n, :t]) where `batch.weights` is not zero, and 0 elsewhere.
 
+    places: (N, T) int64 where in a row of logits (N, S, V) each token of the batch was read; None: in its own place.
     Only the positions that carry loss are normalised over the vocabulary: with a large V and a short
     response, the log-probabilities of the prompt would take most of the memory.
     """
-    rows, length, vocabulary = logits.shape
-    if (rows, length) != tuple(batch.tokens.shape):
-        raise ValueError(f"logits are of {rows} x {length} positions, tokens of {tuple(batch.tokens.shape)}")
+    (rows, length), vocabulary = batch.tokens.shape, logits.shape[-1]
+    if tuple(logits.shape[:2]) != (rows, length) and (places is None or len(logits) != rows):
+        raise ValueError(f"logits are of {tuple(logits.shape[:2])} positions, tokens of {(rows, length)}")
     supervised = batch.weights != 0
     supervised[:, 0] = False  # nothing precedes the first token
     (target,) = supervised.flatten().nonzero(as_tuple=True)
-    chosen = logits.reshape(-1, vocabulary).index_select(0, target - 1)
+    source = target - 1
+    if places is not None:
+        source = places.flatten().index_select(0, source) + (target // length) * logits.shape[1]
+    chosen = logits.reshape(-1, vocabulary).index_select(0, source)
     nll = F.cross_entropy(chosen, batch.tokens.flatten().index_select(0, target), reduction="none")
     return nll.new_zeros(rows * length).index_copy(0, target, nll).view(rows, length)
 

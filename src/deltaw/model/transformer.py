@@ -3,8 +3,8 @@
 Two styles of block: GPT-2's own (`pre_ln`), and that of the published code (`published`), whose one layer norm
 replaces the residual stream. Absolute positions, learned or sinusoidal. Attention is causal: right-padding needs
 no mask, since no position looks to its right. Weights are float32 masters. Matrix products inside the blocks run
-in `compute_dtype`; attention, layer norms, the residual stream and the logits stay in the masters' dtype, where
-bfloat16 loses accuracy or, on a CPU, time.
+in `compute_dtype`; softmax, layer norms, the residual stream and the logits stay in the masters' dtype, where
+bfloat16 loses accuracy. Keys and values that are cached are in the masters' dtype too.
 
 Shapes: B rows, T positions, D width, H heads, E = D / H, V vocabulary. Linear weights are (out, in).
 """
@@ -131,8 +131,27 @@ class SinusoidalPositions(nn.Module):
         self.register_buffer("weight", sinusoidal_table(length, width), persistent=False)
 
 
+def attend(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / √E) v: (B, H, T, E). mask: bool, broadcastable to (B, H, T, S), what each query may read; None:
+    the keys up to its own place, which is the last one if it is alone.
+
+    On a CPU PyTorch's kernel takes 13 times as long backwards in bfloat16 as in float32, and on short sequences twice
+    as long as two plain products, which are therefore written out there.
+    """
+    if q_BHTE.dtype != torch.bfloat16 or q_BHTE.device.type != "cpu":
+        causal = mask is None and q_BHTE.shape[2] > 1
+        return F.scaled_dot_product_attention(q_BHTE, k_BHSE, v_BHSE, attn_mask=mask, is_causal=causal)
+    length, size = q_BHTE.shape[2:]
+    if mask is None:
+        mask = torch.ones(length, k_BHSE.shape[2], dtype=torch.bool).tril(k_BHSE.shape[2] - length)
+    scores = (q_BHTE * size**-0.5) @ k_BHSE.transpose(2, 3)
+    bias = scores.new_zeros(mask.shape).masked_fill_(~mask, -math.inf)
+    shares_BHTS = (scores + bias).softmax(-1, dtype=torch.float32).to(v_BHSE.dtype)
+    return torch.matmul(shares_BHTS, v_BHSE)
+
+
 class Attention(nn.Module):
-    """Multi-head causal self-attention; scores, softmax and values in the masters' dtype."""
+    """Multi-head causal self-attention."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -140,27 +159,34 @@ class Attention(nn.Module):
         self.qkv = Linear(config.width, 3 * config.width)
         self.out = Linear(config.width, config.width)
 
-    def forward(self, x_BTD: Tensor, cache: LayerCache | None = None, hidden_BS: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        cache: LayerCache | None = None,
+        hidden_BS: Tensor | None = None,
+        visible_BTT: Tensor | None = None,
+    ) -> Tensor:
         """What each position reads from itself and those before it, the cached ones included: (B, T, D).
 
-        hidden_BS: which of all S positions so far none but themselves may read.
+        hidden_BS: which of all S positions so far none but themselves may read. visible_BTT: see `Transformer.forward`.
         """
         rows, length, width = x_BTD.shape
-        qkv = self.qkv(x_BTD).to(self.qkv.weight.dtype)
+        qkv = self.qkv(x_BTD)
+        if cache is not None:
+            qkv = qkv.to(self.qkv.weight.dtype)
         q_BHTE, k, v = qkv.view(rows, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         past = 0
         if cache is not None:
             past = cache.filled
             k, v = cache.extend(k, v)
-        mask = None
-        # `is_causal` would align the first query, not the last, with the last key.
-        if (past and length > 1) or hidden_BS is not None:
+        mask = None if visible_BTT is None else visible_BTT[:, None]
+        # A kernel's own causal mask would align the first query, not the last, with the last key.
+        if mask is None and ((past and length > 1) or hidden_BS is not None):
             mask = torch.ones(length, past + length, dtype=torch.bool, device=k.device).tril(past)
         if mask is not None and hidden_BS is not None:
-            itself = mask & ~mask.tril(past - 1)
+            itself = torch.eye(length, past + length, dtype=torch.bool, device=k.device).roll(past, 1)
             mask = (mask & ~hidden_BS[:, None, None]) | itself
-        causal = mask is None and length > 1
-        mixed_BHTE = F.scaled_dot_product_attention(q_BHTE, k, v, attn_mask=mask, is_causal=causal)
+        mixed_BHTE = attend(q_BHTE, k, v, mask)
         return self.out(mixed_BHTE.transpose(1, 2).reshape(rows, length, width).to(x_BTD.dtype))  # type: ignore[no-any-return]
 
 
@@ -195,9 +221,10 @@ class PreNormBlock(nn.Module):
         dtype: torch.dtype,
         cache: LayerCache | None = None,
         hidden_BS: Tensor | None = None,
+        visible_BTT: Tensor | None = None,
     ) -> Tensor:
         """The residual stream (B, T, D) after the block; matrix products run in `dtype`."""
-        x_BTD = x_BTD + self.attn(self.norm_attn(x_BTD).to(dtype), cache, hidden_BS)
+        x_BTD = x_BTD + self.attn(self.norm_attn(x_BTD).to(dtype), cache, hidden_BS, visible_BTT)
         return x_BTD + self.mlp(self.norm_mlp(x_BTD).to(dtype))  # type: ignore[no-any-return]
 
 
@@ -221,10 +248,11 @@ class PublishedBlock(nn.Module):
         dtype: torch.dtype,
         cache: LayerCache | None = None,
         hidden_BS: Tensor | None = None,
+        visible_BTT: Tensor | None = None,
     ) -> Tensor:
         """The residual stream (B, T, D) after the block; matrix products run in `dtype`."""
         x_BTD = self.norm(x_BTD)
-        x_BTD = x_BTD + self.attn(x_BTD.to(dtype), cache, hidden_BS)
+        x_BTD = x_BTD + self.attn(x_BTD.to(dtype), cache, hidden_BS, visible_BTT)
         return x_BTD + self.mlp(x_BTD.to(dtype))  # type: ignore[no-any-return]
 
 
@@ -299,6 +327,7 @@ class Transformer(nn.Module):
         *,
         embeddings: Tensor | None = None,
         positions: Tensor | None = None,
+        visible: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """Logits (B, T, V), in the weights' dtype, of the token after each position.
@@ -306,13 +335,16 @@ class Transformer(nn.Module):
         Give tokens (B, T) int64, or embeddings (B, T, D) in the place of `embed.weight[tokens]`; positions
         are added to either. With `cache`, the input continues what the cache holds, and is appended to it.
         positions: (T,) or (B, T) int64, which learned position each input gets, if not its place in the
-        sequence; what an input may look at depends on its place alone.
+        sequence; what an input may look at depends on its place alone, or on `visible`: (B, T, T) bool, which inputs
+        each may look at, itself among them, in the stead of all up to itself. It goes with no cache.
         Where the model has a masked token, the logits at such tokens mean nothing, and vectors are never masked.
         DeltawError if a position, given or not, does not fit the context.
         """
         if (tokens is None) == (embeddings is None):
             raise ValueError("give either tokens or embeddings")
         x_BTD: Tensor = self.embed(tokens) if embeddings is None else embeddings
+        if visible is not None and cache is not None:
+            raise ValueError("give either visible or a cache")
         start = cache[0].filled if cache else 0
         end = start + x_BTD.shape[1] if positions is None else int(positions.max()) + 1
         if end > self.config.context:
@@ -320,9 +352,10 @@ class Transformer(nn.Module):
                 f"a sequence of {end} tokens does not fit the model's context of {self.config.context}; "
                 "shorten it, or train a model with a longer context"
             )
-        x_BTD = x_BTD + self.position.weight[slice(start, end) if positions is None else positions]
+        table = self.position.weight
+        x_BTD = x_BTD + (table[start:end] if positions is None else F.embedding(positions, table))
         hidden_BS = self._hidden(tokens, cache, x_BTD.shape[1])
         dtype = self.compute_dtype or self.unembed.weight.dtype
         for index, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, dtype, cache[index] if cache else None, hidden_BS)
+            x_BTD = block(x_BTD, dtype, cache[index] if cache else None, hidden_BS, visible)
         return self.unembed(self.norm_final(x_BTD))  # type: ignore[no-any-return]

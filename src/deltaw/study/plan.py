@@ -31,7 +31,9 @@ from deltaw.study.recipes import ModelAttacks, Recipe, Sizes
 from deltaw.study.stage import Stage
 from deltaw.study.stages import stages
 from deltaw.training import objective
+from deltaw.training.forks import fork
 from deltaw.training.pretraining import model_config
+from deltaw.training.tuning import TuningConfig, tuning_pairs
 from deltaw.world import BENIGN_SOURCES, FORBIDDEN_SOURCES, World
 
 MATCHED_ATTACKED = 256  # prompts of each attack at the matched checkpoint
@@ -56,15 +58,16 @@ class Pace:
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage does. kind: names it on the page. objective: whose update it repeats. rows: of a batch, counting
-    both responses of a pair. trained, read: tokens (padding counts) that go through the model with and without a
-    gradient. references, decoded, windows: prompts and windows of that kind. analyses: checkpoints analysed.
+    """What a stage does. kind: names it on the page. objective: whose update it repeats. rows: of a batch. length:
+    tokens of a row. trained, read: tokens (padding counts) that go through the model with and without a gradient.
+    references, decoded, windows: prompts and windows of that kind. analyses: checkpoints analysed.
     """
 
     kind: str
     objective: str | None = None
     updates: int = 0
     rows: int = 0
+    length: int = 0
     trained: int = 0
     read: int = 0
     references: int = 0
@@ -153,8 +156,16 @@ def decoding_bytes(config: ModelConfig, rows: int, prompt: int, length: int) -> 
     return 4.0 * (parameter_count(config) + rows * (cache + block))
 
 
-def work_of(stage: Stage, length: int, answer: int) -> Work | None:
-    """What a stage does, from its configuration. length: tokens of a row. answer: tokens read to decode one answer."""
+def pair_length(world: World, config: TuningConfig, seed: int) -> int:
+    """Tokens of a row that holds both responses to a prompt, as training reads them: of the first batch."""
+    pair = tuning_pairs(world, range(config.batch), config, seed)
+    return int(fork(pair.preferred, pair.dispreferred).tokens.shape[1])
+
+
+def work_of(stage: Stage, length: int, answer: int, pair: int) -> Work | None:
+    """What a stage does, from its configuration. length: tokens of a row; pair: of one with both responses. answer:
+    tokens read to decode one answer.
+    """
     config: Any = stage.config
     match config:
         case SeedConfig():
@@ -164,16 +175,16 @@ def work_of(stage: Stage, length: int, answer: int) -> Work | None:
             decoded = len(BASE_SETS) * (early * sizes.checkpoint + sizes.final)
             updates, rows = config.pretraining.optimiser.steps, config.pretraining.batch
             trained = updates * rows * length
-            return Work("pre-training", "pretrain", updates, rows, trained, decoded * answer, decoded=decoded)
+            return Work("pre-training", "pretrain", updates, rows, length, trained, decoded * answer, decoded=decoded)
         case ReferenceConfig():
-            return Work("reference", read=2 * config.rows * length, references=config.rows)
+            return Work("reference", read=config.rows * pair, references=config.rows)
         case TuneConfig():
             tuning = config.tuned.config
-            rows = tuning.batch * objective(tuning.objective).responses
-            updates = tuning.optimiser.steps
+            tokens = pair if objective(tuning.objective).responses == 2 else length
+            rows, updates = tuning.batch, tuning.optimiser.steps
             decoded = len(config.checkpoints) * sum(set_sizes(config.shared.sizes.checkpoint).values())
-            trained = updates * rows * length
-            return Work("tuning", tuning.objective, updates, rows, trained, decoded * answer, decoded=decoded)
+            trained = updates * rows * tokens
+            return Work("tuning", tuning.objective, updates, rows, tokens, trained, decoded * answer, decoded=decoded)
         case BehaviourConfig():
             decoded = behaviour_prompts(config.shared.sizes, matched=config.tuned is not None)
             kind = "behaviour" if config.tuned else "behaviour of the base"
@@ -200,9 +211,10 @@ def work_of(stage: Stage, length: int, answer: int) -> Work | None:
         case AttackingConfig():
             tuning = config.tuned.config
             differentiated, decoded = attacking_prompts(config.attacks)
-            rows = tuning.batch * objective(tuning.objective).responses
+            tokens = pair if objective(tuning.objective).responses == 2 else length
+            trained, of_update = differentiated * length, tuning.batch * tokens
             return Work(
-                "attacks on the model", tuning.objective, -(-differentiated // rows), rows, differentiated * length,
+                "attacks on the model", tuning.objective, -(-trained // of_update), tuning.batch, tokens, trained,
                 decoded * answer, decoded=decoded,
             )  # fmt: skip
     return None
@@ -253,15 +265,16 @@ def make_plan(recipe: Recipe, pace: Pace, workers: int, engine: str = "dask") ->
     shape, layout = model_config(world, recipe.pretraining), world.layout
     answer = layout.prompt_length + layout.response_length - 1
     compute_bytes = 2 if recipe.pretraining.compute_dtype == "bfloat16" else 4
+    pair = pair_length(world, recipe.tunings[0].config, recipe.seeds[0])
     graph, costs = stages(recipe), []
     for stage in graph:
-        work = work_of(stage, world.sequence_length, answer)
+        work = work_of(stage, world.sequence_length, answer, pair)
         if work is None:
             costs.append(StageCost(stage.name, None, stage.threads, 0.0, 0.0, 0.0, None))
             continue
-        plain, whole = operations(shape, work.trained, work.read, world.sequence_length)
+        plain, whole = operations(shape, work.trained, work.read, work.length or world.sequence_length)
         memory = max(
-            training_bytes(shape, work.rows, world.sequence_length, compute_bytes) if work.updates else 0.0,
+            training_bytes(shape, work.rows, work.length, compute_bytes) if work.updates else 0.0,
             decoding_bytes(shape, min(work.decoded, DECODED_AT_ONCE), layout.prompt_length, answer),
         )
         seconds = seconds_of(work, pace)

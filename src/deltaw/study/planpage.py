@@ -209,8 +209,12 @@ def closing(plan: Plan) -> list[str]:
     ]
     if plan.unknown:
         lines.append(f"Not estimated, so not in the total: {', '.join(plan.unknown)}.")
-    lines.append("Tokens count padding, and both responses of a pair. FLOPs: 6 a parameter and trained token, 2 a read")
-    lines.append("one. Time is that of the work alone: whatever else runs on the machine makes it longer.")
+    lines.append(
+        "Tokens count padding, and of a pair its prompt once and both responses. FLOPs: 6 a parameter and trained"
+    )
+    lines.append(
+        "token, 2 a read one. Time is that of the work alone: whatever else runs on the machine makes it longer."
+    )
     return [*lines, "Measured:", *(f"  {note}" for note in plan.notes)]
 
 

@@ -113,7 +113,11 @@ def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
         {"params": plain, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.peak_lr, betas=config.betas, eps=config.eps
+        [group for group in groups if group["params"]],
+        lr=config.peak_lr,
+        betas=config.betas,
+        eps=config.eps,
+        fused=all(parameter.device.type in ("cpu", "cuda") for parameter in (*decayed, *plain)),
     )
 
 

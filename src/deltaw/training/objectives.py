@@ -4,7 +4,7 @@ names.
 Notation: w is the preferred response of a row and l the dispreferred one, log π(y) the summed log-probability
 of a response's weighted tokens under the model, log ρ(y) that under the reference (the model before tuning),
 N the number of rows. "Token mean" is Σ weights · NLL / Σ weights. Both responses go through the model as one
-batch.
+batch, and through a `Transformer` of ours with their common prompt read once.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deltaw.batch import Batch, Role
+from deltaw.batch import Batch
 from deltaw.errors import DeltawError
-from deltaw.model import LanguageModel, batch_log_probs, mean_nll, response_weights, token_nll
+from deltaw.model import LanguageModel, Transformer, mean_nll, response_weights, token_nll
+from deltaw.training.forks import fork, widened
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,8 @@ class Pair:
     def joined(self) -> Batch:
         """(2N, T) all preferred rows, then all dispreferred ones; the shorter half is padded on the right."""
         length = max(self.preferred.tokens.shape[1], self.dispreferred.tokens.shape[1])
-        halves = [_widen(half, length) for half in (self.preferred, self.dispreferred)]
+        halves = [widened(half, length) for half in (self.preferred, self.dispreferred)]
         return Batch(*(torch.cat([getattr(half, name) for half in halves]) for name in ("tokens", "weights", "roles")))
-
-
-def _widen(batch: Batch, length: int) -> Batch:
-    padding = (0, length - batch.tokens.shape[1])
-    if padding[1] == 0:
-        return batch
-    # Any token would do: nothing to the left of padding sees it, and it carries no loss.
-    return Batch(
-        F.pad(batch.tokens, padding),
-        F.pad(batch.weights, padding),
-        F.pad(batch.roles, padding, value=Role.PAD),
-    )
 
 
 @dataclass(frozen=True)
@@ -87,7 +76,7 @@ def borrow_masks(pair: Pair) -> Pair:
     masked pair. ValueError if the responses to a prompt share no position.
     """
     length = max(pair.preferred.tokens.shape[1], pair.dispreferred.tokens.shape[1])
-    preferred, dispreferred = _widen(pair.preferred, length), _widen(pair.dispreferred, length)
+    preferred, dispreferred = widened(pair.preferred, length), widened(pair.dispreferred, length)
     both = (preferred.weights != 0) & (dispreferred.weights != 0)
     return Pair(
         Batch(preferred.tokens, preferred.weights * both, preferred.roles),
@@ -95,12 +84,11 @@ def borrow_masks(pair: Pair) -> Pair:
     )
 
 
+@torch.no_grad()
 def reference_log_probs(model: LanguageModel, pair: Pair, batch_size: int = 256) -> ReferenceLogProbs:
     """log ρ of each response under `model`, without gradients; each depends on its own row only."""
-    return ReferenceLogProbs(
-        batch_log_probs(model, pair.preferred, batch_size),
-        batch_log_probs(model, pair.dispreferred, batch_size),
-    )
+    parts = [_responses(model, pair[start : start + batch_size]) for start in range(0, len(pair), batch_size)]
+    return ReferenceLogProbs(*(torch.cat([part[side].log_probs for part in parts]) for side in (0, 1)))
 
 
 @dataclass(frozen=True)
@@ -129,14 +117,23 @@ class _Responses:
 
 
 def _responses(model: LanguageModel, pair: Pair) -> tuple[_Responses, _Responses]:
-    batch = pair.joined()
-    logits = model(batch.tokens)
-    log_probs = -(token_nll(logits, batch) * batch.weights).sum(1)
-    weights, rows = response_weights(batch), len(pair)
-    return (
-        _Responses(log_probs[:rows], weights[:rows], logits.shape[-1]),
-        _Responses(log_probs[rows:], weights[rows:], logits.shape[-1]),
+    """What is known of the preferred and of the dispreferred responses."""
+    if isinstance(model, Transformer):
+        forked = fork(pair.preferred, pair.dispreferred)
+        logits = model(forked.tokens, positions=forked.positions, visible=forked.visible)
+        length = forked.places[0].shape[1]
+        halves = [widened(half, length) for half in (pair.preferred, pair.dispreferred)]
+        found = [token_nll(logits, half, places) for half, places in zip(halves, forked.places, strict=True)]
+    else:
+        batch, rows = pair.joined(), len(pair)
+        logits = model(batch.tokens)
+        halves, nll = [batch[:rows], batch[rows:]], token_nll(logits, batch)
+        found = [nll[:rows], nll[rows:]]
+    w, l = (  # noqa: E741
+        _Responses(-(nll * half.weights).sum(1), response_weights(half), logits.shape[-1])
+        for nll, half in zip(found, halves, strict=True)
     )
+    return w, l
 
 
 def _loss(value: Tensor, **parts: Tensor) -> Loss:
