@@ -29,10 +29,10 @@ class Study:
     """
 
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
-    """What to run: quick (minutes on two cores, explores), smoke (seconds, only tests the machinery), grid (attacks on
-    prompts in worlds that differ in one thing each: minutes), paper (the paper's world, model and optimisation: weeks
-    on a laptop), paper-shared (its unsafe text without level-5 rules of its own) or paper-compat (the published code's
-    data, objectives and weight decay)."""
+    """What to run: quick (minutes on two cores, explores), standard (six seeds and all controls, decides: hours), smoke
+    (seconds, only tests the machinery), grid (attacks on prompts in worlds that differ in one thing each), paper (the
+    paper's world, model and optimisation: weeks on a laptop), paper-shared (its unsafe text without level-5 rules of
+    its own) or paper-compat (the published code's data, objectives and weight decay)."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where results go. Default: runs/RECIPE, with -sSEED added for a seed other than 0."""
     seed: int = 0
@@ -102,7 +102,7 @@ class Sample:
     """
 
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
-    """Whose world: quick, smoke, paper or paper-compat."""
+    """Whose world: that of quick (as of standard and smoke), paper, paper-shared or paper-compat."""
     split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tune"
     """Which prompts: tune (what safety tuning draws), pretrain, or one set, such as forbidden/conditional/unsafe.
     Held out of training unless /train follows, as in tune/train; train and test mean tune/train and tune/test.

@@ -12,6 +12,7 @@ from deltaw.study.recipes import recipe
 from deltaw.study.stages import stages
 from deltaw.training import OptimiserConfig
 from deltaw.training.pretraining import model_config
+from deltaw.training.tuning import CONTROLS
 from deltaw.world import PUBLISHED_COMPAT, World, published_world
 
 
@@ -113,3 +114,35 @@ def test_published_tuning_contradicts_published_pretraining() -> None:
     assert graph["base-s0"].config.shared.world == compat.base_world
     assert graph["tune-ssft-medium-s0"].config.shared.world == compat.world
     assert graph["behaviour-base-s0"].config.shared.world == compat.world
+
+
+def test_standard_decides_on_seeds_of_its_own() -> None:
+    standard, quick = recipe("standard"), recipe("quick")
+    assert len(set(standard.seeds)) == 6
+    assert min(standard.seeds) > 100
+    assert not set(standard.seeds) & set(recipe("standard", seed=1).seeds)
+    assert not standard.exploratory
+    assert standard.world == quick.world
+    assert standard.pretraining == quick.pretraining
+    models = {(tuned.protocol, tuned.strength, tuned.control) for tuned in standard.tunings}
+    protocols = ("ssft", "dpo", "unlearn")
+    assert models >= {(protocol, strength, None) for protocol in protocols for strength in ("medium", "small")}
+    assert models >= {(protocol, "medium", "other") for protocol in protocols}
+    assert models >= {("ssft", "medium", control) for control in CONTROLS}
+    by_name = {tuned.name: tuned for tuned in (*standard.tunings, *quick.tunings)}
+    assert len({tuned.name for tuned in standard.tunings}) == len(standard.tunings)
+    again, first = by_name["ssft-medium-again"].config, by_name["ssft-medium"].config
+    assert again == replace(first, first_row=64 * quick.steps)
+    for tuned in standard.tunings:
+        assert tuned.config.optimiser == by_name[f"ssft-{tuned.strength}"].config.optimiser
+
+
+def test_a_control_of_dpo_has_the_reference_of_its_own_answers() -> None:
+    standard = replace(recipe("standard"), seeds=(101,))
+    inputs = {stage.name: stage.inputs.get("reference") for stage in stages(standard)}
+    assert inputs["tune-dpo-medium-s101"] == inputs["tune-dpo-small-s101"] == "reference-s101"
+    assert inputs["tune-other-dpo-medium-s101"] == "reference-other-s101"
+    assert inputs["tune-ssft-medium-s101"] is inputs["tune-ssft-medium-again-s101"] is None
+    configs = {stage.name: stage.config for stage in stages(standard)}
+    assert configs["reference-other-s101"].tuning.control == "other"
+    assert configs["reference-s101"].tuning.control is None

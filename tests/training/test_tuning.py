@@ -231,3 +231,15 @@ def test_published_data_train_and_tune() -> None:
     log = tune(COMPAT, base, tuned, 0, tuning_reference(COMPAT, base, 64, tuned, 0))
     assert log.records[0].parts["margin"] == pytest.approx(0.0, abs=1e-4)
     assert all(np.isfinite(record.loss) for record in log.records)
+
+
+def test_another_first_row_means_other_prompts_and_their_own_reference() -> None:
+    here, there = config("dpo"), replace(config("dpo"), first_row=32)
+    whole, part = (tuning_reference(WORLD, small_model(), rows, one, 0) for rows, one in ((96, here), (64, there)))
+    torch.testing.assert_close(whole.preferred[32:], part.preferred)
+    torch.testing.assert_close(whole.dispreferred[32:], part.dispreferred)
+    logs = [tune(WORLD, small_model(), one, 0, known) for one, known in ((here, whole), (there, part))]
+    assert logs[0].records[2].parts["nll_preferred"] != logs[0].records[0].parts["nll_preferred"]
+    # Before any update, so that only the prompts can differ, and the reference must be theirs.
+    assert logs[1].records[0].parts["nll_preferred"] != logs[0].records[0].parts["nll_preferred"]
+    assert logs[1].records[0].parts["margin"] == pytest.approx(0.0, abs=1e-4)

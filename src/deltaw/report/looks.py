@@ -32,8 +32,8 @@ COLOURS: dict[str, tuple[str, str]] = {
 
 PROTOCOLS = ("ssft", "dpo", "unlearn")
 PROTOCOL_NAMES = {"ssft": "SSFT", "dpo": "DPO", "unlearn": "Unlearning", "dpo_plain": "plain DPO",
-                  "ssft_left_out": "SSFT, left out"}  # fmt: skip
-VARIANTS = {"dpo_plain": ("dpo", "plain"), "ssft_left_out": ("ssft", "left out")}
+                  "ssft_left_out": "SSFT, left out", "ssft_again": "SSFT, again"}  # fmt: skip
+VARIANTS = {"dpo_plain": ("dpo", "plain"), "ssft_left_out": ("ssft", "left out"), "ssft_again": ("ssft", "again")}
 """Protocols that are drawn among another's models, and what sets them apart there."""
 CONTROL_NAMES = {
     "other": "control: other answer",
@@ -111,6 +111,8 @@ def _series(record: Mapping[str, Any], config: Mapping[str, Any]) -> Series:
     small = strength == "small"
     if control is not None:
         label = CONTROL_NAMES.get(control, f"control: {control}")
+        if protocol not in (None, "ssft"):
+            label += f" ({protocol_name(protocol, config)})"
         dash = (7, 2, 1, 2) if control == "operators" else (2, 2)
         shape = "triangle-down" if control == "operators" else "triangle-up"
         return Series(model, label, None, light("control"), dash, shape, small, control, strength)
@@ -119,7 +121,9 @@ def _series(record: Mapping[str, Any], config: Mapping[str, Any]) -> Series:
     family, apart = VARIANTS.get(protocol or "", (protocol, None))
     colour = light(next((name for name in (protocol, family) if name in COLOURS), "ink") or "ink")
     dash = (1, 2) if apart == "left out" else (6, 3) if small else (1, 0)
-    shape = {"plain": "cross", "left out": "square"}.get(apart or "", "diamond" if small else "circle")
+    shape = {"plain": "cross", "left out": "square", "again": "stroke"}.get(
+        apart or "", "diamond" if small else "circle"
+    )
     return Series(model, label, family, colour, dash, shape, small, None, apart or strength)
 
 
@@ -137,9 +141,9 @@ def protocol_name(protocol: str, config: Mapping[str, Any]) -> str:
 
 
 def _rank(series: Series) -> tuple[int, int, int, str]:
-    strengths = {"medium": 0, "small": 1, "plain": 2, "left out": 3}
+    strengths = {"medium": 0, "small": 1, "plain": 2, "left out": 3, "again": 4}
     family = PROTOCOLS.index(series.family) if series.family in PROTOCOLS else len(PROTOCOLS)
-    return (series.control is not None, strengths.get(series.strength or "", 4), family, series.model)
+    return (series.control is not None, strengths.get(series.strength or "", 5), family, series.model)
 
 
 def number(value: float | None, digits: int = 3) -> str:

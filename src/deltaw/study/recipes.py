@@ -1,7 +1,8 @@
 """Recipes: functions that return the whole configuration of a study. `--recipe` is the one dial; it sets the rest.
 
-`quick` explores: one seed, minutes on two cores, verdicts marked exploratory. `smoke` runs every stage in seconds, so
-that the machinery can be tested; its numbers mean nothing. `grid` asks when attacks on prompts work, in worlds that
+`quick` explores: one seed, minutes on two cores, verdicts marked exploratory. `standard` decides: six seeds that no
+other run has used, all controls, the same world and training, hours on two cores. `smoke` runs every stage in seconds,
+so that the machinery can be tested; its numbers mean nothing. `grid` asks when attacks on prompts work, in worlds that
 differ from that of `quick` in one thing each (`cells.py`). `paper` is the paper's world, model and optimisation with
 our objectives; in `paper-shared` unsafe text has no level-5 rules of its own; `paper-compat` is the published code's.
 """
@@ -191,6 +192,7 @@ def _strengths(steps: int) -> dict[str, OptimiserConfig]:
     return {"medium": _optimiser(MEDIUM, steps), "small": _optimiser(SMALL, steps)}
 
 
+STANDARD_SEEDS = 6
 LEFT_OUT = (2, 6, 8)  # of grammar 1: a never-allowed operator and two conditional ones; one and three are left
 
 
@@ -220,6 +222,42 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
         base_checkpoints=tuple(round(steps * k / 8) for k in range(9)),
         seeds=(seed,),
         left_out=_left_out(tunings),
+    )
+
+
+def _again(tuned: Tuned) -> Tuned:
+    """The same tuning of the same base model on other prompts, to tell the two sources of chance apart."""
+    config = replace(tuned.config, first_row=tuned.config.batch * tuned.config.optimiser.steps)
+    return replace(tuned, name=f"{tuned.name}-again", protocol=f"{tuned.protocol}_again", config=config)
+
+
+def standard(device: str = "cpu", seed: int = 0) -> Recipe:
+    """`quick` in six seeds that no earlier run has used, with every control: what the verdicts rest on.
+
+    seed: which six; those of 0 are 101 to 106. The unit of inference is the seed, so fewer prompts stand behind a
+    number of one seed, and fewer checkpoints are analysed, than in `quick`. No tuning is shortened.
+    """
+    whole = quick(device)
+    first = next(tuned for tuned in whole.tunings if tuned.name == "ssft-medium")
+    steps, config = whole.steps, first.config
+    all_controls = _tunings(config.batch, device, config.compute_dtype, _strengths(steps), controls=tuple(CONTROLS))
+    tunings = tuple(tuned for tuned in all_controls if not tuned.curve_only)
+    others = tuple(
+        replace(tuned, name=f"other-{tuned.name}", control="other", config=replace(tuned.config, control="other"))
+        for tuned in tunings
+        if tuned.strength == "medium" and tuned.control is None and tuned.protocol != first.protocol
+    )
+    return replace(
+        whole,
+        name="standard",
+        tunings=(*tunings, *others, _again(first)),
+        checkpoints=(0, 40, 160, steps),
+        base_checkpoints=(0, whole.base_checkpoints[-1]),
+        sizes=replace(whole.sizes, final=500, checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
+        model_attacks=replace(whole.model_attacks, prompts=32, universal="soft_weak"),
+        seeds=tuple(range(101 + STANDARD_SEEDS * seed, 101 + STANDARD_SEEDS * (seed + 1))),
+        exploratory=False,
+        left_out=None,
     )
 
 
@@ -356,6 +394,7 @@ def paper_compat(device: str = "cpu", seed: int = 0) -> Recipe:
 
 RECIPES: dict[str, Callable[[str, int], Recipe]] = {
     "quick": quick,
+    "standard": standard,
     "smoke": smoke,
     "grid": grid,
     "paper": paper,

@@ -50,7 +50,7 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
             base,
             make_base,
             BaseConfig(of_base, recipe.pretraining, recipe.base_checkpoints),
-            threads=2,
+            threads=2 if len(recipe.seeds) == 1 else 1,  # the bases of several seeds are made side by side
             weight=400,
         ),
         Stage(
@@ -61,28 +61,29 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
             weight=40,
         ),
     ]
-    needing = [tuned for tuned in recipe.tunings if objective(tuned.config.objective).needs_reference]
-    reference = f"reference-s{seed}"
-    if needing:
+    references: dict[str, list[Tuned]] = {}
+    for tuned in recipe.tunings:
+        if objective(tuned.config.objective).needs_reference:
+            references.setdefault(_reference_name(tuned, seed), []).append(tuned)
+    for name, needing in references.items():
         config = needing[0].config
         rows = max(tuned.config.batch * tuned.config.optimiser.steps for tuned in needing)
-        found.append(
-            Stage(
-                reference,
-                make_reference,
-                ReferenceConfig(shared, rows, config),
-                {"base": base},
-                weight=40,
-            )
-        )
+        found.append(Stage(name, make_reference, ReferenceConfig(shared, rows, config), {"base": base}, weight=40))
     for tuned in recipe.tunings:
-        found += _of_tuned(recipe, shared, tuned, base, reference if tuned in needing else None)
+        name = _reference_name(tuned, seed)
+        found += _of_tuned(recipe, shared, tuned, base, name if tuned in references.get(name, ()) else None)
     if recipe.left_out:
         found += _of_left_out(recipe, recipe.left_out, seed, base)
     shown = [tuned for tuned in recipe.tunings if tuned.name in SHOWN]
     models = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in shown}}
     found.append(Stage(f"samples-s{seed}", make_samples, SamplesConfig(shared, tuple(shown), device), models, weight=5))
     return found
+
+
+def _reference_name(tuned: Tuned, seed: int) -> str:
+    """One stage for all tunings with the same prompts and answers."""
+    parts = [tuned.config.control or "", f"from-{tuned.config.first_row}" if tuned.config.first_row else ""]
+    return "-".join(["reference", *filter(None, parts), f"s{seed}"])
 
 
 def _of_left_out(recipe: Recipe, left_out: LeftOut, seed: int, base: str) -> list[Stage]:

@@ -1,7 +1,7 @@
 """Safety fine-tuning in a world, and its controls: the same prompts, steps and rate, other answers or objectives."""
 
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
@@ -35,6 +35,9 @@ class TuningConfig:
     `CONTROLS`. All protocols of one strength share `optimiser`, `batch` and prompts. Weight decay is 0: it would add
     a component along W, all of it inside C(W).
 
+    first_row: of the split's tuning prompts, the one to begin with: other rows make the same tuning once more on other
+    prompts.
+
     Two switches for what the published code does. allowed_batches: the share of batches whose prompts are all allowed,
     while those of the others are all forbidden, drawn as in the published data; None: each batch has both, by the
     mixture "tune". borrow_masks: see `objectives.borrow_masks`.
@@ -49,6 +52,7 @@ class TuningConfig:
     )
     device: str = "cpu"
     compute_dtype: str = "bfloat16"
+    first_row: int = 0
     allowed_batches: float | None = None
     borrow_masks: bool = False
 
@@ -163,14 +167,14 @@ def tuning_reference(
     """The base model's log-probabilities of both responses to the first `rows` tuning prompts, in order.
 
     Every protocol that needs them sees the same prompts in the same order, so this is computed once and shared: of
-    `config` only what says which prompts, masks and format of numbers counts.
+    `config` only what says which prompts, responses, masks and format of numbers counts.
     """
-    config = replace(config, control=None)
     device = base.embed.weight.device
     parts = []
     for start in range(0, rows, 1024):
         stop = min(rows, start + 1024)
-        pair = tuning_pairs(world, range(start, stop), config, seed).to(device)
+        numbers = range(config.first_row + start, config.first_row + stop)
+        pair = tuning_pairs(world, numbers, config, seed).to(device)
         with base.computing_in(
             dtype_of(config.compute_dtype)
         ):  # the format of training, so that the margin starts at 0
@@ -193,7 +197,8 @@ def tune(
     progress: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> TrainingLog:
     """Fine-tune `base` in place. DeltawError for an objective, option or control that does not exist, or an
-    objective that needs `reference` (see `tuning_reference`) and did not get one for all rows.
+    objective that needs `reference` (see `tuning_reference`, by the same configuration) and did not get one for all
+    rows.
     """
     chosen = objective(config.objective)
     unknown = set(config.options) - set(asdict(chosen.options()))
@@ -211,7 +216,8 @@ def tune(
         if step not in ready:
             ready.clear()
             first = step * config.batch
-            chunk = tuning_pairs(world, range(first, first + CHUNK * config.batch), config, seed)
+            numbers = range(config.first_row + first, config.first_row + first + CHUNK * config.batch)
+            chunk = tuning_pairs(world, numbers, config, seed)
             chunk = chunk.to(config.device)
             for k in range(CHUNK):
                 inside = slice(k * config.batch, (k + 1) * config.batch)
