@@ -19,8 +19,9 @@ test: $(READY)  ## the test suite
 slow: $(READY)  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow
 
-benchmark: $(READY)  ## speed and memory of sampling (docs/performance.md), a minute on one core
+benchmark: $(READY)  ## speed and memory (docs/performance.md), two minutes on one core
 	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/sampling.py
+	$(RUN)/python benchmarks/training.py
 
 lint: $(READY)  ## ruff: style and formatting
 	$(RUN)/ruff check .

@@ -19,6 +19,7 @@ from deltaw.report import claims_table, page, write_report
 from deltaw.report.charts import SECTIONS, sections
 from deltaw.report.looks import COLOURS, light, number, protocol_name, series_of, themed
 from deltaw.report.panels import domain_of
+from deltaw.report.spread import spread_table
 from deltaw.report.tables import Tables, nulls, values
 from deltaw.results import write_claims, write_measurements
 
@@ -331,3 +332,27 @@ def test_a_broken_line_of_measurements_is_said_by_its_number(tmp_path: Path) -> 
         file.write('{"value": NaN}\n')
     with pytest.raises(DeltawError, match="line 3"):
         write_report(directory)
+
+
+def test_spread_over_seeds_is_told_apart_where_a_tuning_was_done_twice(tmp_path: Path) -> None:
+    """Bases that differ by 0.2 and tunings of one base by 0.01: nearly all spread is the bases'."""
+    lines = []
+    for seed in (0, 1, 2, 3):
+        for line in measurements(seed):
+            if line.model == "ssft-medium" and line.statistic == "null_energy_left" and line.layer is None:
+                first = replace(line, value=0.4 + 0.2 * (seed % 2))
+                again = replace(first, model="ssft-medium-again", protocol="ssft_again", value=first.value + 0.01)
+                lines += [first, again]
+            else:
+                lines.append(line)
+    tables = Tables(deltaw.load(write_run(tmp_path, lines, seeds=(0, 1, 2, 3))))
+    table = spread_table(tables)
+    assert table is not None
+    (row,) = table["rows"]
+    assert row[0] == "energy in the left null space"
+    assert float(row[2]) == pytest.approx(0.1155, abs=0.001)
+    assert float(row[3]) == pytest.approx(0.01 / 2**0.5, rel=0.02)
+    assert float(row[4]) > 99
+    assert row[5] == "4"
+    assert spread_table(Tables(deltaw.load(write_run(tmp_path / "one")))) is None
+    assert table["title"] in write_report(tmp_path).read_text(encoding="utf-8")

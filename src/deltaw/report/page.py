@@ -17,6 +17,7 @@ from deltaw.report.drawing import Drawing
 from deltaw.report.following import ENDS, STRATA
 from deltaw.report.grid import Grid, grid_figure, tables_of
 from deltaw.report.looks import COLOURS, number, set_name, share
+from deltaw.report.spread import spread_table
 from deltaw.report.tables import Tables, values
 from deltaw.results import Results, load, write_text_atomic
 
@@ -224,7 +225,8 @@ def _rate_tables(tables: Tables) -> list[dict[str, Any]]:
         ]
         title = "The base model by stratum: exact answers to held-out prompts, in per cent [95 % interval]"
         found.append({"title": title, "columns": ["stratum", "exact answers", "prompts"], "rows": rows_})
-    return found
+    spread = spread_table(tables)
+    return [*found, spread] if spread else found
 
 
 def _targets(tables: Tables) -> list[dict[str, Any]]:

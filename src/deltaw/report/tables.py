@@ -17,12 +17,15 @@ _SEVERAL = (tuple, list, set, frozenset)
 
 
 class Tables:
-    """A run's measurements, ready to be drawn. series: the models in the order they are shown, base first."""
+    """A run's measurements, ready to be drawn. series: the models in the order they are shown, base first. each: the
+    measurements of all seeds apart.
+    """
 
     def __init__(self, results: Results) -> None:
         self.manifest: Mapping[str, Any] = results.manifest
         frame = _plain(results.measurements)
         self.seeds = int(frame["seed"].nunique())
+        self.each = frame
         self.frame = _over_seeds(frame) if self.seeds > 1 else frame
         models = self.frame.loc[self.frame["model"].notna(), ["model", "protocol", "strength", "control"]]
         records = models.drop_duplicates("model").to_dict("records")
