@@ -193,6 +193,14 @@ def _strengths(steps: int) -> dict[str, OptimiserConfig]:
 
 
 STANDARD_SEEDS = 6
+PLAIN_STOPS = 240  # updates of plain DPO, which is only followed: by then it answers no prompt rightly
+
+
+def _stopped(tuned: Tuned, steps: int) -> Tuned:
+    """The same tuning, by the same schedule, with an end before its end."""
+    return replace(tuned, config=replace(tuned.config, optimiser=replace(tuned.config.optimiser, steps=steps)))
+
+
 LEFT_OUT = (2, 6, 8)  # of grammar 1: a never-allowed operator and two conditional ones; one and three are left
 
 
@@ -212,7 +220,10 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
     pretraining = PretrainingConfig(device=device, compute_dtype=dtype)
     steps = pretraining.optimiser.steps
     checkpoints = (0, 20, 40, 80, 160, 240, 320, 480, 640)
-    tunings = _tunings(64, device, dtype, _strengths(checkpoints[-1]))
+    tunings = tuple(
+        _stopped(tuned, PLAIN_STOPS) if tuned.curve_only else tuned
+        for tuned in _tunings(64, device, dtype, _strengths(checkpoints[-1]))
+    )
     return Recipe(
         name="quick",
         world=WorldConfig(),

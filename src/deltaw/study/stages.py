@@ -137,7 +137,8 @@ def _tune_name(tuned: Tuned, seed: int) -> str:
 def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, reference: str | None) -> list[Stage]:
     name = _tune_name(tuned, shared.seed)
     inputs = {"base": base} | ({"reference": reference} if reference else {})
-    config = TuneConfig(shared, tuned, recipe.checkpoints, recipe.refusal_threshold)
+    steps = tuple(step for step in recipe.checkpoints if step <= tuned.config.optimiser.steps)
+    config = TuneConfig(shared, tuned, steps, recipe.refusal_threshold)
     models = {"base": base, "tuned": name}
     found = [Stage(name, make_tuned, config, inputs, weight=80 if tuned.config.objective == "ssft" else 140)]
     if tuned.curve_only:
