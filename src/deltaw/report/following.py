@@ -136,7 +136,7 @@ def tuning_curves(tables: Tables) -> Figure | None:
             frame = values(tables.take(statistic, stage="tune", model=one.model, attack=None))
             parts.append(frame[frame["set"].str.startswith(f"{verdict}/", na=False)] if len(frame) else frame)
         frame = pd.concat(parts)
-        if frame.empty:
+        if frame["step"].nunique() < 2:  # measured at the end only: no curve
             continue
         frame = frame.assign(
             series=[_line(name) for name in frame["set"]], kind=frame["set"].map(set_name), x=frame["step"],
