@@ -19,7 +19,7 @@ from deltaw.results import (
     write_claims,
     write_measurements,
 )
-from deltaw.results.schema import MEASUREMENT_FIELDS
+from deltaw.results.schema import LATER_CLAIM_FIELDS, MEASUREMENT_FIELDS
 
 CONTRACT = (
     "schema_version, stage, model, protocol, strength, control, seed, step, module, layer, site, role, set, "
@@ -163,3 +163,18 @@ def test_a_bad_entry_of_claims_is_named(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(DeltawError, match="must hold a list"):
         read_claims(path)
+
+
+def test_claims_of_earlier_versions_have_no_tests_over_seeds() -> None:
+    record = claim().to_json()
+    for name in LATER_CLAIM_FIELDS:
+        del record[name]
+    assert Claim.from_json(record) == claim()
+
+
+def test_tests_over_seeds_round_trip(tmp_path: Path) -> None:
+    before = claim(beats=("rotation",), p=0.01, p_sign_flip=1 / 64, p_adjusted=0.03, power=0.4, seeds_needed=11)
+    write_claims(tmp_path / "claims.json", [before, claim()])
+    assert read_claims(tmp_path / "claims.json") == [before, claim()]
+    with pytest.raises(ValueError, match="beats must be"):
+        Claim.from_json({**before.to_json(), "beats": "rotation"})

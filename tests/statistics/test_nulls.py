@@ -49,3 +49,13 @@ def test_permutation_null_finds_a_real_difference() -> None:
     null = permutation_null("p", a, b, rng, 199)
     assert null.p_value(float(a.mean() - b.mean()), "greater") == pytest.approx(1 / 200)
     assert abs(null.mean) < 0.1
+
+
+@pytest.mark.parametrize(("draws", "level"), [(19, 1 / 20), (39, 0.025), (200, 0.025)])
+def test_a_band_of_few_draws_has_its_level(draws: int, level: float) -> None:
+    """Of uniform draws, the chance that one more lies above the band is 1 - its end: exact in the mean."""
+    rng = np.random.default_rng(0)
+    bands = [from_draws("x", rng.random(draws)) for _ in range(4000)]
+    # The end's standard deviation is at most 0.05; over 4,000 bands that is 8e-4.
+    assert np.mean([1 - band.high for band in bands]) == pytest.approx(level, abs=0.003)
+    assert np.mean([band.low for band in bands]) == pytest.approx(level, abs=0.003)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from deltaw.errors import DeltawError
-from deltaw.statistics import auroc, benjamini_hochberg, d_prime, sign_flip
+from deltaw.statistics import auroc, benjamini_hochberg, d_prime, sign_flip, t_test
 
 NUMBERS = st.lists(st.floats(-10, 10), min_size=1, max_size=8)
 
@@ -75,3 +75,17 @@ def test_auroc_counts_ties_half(a: list[int], b: list[int]) -> None:
 def test_d_prime_of_constants() -> None:
     assert d_prime([1, 1], [1, 1]) == 0
     assert d_prime([2, 2], [1, 1]) == np.inf
+
+
+@given(st.lists(st.floats(-10, 10).map(lambda x: round(x, 6)), min_size=2, max_size=8))
+def test_t_test_agrees_with_scipy(values: list[float]) -> None:
+    for tail in ("greater", "less", "two-sided"):
+        p = t_test(values, tail)
+        if np.ptp(values) == 0:
+            assert p in (0.0, 1.0)
+        elif np.std(values) > 1e-9 * np.abs(values).max():
+            assert p == pytest.approx(stats.ttest_1samp(values, 0, alternative=tail).pvalue, abs=1e-9)
+
+
+def test_t_test_of_values_without_spread() -> None:
+    assert (t_test([0.2, 0.2], "greater"), t_test([0.2, 0.2], "less"), t_test([0.0, 0.0])) == (0, 1, 1)

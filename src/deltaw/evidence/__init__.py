@@ -1,5 +1,13 @@
-"""Evidence: what the paper claims, written down as code, and the rule that turns measurements into verdicts."""
+"""Evidence: what the paper claims, written down as code, and the rule that turns measurements into verdicts.
 
-from deltaw.evidence.claims import STATEMENTS, Query, Statement, decide, judge
+claims       what is claimed: statistic, site, nulls, smallest effect         STATEMENTS, Statement, Query
+reading      what a study measured of it, seed by seed
+deciding     holds, fails or undecided; multiplicity and power                decide, judge
+ledger       all of it as a page, with the seeds it takes                     docs/claims.md
+calibration  how often each test finds what is not there, and what is         docs/calibration.md
+"""
+
+from deltaw.evidence.claims import STATEMENTS, Query, Statement
+from deltaw.evidence.deciding import decide, judge
 
 __all__ = ["STATEMENTS", "Query", "Statement", "decide", "judge"]

@@ -1,23 +1,15 @@
 """The claims of the paper, written down before the first full study was run; the history of this file is the proof.
 
-A claim is a number per seed, read from measurements by a `Query`, with a smallest effect of interest and nulls. It
-`holds` if its whole interval lies beyond the smallest effect *and* beyond every null; it `fails` if the interval lies
-on the near side of the smallest effect or of any null; else it is `undecided`. A control is a null like any other: what
-tuning on other answers does as well is no finding about safety.
-
-With several seeds the interval is Student's t over seeds. One seed explores: its interval is over prompts, and a
-statistic of weights alone then has none, so its verdict is `undecided` whatever its value.
+A claim is a number per seed, read from measurements by a `Query`, with a smallest effect of interest and nulls. A
+control is a null like any other: what tuning on other answers does as well is no finding about safety. `reading` looks
+the numbers up, `deciding` has the rule, and `ledger` makes the page docs/claims.md of all this.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from deltaw.results import Claim, Measurement
-from deltaw.results.schema import Null
-from deltaw.statistics import Interval, t_interval
+from deltaw.statistics.intervals import Scale
 
 PROTOCOLS = ("ssft-medium", "dpo-medium", "unlearn-medium")
 PRIMARY = "contrast/conditional"
@@ -44,7 +36,7 @@ class Statement:
 
     direction: "greater" or "less" than `smallest_effect`. nulls: kinds of null that must be beaten. controls: models
     whose own value of the same query must be beaten. paper: where the paper says it. failing: what
-    would count as failing.
+    would count as failing. scale: on which the interval over seeds is computed; effects and values stay in their unit.
     """
 
     id: str
@@ -59,7 +51,7 @@ class Statement:
     controls: tuple[str, ...] = ()
     site: str | None = None
     failing: str = ""
-    scale: str = field(default="identity")
+    scale: Scale = "identity"
 
 
 def _where(**fields: str | int | None) -> tuple[tuple[str, str | int | None], ...]:
@@ -146,6 +138,7 @@ def _statements() -> tuple[Statement, ...]:
                 direction="less",
                 site="first MLP matrix, geometric mean over layers",
                 failing="‖ΔW‖ is a tenth of ‖W‖ or more",
+                scale="log",
             ),
             Statement(
                 id=f"update-in-null-space/{model}",
@@ -158,6 +151,7 @@ def _statements() -> tuple[Statement, ...]:
                 controls=CONTROLS,
                 site="first MLP matrix, mean over layers",
                 failing="ρ_N is at or below any of its nulls (chance is 0.75 for a 4d x d matrix), or a control's",
+                scale="logit",
             ),
         ]
     out += [
@@ -289,170 +283,3 @@ def _of_sensitivity(model: str, name: str) -> list[Statement]:
 
 
 STATEMENTS = _statements()
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A query's value for one seed, its interval over prompts if it has one, and its nulls by kind."""
-
-    value: float
-    interval: Interval | None
-    n: int | None
-    nulls: dict[str, Null]
-
-
-def decide(measurements: Sequence[Measurement], exploratory: bool) -> list[Claim]:
-    """A verdict on every statement from a study's measurements."""
-    ledger = _Ledger(measurements)
-    return [_decide(statement, ledger, exploratory) for statement in STATEMENTS]
-
-
-class _Ledger:
-    """Measurements by (statistic, model, seed), and the checkpoints of each model."""
-
-    def __init__(self, measurements: Sequence[Measurement]) -> None:
-        self.lines: dict[tuple[str, str, int], list[Measurement]] = {}
-        self.steps: dict[tuple[str, int], set[int]] = {}
-        for line in measurements:
-            if line.model is not None and line.seed is not None and line.step:
-                self.lines.setdefault((line.statistic, line.model, line.seed), []).append(line)
-                if line.stage != "tune":  # its losses are averages that end between checkpoints
-                    self.steps.setdefault((line.model, line.seed), set()).add(line.step)
-        self.seeds = sorted({seed for _, seed in self.steps})
-
-    def find(self, query: Query, model: str, seed: int) -> list[Measurement]:
-        """The lines of one model that a query asks for, at the model's last or first checkpoint and no other."""
-        where = {"layer": None, **dict(query.where)}
-        steps = self.steps.get((model, seed))
-        if not steps:
-            return []
-        step = max(steps) if query.step == "last" else min(steps)
-        return [
-            line
-            for line in self.lines.get((query.statistic, model, seed), [])
-            if line.step == step and all(getattr(line, name) == value for name, value in where.items())
-        ]
-
-
-def _decide(statement: Statement, ledger: _Ledger, exploratory: bool) -> Claim:
-    values: list[_Found] = []
-    controls: dict[str, list[_Found]] = {name: [] for name in statement.controls}
-    for seed in ledger.seeds:
-        found = _value(statement.query, statement.against, ledger, seed)
-        if found is None:
-            continue
-        values.append(found)
-        for name in statement.controls:
-            query = Query(statement.query.statistic, (name,), statement.query.where, statement.query.step)
-            control = _look_up(query, ledger, seed)
-            if control is not None:
-                controls[name].append(control)
-    common: dict[str, Any] = {
-        "id": statement.id, "observation": statement.observation, "statement": statement.text,
-        "statistic": statement.query.statistic, "site": statement.site, "exploratory": exploratory,
-        "smallest_effect": statement.smallest_effect, "direction": statement.direction, "scale": statement.scale,
-    }  # fmt: skip
-    if not values:
-        return Claim(**common, verdict="undecided", why="this study has no measurement of it")
-    value, interval, n, unit = _summary(values)
-    nulls = [
-        _over_seeds(kind, [found.nulls[kind] for found in values if kind in found.nulls]) for kind in statement.nulls
-    ]
-    nulls += [_as_null(f"control:{name}", found) for name, found in controls.items() if found]
-    missing = [kind for kind in statement.nulls if not any(kind in found.nulls for found in values)]
-    missing += [f"control:{name}" for name, found in controls.items() if not found]
-    verdict, why = judge(value, interval, statement.smallest_effect, nulls, statement.direction)
-    if missing and verdict == "holds":
-        verdict, why = "undecided", f"not compared with {', '.join(missing)}, which this study lacks"
-    ends: dict[str, Any] = {"low": interval.low, "high": interval.high} if interval else {}
-    return Claim(**common, value=value, **ends, n=n, n_unit=unit, nulls=tuple(nulls), verdict=verdict, why=why)
-
-
-def judge(
-    value: float, interval: Interval | None, smallest_effect: float, nulls: Iterable[Null], direction: str
-) -> tuple[str, str]:
-    """(verdict, why) of a value with its interval: the decision rule, and nothing else.
-
-    A null without a band counts as its mean. Without an interval nothing is decided; `why` says where the value is.
-    """
-    sign = 1.0 if direction == "greater" else -1.0
-    bars = {"the smallest effect of interest": sign * smallest_effect}
-    for null in nulls:
-        edges = (null.mean, null.mean) if null.low is None or null.high is None else (null.low, null.high)
-        bars[f"the null {null.kind}"] = max(sign * edge for edge in edges)
-    if interval is None:
-        near = [name for name, bar in bars.items() if sign * value <= bar]
-        place = f"not beyond {', '.join(near)}" if near else "beyond the smallest effect and every null"
-        return "undecided", f"one seed gives no interval; the value lies {place}"
-    worst, best = sorted((sign * interval.low, sign * interval.high))
-    unreached = [name for name, bar in bars.items() if best <= bar]
-    if unreached:
-        return "fails", f"the interval does not reach beyond {', '.join(unreached)}"
-    straddled = [name for name, bar in bars.items() if worst <= bar]
-    if straddled:
-        return "undecided", f"the interval reaches across {', '.join(straddled)}"
-    return "holds", "the interval lies beyond the smallest effect and every null"
-
-
-def _value(query: Query, against: Query | None, ledger: _Ledger, seed: int) -> _Found | None:
-    found = _look_up(query, ledger, seed)
-    if found is None or against is None:
-        return found
-    other = _look_up(against, ledger, seed)
-    if other is None:
-        return None
-    difference, interval = found.value - other.value, None
-    if found.interval and other.interval:  # as if independent: too wide, since the prompts are the same
-        half = float(np.hypot(found.interval.high - found.interval.low, other.interval.high - other.interval.low)) / 2
-        interval = Interval(difference - half, difference + half)
-    return _Found(difference, interval, found.n, found.nulls)
-
-
-def _look_up(query: Query, ledger: _Ledger, seed: int) -> _Found | None:
-    """The mean over the query's models; None if any of them lacks the measurement."""
-    parts = [ledger.find(query, model, seed) for model in query.models]
-    if not all(parts):
-        return None
-    firsts = [lines[0] for lines in parts]
-    value = float(np.mean([line.value for line in firsts]))
-    intervals = [Interval(line.low, line.high) for line in firsts if line.low is not None and line.high is not None]
-    interval = None
-    if len(intervals) == len(firsts):
-        # The models answer the same prompts: the mean's interval is at most the mean of the intervals.
-        interval = Interval(float(np.mean([i.low for i in intervals])), float(np.mean([i.high for i in intervals])))
-    kinds: dict[str, list[Null]] = {}
-    for lines in parts:
-        for line in lines:
-            if line.null_kind is not None and line.null_mean is not None:
-                null = Null(kind=line.null_kind, mean=line.null_mean, low=line.null_low, high=line.null_high)
-                kinds.setdefault(line.null_kind, []).append(null)
-    counts = [line.n for line in firsts if line.n is not None]
-    return _Found(value, interval, min(counts) if counts else None, {k: _over_seeds(k, v) for k, v in kinds.items()})
-
-
-def _over_seeds(kind: str, nulls: list[Null]) -> Null:
-    """The mean null of several models or seeds; its band is the mean of the bands (none if any lacks one)."""
-    mean = float(np.mean([null.mean for null in nulls])) if nulls else 0.0
-    lows, highs = [null.low for null in nulls], [null.high for null in nulls]
-    if not nulls or any(edge is None for edge in (*lows, *highs)):
-        return Null(kind=kind, mean=mean)
-    low, high = (float(np.mean([edge for edge in edges if edge is not None])) for edges in (lows, highs))
-    return Null(kind=kind, mean=mean, low=min(low, mean), high=max(high, mean))
-
-
-def _as_null(kind: str, found: list[_Found]) -> Null:
-    value, interval, _, _ = _summary(found)
-    if interval is None:
-        return Null(kind=kind, mean=value)
-    return Null(kind=kind, mean=value, low=interval.low, high=interval.high)
-
-
-def _summary(found: list[_Found]) -> tuple[float, Interval | None, int | None, str]:
-    """(value, interval, n, unit): over seeds where there are several, else over the one seed's prompts."""
-    if len(found) > 1:
-        values = [one.value for one in found]
-        return float(np.mean(values)), t_interval(values), len(values), "seed"
-    one = found[0]
-    if one.interval is None:
-        return one.value, None, 1, "seed"
-    return one.value, one.interval, one.n, "prompt"

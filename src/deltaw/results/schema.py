@@ -98,9 +98,13 @@ class Claim:
     verdict.
 
     `direction` says on which side of `smallest_effect` the claim lies: greater or less. `observation` is 1 to 5;
-    `value`, `low`, `high` and `smallest_effect` are on `scale` (such as identity,
-    log, logit). `value` may be None only where the verdict is `undecided`; `exploratory` marks verdicts that
+    `scale` (identity, log, logit) is that on which the mean and interval over seeds were taken; all numbers are in the
+    statistic's own unit. `value` may be None only where the verdict is `undecided`; `exploratory` marks verdicts that
     do not decide. ValueError as for `Measurement`, and for an unknown verdict or observation.
+
+    beats: kinds of the nulls beyond which the whole interval lies; None without an interval. Of several seeds only: p
+    and p_sign_flip, the two one-sided tests over seeds (`evidence.deciding`); p_adjusted, p after Benjamini–Hochberg.
+    Of claims that several seeds leave undecided: power, and the seeds_needed (None: over 1000).
     """
 
     id: str
@@ -120,9 +124,17 @@ class Claim:
     smallest_effect: float | None = None
     direction: str | None = None
     scale: str | None = None
+    beats: tuple[str, ...] | None = None
+    p: float | None = None
+    p_sign_flip: float | None = None
+    p_adjusted: float | None = None
+    power: float | None = None
+    seeds_needed: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nulls", tuple(self.nulls))
+        if self.beats is not None:
+            object.__setattr__(self, "beats", tuple(_as_text("beats", kind) for kind in self.beats))
         _check_types(self, _CLAIM_TYPES)
         _check_interval("low", self.low, "high", self.high)
         _check_count(self.n)
@@ -137,16 +149,20 @@ class Claim:
 
     def to_json(self) -> dict[str, Any]:
         """The claim as plain JSON values, fields in the order above."""
-        return {**asdict(self), "nulls": [asdict(null) for null in self.nulls]}
+        beats = None if self.beats is None else list(self.beats)
+        return {**asdict(self), "nulls": [asdict(null) for null in self.nulls], "beats": beats}
 
     @classmethod
     def from_json(cls, record: object) -> Self:
         """The claim of one entry of claims.json. ValueError if a field is missing, unknown or has a bad
-        value.
+        value; those of earlier versions need not have `LATER_CLAIM_FIELDS`.
         """
         if not isinstance(record, dict):
             raise ValueError(f"a claim is an object, got {type(record).__name__}")
+        record = {**dict.fromkeys(LATER_CLAIM_FIELDS), **record}
         _check_fields(record, CLAIM_FIELDS)
+        if record["beats"] is not None and not isinstance(record["beats"], list):
+            raise ValueError(f"beats must be a list of kinds of null, got {record['beats']!r}")
         if not isinstance(record["nulls"], list) or not all(isinstance(null, dict) for null in record["nulls"]):
             raise ValueError("nulls must be a list of objects with kind, mean, low and high")
         for null in record["nulls"]:
@@ -290,6 +306,7 @@ _MODEL_TYPES = _types(ModelEntry)
 MEASUREMENT_FIELDS = tuple(f.name for f in fields(Measurement))
 NULL_FIELDS = tuple(f.name for f in fields(Null))
 CLAIM_FIELDS = tuple(f.name for f in fields(Claim))
+LATER_CLAIM_FIELDS = ("beats", "p", "p_sign_flip", "p_adjusted", "power", "seeds_needed")
 MODEL_FIELDS = tuple(f.name for f in fields(ModelEntry))
 
 _Record = TypeVar("_Record")

@@ -30,8 +30,11 @@ CLAIMS = "claims.json"
 PROMPTS = "prompts.jsonl"
 
 _Record = TypeVar("_Record")
-_INTEGERS = ("schema_version", "seed", "step", "layer", "n", "observation")
-_NUMBERS = ("value", "low", "high", "null_mean", "null_low", "null_high", "smallest_effect")
+_INTEGERS = ("schema_version", "seed", "step", "layer", "n", "observation", "seeds_needed")
+_NUMBERS = (
+    "value", "low", "high", "null_mean", "null_low", "null_high", "smallest_effect",
+    "p", "p_sign_flip", "p_adjusted", "power",
+)  # fmt: skip
 
 
 def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
@@ -63,8 +66,8 @@ class Results:
 
     measurements: one row per line of measurements.jsonl; text columns are pandas' nullable strings, counts
     nullable integers, numbers float64 (NaN where nothing was measured). claims: one row per claim, `nulls` a
-    list of dicts. models: one row per model directory, `path` absolute. prompts: the sample of prompts as
-    written. manifest: as written.
+    list of dicts, `beats` a tuple of names or None. models: one row per model directory, `path` absolute. prompts:
+    the sample of prompts as written. manifest: as written.
     """
 
     path: Path
@@ -175,7 +178,7 @@ def _table(records: Sequence[object], columns: tuple[str, ...]) -> pd.DataFrame:
             data[name] = pd.array(values, dtype="Int64")
         elif name in _NUMBERS:
             data[name] = pd.Series(values, dtype="float64")
-        elif name in ("exploratory", "nulls"):
+        elif name in ("exploratory", "nulls", "beats"):
             data[name] = pd.Series(values, dtype="bool" if name == "exploratory" else "object")
         else:
             data[name] = pd.array(values, dtype="string")

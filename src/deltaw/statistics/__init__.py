@@ -2,7 +2,8 @@
 
     intervals   how uncertain a number is     wilson, t_interval, bootstrap, bootstrap_means
     nulls       what it would be by chance    Null, from_draws, from_beta, permutation_null, sign_flip_null
-    tests       whether the two differ        sign_flip, benjamini_hochberg, auroc, d_prime
+    tests       whether the two differ        sign_flip, t_test, benjamini_hochberg, auroc, d_prime
+    power       how many seeds would show it  t_power, seeds_needed, tolerated_sd
     variance    where spread comes from       variance_components
 
 Randomness is always an argument (a `numpy.random.Generator`); a mistake in the data raises `DeltawError`.
@@ -13,12 +14,15 @@ from deltaw.statistics.intervals import (
     Interval,
     bootstrap,
     bootstrap_means,
+    from_scale,
     percentile_interval,
     t_interval,
+    to_scale,
     wilson,
 )
 from deltaw.statistics.nulls import Null, from_beta, from_draws, from_normal, permutation_null, sign_flip_null
-from deltaw.statistics.tests import SignFlip, auroc, benjamini_hochberg, d_prime, sign_flip
+from deltaw.statistics.power import seeds_needed, t_power, tolerated_sd
+from deltaw.statistics.tests import SignFlip, auroc, benjamini_hochberg, d_prime, sign_flip, t_test
 from deltaw.statistics.variance import VarianceComponents, variance_components
 
 __all__ = [
@@ -35,11 +39,17 @@ __all__ = [
     "from_beta",
     "from_draws",
     "from_normal",
+    "from_scale",
     "percentile_interval",
     "permutation_null",
+    "seeds_needed",
     "sign_flip",
     "sign_flip_null",
     "t_interval",
+    "t_power",
+    "t_test",
+    "to_scale",
+    "tolerated_sd",
     "variance_components",
     "wilson",
 ]

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
 from deltaw.errors import DeltawError
 from deltaw.statistics.arrays import FloatArray, IntArray, clusters_of, vector
@@ -24,6 +24,8 @@ _RANGE: dict[str, tuple[float, float]] = {
     "log": (0.0, np.inf),
     "logit": (0.0, 1.0),
 }
+_FORWARD: dict[str, np.ufunc] = {"identity": np.positive, "log": np.log, "logit": special.logit}
+_BACK: dict[str, np.ufunc] = {"identity": np.positive, "log": np.exp, "logit": special.expit}
 _CHUNK = 1 << 21  # resampled entries held at once: 16 MB
 
 
@@ -67,6 +69,17 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(low, high)
 
 
+def to_scale(values: ArrayLike, scale: Scale) -> FloatArray:
+    """`values` as they are, as logarithms or as log-odds; the ends of a scale become infinite."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(_FORWARD[scale](np.asarray(values, dtype=np.float64)), dtype=np.float64)
+
+
+def from_scale(values: ArrayLike, scale: Scale) -> FloatArray:
+    """The inverse of `to_scale`."""
+    return np.asarray(_BACK[scale](np.asarray(values, dtype=np.float64)), dtype=np.float64)
+
+
 def t_interval(
     values: ArrayLike, scale: Scale = "identity", confidence: float = 0.95, resolution: float = 0.0
 ) -> Interval:
@@ -92,18 +105,9 @@ def t_interval(
         )
     if len(x) == 1:
         return Interval(bottom, top)
-    forward: Callable[[FloatArray], FloatArray] = {
-        "identity": lambda v: v,
-        "log": lambda v: np.log(v),
-        "logit": lambda v: np.log(v) - np.log1p(-v),
-    }[scale]
-    y = forward(x)
+    y = to_scale(x, scale)
     half = float(stats.t.ppf(0.5 + confidence / 2, len(y) - 1)) * y.std(ddof=1) / np.sqrt(len(y))
-    ends = np.array([y.mean() - half, y.mean() + half])
-    if scale == "log":
-        ends = np.exp(ends)
-    elif scale == "logit":
-        ends = 1 / (1 + np.exp(-ends))
+    ends = from_scale([y.mean() - half, y.mean() + half], scale)
     return Interval(float(ends[0]), float(ends[1]))
 
 

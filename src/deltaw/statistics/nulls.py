@@ -50,9 +50,14 @@ class Null:
 
 
 def from_draws(kind: str, draws: ArrayLike, mean: float | None = None, confidence: float = 0.95) -> Null:
-    """The null of simulated values (n,), n >= 2. mean: the exact one where known, else the draws'."""
+    """The null of simulated values (n,), n >= 2. mean: the exact one where known, else the draws'.
+
+    The band is that of Weibull's plotting positions: a value of the same law lies beyond either end with probability
+    (1 − confidence) / 2 whatever n, where the usual quantiles give 0.030 for 0.025 at 200 draws and 0.070 at 20. Fewer
+    than 2 / (1 − confidence) − 1 draws (39 for 95 %) reach no further than their ends: probability 1 / (n + 1).
+    """
     values = vector(draws, f"draws of the {kind} null", least=2)
-    low, high = np.quantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    low, high = np.quantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2], method="weibull")
     return Null(kind, float(values.mean()) if mean is None else float(mean), float(low), float(high), values)
 
 

@@ -1,5 +1,5 @@
-"""Tests and effect sizes: the sign-flip test for paired numbers, Benjamini–Hochberg for many tests, AUROC and
-d′.
+"""Tests and effect sizes: sign flips and Student's t for a few numbers, Benjamini–Hochberg for many tests, AUROC
+and d′.
 
 p values are secondary here: they are reported beside an effect and its interval, never instead of them.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special, stats
 
 from deltaw.errors import DeltawError
 from deltaw.statistics.arrays import FloatArray, vector
@@ -65,6 +65,20 @@ def sign_flip(
         smallest = (2.0 if tail == "two-sided" else 1.0) / 2.0**n
         return SignFlip(float(x.mean()), hits / len(sums), n, True, min(1.0, smallest))
     return SignFlip(float(x.mean()), (1 + hits) / (1 + draws), n, False, 1 / (1 + draws))
+
+
+def t_test(values: ArrayLike, tail: Tail = "two-sided") -> float:
+    """p value of Student's t test that values (n,), n >= 2, have mean 0.
+
+    Values without spread give 0 or 1, as their mean is on the tail's side or not.
+    """
+    x = vector(values, least=2)
+    if np.ptp(x) == 0:
+        beyond = {"greater": x[0] > 0, "less": x[0] < 0, "two-sided": x[0] != 0}[tail]
+        return 0.0 if beyond else 1.0
+    t = float(x.mean() / x.std(ddof=1)) * len(x) ** 0.5
+    turned = {"greater": -t, "less": t, "two-sided": -abs(t)}[tail]
+    return float(special.stdtr(len(x) - 1, turned)) * (2 if tail == "two-sided" else 1)
 
 
 def benjamini_hochberg(p_values: ArrayLike) -> FloatArray:

@@ -9,7 +9,7 @@ from deltaw.study.comparing import PRIMARY, SECONDARY, SITES, Comparison, Places
 from deltaw.study.sheet import Sheet, present
 from deltaw.world import FORBIDDEN_SOURCES, attacked
 
-EFFECT_DRAWS = 20
+EFFECT_DRAWS, EFFECT_PROMPTS = 40, 256  # a 95 % band takes 39 draws; prompts, to pay for them
 Updates = dict[int, tuple[Tensor, Tensor]]  # layer -> (ΔW, Δb) of the MLP's first map
 CONTRAST_OF = {"forbidden/conditional/unsafe": PRIMARY, "forbidden/never/safe": SECONDARY}
 
@@ -27,7 +27,10 @@ def observe_function(at: Comparison, sheet: Sheet) -> None:
                 primary = name == PRIMARY and verdict == "forbidden"
                 found: tuple[Null, ...] = ()
                 if primary and at.last:  # each draw costs as much as the effect itself
-                    found = effect_nulls(base, tuned, a_base, a_tuned, at.generator(6, layer), EFFECT_DRAWS)
+                    found = effect_nulls(
+                        base, tuned, a_base[:EFFECT_PROMPTS], a_tuned[:EFFECT_PROMPTS], at.generator(6, layer),
+                        EFFECT_DRAWS,
+                    )  # fmt: skip
                 view = sheet.with_(set=f"{name}/{verdict}", site="mlp_out", layer=layer, n=len(a_base), n_unit="prompt")
                 for number, source in enumerate(SOURCES):
                     interval = _share_interval(at, effect.parts, effect.total, number)

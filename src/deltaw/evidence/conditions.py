@@ -1,0 +1,323 @@
+"""The conditions under which each test is tried: nulls that are true by construction, nulls that it does not assume,
+and planted effects. A cell of the calibration is one family of tests under one of them.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from deltaw.analysis import Mlp
+from deltaw.evidence import planting, trials
+from deltaw.evidence.planting import Generator, Update, anisotropic, haar, isotropic, operators, swapped, tensor
+from deltaw.evidence.seedtrials import SEED_CELLS
+from deltaw.statistics import FloatArray
+
+N, WIDTH = 48, 24
+"""Pairs of prompts, and the width of their activations where a matrix does not set it."""
+
+EVERY = "every test"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A family of tests under one condition.
+
+    build: draws the data. measure: tries the family's tests on them. true: the kinds of null that are true by
+    construction. effect: a planted effect's size, in `unit`; None where there is nothing to find.
+    """
+
+    family: str
+    condition: str
+    build: Callable[[Generator], Any]
+    measure: Callable[[Any, Generator], trials.Trials]
+    true: frozenset[str] = field(default=frozenset())
+    effect: float | None = None
+    unit: str = ""
+
+    @property
+    def name(self) -> str:
+        """Unique among the cells; the draws depend on it and on the seed only."""
+        return f"{self.family}: {self.condition}"
+
+
+def cells() -> tuple[Cell, ...]:
+    """All of them, by family."""
+    makers = (_weights, _function, _clusters, _gain, _rows, _attacks, _sensitivity, _seeds)
+    return tuple(cell for make in makers for cell in make())
+
+
+def _all(*kinds: str) -> frozenset[str]:
+    return frozenset(kinds)
+
+
+def _weights() -> Iterable[Cell]:
+    def cell(condition: str, build: Callable[[Generator], Update], *true: str, **more: Any) -> Cell:
+        return Cell("null space of weights", condition, build, trials.of_weights, _all(*true), **more)
+
+    every = ("rotation", "row_permutation", "row_sign_flip")
+    tied = planting.leverage_tied
+    yield cell("rotated update", planting.rotated, *every)
+    yield cell("spectrum-matched update", planting.spectrum_matched, *every)
+    yield cell("rows permuted", planting.permuted, "row_permutation", "row_sign_flip")
+    yield cell("row signs flipped, update inside C(W)", planting.sign_flipped, "row_sign_flip")
+    yield cell("rows longer with leverage", partial(tied, power=1.0), "row_sign_flip")
+    yield cell("rows shorter with leverage", partial(tied, power=-1.0), "row_sign_flip")
+    yield cell("5 % of the energy is decay along W", planting.decaying_along)
+    yield cell("gradient of random errors, anisotropic inputs", planting.random_gradient)
+    yield cell("all rows pushed the same way", planting.coherent)
+    for more in (0.01, 0.02, 0.04, 0.08):
+        build = partial(planting.enriched, more=more)
+        yield cell(f"ρ_N raised by {more}", build, effect=more, unit="share of energy")
+
+
+def _function() -> Iterable[Cell]:
+    out, inputs = 64, 16
+
+    def build(rng: Generator, update: Callable[..., Update]) -> trials.Mlps:
+        at = update(rng, out=out, inputs=inputs)
+        W, P = at.W, tensor(rng.standard_normal((inputs, out)) / np.sqrt(out))
+        step = at.dW * 0.2 * W.norm() / at.dW.norm()
+        a = tensor(anisotropic(rng, 24, inputs, mean=1.0))
+        return trials.Mlps(Mlp(W, None, P, None), Mlp(W + step, None, P, None), a)
+
+    def cell(condition: str, update: Callable[..., Update], *true: str, **more: Any) -> Cell:
+        make = partial(build, update=update)
+        return Cell("function of the MLP", condition, make, trials.of_function, _all(*true), **more)
+
+    tied = planting.leverage_tied
+    yield cell("rotated update", planting.rotated, "row_sign_flip")
+    yield cell("row signs flipped, update inside C(W)", planting.sign_flipped, "row_sign_flip")
+    yield cell("rows shorter with leverage", partial(tied, power=-1.0), "row_sign_flip")
+    for more in (0.08, 0.16):
+        update = partial(planting.enriched, more=more)
+        yield cell(f"ρ_N raised by {more}", update, effect=more, unit="share of energy of ΔW")
+
+
+def _two_models(
+    rng: Generator, before: float, after: float, text: Callable[[Generator, int, int], FloatArray] = isotropic
+) -> list[tuple[FloatArray, FloatArray]]:
+    """[base, tuned] of (allowed, forbidden) (N, WIDTH): pairs share their text, clusters lie `before` and `after`
+    standard deviations apart, half of the noise is common to both models, and the tuned one is turned.
+    """
+    shared, direction = text(rng, N, WIDTH), haar(rng, WIDTH, 1)[:, 0]
+    noise = [isotropic(rng, N, WIDTH) for _ in range(2)]
+    anew = [0.7 * one + 0.51**0.5 * isotropic(rng, N, WIDTH) for one in noise]
+    turn = haar(rng, WIDTH, WIDTH)
+    base = [shared + side * before / 2 * direction + one for side, one in zip((1, -1), noise, strict=True)]
+    tuned = [(shared + side * after / 2 * direction + one) @ turn for side, one in zip((1, -1), anew, strict=True)]
+    return [(base[0], base[1]), (tuned[0], tuned[1])]
+
+
+def _clusters() -> Iterable[Cell]:
+    def as_clusters(models: list[tuple[FloatArray, FloatArray]]) -> trials.Clusters:
+        base, tuned = ((tensor(allowed), tensor(forbidden)) for allowed, forbidden in models)
+        return trials.Clusters(base, tuned)
+
+    def permuted(rng: Generator, text: Callable[[Generator, int, int], FloatArray]) -> trials.Clusters:
+        return as_clusters(swapped(rng, *_two_models(rng, 2, 4, text)))
+
+    def moved(rng: Generator, after: float) -> trials.Clusters:
+        return as_clusters(_two_models(rng, 2, after))
+
+    def by_operator(rng: Generator) -> trials.Clusters:
+        base, (allowed, forbidden) = _two_models(rng, 0, 0)
+        push = isotropic(rng, planting.OPERATORS, WIDTH)[operators(rng, N)] / np.sqrt(WIDTH)
+        return as_clusters([base, (allowed + push, forbidden - push)])
+
+    def cell(condition: str, build: Callable[[Generator], Any], *true: str, **more: Any) -> Cell:
+        return Cell("clusters", condition, build, trials.of_clusters, _all(*true), **more)
+
+    yield cell("labels permuted", partial(permuted, text=isotropic), "label_permutation")
+    yield cell("labels permuted, anisotropic activations", partial(permuted, text=anisotropic), "label_permutation")
+    yield cell("clusters as far apart as before", partial(moved, after=2))
+    yield cell("operators as clusters, each pushed at random", by_operator)
+    for more in (0.5, 1.0, 2.0):
+        yield cell(
+            f"clusters {more} further apart", partial(moved, after=2 + more), effect=more, unit="sd of the noise"
+        )
+
+
+def _prompts(
+    rng: Generator, apart: float, text: Callable[[Generator, int, int], FloatArray] = isotropic
+) -> tuple[FloatArray, FloatArray]:
+    """(allowed, forbidden) inputs (N, IN) that share their text; class means `apart` along a random direction."""
+    shared, direction = text(rng, N, planting.IN), haar(rng, planting.IN, 1)[:, 0]
+    noise = [isotropic(rng, N, planting.IN) for _ in range(2)]
+    return shared + apart / 2 * direction + noise[0], shared - apart / 2 * direction + noise[1]
+
+
+def _learnt_from(rng: Generator, *activations: FloatArray) -> Update:
+    """An update from errors without meaning on these inputs: Σ δ aᵀ, δ independent with a common mean."""
+    errors = isotropic(rng, sum(map(len, activations)), planting.OUT) + isotropic(rng, 1, planting.OUT)
+    return Update(tensor(planting.weights(rng)), tensor(errors.T @ np.concatenate(activations)))
+
+
+def _inputs(allowed: FloatArray, forbidden: FloatArray, update: Update) -> trials.Inputs:
+    return trials.Inputs(tensor(allowed), tensor(forbidden), update)
+
+
+def _unrelated(rng: Generator, text: Callable[[Generator, int, int], FloatArray] = isotropic) -> trials.Inputs:
+    return _inputs(*_prompts(rng, 4, text), planting.rotated(rng))
+
+
+def _from_both(rng: Generator) -> trials.Inputs:
+    pair = _prompts(rng, 4, anisotropic)
+    return _inputs(*pair, _learnt_from(rng, *pair))
+
+
+def _from_forbidden(rng: Generator) -> trials.Inputs:
+    allowed, forbidden = _prompts(rng, 4, anisotropic)
+    return _inputs(allowed, forbidden, _learnt_from(rng, forbidden))
+
+
+def _gain() -> Iterable[Cell]:
+    def exchanged(rng: Generator, text: Callable[[Generator, int, int], FloatArray]) -> trials.Inputs:
+        (pair,) = swapped(rng, _prompts(rng, 4, text))
+        return _inputs(*pair, planting.rotated(rng))
+
+    def by_operator(rng: Generator) -> trials.Inputs:
+        allowed, forbidden = _prompts(rng, 0)
+        push = isotropic(rng, planting.OPERATORS, planting.IN)[operators(rng, N)] / 2
+        return _inputs(allowed + push, forbidden - push, planting.rotated(rng))
+
+    def louder(rng: Generator, more: float) -> trials.Inputs:
+        """ΔW acts more on one direction, in which forbidden prompts are larger."""
+        allowed, forbidden = _prompts(rng, 0)
+        at, direction = planting.rotated(rng), haar(rng, planting.IN, 1)[:, 0]
+        dW = at.dW / at.dW.norm() + 2 * tensor(haar(rng, planting.OUT, 1) * direction)
+        scale = 1 + more
+        forbidden = forbidden + (scale - 1) * np.outer(forbidden @ direction, direction)
+        return _inputs(allowed, forbidden, Update(at.W, dW))
+
+    def cell(condition: str, build: Callable[[Generator], Any], *true: str, **more: Any) -> Cell:
+        return Cell("gain", condition, build, trials.of_gain, _all(*true), **more)
+
+    yield cell("labels permuted", partial(exchanged, text=isotropic), "label_permutation")
+    yield cell("labels permuted, anisotropic activations", partial(exchanged, text=anisotropic), "label_permutation")
+    yield cell("rotated update, classes apart", _unrelated)
+    yield cell("operators as clusters, each pushed at random", by_operator)
+    yield cell("update learnt from random errors on both classes", _from_both)
+    yield cell("update learnt from random errors on forbidden prompts", _from_forbidden)
+    for more in (0.2, 0.4, 0.8):
+        yield cell(
+            f"forbidden prompts {more} larger along ΔW's direction",
+            partial(louder, more=more), effect=more, unit="share of their size there",
+        )  # fmt: skip
+
+
+def _rows() -> Iterable[Cell]:
+    def spanned(rng: Generator, centred: bool) -> trials.Inputs:
+        """ΔW's input directions are k draws from N(0, M), the null itself."""
+        allowed, forbidden = _prompts(rng, 4, anisotropic)
+        middle = (allowed.mean(0) + forbidden.mean(0)) / 2 if centred else 0.0
+        rows = np.concatenate([allowed - middle, forbidden - middle])
+        drawn = isotropic(rng, trials.TOP_K, len(rows)) @ rows
+        dW = haar(rng, planting.OUT, trials.TOP_K) @ drawn
+        return _inputs(allowed, forbidden, Update(tensor(planting.weights(rng)), tensor(dW)))
+
+    def mixed(rng: Generator, share: float) -> trials.Inputs:
+        """The same, with the class difference mixed into every direction that is drawn."""
+        allowed, forbidden = _prompts(rng, 4, anisotropic)
+        rows = np.concatenate([allowed, forbidden])
+        apart = isotropic(rng, trials.TOP_K, len(forbidden)) @ forbidden
+        drawn = isotropic(rng, trials.TOP_K, len(rows)) @ rows / 2**0.5
+        dW = haar(rng, planting.OUT, trials.TOP_K) @ ((1 - share) * drawn + share * apart)
+        return _inputs(allowed, forbidden, Update(tensor(planting.weights(rng)), tensor(dW)))
+
+    def cell(condition: str, build: Callable[[Generator], Any], *true: str, **more: Any) -> Cell:
+        return Cell("row space", condition, build, trials.of_rows, _all(*true), **more)
+
+    yield cell("directions drawn from N(0, M)", partial(spanned, centred=False), "m_matched")
+    yield cell("directions drawn from N(0, M), M centred", partial(spanned, centred=True), "m_matched_centred")
+    yield cell("rotated update, classes apart", _unrelated)
+    yield cell("rotated update, anisotropic activations", partial(_unrelated, text=anisotropic))
+    yield cell("update learnt from random errors on both classes", _from_both)
+    yield cell("update learnt from random errors on forbidden prompts", _from_forbidden)
+    for share in (0.25, 0.5, 1.0):
+        yield cell(
+            f"a share of {share} of each direction from forbidden prompts",
+            partial(mixed, share=share), effect=share, unit="share of forbidden prompts",
+        )  # fmt: skip
+
+
+def _attacks() -> Iterable[Cell]:
+    def build(rng: Generator, shift: FloatArray, spread: float, swap: bool = False) -> trials.Attacked:
+        """shift: (N,) how far an attacked prompt is moved, as a share of the way to allowed and as −log gain."""
+        allowed, forbidden = _prompts(rng, 4)
+        step = forbidden.mean(0) - allowed.mean(0)
+        attacked = forbidden - np.outer(shift, step) + spread * isotropic(rng, N, planting.IN)
+        of_forbidden = rng.lognormal(0, 0.3, size=N)
+        of_attacked = of_forbidden * np.exp(-shift + spread * 0.3 * rng.standard_normal(N))
+        gains = (of_attacked, of_forbidden)
+        if swap:
+            (attacked, forbidden), gains = swapped(rng, (attacked, forbidden), gains)
+        return trials.Attacked(tensor(attacked), tensor(forbidden), tensor(allowed), gains)
+
+    def exchanged(rng: Generator) -> trials.Attacked:
+        return build(rng, np.full(N, 0.5), 0.5, swap=True)
+
+    def noisier(rng: Generator) -> trials.Attacked:
+        return build(rng, np.zeros(N), 1.0)
+
+    def by_operator(rng: Generator) -> trials.Attacked:
+        return build(rng, 0.3 * rng.standard_normal(planting.OPERATORS)[operators(rng, N)], 0.5)
+
+    def moved(rng: Generator, shift: float) -> trials.Attacked:
+        return build(rng, np.full(N, shift), 1.0)
+
+    def cell(condition: str, made: Callable[[Generator], Any], *true: str, **more: Any) -> Cell:
+        return Cell("attacks", condition, made, trials.of_attacks, _all(*true), **more)
+
+    yield cell("attacked and source swapped", exchanged, "exchangeable_with_source")
+    yield cell("attacked prompts vary more than their sources", noisier)
+    yield cell("operators as clusters, each moved at random", by_operator)
+    for shift in (0.05, 0.1, 0.2):
+        yield cell(f"moved by {shift}", partial(moved, shift=shift), effect=shift, unit="share of the way; −log gain")
+
+
+def _sensitivity() -> Iterable[Cell]:
+    def made(rng: Generator, change: Callable[[Generator], FloatArray], swap: bool) -> trials.Sensitivities:
+        base = [rng.lognormal(4.8, 0.4, size=N) for _ in range(2)]
+        tuned = [one * np.exp(change(rng)) for one in base]
+        pairs = [(old, new) for old, new in zip(base, tuned, strict=True)]
+        if swap:
+            pairs = [swapped(rng, pair)[0] for pair in pairs]
+        (old_a, new_a), (old_f, new_f) = pairs
+        return trials.Sensitivities((old_a, old_f), (new_a, new_f))
+
+    def cell(
+        condition: str, change: Callable[[Generator], FloatArray], *true: str, swap: bool = False, **more: Any
+    ) -> Cell:
+        build = partial(made, change=change, swap=swap)
+        return Cell("sensitivity", condition, build, trials.of_sensitivity, _all(*true), **more)
+
+    def clustered(rng: Generator) -> FloatArray:
+        return 0.3 * rng.standard_normal(planting.OPERATORS)[operators(rng, N)] + 0.4 * rng.standard_normal(N)
+
+    kinds = ("model_swap", "label_permutation")
+    yield cell("models swapped", lambda rng: 1 + 0.5 * rng.standard_normal(N), *kinds, swap=True)
+    yield cell("log ratios skewed to the right, mean 0", lambda rng: rng.exponential(size=N) - 1, "label_permutation")
+    yield cell("log ratios skewed to the left, mean 0", lambda rng: 1 - rng.exponential(size=N), "label_permutation")
+    yield cell("operators as clusters, each changed at random", clustered)
+    for fall in (0.1, 0.2, 0.3):
+        yield _falling(fall)
+
+
+def _falling(fall: float) -> Cell:
+    def build(rng: Generator) -> trials.Sensitivities:
+        base = (rng.lognormal(4.8, 0.4, size=N), rng.lognormal(4.8, 0.4, size=N))
+        allowed, forbidden = (
+            one * np.exp(side * fall + 0.5 * rng.standard_normal(N)) for side, one in zip((1, -1), base, strict=True)
+        )
+        return trials.Sensitivities(base, (allowed, forbidden))
+
+    name = f"falls by {fall} on forbidden, rises by as much on allowed"
+    return Cell("sensitivity", name, build, trials.of_sensitivity, effect=fall, unit="log ratio, sd 0.5")
+
+
+def _seeds() -> Iterable[Cell]:
+    for condition, build, measure, true, effect in SEED_CELLS:
+        yield Cell("seeds", condition, build, measure, frozenset(true), effect, "sd of a seed" if effect else "")

@@ -1,0 +1,62 @@
+"""Control against control: what the claims' statistics say of two tunings that teach no safety, from a finished study.
+
+Each control is judged as if it were the model of the claim, with the other as the one to be beaten. How often they
+differ is no false-positive rate: they are a few models, no draws of a law, and they do differ in what they teach.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+from deltaw.evidence.claims import STATEMENTS, Statement
+from deltaw.evidence.deciding import decide
+from deltaw.results import Claim, Measurement
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A claim made of `control`, with `other` as its only control; the claim's own nulls stay."""
+
+    control: str
+    other: str
+    claim: Claim
+
+
+def compare_controls(
+    measurements: Sequence[Measurement], statements: Iterable[Statement] = STATEMENTS
+) -> list[Compared]:
+    """Every statistic that some claim compares with controls, once for each ordered pair of these."""
+    found: dict[str, Compared] = {}
+    for statement in statements:
+        for control, other in permutations(statement.controls, 2):
+            name = "/".join((statement.id.partition("/")[0], control, other))
+            query = replace(statement.query, models=(control,))
+            swapped = replace(statement, id=name, query=query, controls=(other,), text=f"{control} beyond {other}")
+            if name not in found:
+                (claim,) = decide(measurements, exploratory=True, statements=[swapped])
+                found[name] = Compared(control, other, claim)
+    return [one for one in found.values() if one.claim.value is not None]
+
+
+def table(compared: Sequence[Compared]) -> str:
+    """As Markdown."""
+    head = ("claim", "control", "value", "beside the other control", "smallest effect", "verdict", "why")
+    rows = [_row(one) for one in compared]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)) + "\n"
+
+
+def _row(one: Compared) -> tuple[str, ...]:
+    claim = one.claim
+    beside = [null for null in claim.nulls if null.kind.startswith("control:")]
+    other = _number(beside[0].mean, beside[0].low, beside[0].high) if beside else "–"
+    side = "<" if claim.direction == "less" else ">"
+    return (
+        claim.id.partition("/")[0], f"`{one.control}`", _number(claim.value, claim.low, claim.high),
+        f"`{one.other}`: {other}", f"{side} {claim.smallest_effect:.3g}", claim.verdict, claim.why,
+    )  # fmt: skip
+
+
+def _number(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -1,0 +1,208 @@
+"""The claims ledger as a page, docs/claims.md: what is claimed, how it is decided, what would fail it, how many seeds.
+
+Nothing is written by hand: the statements are `claims`, the rule is `deciding`, and what is known of the spread comes
+from an exploring run, of which `planned` keeps a few numbers a claim (docs/results/ledger/). Re-make the page with
+
+    python -m deltaw.evidence.ledger docs [--run runs/quick]
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+
+from deltaw.evidence.claims import STATEMENTS, Query, Statement
+from deltaw.evidence.deciding import CONTROL, LEAST_SEEDS, LEVEL, SMALLEST, bars_of, weigh
+from deltaw.evidence.reading import Ledger
+from deltaw.results import Measurement, Null, read_measurements, write_json_atomic, write_text_atomic
+from deltaw.statistics import seeds_needed, tolerated_sd
+from deltaw.statistics.power import ALPHA, POWER
+
+SEEDS = 6
+"""What `standard` has at the least."""
+
+PLAN = Path("results/ledger/quick.json")
+_Z = 1.959964  # half widths of a 95 % interval in standard errors, near enough
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What one exploring seed says of a claim.
+
+    value: measured. bar: the name of the one that is hardest to clear, or, if the value is on the near side, the one it
+    is farthest from. margin: the distance from it, in the statistic's unit; negative on the near side. within: the
+    standard error over the seed's prompts; None where a statistic is of weights alone.
+    """
+
+    value: float
+    bar: str
+    margin: float
+    within: float | None
+
+    @property
+    def seeds(self) -> int | None:
+        """Seeds that decide if they differ by nothing but their prompts: a lower bound. None: over 1000."""
+        return seeds_needed(self.margin, self.within or 0.0, least=self.least)
+
+    @property
+    def least(self) -> int:
+        """Fewer cannot hold by the sign-flip test; failing needs an interval only."""
+        return LEAST_SEEDS if self.margin > 0 else 2
+
+    @property
+    def tolerated(self) -> float:
+        """The largest standard deviation between seeds at which `SEEDS` decide with power `POWER`."""
+        return tolerated_sd(self.margin, SEEDS)
+
+
+def planned(measurements: Sequence[Measurement], statements: Iterable[Statement] = STATEMENTS) -> dict[str, Planned]:
+    """By claim, what an exploring run of one seed says; claims that it did not measure are left out.
+
+    Of a run of several seeds the first counts: the spread between seeds is `decide`'s business.
+    """
+    ledger = Ledger(measurements)
+    ledger.seeds = ledger.seeds[:1]
+    found = {}
+    for statement in statements:
+        one = weigh(statement, ledger.collect(statement))
+        if one.value is None:
+            continue
+        sign = 1.0 if statement.direction == "greater" else -1.0
+        # A control counts by its value: how wide it will be over seeds is not known from one.
+        nulls = [Null(kind=null.kind, mean=null.mean) if null.kind.startswith(CONTROL) else null for null in one.nulls]
+        bars = bars_of(statement.smallest_effect, nulls, statement.direction)
+        bar = max(bars, key=lambda name: bars[name])
+        within = None if one.interval is None else one.interval.width / (2 * _Z)
+        found[statement.id] = Planned(one.value, bar, sign * one.value - bars[bar], within)
+    return found
+
+
+def page(plan: dict[str, Planned], source: str = "quick", statements: Sequence[Statement] = STATEMENTS) -> str:
+    """The whole page as Markdown. source: the name of the run that `plan` is from."""
+    parts = [_head(len(statements))]
+    for number in sorted({statement.observation for statement in statements}):
+        parts.append(f"## Observation {number}")
+        parts += [_entry(statement) for statement in statements if statement.observation == number]
+    return "\n\n".join([*parts, _seeds(plan, source, statements)]) + "\n"
+
+
+def _head(count: int) -> str:
+    return f"""\
+# The claims
+
+Made from [claims.py](../src/deltaw/evidence/claims.py) by `make ledger`; a test fails if the two differ. What is here
+was written down before the study that decides it, and the history of that file is the proof. {count} claims.
+
+**Unit of inference.** A seed: its own sample of the world, initialisation and order of batches, of the base model and
+of the tunings. One number a seed and claim, aggregated over layers and prompts as its site says. A study of one seed,
+such as `quick`, explores: its intervals are over prompts and say nothing about another base model.
+
+**Decision.** The interval over seeds is Student's t, 95 %, on the claim's scale. The *bars* are the smallest effect
+of interest, the far edge of each null's 95 % band (mean of the seeds' bands) and the far end of each control's
+interval.
+
+- *holds*: the whole interval lies beyond every bar; p ≤ {LEVEL} after Benjamini–Hochberg over all claims that the
+  study can test; and exact sign flips of the seeds give p ≤ {LEVEL} too. p is one-sided, the largest over the bars
+  (all must be passed), seed by seed: value minus smallest effect, minus the null's mean, minus the control's value.
+  It is Student's t test, since six seeds' signs cannot show less than 1/64, which would not survive {count} claims;
+  the signs are the check that needs no normal law. Fewer than {LEAST_SEEDS} seeds never hold.
+- *fails*: the interval ends on the near side of any bar. Failing against a control is failing: what tuning on the
+  same prompts for something else does as well is no finding about safety.
+- *undecided*: all else; also where a null or control was not measured. It states its power and the seeds that would
+  decide it, were the true mean and spread as measured.
+
+What each null keeps and rules out is said in [chance.py](../src/deltaw/analysis/chance.py) (weights),
+[clusters.py](../src/deltaw/analysis/clusters.py), [rowspace.py](../src/deltaw/analysis/rowspace.py) and
+[between.py](../src/deltaw/analysis/between.py); how often each is wrong, in [calibration](calibration.md)."""
+
+
+def _entry(statement: Statement) -> str:
+    rows = [
+        ("where", statement.paper),
+        ("statistic", _query(statement.query) + (f" − {_query(statement.against)}" if statement.against else "")),
+        ("site", statement.site or "–"),
+        ("holds if", _rule(statement)),
+        ("nulls", ", ".join(f"`{kind}`" for kind in statement.nulls) or "none"),
+        ("controls", ", ".join(f"`{name}`" for name in statement.controls) or "none"),
+        ("fails if", statement.failing),
+    ]
+    if statement.scale != "identity":
+        rows.insert(3, ("scale", f"interval over seeds on a {statement.scale} scale"))
+    lines = "\n".join(f"| {name} | {text} |" for name, text in rows)
+    return f"### `{statement.id}`\n\n{statement.text}.\n\n| | |\n| --- | --- |\n{lines}"
+
+
+def _query(query: Query) -> str:
+    models = ", ".join(f"`{model}`" for model in query.models)
+    mean = f"mean of {models}" if len(query.models) > 1 else models
+    where = ", ".join(str(value) for _, value in query.where if value is not None)
+    step = "" if query.step == "last" else f", {query.step} checkpoint"
+    return f"`{query.statistic}` of {mean}" + (f" ({where}{step})" if where or step else "")
+
+
+def _rule(statement: Statement) -> str:
+    side = ">" if statement.direction == "greater" else "<"
+    beyond = "beyond " + " and ".join(
+        word for word, there in (("every null", statement.nulls), ("every control", statement.controls)) if there
+    )
+    return f"{side} {statement.smallest_effect:.3g}" + (f", {beyond}" if statement.nulls or statement.controls else "")
+
+
+def _seeds(plan: dict[str, Planned], source: str, statements: Sequence[Statement]) -> str:
+    head = f"""\
+## Seeds needed
+
+Power {POWER} at a t interval of {1 - ALPHA:.0%}, from one seed of `{source}` before any study decided. **One seed has
+no variance between seeds.** What it has is the standard error over its prompts, which is part of what makes seeds
+differ and a lower bound of it, and no more; of statistics of weights alone it has not even that. So two numbers are
+given:
+
+- *seeds, at least*: if seeds differed by nothing but their prompts (and never fewer than {LEAST_SEEDS}, or 2 to
+  fail);
+- *{SEEDS} seeds suffice up to*: the largest standard deviation between seeds at which {SEEDS} seeds decide, in the
+  statistic's unit, and in parentheses as a multiple of the standard error over prompts. Where seeds differ by more,
+  more are needed.
+
+*margin*: from the bar that is hardest to clear, a control's being its value; negative where the value lies on its
+near side, so that the seeds are those that let the claim fail. Multiplicity is not counted: it asks for more.
+
+"""
+    columns = ("claim", "value", "margin", "bar", "standard error over prompts", "seeds, at least",
+               f"{SEEDS} seeds suffice up to")  # fmt: skip
+    rows = [_planned(statement.id, plan.get(statement.id)) for statement in statements]
+    return head + "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
+
+
+def _planned(name: str, one: Planned | None) -> tuple[str, ...]:
+    if one is None:
+        return (f"`{name}`", *["–"] * 6)
+    tolerated, within = f"{one.tolerated:.2g}", "–"
+    if one.within:
+        tolerated, within = f"{tolerated} ({one.tolerated / one.within:.1f}×)", f"{one.within:.2g}"
+    seeds = str(one.seeds) if one.seeds is not None else "over 1000"
+    bar = "smallest effect" if one.bar == SMALLEST else one.bar.removeprefix("the null ").replace(":", " ")
+    return f"`{name}`", f"{one.value:.3g}", f"{one.margin:+.2g}", bar, within, seeds, tolerated
+
+
+def read_plan(path: Path) -> tuple[str, dict[str, Planned]]:
+    """(the run's name, the plan) of a file that `write` has left."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return str(record["source"]), {name: Planned(**fields) for name, fields in record["claims"].items()}
+
+
+def write(docs: Path, run: Path | None = None) -> None:
+    """Write claims.md into `docs`, and with the directory of a finished run, what that says about spread before."""
+    path = docs / PLAN
+    if run is not None:
+        found = planned(read_measurements(run / "measurements.jsonl"))
+        claims = {name: asdict(one) for name, one in found.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(path, {"source": run.name, "claims": claims})
+    source, plan = read_plan(path) if path.is_file() else ("quick", {})
+    write_text_atomic(docs / "claims.md", page(plan, source))
+
+
+if __name__ == "__main__":
+    tyro.cli(write)

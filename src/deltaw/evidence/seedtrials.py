@@ -1,0 +1,147 @@
+"""The rule over seeds, tried on seeds of which the truth is known: one claim, a claim beside a null or a control, and
+the whole family of claims with Benjamini–Hochberg.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from deltaw.evidence.claims import Query, Statement
+from deltaw.evidence.deciding import LEVEL, Weighed, adjust, judge, verdicts, weigh
+from deltaw.evidence.planting import Generator
+from deltaw.evidence.reading import Collected, Found
+from deltaw.evidence.trials import Trial, Trials
+from deltaw.results.schema import Null
+from deltaw.statistics import FloatArray
+
+SEEDS = 6
+"""As many as `standard` has at the least."""
+
+CLAIMS = 40
+"""Of a family."""
+
+_STATEMENT = Statement(
+    "planted", 1, "the mean is greater than 0", "", Query("planted", ("model",)), smallest_effect=0.0
+)
+NONE = -1e9
+"""A smallest effect that is no bar, so that only the null or the control is."""
+
+_BAND = Null(kind="rotation", mean=0.0, low=-1.959964, high=1.959964)
+
+
+def _collected(values: FloatArray, nulls: Mapping[str, Null] | None = None) -> Collected:
+    return Collected({seed: Found(float(v), None, None, dict(nulls or {})) for seed, v in enumerate(values)}, {})
+
+
+def _holds(weighed: Iterable[Weighed]) -> list[bool]:
+    return [claim.verdict == "holds" for claim in verdicts(list(weighed), exploratory=False)]
+
+
+def of_seeds(values: FloatArray, _: Generator) -> Trials:
+    """The three parts of the rule for one claim: mean greater than 0."""
+    weighed = weigh(_STATEMENT, _collected(values))
+    verdict, _why = judge(weighed.value or 0.0, weighed.interval, 0.0, (), "greater")
+    interval = weighed.interval
+    below = interval is not None and interval.high < 0
+    signs = weighed.p_sign_flip is not None and weighed.p_sign_flip <= LEVEL
+    return {
+        "one claim, t interval": Trial(verdict == "holds", below),
+        "one claim, sign_flip": Trial(signs),
+        "one claim, whole rule": Trial(_holds([weighed])[0]),
+    }
+
+
+def of_seeds_beside_a_null(values: FloatArray, _: Generator) -> Trials:
+    """A claim that must lie beyond a null's band, of which each seed is a draw."""
+    statement = replace(_STATEMENT, nulls=("rotation",), smallest_effect=NONE)
+    weighed = weigh(statement, _collected(values, {"rotation": _BAND}))
+    return {"one claim beside a null's band, whole rule": Trial(_holds([weighed])[0])}
+
+
+def of_seeds_beside_a_control(pairs: FloatArray, _: Generator) -> Trials:
+    """A claim that must lie beyond a control; pairs (n, 2), the claim's values and the control's."""
+    statement = replace(_STATEMENT, controls=("other",), smallest_effect=NONE)
+    values = _collected(pairs[:, 0])
+    weighed = weigh(statement, Collected(values.values, {"other": _collected(pairs[:, 1]).values}))
+    return {
+        "one claim beside a control, t test of the pairs": Trial(weighed.p is not None and weighed.p <= LEVEL / 2),
+        "one claim beside a control, whole rule": Trial(_holds([weighed])[0]),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Seeds' values (CLAIMS, n), and which claims are true."""
+
+    values: FloatArray
+    true: np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def of_family(at: Family, rng: Generator) -> Trials:
+    """Whether a discovery, drawn at random from those of the family, is false: its rate is the false discovery rate."""
+    weighed = [
+        weigh(replace(_STATEMENT, id=f"planted/{number}"), _collected(values))
+        for number, values in enumerate(at.values)
+    ]
+    adjusted = adjust(weighed)
+    by_t = np.array([adjusted[one.statement.id] <= LEVEL for one in weighed])
+    by_rule = np.array(_holds(weighed))
+
+    def false(found: np.ndarray[Any, np.dtype[np.bool_]]) -> bool:
+        return bool(found.any()) and not at.true[rng.choice(np.flatnonzero(found))]
+
+    return {
+        f"{CLAIMS} claims, Benjamini–Hochberg": Trial(false(by_t)),
+        f"{CLAIMS} claims, whole rule": Trial(false(by_rule)),
+    }
+
+
+def _two_tunings(rng: Generator) -> FloatArray:
+    """Three bases with two tunings each, taken for six seeds; half of the variance is the base's."""
+    return np.asarray(np.repeat(rng.standard_normal(SEEDS // 2), 2) + rng.standard_normal(SEEDS)) / 2**0.5
+
+
+def _correlated_pairs(rng: Generator) -> FloatArray:
+    shared = rng.standard_normal((SEEDS, 1))
+    return np.asarray((shared + rng.standard_normal((SEEDS, 2))) / 2**0.5)
+
+
+def _family(rng: Generator, share: float, effect: float = 3.0, common: float = 0.0) -> Family:
+    """`share` of the claims have a mean of `effect`; `common` of the variance is a seed's own, in all claims alike."""
+    true = np.arange(CLAIMS) < round(share * CLAIMS)
+    noise = rng.standard_normal((CLAIMS, SEEDS)) * (1 - common) ** 0.5 + rng.standard_normal(SEEDS) * common**0.5
+    return Family(noise + effect * true[:, None], true)
+
+
+Build = Callable[[Generator], Any]
+Measure = Callable[[Any, Generator], Trials]
+_PARTS = ("t interval", "sign_flip", "whole rule")
+
+SEED_CELLS: tuple[tuple[str, Build, Measure, tuple[str, ...], float | None], ...] = (
+    ("normal seeds, mean at the bar", lambda rng: rng.standard_normal(SEEDS), of_seeds, _PARTS, None),
+    (
+        "heavy tails (t with 3 degrees of freedom)", lambda rng: rng.standard_t(3, size=SEEDS), of_seeds,
+        ("sign_flip",), None,
+    ),
+    ("skewed to the right (exponential)", lambda rng: rng.exponential(size=SEEDS) - 1, of_seeds, (), None),
+    ("skewed to the left (exponential)", lambda rng: 1 - rng.exponential(size=SEEDS), of_seeds, (), None),
+    ("two tunings of each of three bases taken for six seeds", _two_tunings, of_seeds, (), None),
+    ("seeds drawn from the null", lambda rng: rng.standard_normal(SEEDS), of_seeds_beside_a_null, (), None),
+    (
+        "claim and control of one law, half of the variance shared", _correlated_pairs, of_seeds_beside_a_control,
+        ("t test of the pairs", "whole rule"), None,
+    ),
+    ("no claim is true", partial(_family, share=0.0), of_family, ("Benjamini–Hochberg", "whole rule"), None),
+    ("a quarter of the claims true", partial(_family, share=0.25), of_family,
+     ("Benjamini–Hochberg", "whole rule"), None),
+    ("a quarter true, half of a seed's variance common to all claims", partial(_family, share=0.25, common=0.5),
+     of_family, (), None),
+    *(
+        (f"mean {effect} sd beyond the bar", lambda rng, effect=effect: rng.standard_normal(SEEDS) + effect, of_seeds,
+         (), effect)
+        for effect in (0.5, 1.0, 1.5, 2.0)
+    ),
+)  # fmt: skip

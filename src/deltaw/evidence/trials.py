@@ -1,0 +1,239 @@
+"""One draw of each test that the claims use, by the functions that the study itself calls.
+
+A test compares a value with the band of a null. `Trial` says whether the value lies beyond the band on the claim's side
+(probability 0.025 if the null is true), beyond it on the other side, and whether one seed's verdict, were this its only
+null, would be `holds`: that also takes the interval over prompts and the claim's smallest effect.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from deltaw.analysis import (
+    Absent,
+    Mlp,
+    column_basis,
+    difference_of_differences,
+    effect_nulls,
+    gain,
+    gain_ratio,
+    mlp_effect,
+    null_energy,
+    null_energy_nulls,
+    position,
+    row_contrast,
+    sensitivity_change,
+    separation,
+)
+from deltaw.errors import DeltawError
+from deltaw.evidence.claims import STATEMENTS, Statement
+from deltaw.evidence.deciding import judge
+from deltaw.evidence.planting import Generator, Update
+from deltaw.results.schema import Null as Line
+from deltaw.statistics import (
+    FloatArray,
+    Interval,
+    Null,
+    bootstrap_means,
+    from_draws,
+    percentile_interval,
+    sign_flip_null,
+)
+
+DRAWS, BOOTSTRAP = 200, 200
+"""Of a null, as in `quick`; of an interval."""
+
+EFFECT_DRAWS = 40
+"""Of the null of the MLP's output, as in `quick`: each costs as much as the effect itself."""
+
+TOP_K = 8
+"""Right singular vectors of ΔW whose energy is compared, as in `quick`."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Whether one draw lay beyond the null's band on the claim's side, on the other, and what one seed would say.
+
+    holds: None where a seed has no interval to decide by.
+    """
+
+    beyond: bool
+    other_side: bool = False
+    holds: bool | None = None
+
+
+Trials = Mapping[str, Trial]
+"""By the test's name: the statistic, and the kind of null."""
+
+
+def _compare(statement: Statement, value: float, null: Null, interval: Interval | None) -> Trial:
+    sign = 1.0 if statement.direction == "greater" else -1.0
+    above, below = value > null.high, value < null.low
+    holds = None
+    if interval is not None:
+        line = Line(kind=null.kind, mean=null.mean, low=null.low, high=null.high)
+        verdict, _ = judge(value, interval, statement.smallest_effect, [line], statement.direction)
+        holds = verdict == "holds"
+    return Trial(above if sign > 0 else below, below if sign > 0 else above, holds)
+
+
+def _claim(prefix: str) -> Statement:
+    """The first statement whose name starts like this: its direction and smallest effect stand for its like."""
+    return next(statement for statement in STATEMENTS if statement.id.startswith(prefix))
+
+
+def of_weights(at: Update, rng: Generator) -> Trials:
+    """ρ_N of an update beside its three nulls (`observe_weights`)."""
+    basis, statement = column_basis(at.W), _claim("update-in-null-space")
+    value, nulls = null_energy(at.dW, basis), null_energy_nulls(at.dW, basis, rng, DRAWS)
+    if isinstance(value, Absent) or isinstance(nulls, Absent):
+        raise DeltawError("the planted update is zero or W has no left null space; plant another one")
+    used = [null for null in nulls if null.kind in statement.nulls]
+    return {f"null_energy_left, {null.kind}": _compare(statement, value, null, None) for null in used}
+
+
+@dataclass(frozen=True, eq=False)
+class Mlps:
+    """A base and a tuned MLP, and inputs (N, d) of the base one; the tuned one reads the same."""
+
+    base: Mlp
+    tuned: Mlp
+    a: Tensor
+
+
+def of_function(at: Mlps, rng: Generator) -> Trials:
+    """The null-space part's share of the change of outputs minus the column-space part's (`observe_function`)."""
+    effect = mlp_effect(at.base, at.tuned, at.a, at.a)
+    null, column, *_ = effect_nulls(at.base, at.tuned, at.a, at.a, rng, EFFECT_DRAWS)
+    if null.draws is None or column.draws is None:
+        raise DeltawError("the nulls of an effect have no draws; expected those of `effect_nulls`")
+    difference = from_draws("row_sign_flip", null.draws - column.draws)
+    along, size = (effect.parts * effect.total[:, None]).sum(2).numpy(), effect.total.square().sum(1).numpy()
+    rows = along[:, 0] - along[:, 1]
+    means = bootstrap_means([rows, size], rng, [np.arange(len(size))] * 2, BOOTSTRAP)
+    value, interval = float(rows.sum() / size.sum()), percentile_interval(means[:, 0] / means[:, 1])
+    statement = _claim("null-part-carries-the-change")
+    return {"effect_null_minus_column, row_sign_flip": _compare(statement, value, difference, interval)}
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """(allowed, forbidden) activations (N, w) of the base and of the tuned model, paired row by row."""
+
+    base: tuple[Tensor, Tensor]
+    tuned: tuple[Tensor, Tensor]
+
+
+def of_clusters(at: Clusters, rng: Generator) -> Trials:
+    """The change of the relative gap (`observe_clusters`): equal folds and permutations in both models."""
+    seed = int(rng.integers(2**32))
+    before, after = (
+        separation(*model, np.random.default_rng(seed), paired=True, null_draws=DRAWS, bootstrap_draws=2)
+        for model in (at.base, at.tuned)
+    )
+    found = difference_of_differences(before, after, rng, draws=BOOTSTRAP)["tau_gap_relative"]
+    if found.null is None:
+        raise DeltawError("the difference of differences has no null; expected draws in both separations")
+    trial = _compare(_claim("clusters-form"), found.value, found.null, found.interval)
+    return {"tau_gap_relative_change, label_permutation": trial}
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Inputs (N, n) of allowed and forbidden prompts, paired row by row, and an update that acts on them."""
+
+    allowed: Tensor
+    forbidden: Tensor
+    update: Update
+
+
+def of_gain(at: Inputs, rng: Generator) -> Trials:
+    """The mean log ratio of gains (`observe_gain`)."""
+    of_allowed, of_forbidden = (
+        gain(a, at.update.dW, None, at.update.W, None).relative for a in (at.allowed, at.forbidden)
+    )
+    ratios = np.log(of_forbidden) - np.log(of_allowed)
+    null = sign_flip_null("label_permutation", ratios, rng, DRAWS)
+    trial = _compare(_claim("acts-on-forbidden"), float(ratios.mean()), null, _of_mean(ratios, rng))
+    return {"gain_log_ratio, label_permutation": trial}
+
+
+def of_rows(at: Inputs, rng: Generator) -> Trials:
+    """The difference of row energies beside matched random subspaces (`observe_gain`)."""
+    found, statement = (
+        row_contrast(at.forbidden, at.allowed, at.update.dW, TOP_K, rng, draws=DRAWS),
+        _claim("row-space-holds-forbidden"),
+    )
+    return {
+        f"row_energy_difference, {null.kind}": _compare(statement, found.value, null, found.interval)
+        for null in found.nulls
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """Activations (N, w) of attacked prompts, of the forbidden ones they were made from (row by row), of allowed ones.
+
+    gains: (attacked, forbidden), (N,) each, of an update on the two.
+    """
+
+    attacked: Tensor
+    forbidden: Tensor
+    allowed: Tensor
+    gains: tuple[FloatArray, FloatArray]
+
+
+def of_attacks(at: Attacked, rng: Generator) -> Trials:
+    """Where attacked prompts lie, and how the update acts on them (`observe_attacks`)."""
+    source = np.arange(len(at.attacked))
+    placed = position(at.attacked, at.forbidden, at.allowed, rng, source=source, draws=BOOTSTRAP)
+    ratio = gain_ratio(*at.gains, rng, source=source, draws=BOOTSTRAP)
+    looks, escapes = _claim("attack-looks-allowed"), _claim("attack-escapes-update")
+    logs = np.log([ratio.value, ratio.interval.low, ratio.interval.high, ratio.null.low, ratio.null.high])
+    value, low, high, null_low, null_high = map(float, logs)
+    null = Null(ratio.null.kind, 0.0, null_low, null_high)
+    found = {
+        "gain_log_ratio_to_forbidden, exchangeable_with_source": _compare(escapes, value, null, Interval(low, high))
+    }
+    if not isinstance(placed, Absent):
+        found["position, exchangeable_with_source"] = _compare(looks, placed.mean, placed.null, placed.interval)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivities:
+    """Positive sensitivities (N,) of (allowed, forbidden) prompts, in the base and in the tuned model."""
+
+    base: tuple[FloatArray, FloatArray]
+    tuned: tuple[FloatArray, FloatArray]
+
+
+def of_sensitivity(at: Sensitivities, rng: Generator) -> Trials:
+    """Falls on forbidden prompts, rises on allowed ones, and the two part (`observe_sensitivity`)."""
+    found = sensitivity_change(at.base, at.tuned, rng, draws=DRAWS)
+    if isinstance(found, Absent):
+        raise DeltawError("a planted sensitivity is not positive; plant its logarithm")
+    changes = {
+        "sensitivity-falls-on-forbidden": ("sensitivity_log_ratio (forbidden)", found.forbidden),
+        "sensitivity-rises-on-allowed": ("sensitivity_log_ratio (allowed)", found.allowed),
+        "sensitivity-parts": ("sensitivity_log_ratio_difference", found.difference),
+    }
+    return {
+        f"{name}, {change.null.kind}": _compare(_claim(claim), change.value, change.null, change.interval)
+        for claim, (name, change) in changes.items()
+    }
+
+
+def _of_mean(values: FloatArray, rng: Generator) -> Interval:
+    return percentile_interval(bootstrap_means([values], rng, draws=BOOTSTRAP)[:, 0])
+
+
+def merged(found: Sequence[Trials]) -> Mapping[str, list[Trial]]:
+    """Trials by test."""
+    tests: dict[str, list[Trial]] = {}
+    for one in found:
+        for name, trial in one.items():
+            tests.setdefault(name, []).append(trial)
+    return tests
