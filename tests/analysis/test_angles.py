@@ -20,7 +20,9 @@ from deltaw.errors import DeltawError
 
 
 def span(m: int, k: int, seed: int) -> torch.Tensor:
-    return torch.linalg.qr(draw(seed, m, k)).Q
+    q, _ = torch.linalg.qr(draw(seed, m, k))
+    out: torch.Tensor = q
+    return out
 
 
 def test_planted_angles_are_found() -> None:
@@ -67,8 +69,8 @@ def test_units_that_move_much_in_both_updates_are_chance_to_the_row_sign_null() 
     assert draws is not None
     assert draws.mean() == pytest.approx(null.mean, abs=4 * draws.std() / np.sqrt(500))
     shared = of_rank(200, 30, 4, 9)
-    same = [top_left(size * (shared + 0.01 * draw(seed, 200, 30)), 4) for seed in (1, 2)]
-    assert subspace_overlap(*same).overlap > row_sign_overlap_null(*same, np.random.default_rng(0)).high
+    one, other = (top_left(size * (shared + 0.01 * draw(seed, 200, 30)), 4) for seed in (1, 2))
+    assert subspace_overlap(one, other).overlap > row_sign_overlap_null(one, other, np.random.default_rng(0)).high
 
 
 def test_updates_made_of_the_same_inputs_are_chance_to_the_matched_null() -> None:

@@ -7,6 +7,7 @@ from planted import draw, orthogonal
 
 from deltaw.analysis import Absent, DirectionShare, direction_share
 from deltaw.errors import DeltawError
+from deltaw.statistics import Null
 
 WIDTH, K = 40, 4
 AXES = orthogonal(WIDTH, 0)
@@ -36,11 +37,11 @@ def test_a_planted_angle_is_found(degrees: float) -> None:
 
 def test_noise_does_not_draw_the_share_away() -> None:
     """20 pairs of a difference that is weak beside its noise: the plugged-in share is off, the other is not."""
-    found = [share(20, 0.0, 2.2, seed) for seed in range(150)]
+    found = [share(20, 0.0, 4.0, seed) for seed in range(150)]
     shares = np.array([one.share for one in found])
-    assert shares.mean() == pytest.approx(1.0, abs=0.06)
-    assert np.mean([one.plugged_in for one in found]) < 0.75
-    assert np.mean([np.cos(np.radians(0)) ** 2 in one.interval for one in found]) > 0.85
+    assert shares.mean() == pytest.approx(1.0, abs=0.03)
+    assert np.mean([one.plugged_in for one in found]) < 0.87
+    assert np.mean([1.0 in one.interval for one in found]) > 0.85
 
 
 def test_it_is_the_mean_over_all_ways_to_halve() -> None:
@@ -64,18 +65,20 @@ def test_it_is_the_mean_over_all_ways_to_halve() -> None:
 
 def test_an_unrelated_direction_is_within_its_nulls_and_noise_along_the_span_is_in_one_only() -> None:
     inside = 0
+    nulls: list[Null] = []
     for seed in range(60):
         delta = 3 * torch.nn.functional.normalize(draw(900 + seed, WIDTH), dim=0)
         forbidden, allowed = draw(2 * seed, 300, WIDTH) + delta, draw(2 * seed + 1, 300, WIDTH)
         found = direction_share(forbidden, allowed, BASIS, np.random.default_rng(seed))
         assert isinstance(found, DirectionShare)
-        inside += found.share in found.nulls[1]
+        nulls = list(found.nulls)
+        inside += found.share in nulls[1]
     assert inside > 50
-    assert found.nulls[1].mean == K / WIDTH
-    along = 10 * draw(1, 300, K) @ BASIS.T
+    assert nulls[1].mean == K / WIDTH
+    along = 5 * draw(1, 300, K) @ BASIS.T
     found = direction_share(forbidden + along, allowed, BASIS, np.random.default_rng(0))
-    if isinstance(found, DirectionShare):
-        assert found.nulls[0].mean > 0.5 > found.nulls[1].high
+    assert isinstance(found, DirectionShare)
+    assert found.nulls[0].mean > 0.5 > found.nulls[1].high
 
 
 def test_without_a_difference_there_is_no_direction() -> None:

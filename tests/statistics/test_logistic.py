@@ -75,7 +75,7 @@ def test_robust_intervals_cover_where_independent_ones_do_not(clusters: int) -> 
         hits += 0.0 in fit.interval(0)
         naive += 0.0 in firth_logistic(x, y).interval(0)
     assert hits / runs > 0.92
-    assert naive / runs < 0.8
+    assert naive / runs < 0.85
 
 
 def test_two_clusterings_add_up_and_a_nested_one_changes_nothing() -> None:

@@ -42,7 +42,7 @@ def moved(size: float, seed: int = 5) -> Transformer:
     model, generator = tiny(0), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += size * torch.randn(parameter.shape, generator=generator) * parameter.std()
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator) * parameter.std())
     return model
 
 
@@ -99,8 +99,8 @@ def test_a_model_beside_itself_has_no_change_of_rank_and_earlier_checkpoints_hav
 def test_the_rank_of_an_update_is_counted_beside_a_random_matrix() -> None:
     tuned = tiny(0)
     with torch.no_grad():
-        weight = tuned.blocks[0].mlp.in_proj.weight  # type: ignore[union-attr]
-        weight += torch.outer(torch.ones(weight.shape[0]), torch.ones(weight.shape[1]))  # type: ignore[arg-type, index]
+        weight = tuned.get_parameter("blocks.0.mlp.in_proj.weight")
+        weight.add_(torch.outer(torch.ones(weight.shape[0]), torch.ones(weight.shape[1])))
     at, sheet = compared(tuned), Sheet(**FIELDS)
     observe_update_rank(at, gaussian_energy_rank(at.before), sheet)
     (found,) = of(sheet.lines, "update_energy_rank")
@@ -115,9 +115,9 @@ def test_an_update_along_the_direction_is_seen_and_the_base_models_stands_beside
     delta = (forbidden[(0, "resid_out")] - allowed[(0, "resid_out")]).mean(0)
     tuned = tiny(0)
     with torch.no_grad():
-        weight = tuned.blocks[0].mlp.out_proj.weight  # type: ignore[union-attr]
-        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]
-        weight += 1e-4 * torch.outer(delta / delta.norm(), torch.ones(weight.shape[1])) + 1e-7 * noise  # type: ignore[index]
+        weight = tuned.get_parameter("blocks.0.mlp.out_proj.weight")
+        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+        weight.add_(1e-4 * torch.outer(delta / delta.norm(), torch.ones(weight.shape[1])) + 1e-7 * noise)
     sheet = Sheet(**FIELDS)
     observe_refusal(Comparison(before, tuned, True), 4, sheet)
     shares = of(sheet.lines, "refusal_share_base", layer=0, module="blocks.0.mlp.out_proj", set=f"{PRIMARY}/k=1")
@@ -195,27 +195,28 @@ def test_every_prompt_is_a_row_under_every_attack() -> None:
     assert len(rows.success) == len(forbidden) * len(parts)
 
 
-def planted_rows(slope: float) -> list[dict[str, Any]]:
+def planted_rows(slope: float, doubling: float) -> list[dict[str, Any]]:
     generator, found = np.random.default_rng(0), []
     for number, attack in enumerate(("a", "b", "c")):
         position = 0.3 * number + 0.4 * generator.standard_normal(60)
         ratios = generator.standard_normal(60) * np.log(2)
-        hits = generator.random(60) < 1 / (1 + np.exp(-slope * (position - 0.3) + ratios / np.log(2)))
+        hits = generator.random(60) < 1 / (1 + np.exp(-slope * (position - 0.3) - doubling * ratios / np.log(2)))
         found.append({"attack": attack, "prompts": list(range(60)), "positions": position.tolist(),
                       "gain_log_ratios": ratios.tolist(), "success": hits.tolist()})  # fmt: skip
     return found
 
 
 def test_slopes_are_in_the_units_that_the_claims_are_written_in() -> None:
-    at, sheet = compared(tiny(0)), Sheet(**FIELDS).with_(set="forbidden/conditional/unsafe")
-    write_responses(Rows.of(planted_rows(4.0)), at, 10, sheet)
-    position, gain = (one(sheet.lines, f"success_slope_{name}") for name in ("position", "gain"))
-    assert position.low is not None
-    assert position.high is not None
-    assert position.low < 4.0 < position.high
-    assert gain.low is not None
-    assert gain.high is not None
-    assert gain.low < -1.0 < gain.high < 0  # a doubling takes one log odds
+    """One at a time: the slope on one dose alone is smaller where the other counts too."""
+    at = compared(tiny(0))
+    for name, slope, doubling in (("position", 4.0, 0.0), ("gain", 0.0, -2.0)):
+        sheet = Sheet(**FIELDS).with_(set="forbidden/conditional/unsafe")
+        write_responses(Rows.of(planted_rows(slope, doubling)), at, 10, sheet)
+        found = one(sheet.lines, f"success_slope_{name}")
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low < slope + doubling < found.high
+        assert found.low > 0 or found.high < 0
     bins = of(sheet.lines, "success_by_position")
     assert sum(x.n or 0 for x in bins) == 180
     assert bins[0].set is not None
@@ -244,7 +245,7 @@ def test_claims_find_what_is_written() -> None:
     lines = []
     for model in ("ssft-medium", "dpo-medium", "unlearn-medium"):
         view = Sheet(**{**FIELDS, "model": model}).with_(set="forbidden/conditional/unsafe")
-        write_responses(Rows.of(planted_rows(4.0)), at, 10, view)
+        write_responses(Rows.of(planted_rows(4.0, -2.0)), at, 10, view)
         kept = [{"attack": name, "positions": [shift, shift + 0.1]} for name, shift in
                 (("soft_weak", 0.1), ("soft_2", 0.7), ("soft_weak/random", 0), ("soft_2/random", 0))]  # fmt: skip
         write_doses(at, kept, ("soft_weak", "soft_2"), view)

@@ -7,8 +7,8 @@ With λ the eigenvalues of the cloud's covariance Σ (or σ² of an update):
     energy rank          the least k with λ₁ + .. + λ_k at least 0.9 of Σ λ
 
 N prompts make any cloud look flatter than it is: tr S² exceeds tr Σ² by about (tr Σ)² / N. The participation ratio is
-therefore computed with the unbiased estimator of tr Σ² by Himeno and Yamada (2014), which assumes no law; the other two
-have no such estimator and may only be compared at the same N.
+therefore that of the unbiased estimators of (tr Σ)² and tr Σ² by Himeno and Yamada (2014), which assume no law; the
+other two have no such estimator and may only be compared at the same N.
 
 There is no absolute "low". What is compared, always row by row and on a log scale, so that 0 is "as many directions":
 forbidden with allowed prompts (null: labels permuted within pairs), the tuned with the base model on the same prompts
@@ -107,9 +107,12 @@ def log_rank(A: Tensor) -> LogRank | Absent:
     x = a - a.mean(0)
     if float((x**2).sum()) <= len(x) * torch.finfo(x.dtype).eps ** 2 * float((a**2).sum()):
         return Absent("the activations are all equal, so they have no directions")
-    everyone = torch.ones(1, len(x), dtype=x.dtype, device=x.device)
-    chosen = torch.cat([everyone, everyone - torch.eye(len(x), dtype=x.dtype, device=x.device)])
-    logs = _log_participation(x @ x.T, chosen, x.shape[1])
+    gram, n = x @ x.T, len(x)
+    everyone = torch.ones(1, n, dtype=x.dtype, device=x.device)
+    sums = [(everyone @ products, products) for products in (gram, gram**2)]
+    chosen = torch.cat([everyone, everyone - torch.eye(n, dtype=x.dtype, device=x.device)])
+    of_sum, of_squares = (torch.cat([whole, whole - each]) for whole, each in sums)
+    logs = _log_participation(gram.diagonal(), chosen, of_sum, of_squares, x.shape[1])
     return LogRank(float(logs[0]), logs[1:])
 
 
@@ -123,7 +126,8 @@ def rank_null(first: Tensor, second: Tensor, kind: str, generator: np.random.Gen
     x = torch.cat([a - a.mean(0), b - b.mean(0)])
     swap = torch.from_numpy(generator.integers(0, 2, size=(draws, len(a))).astype(np.float64)).to(x.device)
     chosen = torch.cat([torch.cat([1 - swap, swap], dim=1), torch.cat([swap, 1 - swap], dim=1)])
-    logs = _log_participation(x @ x.T, chosen, x.shape[1])
+    gram = x @ x.T
+    logs = _log_participation(gram.diagonal(), chosen, chosen @ gram, chosen @ gram**2, x.shape[1])
     return from_draws(kind, logs[:draws] - logs[draws:], mean=0.0)
 
 
@@ -132,21 +136,22 @@ def _enough(rows: int) -> None:
         raise DeltawError(f"{rows} rows say nothing about a covariance; expected at least {_LEAST}")
 
 
-def _log_participation(gram: Tensor, chosen: Tensor, width: int) -> FloatArray:
-    """(R,) log participation ratio of the rows chosen (R, M), 0 or 1, from the Gram matrix (M, M) of all.
+def _log_participation(diagonal: Tensor, chosen: Tensor, of_sum: Tensor, of_squares: Tensor, width: int) -> FloatArray:
+    """(R,) log participation ratio of the rows chosen (R, M), 0 or 1, from the products of all rows with each other.
 
-    Everything is a quadratic form in `chosen`, the mean of the chosen rows included, so R selections cost two products.
+    diagonal (M,): squared norms. of_sum (R, M): products of every row with the sum of the chosen ones. of_squares
+    (R, M): sums over the chosen rows of squared products. The mean of the chosen rows is taken away in closed form.
     """
     n = chosen.sum(1)
-    diagonal = gram.diagonal()
-    of_sum = chosen @ gram  # (R, M): products of every row with the sum of the chosen ones
     total = (of_sum * chosen).sum(1)  # ‖sum‖²
     scatter = chosen @ diagonal - total / n
-    squares = ((chosen @ gram**2) * chosen).sum(1) - 2 / n * (of_sum**2 * chosen).sum(1) + (total / n) ** 2
+    squares = (of_squares * chosen).sum(1) - 2 / n * (of_sum**2 * chosen).sum(1) + (total / n) ** 2
     distances = diagonal - 2 * of_sum / n[:, None] + (total / n**2)[:, None]
-    fourth = (distances**2 * chosen).sum(1) / (n - 1)
-    trace, trace_of_square = scatter / (n - 1), squares / (n - 1) ** 2
-    unbiased = (n - 1) / (n * (n - 2) * (n - 3)) * ((n - 1) * (n - 2) * trace_of_square + trace**2 - n * fourth)
-    # Noise may take the estimate out of the range of any covariance: 1 to `width` directions.
-    bounded = torch.minimum(torch.maximum(unbiased, trace**2 / width), trace**2)
-    return array(torch.log(trace**2 / bounded))
+    fourth = n * (distances**2 * chosen).sum(1) / (n - 1)
+    trace, of_square = scatter / (n - 1), squares / (n - 1) ** 2
+    # Both up to the same factor. With one direction they are equal.
+    top = 2 * of_square + (n**2 - 3 * n + 1) * trace**2 - fourth
+    bottom = (n - 1) * (n - 2) * of_square + trace**2 - fourth
+    # Noise may take them out of the range of any covariance: 1 to `width` directions.
+    top = torch.maximum(top, torch.finfo(top.dtype).tiny * torch.ones_like(top))
+    return array(torch.log(top / torch.minimum(torch.maximum(bottom, top / width), top)))

@@ -148,18 +148,17 @@ def _matrix(frame: pd.DataFrame, series: tuple[Series, ...], title: str) -> Pane
     rows, columns = ([name for name in order if name in set(data[axis])] for axis in ("row", "column"))
     x = alt.X("column:N", sort=columns, axis=alt.Axis(title=None, labelAngle=-40, labelLimit=150, orient="bottom"))
     y = alt.Y("row:N", sort=rows, axis=alt.Axis(title=None, labelLimit=170))
-    size = {"width": CELL * len(columns), "height": 34 * len(rows)}
-    chart = alt.Chart(data, **size)
+    width, height = CELL * len(columns), 34 * len(rows)
+    chart = alt.Chart(data, width=width, height=height)
     names = {"row": "model", "column": "with", "said": "overlap", "bound": "chance, upper end"}
     tooltip = [alt.Tooltip(f"{name}:N", title=words) for name, words in names.items()]
     strength = alt.Opacity("value:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 0.75]), legend=None)
-    text = {"color": light("ink"), "fontSize": 10.5}
     layers = [
         chart.mark_rect(color=light("ssft")).encode(x=x, y=y, opacity=strength, tooltip=tooltip),
-        chart.mark_text(dy=-6, **text).encode(x=x, y=y, text="said:N"),
-        chart.mark_text(dy=7, **{**text, "fontSize": 9}).encode(x=x, y=y, text="bound:N"),
+        chart.mark_text(dy=-6, color=light("ink"), fontSize=10.5).encode(x=x, y=y, text="said:N"),
+        chart.mark_text(dy=7, color=light("ink"), fontSize=9).encode(x=x, y=y, text="bound:N"),
     ]
-    return alt.layer(*layers).properties(title=title, **size)
+    return alt.layer(*layers).properties(title=title, width=width, height=height)
 
 
 def refusal(tables: Tables) -> Figure | None:

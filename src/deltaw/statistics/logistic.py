@@ -59,7 +59,7 @@ def firth_logistic(X: ArrayLike, y: ArrayLike, clusters: Sequence[ArrayLike] = (
     """
     x, target = _checked(X, y)
     beta, information, residual = _solve(x, target)
-    bread = np.linalg.inv(information)
+    bread = np.asarray(np.linalg.inv(information), dtype=np.float64)
     scores = x * residual[:, None]  # they sum to zero at the estimate
     numbers, fewest = _numbered(clusters, len(target))
     meat = np.zeros_like(bread)
@@ -67,7 +67,7 @@ def firth_logistic(X: ArrayLike, y: ArrayLike, clusters: Sequence[ArrayLike] = (
         count = int(ids.max()) + 1
         sums = np.stack([np.bincount(ids, weights=column, minlength=count) for column in scores.T], axis=1)
         meat += sign * count / max(count - 1, 1) * sums.T @ sums
-    robust = bread @ _non_negative(meat) @ bread
+    robust = np.asarray(bread @ _non_negative(meat) @ bread, dtype=np.float64)
     return LogisticFit(beta, robust, bread, fewest - 1, len(target))
 
 

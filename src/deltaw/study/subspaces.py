@@ -66,7 +66,7 @@ def gaussian_energy_rank(before: BaseSide) -> Null:
     """Directions for 0.9 of the energy of a random matrix of the first MLP matrix's shape."""
     weight = before.mlps[0].w_in
     tall = (max(weight.shape), min(weight.shape))
-    draws = []
+    draws: list[int] = []
     for _ in range(GAUSSIAN_DRAWS):
         g = normals(before.generator(40, len(draws)), *tall, like=weight)
         draws.append(energy_rank(torch.linalg.eigvalsh(g.T @ g).clamp_min(0).numpy()))
