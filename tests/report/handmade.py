@@ -270,11 +270,12 @@ def _subspaces(maker: Maker, size: float, fields: dict[str, Any]) -> None:
                 maker.add(
                     f"probe_accuracy{suffix}", accuracy, 0.03, kinds, layer=layer, site="resid_out", set=source, **here
                 )
-    for module in ("mlp.in_proj", "mlp.out_proj"):
-        for k in (1, 8):
-            kinds = [("label_permutation", 0.02 * k, 0.01), ("random_direction", k / 128, 0.005)]
-            maker.add("refusal_share", 0.5 * size, 0.05, kinds, module=module, set=f"{name}/k={k}", **here)
-            maker.add("refusal_share_base", 0.2 * size, 0.05, module=module, set=f"{name}/k={k}", **here)
+        for matrix in ("mlp.in_proj", "mlp.out_proj"):
+            for k in (1, 8):
+                kinds = [("label_permutation", 0.02 * k, 0.01), ("random_direction", k / 128, 0.005)]
+                where = {"module": f"blocks.{layer}.{matrix}", "layer": layer, "set": f"{name}/k={k}"}
+                maker.add("refusal_share", 0.5 * size, 0.05, kinds, **where, **here)
+                maker.add("refusal_share_base", 0.2 * size, 0.05, kinds, **where, **here)
     others = list(TUNED)
     for other in others[others.index(str(fields["model"])) + 1 :]:
         kinds = [("rotation", 0.02, 0.005), ("row_sign_flip", 0.03, 0.01)]

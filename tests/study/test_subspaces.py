@@ -123,7 +123,9 @@ def test_an_update_along_the_direction_is_seen_and_the_base_models_stands_beside
     shares = of(sheet.lines, "refusal_share_base", layer=0, module="blocks.0.mlp.out_proj", set=f"{PRIMARY}/k=1")
     if shares:  # a random model may have no direction at all
         assert shares[0].value > 0.8
-    assert {x.module for x in sheet.lines} <= {"mlp.out_proj", "blocks.0.mlp.out_proj"}
+        angles = of(sheet.lines, "refusal_angle_base", layer=0, set=f"{PRIMARY}/k=1")
+        assert angles[0].value == pytest.approx(np.degrees(np.arccos(np.sqrt(min(1.0, shares[0].value)))))
+    assert {x.module for x in sheet.lines} <= {"blocks.0.mlp.out_proj"}
 
 
 def test_the_probe_is_asked_for_the_first_harmful_letter() -> None:

@@ -31,7 +31,8 @@ from deltaw.statistics import FloatArray, Interval, Null, from_beta, from_draws,
 class DirectionShare:
     """Share of the difference in means that lies in a span of k directions of m; angle: in degrees, between them.
 
-    plugged_in: the share without cross-fitting. left_out (N,): the share without each pair.
+    Being unbiased, the share may fall below 0 or exceed 1 by its noise; the angle is then 90° or 0°. plugged_in: the
+    share without cross-fitting. left_out (N,): the share without each pair.
     """
 
     share: float
@@ -61,14 +62,13 @@ def direction_share(
     if jackknife_interval(whole, whole_left).low <= 0:
         return Absent("allowed and forbidden prompts do not differ in their means here, so there is no direction")
     share, left_out = inside / whole, inside_left / whole_left
-    ends = jackknife_interval(share, left_out)
     flipped = signs(generator, draws, len(d), like=d) @ d / len(d)
     by_chance = array(((flipped @ p) ** 2).sum(1) / (flipped**2).sum(1))
     m, k = p.shape
     mean = d.mean(0)
     return DirectionShare(
         share=share,
-        interval=Interval(*np.clip([ends.low, ends.high], 0, 1).tolist()),
+        interval=jackknife_interval(share, left_out),
         angle=float(np.degrees(np.arccos(np.sqrt(np.clip(share, 0, 1))))),
         plugged_in=float(((mean @ p) ** 2).sum() / (mean**2).sum()),
         k=k,

@@ -37,7 +37,6 @@ LEVELS = (
     ("allowed, same operators", "square", "open"),
     ("base, forbidden", TICK, "null"),
 )
-DIRECTIONS = (("tuned model's direction", "circle", "series"), ("base model's direction", TICK, "null"))
 CELL = 46
 
 
@@ -162,33 +161,39 @@ def _matrix(frame: pd.DataFrame, series: tuple[Series, ...], title: str) -> Pane
 
 
 def refusal(tables: Tables) -> Figure | None:
-    """How much of the difference in means lies in the span of ΔW's strongest output directions."""
+    """How much of the difference in means lies in the span of ΔW's strongest output directions, by layer."""
     panels: list[Panel | None] = []
+    shown = tuple(one.model for one in tables.series if one.main or one.control)
     for module, title in (("mlp.in_proj", "First matrix, hidden units"), ("mlp.out_proj", "Second matrix, stream")):
-        frame = tables.take("refusal_share", last=True, module=module, layer=None)
-        base = tables.take("refusal_share_base", last=True, module=module, layer=None)
-        for name in sorted(frame["set"].unique(), key=lambda text: int(text.partition("k=")[2])):
-            part, k = frame[frame["set"] == name], name.partition("k=")[2]
-            both = pd.concat(
-                [
-                    values(part).assign(kind=DIRECTIONS[0][0]),
-                    values(base[base["set"] == name]).assign(kind=DIRECTIONS[1][0]),
-                ]
+        for suffix, whose in (("", "tuned model's"), ("_base", "base model's")):
+            frame = tables.layered(f"refusal_share{suffix}", last=True, model=shown)
+            frame = frame[frame["module"].str.endswith(module, na=False)]
+            counts = frame["set"].str.extract(r"k=(\d+)$")[0].astype(float)
+            frame = frame[counts == counts.max()]
+            if frame.empty:
+                continue
+            band = nulls(frame)
+            band = band[band["null_kind"] == "label_permutation"]
+            null = band.groupby("layer", as_index=False).agg(
+                null_mean=("null_mean", "mean"), null_low=("null_low", "min"), null_high=("null_high", "max")
             )
-            band = nulls(part)
-            ends = (both["low"], both["high"], band["null_low"], band["null_high"])
-            axis = Axis("share of squared norm", domain_of(*ends, include=(0,)))
-            null = band[band["null_kind"] == "label_permutation"]
-            panels.append(dots(both, tables.series, f"{title}: k = {k}", axis, kinds=DIRECTIONS, null=null))
+            x = layer_axis(frame["layer"].tolist())
+            y = Axis("share of squared norm", domain_of(frame["low"], frame["high"], null["null_high"], include=(0,)))
+            under = [null_band(null, "layer", x, y)] if len(null) else []
+            drawn = dodged(values(frame), "layer", tables.series, 0.07)
+            title_ = f"{title}: {whose} direction"
+            panels.append(curves(drawn, tables.of(*frame["model"]), title_, x, y, under=under))
     return figure(
         "refusal-direction",
-        "How much of the direction from allowed to forbidden prompts lies in the k strongest output directions of ΔW",
-        "Cross-fitted share of the squared difference in means, mean over layers; the angle is arccos of its root. "
-        "Circles: the direction of the tuned model; grey strokes: of the base model, which has it already. Grey bars: "
-        "95 % of directions fitted with labels swapped within pairs. Whiskers: 95 % jackknife intervals over pairs.",
+        "How much of the direction from allowed to forbidden prompts lies in the 8 strongest output directions of ΔW",
+        "Cross-fitted share of the squared difference in means, by layer; the angle is arccos of its root. A layer "
+        "where the classes do not differ in their means has no mark. Right: the direction that the base model has already. "
+        "Grey: 95 % of directions fitted with labels swapped within pairs, widest of the models. Brown: controls. "
+        "Whiskers: 95 % jackknife intervals over pairs.",
         ("refusal_share", "refusal_share_base"),
         panels,
-        width=355,
+        columns=2,
+        width=345,
     )
 
 

@@ -32,7 +32,7 @@ from deltaw.study.sheet import Sheet, present
 from deltaw.study.stage import StageContext
 from deltaw.world import FORBIDDEN_SOURCES, World, attacked
 
-EDGES = {"position": np.arange(-0.5, 1.51, 0.25), "gain": np.arange(-2.0, 1.01, 0.5)}
+EDGES = {"position": np.arange(-0.5, 1.51, 0.25), "gain": np.arange(-1.5, 0.76, 0.25)}
 UNITS = {"position": "log odds a way from forbidden to allowed", "gain": "log odds a doubling of the gain"}
 SITES_OF = {"position": DOSE_SITE, "gain": "mlp_in"}
 

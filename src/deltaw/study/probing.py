@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from deltaw.analysis import DirectionShare, Probe, direction_share, probe, top_left
 from deltaw.model import MlpWeights, Transformer
-from deltaw.statistics import Null, bootstrap, jackknife_interval
-from deltaw.study.comparing import PRIMARY, Comparison, Places, flipped, mean_null, read
+from deltaw.statistics import Interval, Null, bootstrap
+from deltaw.study.comparing import PRIMARY, Comparison, Places, flipped, read
 from deltaw.study.sheet import Sheet, present
 from deltaw.world import Prompts, World
 
@@ -25,22 +25,19 @@ MODULES = {"mlp.in_proj": "mlp_pre", "mlp.out_proj": "resid_out"}
 
 
 def observe_refusal(at: Comparison, directions: int, sheet: Sheet) -> None:
-    """The share of the difference in means, and its angle, in the span of ΔW's strongest output directions.
+    """The share of the difference in means, and its angle, in the span of ΔW's strongest output directions, by layer.
 
-    Of the tuned model's activations, and, with the suffix `_base`, of the base model's: a direction that was there.
+    Of the tuned model's activations, and, with the suffix `_base`, of the base model's: a direction that was there. A
+    layer without a direction has no line, so there is no mean over layers.
     """
     for number, (module, site) in enumerate(MODULES.items()):
         for k in (1, directions):
+            view = sheet.with_(set=f"{PRIMARY}/k={k}", site=site, n=at.before.sizes.contrast, n_unit="pair")
             for suffix in ("", "_base"):
-                found: list[DirectionShare] = []
-                view = sheet.with_(set=f"{PRIMARY}/k={k}", site=site, n_unit="pair")
                 for layer in at.layers:
-                    one = _direction(at, layer, module, k, suffix, at.generator(42, number, layer))
-                    if one is not None:
-                        found.append(one)
-                        _add_share(view.with_(layer=layer, module=f"blocks.{layer}.{module}"), suffix, one)
-                if found:
-                    _add_mean(view.with_(module=module), suffix, found)
+                    found = _direction(at, layer, module, k, suffix, at.generator(42, number, layer))
+                    if found is not None:
+                        _add_share(view.with_(layer=layer, module=f"blocks.{layer}.{module}"), suffix, found)
 
 
 def _direction(
@@ -65,22 +62,11 @@ def _outputs(places: Places, layer: int, module: str, weights: MlpWeights) -> to
 
 
 def _add_share(sheet: Sheet, suffix: str, found: DirectionShare) -> None:
-    n = len(found.left_out)
-    sheet.add(f"refusal_share{suffix}", found.share, found.interval, found.nulls, unit="share of squared norm", n=n)
-
-
-def _add_mean(sheet: Sheet, suffix: str, found: list[DirectionShare]) -> None:
-    """The mean share over layers, and the angle that it makes."""
-    share = float(np.mean([one.share for one in found]))
-    left_out = np.mean([one.left_out for one in found], axis=0)
-    interval = jackknife_interval(share, left_out)
-    nulls = [mean_null(list(kind)) for kind in zip(*(one.nulls for one in found), strict=True)]
-    n = len(left_out)
-    sheet.add(f"refusal_share{suffix}", share, interval, nulls, unit="share of squared norm", n=n)
-    angles = [
-        Null(null.kind, _angle(null.mean), _angle(null.high), _angle(null.low)) for null in nulls
-    ]  # more in the span is a smaller angle
-    sheet.add(f"refusal_angle{suffix}", _angle(share), nulls=angles, unit="degrees", n=n)
+    sheet.add(f"refusal_share{suffix}", found.share, found.interval, found.nulls, unit="share of squared norm")
+    # More in the span is a smaller angle.
+    ends = Interval(_angle(found.interval.high), _angle(found.interval.low))
+    nulls = [Null(null.kind, _angle(null.mean), _angle(null.high), _angle(null.low)) for null in found.nulls]
+    sheet.add(f"refusal_angle{suffix}", found.angle, ends, nulls, unit="degrees")
 
 
 def _angle(share: float) -> float:

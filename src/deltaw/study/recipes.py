@@ -87,7 +87,7 @@ class Subspaces:
     """
 
     directions: int = 8
-    probed: int = 1536
+    probed: int = 1024
     permutations: int = 50
 
 
