@@ -187,7 +187,7 @@ def refusal(tables: Tables) -> Figure | None:
         "refusal-direction",
         "How much of the direction from allowed to forbidden prompts lies in the 8 strongest output directions of ΔW",
         "Cross-fitted share of the squared difference in means, by layer; the angle is arccos of its root. A layer "
-        "where the classes do not differ in their means has no mark. Right: the direction that the base model has already. "
+        "where the classes do not differ in their means has no mark. Right: the direction of the base model. "
         "Grey: 95 % of directions fitted with labels swapped within pairs, widest of the models. Brown: controls. "
         "Whiskers: 95 % jackknife intervals over pairs.",
         ("refusal_share", "refusal_share_base"),
