@@ -9,10 +9,12 @@ import torch
 
 from deltaw.analysis import log_rank, subspace_overlap, top_left
 from deltaw.analysis.rank import LogRank
+from deltaw.attacks import requests_for
 from deltaw.evidence import STATEMENTS, decide
 from deltaw.model import Transformer, mlp
 from deltaw.results import Measurement
 from deltaw.study.aligning import IN, SIDES, directions_of, input_roots, write_layers, write_overlaps
+from deltaw.study.attacking import Target, soft_prompts
 from deltaw.study.comparing import PRIMARY, BaseSide, Comparison, read
 from deltaw.study.dosing import Rows, attacked_prompts, write_doses, write_responses
 from deltaw.study.making import SeedConfig, answers_to
@@ -181,20 +183,57 @@ def test_overlaps_are_of_the_updates_and_of_the_same_model_are_whole() -> None:
     }  # fmt: skip
 
 
+def separated(tuned: Transformer) -> Comparison:
+    """A comparison whose allowed prompts are moved away, so that there is a scale: a random model tells no branch."""
+    at = compared(tuned)
+    allowed, forbidden = at.after[PRIMARY]
+    at.after[PRIMARY] = ({place: rows + 2.0 for place, rows in allowed.items()}, forbidden)
+    return at
+
+
 def test_every_prompt_is_a_row_under_every_attack() -> None:
-    at = compared(moved(0.3))
-    parts = attacked_prompts(at)
-    names = [part["attack"] for part in parts]
-    assert set(names) <= {"none", "co_task", "co_text", "misgen_token", "misgen_text"}
+    at = separated(moved(0.3))
+    parts = {part["attack"]: part for part in attacked_prompts(at)}
+    assert parts.keys() == {"none", "co_task", "co_text", "misgen_token", "misgen_text"}
     forbidden = at.before.contrasts[PRIMARY].forbidden
     labels, _ = answers_to(at.tuned, WORLD, forbidden)
-    for part in parts:
+    for part in parts.values():
+        assert part["prompts"] == list(range(len(forbidden)))
         assert len(part["positions"]) == len(part["gain_log_ratios"]) == len(part["success"]) == len(forbidden)
-        if part["attack"] == "none":
-            assert part["success"] == (labels == 1).tolist()
-            assert np.mean(part["positions"]) == pytest.approx(0, abs=1e-6)
-    rows = Rows.of(parts)
-    assert len(rows.success) == len(forbidden) * len(parts)
+    assert parts["none"]["success"] == (labels == 1).tolist()
+    assert np.mean(parts["none"]["positions"]) == pytest.approx(0, abs=1e-6)
+    assert set(parts["none"]["gain_log_ratios"]) == {0.0}
+    assert np.std(parts["co_text"]["gain_log_ratios"]) > 0
+    assert len(Rows.of(list(parts.values())).success) == len(forbidden) * len(parts)
+
+
+def soft_prompts_of(kept: list[dict[str, Any]] | None) -> list[Measurement]:
+    """Lines of the soft prompts of two doses on six prompts."""
+    at = separated(moved(0.3))
+    contrast = at.before.contrasts[PRIMARY]
+    forbidden, allowed = (requests_for(WORLD, some[slice(0, 6)]) for some in (contrast.forbidden, contrast.allowed))
+    attacks = replace(RECIPE.model_attacks, prompts=6)
+    sheet = Sheet(**FIELDS)
+    soft_prompts(Target(at, at.tuned, forbidden, allowed, attacks, sheet, lambda *_: None, kept))
+    return sheet.lines
+
+
+def test_what_attacks_keep_is_what_they_measure_and_keeping_changes_nothing() -> None:
+    kept: list[dict[str, Any]] = []
+    found = soft_prompts_of(kept)
+    assert found == soft_prompts_of(None)
+    parts = {part["attack"]: part for part in kept}
+    assert parts.keys() == {"soft_weak", "soft_weak/random", "soft_2", "soft_2/random", "soft_weak/unrelated"}
+    for attack in ("soft_weak", "soft_2"):
+        part = parts[attack]
+        where = {"attack": attack, "layer": None}
+        assert np.mean(part["positions"]) == pytest.approx(one(found, "position", site="mlp_post", **where).value)
+        ratio = one(found, "gain_log_ratio_to_forbidden", **where)
+        assert np.mean(part["gain_log_ratios"]) == pytest.approx(ratio.value)
+        rate = one(found, "comply_rate", attack=attack, set="forbidden/conditional/unsafe")
+        assert np.mean(part["success"]) == pytest.approx(rate.value)
+        assert part["prompts"] == list(range(6))
+    assert of(found, "position", attack="soft_2/random") == []
 
 
 def planted_rows(slope: float, doubling: float) -> list[dict[str, Any]]:
