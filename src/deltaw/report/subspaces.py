@@ -144,6 +144,8 @@ def _matrix(frame: pd.DataFrame, series: tuple[Series, ...], title: str) -> Pane
         }
     )  # fmt: skip
     order = [one.label for one in series if one.label in {*data["row"], *data["column"]}]
+    ends = [sorted(pair, key=order.index) for pair in zip(data["row"], data["column"], strict=True)]
+    data = data.assign(row=[first for first, _ in ends], column=[second for _, second in ends])  # above the diagonal
     rows, columns = ([name for name in order if name in set(data[axis])] for axis in ("row", "column"))
     x = alt.X("column:N", sort=columns, axis=alt.Axis(title=None, labelAngle=-40, labelLimit=150, orient="bottom"))
     y = alt.Y("row:N", sort=rows, axis=alt.Axis(title=None, labelLimit=170))
@@ -242,7 +244,7 @@ def responses(tables: Tables) -> Figure | None:
     shown = tuple(one.model for one in tables.series if one.main or one.control)
     for name, title, unit in (
         ("position", "Success by position", "position: 0 forbidden, 1 allowed"),
-        ("gain", "Success by gain", "log₂ of gain over that without attack"),
+        ("gain", "Success by gain", "log2 of gain over that without attack"),
     ):
         frame = values(tables.take(f"success_by_{name}", last=True, model=shown))
         if len(frame):

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from deltaw.analysis import Bin, dose_response, position, success_by_dose
 from deltaw.behaviour import Behaviour
-from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval
+from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval, sign_flip_null
 from deltaw.study.acting import write_gain_ratios, write_positions
 from deltaw.study.attacking import DOSE_SITE, FORBIDDEN, PER_PROMPT
-from deltaw.study.comparing import PRIMARY, BaseSide, Comparison, flipped, read
+from deltaw.study.comparing import PRIMARY, BaseSide, Comparison, read
 from deltaw.study.making import SeedConfig, answers_to, last_model, tuned_fields
 from deltaw.study.recipes import Subspaces, Tuned
 from deltaw.study.sheet import Sheet, present
@@ -76,7 +76,8 @@ def measure_doses(context: StageContext) -> None:
     base, _ = last_model(context.inputs["base"])
     tuned, meta = last_model(context.inputs["tuned"])
     sizes = replace(shared.sizes, contrast=min(shared.sizes.contrast, shared.sizes.attacked))
-    at = Comparison(BaseSide(base, World(shared.world), sizes, shared.seed), tuned, last=True)
+    # Not as the last checkpoint: Observation 5's own intervals and the secondary contrast are the analysis stage's.
+    at = Comparison(BaseSide(base, World(shared.world), sizes, shared.seed), tuned, last=False)
     fields = tuned_fields(config.tuned, shared.seed)
     sheet = Sheet(stage="analysis", **fields, step=int(meta["step"]), role="last_prompt", set=FORBIDDEN)
     parts = attacked_prompts(at)
@@ -184,14 +185,14 @@ def write_doses(at: Comparison, kept: list[dict[str, Any]], doses: tuple[str, ..
     weakest, strongest = doses[0], doses[-1]
     if weakest == strongest or not {weakest, strongest} <= positions.keys():
         return
-    difference = positions[strongest] - positions[weakest]
-    nulls = [flipped(at, "dose_permutation", difference)]
+    difference, draws = positions[strongest] - positions[weakest], at.before.sizes.bootstrap
+    nulls = [sign_flip_null("dose_permutation", difference, at.generator(64), at.before.sizes.draws)]
     random = [positions.get(f"{name}/random") for name in (strongest, weakest)]
     if random[0] is not None and random[1] is not None:
         moved = random[0] - random[1]
-        ends = percentile_interval(bootstrap_means([moved], at.generator(62), draws=at.bootstrap)[:, 0])
+        ends = percentile_interval(bootstrap_means([moved], at.generator(62), draws=draws)[:, 0])
         nulls.append(Null("random_vectors", float(moved.mean()), ends.low, ends.high))
-    ends = percentile_interval(bootstrap_means([difference], at.generator(63), draws=at.bootstrap)[:, 0])
+    ends = percentile_interval(bootstrap_means([difference], at.generator(63), draws=draws)[:, 0])
     sheet.add(
         "position_dose_difference", float(difference.mean()), ends, nulls,
         site=DOSE_SITE, unit="share of the way to allowed", n=len(difference), n_unit="prompt",
