@@ -91,6 +91,8 @@ def measurements(seed: int = 0) -> list[Measurement]:
             _analysis(maker, size * (1 - math.exp(-step / 50)), {**fields, "stage": "analysis", "step": step})
         _weights(maker, size, {**fields, "stage": "analysis", "step": STEPS[-1]})
         _attacks(maker, size, {**fields, "stage": "analysis", "step": STEPS[-1]})
+        _subspaces(maker, size, fields)
+        _doses(maker, size, {**fields, "stage": "analysis", "step": STEPS[-1], "set": "forbidden/conditional/unsafe"})
         if model == "ssft-medium":
             _attacks_on_model(maker, fields)
         _sensitivity(maker, size, {**fields, "stage": "analysis", "step": STEPS[-1], "n": 48, "n_unit": "prompt"})
@@ -243,6 +245,55 @@ def _sensitivity(maker: Maker, size: float, fields: dict[str, Any]) -> None:
         for suffix in ("", "_base"):
             for role, share in (("operator", 0.1), ("text", 0.3), ("last_prompt", 0.6)):
                 maker.add(f"sensitivity_block_share{suffix}", share, 0.02, **fields, role=role, set=f"{name}/{verdict}")
+
+
+def _subspaces(maker: Maker, size: float, fields: dict[str, Any]) -> None:
+    name = "contrast/conditional"
+    for step in STEPS[1:]:
+        here, last = {**fields, "stage": "analysis", "step": step, "site": "mlp_post"}, step == STEPS[-1]
+        null = [("model_swap", 0.0, 0.05)] if last else []
+        for verdict, change in (("forbidden", -0.6), ("allowed", -0.1)):
+            grown = change * size * (1 - math.exp(-step / 50))
+            maker.add("rank_log_change", grown, 0.04, null, set=f"{name}/{verdict}", **here)
+            for suffix in ("", "_base"):
+                maker.add(f"activation_rank{suffix}", 12 + 9 * grown, 1.0, set=f"{name}/{verdict}", **here)
+        maker.add(
+            "rank_log_ratio", -0.4 * size, 0.05, [("label_permutation", 0.0, 0.05)] if last else [], set=name, **here
+        )
+    here = {**fields, "stage": "analysis", "step": STEPS[-1]}
+    for layer in LAYERS:
+        module = f"blocks.{layer}.mlp.in_proj"
+        maker.add("update_energy_rank", 20 + layer, None, [("gaussian", 95, 1)], layer=layer, module=module, **here)
+        for suffix, accuracy in (("", 0.4), ("_base", 0.9), ("_random", 0.2)):
+            kinds = [("label_permutation", 0.05, 0.01)] if not suffix else []
+            for source in ("forbidden/conditional/unsafe", "allowed/conditional/safe"):
+                maker.add(
+                    f"probe_accuracy{suffix}", accuracy, 0.03, kinds, layer=layer, site="resid_out", set=source, **here
+                )
+        for matrix in ("mlp.in_proj", "mlp.out_proj"):
+            for k in (1, 8):
+                kinds = [("label_permutation", 0.02 * k, 0.01), ("random_direction", k / 128, 0.005)]
+                where = {"module": f"blocks.{layer}.{matrix}", "layer": layer, "set": f"{name}/k={k}"}
+                maker.add("refusal_share", 0.5 * size, 0.05, kinds, **where, **here)
+                maker.add("refusal_share_base", 0.2 * size, 0.05, kinds, **where, **here)
+    others = list(TUNED)
+    for other in others[others.index(str(fields["model"])) + 1 :]:
+        kinds = [("rotation", 0.02, 0.005), ("row_sign_flip", 0.03, 0.01)]
+        for side, module in (("output", "mlp.in_proj"), ("input", "mlp.in_proj"), ("output", "mlp.out_proj")):
+            maker.add(f"{side}_overlap", 0.4 * size, None, kinds, module=module, set=f"with={other}", **here)
+
+
+def _doses(maker: Maker, size: float, fields: dict[str, Any]) -> None:
+    for number, low in enumerate((-0.5, 0.0, 0.5, 1.0)):
+        for dose, rate in (("position", number / 3), ("gain", 1 - number / 3)):
+            ends = {**fields, "set": f"{dose}={low:+.2f}..{low + 0.5:+.2f}"}
+            maker.add(f"success_by_{dose}", 0.9 * rate, 0.05, n=90, n_unit="prompt and attack", **ends)
+    kinds = [("success_permutation", 0.0, 0.4)]
+    maker.add("success_slope_position", 3 * size, 0.8, kinds, site="mlp_post", **fields)
+    maker.add("success_slope_gain", -2 * size, 0.6, kinds, site="mlp_in", **fields)
+    if fields["model"] == "ssft-medium":
+        both = [("dose_permutation", 0.0, 0.05), ("random_vectors", 0.02, 0.03)]
+        maker.add("position_dose_difference", 0.3, 0.05, both, site="mlp_post", **fields)
 
 
 def _attacks(maker: Maker, size: float, fields: dict[str, Any]) -> None:

@@ -65,6 +65,11 @@ def test_measurements_say_what_the_issue_of_them_is(inline: Path) -> None:
     assert energy[energy["null_kind"] == "rotation"]["null_mean"].iloc[0] == pytest.approx(0.75)
     ceiling = results.select("bayes_accuracy")
     assert (ceiling["value"] > 0.99).all()
+    ranks = results.select("rank_log_ratio", "ssft-medium", site="mlp_post", layer=None)
+    assert set(ranks["step"]) == {4, 8}
+    overlaps = results.select("output_overlap", "ssft-medium", module="mlp.out_proj", layer=None)
+    assert {f"with={name}" for name in ("dpo-medium", "ssft-small", "other-ssft-medium")} <= set(overlaps["set"])
+    assert len(results.select("probe_accuracy", "dpo-medium")) == 2 * 2 * 3
     behaviour = results.select("comply_rate", stage="behaviour")
     attacks = {"co_task", "co_text", "misgen_token", "misgen_text", "soft_weak", "prefill_1", "relearn_harmful_2"}
     assert attacks | {"left_out"} <= set(behaviour["attack"].dropna())

@@ -8,6 +8,11 @@ the paper.
     Observation 4   sensitivity sensitivity, sensitivity_change           does the next token move with the prompt?
                     lipschitz   power_iteration, finite_lipschitz         ... without the whole Jacobian?
     Observation 5   between     position, gain_ratio                      do attacked prompts look allowed?
+    Rank            rank        activation_rank, rank_null                 how many directions do activations have?
+    Subspaces       angles      subspace_overlap                          do two updates write and read alike?
+                    refusal     direction_share                           does ΔW write along refusal?
+                    probe       probe                                     can the harmful answer still be read?
+    Dose            dose        dose_response                             does success follow position, or gain?
     Function        effect      mlp_effect, effect_nulls                  which part of ΔW changes the output?
     Size            spectrum    update_spectrum, module_budget            how large, how wide, where?
 
@@ -17,6 +22,15 @@ shares in [0, 1]. Randomness is a `numpy.random.Generator`. A result holds per-p
 its nulls; a question that has no answer (a left null space of a square matrix) gets `Absent` with the reason.
 """
 
+from deltaw.analysis.angles import (
+    Overlap,
+    matched_overlap_null,
+    rotation_angle_null,
+    rotation_overlap_null,
+    row_sign_overlap_null,
+    subspace_overlap,
+    top_left,
+)
 from deltaw.analysis.between import GainRatio, Position, gain_ratio, position
 from deltaw.analysis.chance import (
     gaussian_null,
@@ -26,6 +40,7 @@ from deltaw.analysis.chance import (
     row_sign_flip_null,
 )
 from deltaw.analysis.clusters import Difference, Separation, difference_of_differences, separation
+from deltaw.analysis.dose import Bin, DoseResponse, dose_response, success_by_dose
 from deltaw.analysis.effect import SOURCES, Effect, Mlp, effect_nulls, mlp_effect
 from deltaw.analysis.inputs import Absent
 from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, frobenius_norm, power_iteration
@@ -43,11 +58,15 @@ from deltaw.analysis.nullspace import (
     null_energy_cholesky,
     null_profile,
 )
+from deltaw.analysis.probe import Probe, probe
+from deltaw.analysis.rank import ActivationRank, LogRank, activation_rank, energy_rank, log_rank, rank_null
+from deltaw.analysis.refusal import DirectionShare, direction_share
 from deltaw.analysis.rowspace import (
     Gain,
     RowContrast,
     gain,
     matched_null,
+    pooled_root,
     row_contrast,
     row_energy,
     top_right,
@@ -77,23 +96,30 @@ __all__ = [
     "KINDS",
     "SOURCES",
     "Absent",
+    "ActivationRank",
     "Along",
+    "Bin",
     "Change",
     "ColumnBasis",
     "Difference",
+    "DirectionShare",
+    "DoseResponse",
     "Effect",
     "Enrichment",
     "Gain",
     "GainRatio",
     "GaussianSpectrum",
     "KindShare",
+    "LogRank",
     "LowerBound",
     "Mlp",
     "ModuleBudget",
     "NullCurve",
     "NullProfile",
+    "Overlap",
     "Position",
     "PowerIteration",
+    "Probe",
     "Readout",
     "RowContrast",
     "Sensitivity",
@@ -101,10 +127,14 @@ __all__ = [
     "Separation",
     "TensorShare",
     "UpdateSpectrum",
+    "activation_rank",
     "column_basis",
     "component_along",
     "difference_of_differences",
+    "direction_share",
+    "dose_response",
     "effect_nulls",
+    "energy_rank",
     "enrichment",
     "finite_lipschitz",
     "frobenius_norm",
@@ -113,7 +143,9 @@ __all__ = [
     "gaussian_null",
     "gaussian_spectrum",
     "joined",
+    "log_rank",
     "matched_null",
+    "matched_overlap_null",
     "mlp_effect",
     "module_budget",
     "null_curve",
@@ -121,16 +153,25 @@ __all__ = [
     "null_energy_cholesky",
     "null_energy_nulls",
     "null_profile",
+    "pooled_root",
     "position",
     "power_iteration",
+    "probe",
+    "rank_null",
+    "rotation_angle_null",
     "rotation_null",
+    "rotation_overlap_null",
     "row_contrast",
     "row_energy",
     "row_permutation_null",
     "row_sign_flip_null",
+    "row_sign_overlap_null",
     "sensitivity",
     "sensitivity_change",
     "separation",
+    "subspace_overlap",
+    "success_by_dose",
+    "top_left",
     "top_right",
     "update_spectrum",
 ]

@@ -141,22 +141,35 @@ def matched_null(
     """
     f, a = matrix(forbidden, "forbidden"), matrix(allowed, "allowed")
     pools = [matrix(x, "reference", columns=f.shape[1]) for x in reference]
-    middle = (pools[0].mean(0) + pools[1].mean(0)) / 2 if centred else torch.zeros_like(pools[0][0])
-    moment = sum(((x - middle).T @ (x - middle) / (2 * len(x)) for x in pools), torch.zeros_like(f[:0].T @ f[:0]))
-    values, vectors = torch.linalg.eigh(moment)
-    keep = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
-    if int(keep.sum()) < k:
+    root = pooled_root((pools[0], pools[1]), centred)
+    if root.shape[1] < k:
         raise DeltawError(
-            f"the reference activations span {int(keep.sum())} directions; a null of {k} needs at least {k}. "
+            f"the reference activations span {root.shape[1]} directions; a null of {k} needs at least {k}. "
             "Use more prompts or a smaller k."
         )
-    root = vectors[:, keep] * values[keep].sqrt()  # (n, rank): root rootᵀ = M
     unit_f, unit_a = _unit(f, "forbidden"), _unit(a, "allowed")
     contrast = unit_f.T @ unit_f / len(f) - unit_a.T @ unit_a / len(a)
     spans = root @ normals(generator, draws, int(root.shape[1]), k, like=root)
     bases, _ = torch.linalg.qr(spans)
     difference = ((contrast @ bases) * bases).sum((1, 2))
     return from_draws("m_matched_centred" if centred else "m_matched", array(difference))
+
+
+def pooled_root(pools: tuple[Tensor, Tensor], centred: bool = False) -> Tensor:
+    """(n, rank) a root of M, root rootᵀ = M: the 50:50 pooled second moment of two classes' activations (N, n).
+
+    centred: about their 50:50 mean, which is else in almost every span drawn from N(0, M).
+    """
+    first = matrix(pools[0], "activations")
+    both = (first, matrix(pools[1], "activations", columns=first.shape[1]))
+    middle = (both[0].mean(0) + both[1].mean(0)) / 2 if centred else torch.zeros_like(first[0])
+    moment = sum(
+        ((x - middle).T @ (x - middle) / (2 * len(x)) for x in both), torch.zeros_like(first[:0].T @ first[:0])
+    )
+    values, vectors = torch.linalg.eigh(moment)
+    keep = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
+    root: Tensor = vectors[:, keep] * values[keep].sqrt()
+    return root
 
 
 def _unit(a: Tensor, name: str) -> Tensor:

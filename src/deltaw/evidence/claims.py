@@ -196,6 +196,7 @@ def _statements() -> tuple[Statement, ...]:
         ]
     for model, name in shown.items():
         out += _of_sensitivity(model, name)
+        out += _of_rank(model, name)
     for attack in ("co_task", "co_text", "misgen_token", "misgen_text", "soft_weak", "soft_strong"):
         at_attack = {"set": FORBIDDEN, "attack": attack}
         out += [
@@ -234,7 +235,82 @@ def _statements() -> tuple[Statement, ...]:
                 failing="the ratio of gains is above 0.95",
             ),
         ]
-    return tuple(out)
+    return tuple(out + _of_dose())
+
+
+def _of_rank(model: str, name: str) -> list[Statement]:
+    """Low beside what? Beside allowed prompts with the same operators, and beside the same prompts before tuning."""
+    site, bar = "mlp_post", -float(np.log(1.25))
+    measured = "participation ratio of centred activations, mlp_post, last prompt token, mean over layers; log ratio"
+    return [
+        Statement(
+            id=f"forbidden-rank-is-low/{model}",
+            observation=1,
+            text=f"After {name}, forbidden prompts have fewer directions than allowed ones with the same operators",
+            paper="section 4: tuned unsafe activations are of low rank",
+            query=Query("rank_log_ratio", (model,), _where(set=PRIMARY, site=site)),
+            smallest_effect=bar,
+            direction="less",
+            nulls=("label_permutation",),
+            controls=CONTROLS,
+            site=measured,
+            failing="they have at least 1 / 1.25 as many, or no fewer than under a control",
+        ),
+        Statement(
+            id=f"forbidden-rank-falls/{model}",
+            observation=1,
+            text=f"{name} leaves forbidden prompts fewer directions than they had before tuning",
+            paper="section 4: tuned unsafe activations are of low rank",
+            query=Query("rank_log_change", (model,), _where(set=f"{PRIMARY}/forbidden", site=site)),
+            smallest_effect=bar,
+            direction="less",
+            nulls=("model_swap",),
+            controls=CONTROLS,
+            site=measured,
+            failing="at least 1 / 1.25 as many are left, or no fewer than under a control",
+        ),
+    ]
+
+
+def _of_dose() -> list[Statement]:
+    """Success on what ΔW does, prompt by prompt, each attack with an intercept of its own; and position on dose."""
+    measured = "log odds of the whole harmful output, within attacks, prompts as clusters, Firth's penalty"
+    return [
+        Statement(
+            id="success-falls-with-gain",
+            observation=5,
+            text="Under one attack, prompts on which the update acts more are answered less",
+            paper="section 5, observation 5",
+            query=Query("success_slope_gain", PROTOCOLS, _where(set=FORBIDDEN, site="mlp_in")),
+            smallest_effect=-float(np.log(1.5)),
+            direction="less",
+            nulls=("success_permutation",),
+            site=f"{measured}; a doubling of the gain",
+            failing="a doubling of the gain takes less than a third of the odds",
+        ),
+        Statement(
+            id="success-rises-with-position",
+            observation=5,
+            text="Under one attack, prompts that lie nearer to allowed ones are answered more",
+            paper="section 5, observation 5",
+            query=Query("success_slope_position", PROTOCOLS, _where(set=FORBIDDEN, site="mlp_post")),
+            smallest_effect=float(np.log(2)),
+            nulls=("success_permutation",),
+            site=f"{measured}; the way from forbidden to allowed",
+            failing="the whole way to allowed prompts does not double the odds",
+        ),
+        Statement(
+            id="dose-moves-activations",
+            observation=5,
+            text="The strongest soft prompt brings activations nearer to allowed ones than the weakest",
+            paper="section 5, observation 5",
+            query=Query("position_dose_difference", PROTOCOLS, _where(set=FORBIDDEN, site="mlp_post")),
+            smallest_effect=0.1,
+            nulls=("dose_permutation", "random_vectors"),
+            site="mlp_post, last prompt token, mean over layers; 0 forbidden, 1 allowed; prompt by prompt",
+            failing="it moves them by less than a tenth of the way more, or no more than random vectors as long do",
+        ),
+    ]
 
 
 def _of_sensitivity(model: str, name: str) -> list[Statement]:

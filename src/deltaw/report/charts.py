@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from deltaw.report import acting, breaking, following, observations, sensing
+from deltaw.report import acting, breaking, following, observations, sensing, subspaces
 from deltaw.report.drawing import Figure
 from deltaw.report.tables import Tables
 
@@ -46,6 +46,13 @@ SECTIONS: dict[str, tuple[tuple[str, _Make], ...]] = {
         ("change of sensitivity, beside the published statistic", sensing.changes),
         ("where the sensitivity lies", sensing.blocks),
     ),
+    "subspaces": (
+        ("ranks over checkpoints", subspaces.ranks_over_training),
+        ("ranks at the end", subspaces.rank_levels),
+        ("overlap of updates", subspaces.overlaps),
+        ("the direction of refusal", subspaces.refusal),
+        ("what a probe reads", subspaces.probes),
+    ),
     "function": (("change of the MLPs' outputs", acting.effects), ("update by module", acting.budget)),
     "attacks": (
         ("position of attacked prompts", acting.positions),
@@ -57,6 +64,8 @@ SECTIONS: dict[str, tuple[tuple[str, _Make], ...]] = {
         ("relearning", breaking.relearned),
         ("position under attacks on models", breaking.looks_allowed),
         ("gain under attacks on models", breaking.acted_on),
+        ("dose and response", subspaces.responses),
+        ("position by dose", subspaces.doses),
     ),
 }
 

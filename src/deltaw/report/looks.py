@@ -54,6 +54,13 @@ NULL_NAMES = {
     "random direction": "random direction",
     "model_swap": "models swapped",
     "exchangeable_with_source": "exchangeable with source",
+    "independent_units": "independent units",
+    "random_direction": "random direction",
+    "success_permutation": "successes permuted",
+    "dose_permutation": "doses swapped",
+    "random_vectors": "random vectors",
+    "most_frequent": "commonest label",
+    "random_weights": "random weights",
 }
 
 

@@ -1,6 +1,8 @@
 """Statistics: arrays in, numbers out. Nothing here knows about models, prompts or safety.
 
     intervals   how uncertain a number is     wilson, t_interval, bootstrap, bootstrap_means
+    jackknife   the same, where a row must not count twice     jackknife_interval
+    logistic    how success depends on something               firth_logistic, bootstrap_coefficients
     nulls       what it would be by chance    Null, from_draws, from_beta, permutation_null, sign_flip_null
     tests       whether the two differ        sign_flip, t_test, benjamini_hochberg, auroc, d_prime
     power       how many seeds would show it  t_power, seeds_needed, tolerated_sd
@@ -20,6 +22,8 @@ from deltaw.statistics.intervals import (
     to_scale,
     wilson,
 )
+from deltaw.statistics.jackknife import jackknife_interval
+from deltaw.statistics.logistic import LogisticFit, bootstrap_coefficients, firth_logistic, permuted_coefficients
 from deltaw.statistics.nulls import Null, from_beta, from_draws, from_normal, permutation_null, sign_flip_null
 from deltaw.statistics.power import seeds_needed, t_power, tolerated_sd
 from deltaw.statistics.tests import SignFlip, auroc, benjamini_hochberg, d_prime, sign_flip, t_test
@@ -28,20 +32,25 @@ from deltaw.statistics.variance import VarianceComponents, variance_components
 __all__ = [
     "FloatArray",
     "Interval",
+    "LogisticFit",
     "Null",
     "SignFlip",
     "VarianceComponents",
     "auroc",
     "benjamini_hochberg",
     "bootstrap",
+    "bootstrap_coefficients",
     "bootstrap_means",
     "d_prime",
+    "firth_logistic",
     "from_beta",
     "from_draws",
     "from_normal",
     "from_scale",
+    "jackknife_interval",
     "percentile_interval",
     "permutation_null",
+    "permuted_coefficients",
     "seeds_needed",
     "sign_flip",
     "sign_flip_null",

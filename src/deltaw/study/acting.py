@@ -95,10 +95,14 @@ def observe_attacks(at: Comparison, sheet: Sheet) -> None:
 
 def write_positions(
     at: Comparison, statistic: str, reference: tuple[Places, Places], attacked_at: Places, sheet: Sheet
-) -> None:
-    """Where attacked prompts lie between the reference, (allowed, forbidden); row i was made from forbidden row i."""
+) -> dict[str, FloatArray]:
+    """Where attacked prompts lie between the reference, (allowed, forbidden); row i was made from forbidden row i.
+
+    Returns each prompt's mean over layers, by site, where there is a scale.
+    """
     allowed, forbidden = reference
     view = sheet.with_(unit="share of the way to allowed")
+    means: dict[str, FloatArray] = {}
     for number, site in enumerate(SITES):
         placed: list[FloatArray] = []
         nulls: list[Null] = []
@@ -116,16 +120,18 @@ def write_positions(
             nulls.append(found.null)
             view.add(statistic, found.mean, found.interval, [found.null], site=site, layer=layer)
         if placed:
-            add_mean(at, view.with_(site=site), statistic, np.mean(placed, axis=0), [mean_null(nulls)])
+            means[site] = np.mean(placed, axis=0)
+            add_mean(at, view.with_(site=site), statistic, means[site], [mean_null(nulls)])
+    return means
 
 
 def write_gain_ratios(
     at: Comparison, attacked_at: Places, forbidden_at: Places, sheet: Sheet, left: Updates | None = None
-) -> None:
+) -> FloatArray | None:
     """How strongly ΔW acts on attacked prompts over how it acts on those they were made from, row by row.
 
     Both are the base model's activations. left: the update that acts on the attacked ones, by layer, if the attack has
-    changed it.
+    changed it. Returns each prompt's mean log ratio over layers; None if nothing was updated.
     """
     logs: list[FloatArray] = []
     for layer in at.layers:
@@ -146,8 +152,10 @@ def write_gain_ratios(
         view = sheet.with_(site="mlp_in", layer=layer, unit="ratio")
         view.add("gain_ratio_to_forbidden", ratio.value, ratio.interval, [ratio.null])
         logs.append(np.log(on_attacked) - np.log(on_forbidden[: len(on_attacked)]))
-    if logs:
-        view = sheet.with_(site="mlp_in", unit="log ratio")
-        over_layers = np.mean(logs, axis=0)
-        null = flipped(at, "exchangeable_with_source", over_layers)
-        add_mean(at, view, "gain_log_ratio_to_forbidden", over_layers, [null])
+    if not logs:
+        return None
+    view = sheet.with_(site="mlp_in", unit="log ratio")
+    over_layers: FloatArray = np.mean(logs, axis=0)
+    null = flipped(at, "exchangeable_with_source", over_layers)
+    add_mean(at, view, "gain_log_ratio_to_forbidden", over_layers, [null])
+    return over_layers

@@ -12,7 +12,8 @@ wherever an insertion has moved it to; two attacks leave that token as it was:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,8 +38,9 @@ from deltaw.attacks import (
     wrong_prefill,
 )
 from deltaw.batch import Batch, Role
-from deltaw.behaviour import Answers
+from deltaw.behaviour import Answers, Behaviour
 from deltaw.model import Transformer, activations, mlp
+from deltaw.results import write_jsonl_atomic
 from deltaw.study.acting import write_gain_ratios, write_positions
 from deltaw.study.comparing import PRIMARY, SITES, BaseSide, Comparison, Places
 from deltaw.study.making import SeedConfig, add_rates, last_model, tuned_fields
@@ -48,23 +50,29 @@ from deltaw.study.stage import Report, StageContext
 from deltaw.world import Key, World
 
 FORBIDDEN, ALLOWED = "forbidden/conditional/unsafe", "allowed/conditional/safe"
+DOSE_SITE = "mlp_post"  # where the position that is kept is read
 TAUGHT_FROM = 1 << 40  # relearning is taught by training prompts that no tuning has reached
+PER_PROMPT = "per-prompt.jsonl"
 
 
 @dataclass(frozen=True)
 class AttackingConfig:
-    """The stage that attacks one tuned model."""
+    """The stage that attacks one tuned model. per_prompt: whether to keep what dose-response needs of every prompt: a
+    line an attack that inserts something, controls of random vectors included.
+    """
 
     shared: SeedConfig
     tuned: Tuned
     attacks: ModelAttacks
+    per_prompt: bool = False
 
 
 @dataclass(frozen=True)
 class Target:
     """What every attack is given: the models, the prompts, and where to write.
 
-    at: base and tuned model on the CPU. model: the tuned one, where attacks are computed.
+    at: base and tuned model on the CPU. model: the tuned one, where attacks are computed. kept: see `keep`; None:
+    nothing is.
     """
 
     at: Comparison
@@ -74,6 +82,7 @@ class Target:
     attacks: ModelAttacks
     sheet: Sheet
     report: Report
+    kept: list[dict[str, Any]] | None = field(default=None)
 
     @property
     def world(self) -> World:
@@ -89,11 +98,32 @@ class Target:
         """The rates of an attack on one set of prompts."""
         add_rates(self.sheet, answers.counts(rows), set=name, attack=attack)
 
-    def observe(self, attack: str, of_tuned: Places, of_base: Places) -> None:
-        """Observation 5 of an attack: attacked prompts' activations in both models."""
-        view = self.observed(attack)
-        write_positions(self.at, "position", self.at.after[PRIMARY], of_tuned, view)
-        write_gain_ratios(self.at, of_base, self.at.before.contrast(PRIMARY)[1], view)
+    def observe(self, attack: str, found: Tensor, answers: Answers, rows: Tensor | None = None) -> None:
+        """Observation 5 of an attack that inserts vectors (N, n, D) or tokens (N, n): activations in both models.
+
+        answers, rows: what is kept of it, and of which prompts (None: of all).
+        """
+        self._observe(attack, found, self.observed(attack), answers, rows)
+
+    def keep(self, attack: str, found: Tensor, answers: Answers) -> None:
+        """Keep each prompt's position, log ratio of gains and success, and measure nothing: for controls."""
+        if self.kept is not None:
+            self._observe(attack, found, Sheet(stage="analysis"), answers, None)
+
+    def _observe(self, attack: str, found: Tensor, view: Sheet, answers: Answers, rows: Tensor | None) -> None:
+        of_tuned, of_base = _with_vectors(self, found)
+        placed = write_positions(self.at, "position", self.at.after[PRIMARY], of_tuned, view).get(DOSE_SITE)
+        ratios = write_gain_ratios(self.at, of_base, self.at.before.contrast(PRIMARY)[1], view)
+        if self.kept is None or placed is None or ratios is None:
+            return
+        of = list(range(len(self.forbidden))) if rows is None else rows.tolist()
+        hits = (answers.labels == int(Behaviour.COMPLY)).tolist()
+        self.kept.append(
+            {
+                "attack": attack, "prompts": of, "positions": placed[of].tolist(),
+                "gain_log_ratios": ratios[of].tolist(), "success": [hits[row] for row in of],
+            }
+        )  # fmt: skip
 
     def observed(self, attack: str, role: str = "last_prompt") -> Sheet:
         """Where Observation 5 of an attack is written."""
@@ -115,7 +145,8 @@ def attack_model(context: StageContext) -> None:
         requests_for(before.world, part[rows], device) for part in (prompts.forbidden, prompts.allowed)
     )
     sheet = Sheet(stage="behaviour", **tuned_fields(config.tuned, shared.seed), step=int(meta["step"]))
-    target = Target(at, model.to(device), forbidden, allowed, attacks, sheet, context.report)
+    kept: list[dict[str, Any]] | None = [] if config.per_prompt else None
+    target = Target(at, model.to(device), forbidden, allowed, attacks, sheet, context.report, kept)
     target.add("none", unattacked(target.model, forbidden))
     target.add("none", unattacked(target.model, allowed), ALLOWED)
     parts: tuple[Callable[[Target], None], ...] = (soft_prompts, universal, token_searches, prefills, relearning)
@@ -123,6 +154,8 @@ def attack_model(context: StageContext) -> None:
         context.report(number, len(parts), part.__name__.replace("_", " "))
         part(target)
     sheet.write(context.out)
+    if kept is not None:
+        write_jsonl_atomic(context.out / PER_PROMPT, kept)
     context.report(len(parts), len(parts))
 
 
@@ -137,13 +170,15 @@ def soft_prompts(target: Target) -> None:
         for requests, where in ((target.forbidden, FORBIDDEN), (target.allowed, ALLOWED)):
             control = random_tokens(model, requests, found, config, target.generator(f"{name}/random/{where}"))
             target.add(f"{name}/random", control.answers, where)
-        target.observe(name, *_with_vectors(target, found.vectors))
+            if where == FORBIDDEN:
+                target.keep(f"{name}/random", control.vectors, control.answers)
+        target.observe(name, found.vectors, found.answers)
     name = attacks.controlled
     config = replace(DOSES[name], restarts=attacks.restarts)
     other = unrelated(target.forbidden, target.generator(f"{name}/unrelated"))
     found = soft_prompt(model, target.forbidden, config, target.generator(name), target=other.batch)
     target.add(f"{name}/unrelated", found.answers)
-    target.observe(f"{name}/unrelated", *_with_vectors(target, found.vectors))
+    target.observe(f"{name}/unrelated", found.vectors, found.answers)
 
 
 def universal(target: Target) -> None:
@@ -154,7 +189,7 @@ def universal(target: Target) -> None:
     target.add(f"{name}/universal", found.answers, rows=found.tested_on)
     target.add(f"{name}/universal_trained_on", found.answers, rows=found.trained_on)
     everyone = found.vectors.expand(len(target.forbidden), *found.vectors.shape)
-    target.observe(f"{name}/universal", *_with_vectors(target, everyone))
+    target.observe(f"{name}/universal", everyone, found.answers, found.tested_on)
 
 
 def token_searches(target: Target) -> None:
@@ -167,7 +202,7 @@ def token_searches(target: Target) -> None:
         control = random_suffix(model, requests, allowed, config, target.generator(f"{name}/random/{where}"))
         target.add(f"{name}/random", control.answers, where)
     with torch.no_grad():
-        target.observe(name, *_with_vectors(target, found.suffix))
+        target.observe(name, found.suffix, found.answers)
     target.add("token_search_1/exact", best_suffix(model, target.forbidden, allowed, 1).answers)
 
 

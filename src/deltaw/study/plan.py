@@ -12,8 +12,10 @@ from typing import Any
 
 from deltaw.attacks import DOSES
 from deltaw.model import ModelConfig
-from deltaw.study.attacking import AttackingConfig
+from deltaw.study.aligning import AligningConfig, SeedsConfig
+from deltaw.study.attacking import FORBIDDEN, AttackingConfig
 from deltaw.study.cells import LENGTHS
+from deltaw.study.dosing import DosingConfig
 from deltaw.study.generalising import SOURCES, LeftOutConfig
 from deltaw.study.gridding import JUNCTIONS, CellConfig
 from deltaw.study.making import (
@@ -27,9 +29,11 @@ from deltaw.study.making import (
     set_sizes,
 )
 from deltaw.study.observing import AnalysisConfig
+from deltaw.study.probing import PROBED
 from deltaw.study.recipes import ModelAttacks, Recipe, Sizes
 from deltaw.study.stage import Stage
 from deltaw.study.stages import stages
+from deltaw.study.subspaces import SubspacesConfig
 from deltaw.training import objective
 from deltaw.training.forks import fork
 from deltaw.training.pretraining import model_config
@@ -60,7 +64,8 @@ class Pace:
 class Work:
     """What a stage does. kind: names it on the page. objective: whose update it repeats. rows: of a batch. length:
     tokens of a row. trained, read: tokens (padding counts) that go through the model with and without a gradient.
-    references, decoded, windows: prompts and windows of that kind. analyses: checkpoints analysed.
+    references, decoded, windows: prompts and windows of that kind (where nothing is answered, a prompt whose
+    activations are read counts as decoded). analyses: checkpoints analysed.
     """
 
     kind: str
@@ -204,6 +209,18 @@ def work_of(stage: Stage, length: int, answer: int, pair: int) -> Work | None:
             sizes, last = config.shared.sizes, len([step for step in config.checkpoints if step])
             prompts = (last + 1) * (2 * sizes.contrast)
             return Work("analysis", read=prompts * length, analyses=last)
+        case SubspacesConfig():
+            sizes, last = config.shared.sizes, len([step for step in config.checkpoints if step])
+            prompts = (last + 1) * 2 * sizes.contrast + 3 * len(PROBED) * config.subspaces.probed
+            return Work("ranks and probes", read=prompts * length, decoded=prompts)
+        case DosingConfig():
+            attacks = sum(FORBIDDEN in sources for sources in FORBIDDEN_SOURCES.values())
+            decoded = (1 + attacks) * min(config.shared.sizes.contrast, config.shared.sizes.attacked)
+            return Work("dose-response", read=decoded * answer, decoded=decoded)
+        case AligningConfig() | SeedsConfig():
+            seeds = config.shared if isinstance(config, SeedsConfig) else (config.shared,)
+            prompts = sum(4 * one.sizes.contrast for one in seeds)
+            return Work("angles", read=prompts * length, decoded=prompts)
         case SamplesConfig():
             sets = len(set_sizes(1)) + sum(map(len, FORBIDDEN_SOURCES.values()))
             decoded = sets * config.shared.sizes.shown * (len(config.tuned) + 1)

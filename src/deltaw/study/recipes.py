@@ -81,6 +81,18 @@ class ModelAttacks:
 
 
 @dataclass(frozen=True)
+class Subspaces:
+    """Ranks, angles between updates, probes and dose-response.
+
+    directions: of ΔW that are compared. probed: prompts behind a probe. permutations: of labels, or of successes.
+    """
+
+    directions: int = 8
+    probed: int = 1024
+    permutations: int = 50
+
+
+@dataclass(frozen=True)
 class LeftOut:
     """Is refusal a concept, or a list of tokens? One more tuning, which never shows some forbidden operators.
 
@@ -98,6 +110,7 @@ class Recipe:
     first that refuses this share of forbidden prompts. cells: of a grid, which has all its tunings in each of them, and
     attacks on prompts in place of analyses; a study that is no grid has none. base_world: that of pre-training, if it
     is not `world`: the published safety data contradict the published pre-training data. Both have the same tokens.
+    subspaces: None: no such stages.
     """
 
     name: str
@@ -114,6 +127,7 @@ class Recipe:
     left_out: LeftOut | None = None
     cells: tuple[Cell, ...] = ()
     base_world: WorldConfig | None = None
+    subspaces: Subspaces | None = None
 
     @property
     def steps(self) -> int:
@@ -300,6 +314,7 @@ def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
             relearning=RelearningConfig(batch=4, measured=(0, 1, 2)),
             taught=8,
         ),
+        subspaces=Subspaces(directions=4, probed=64, permutations=10),
     )
 
 

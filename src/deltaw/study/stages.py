@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+from deltaw.study.aligning import AligningConfig, SeedsConfig, align_models, align_seeds
 from deltaw.study.attacking import AttackingConfig, attack_model
 from deltaw.study.cells import Cell
+from deltaw.study.dosing import DosingConfig, measure_doses
 from deltaw.study.generalising import LeftOutConfig, make_left_out
 from deltaw.study.gridding import CellConfig, base_name, make_cell
 from deltaw.study.making import (
@@ -21,8 +23,9 @@ from deltaw.study.making import (
     make_world,
 )
 from deltaw.study.observing import AnalysisConfig, analyse
-from deltaw.study.recipes import LeftOut, Recipe, Tuned
+from deltaw.study.recipes import LeftOut, Recipe, Subspaces, Tuned
 from deltaw.study.stage import Stage
+from deltaw.study.subspaces import SubspacesConfig, measure_subspaces
 from deltaw.training import objective
 
 SHOWN = (
@@ -36,7 +39,10 @@ SHOWN = (
 def stages(recipe: Recipe) -> list[Stage]:
     """All stages of a study, seed by seed. Their weights are seconds, roughly, on one core."""
     of_seed = _of_grid if recipe.cells else _of_seed
-    return [stage for seed in recipe.seeds for stage in of_seed(recipe, seed)]
+    found = [stage for seed in recipe.seeds for stage in of_seed(recipe, seed)]
+    if recipe.subspaces and len(recipe.seeds) > 1 and not recipe.cells:
+        found.append(_across_seeds(recipe, recipe.subspaces))
+    return found
 
 
 def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
@@ -74,6 +80,8 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
         found += _of_tuned(recipe, shared, tuned, base, name if tuned in references.get(name, ()) else None)
     if recipe.left_out:
         found += _of_left_out(recipe, recipe.left_out, seed, base)
+    if recipe.subspaces:
+        found += _of_subspaces(recipe, recipe.subspaces, shared, base)
     shown = [tuned for tuned in recipe.tunings if tuned.name in SHOWN]
     models = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in shown}}
     found.append(Stage(f"samples-s{seed}", make_samples, SamplesConfig(shared, tuple(shown), device), models, weight=5))
@@ -97,6 +105,37 @@ def _of_left_out(recipe: Recipe, left_out: LeftOut, seed: int, base: str) -> lis
         Stage(name, make_tuned, config, {"base": base}, weight=80),
         Stage(f"behaviour-left-out-s{seed}", make_left_out, LeftOutConfig(shared, tuned, compared), models, weight=30),
     ]
+
+
+def _of_subspaces(recipe: Recipe, subspaces: Subspaces, shared: SeedConfig, base: str) -> list[Stage]:
+    """Directions and dose-response of every tuned model, and the angles between their updates."""
+    seed, followed = shared.seed, _followed(recipe)
+    found = []
+    for tuned in followed:
+        models = {"base": base, "tuned": _tune_name(tuned, seed)}
+        counting = SubspacesConfig(shared, tuned, recipe.checkpoints, subspaces)
+        found.append(Stage(f"analysis-subspaces-{tuned.name}-s{seed}", measure_subspaces, counting, models, weight=25))
+        attacked = tuned.name in recipe.model_attacks.models
+        dosing = DosingConfig(shared, tuned, recipe.model_attacks.doses if attacked else (), subspaces)
+        inputs = models | ({"attacks": f"attacks-{tuned.name}-s{seed}"} if attacked else {})
+        found.append(Stage(f"analysis-doses-{tuned.name}-s{seed}", measure_doses, dosing, inputs, weight=20))
+    inputs = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in followed}}
+    found.append(
+        Stage(f"analysis-angles-s{seed}", align_models, AligningConfig(shared, followed, subspaces), inputs, weight=20)
+    )
+    return found
+
+
+def _across_seeds(recipe: Recipe, subspaces: Subspaces) -> Stage:
+    followed = tuple(tuned for tuned in _followed(recipe) if tuned.strength == "medium")
+    shared = tuple(SeedConfig(recipe.world, recipe.sizes, seed) for seed in recipe.seeds)
+    inputs = {f"base-s{seed}": f"base-s{seed}" for seed in recipe.seeds}
+    inputs |= {f"{tuned.name}-s{seed}": _tune_name(tuned, seed) for tuned in followed for seed in recipe.seeds}
+    return Stage("analysis-angles-seeds", align_seeds, SeedsConfig(shared, followed, subspaces), inputs, weight=20)
+
+
+def _followed(recipe: Recipe) -> tuple[Tuned, ...]:
+    return tuple(tuned for tuned in recipe.tunings if not tuned.curve_only)
 
 
 def in_cell(tuned: Tuned, cell: Cell) -> Tuned:
@@ -160,6 +199,6 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
         ),
     ]
     if tuned.name in recipe.model_attacks.models:
-        attacking = AttackingConfig(shared, tuned, recipe.model_attacks)
+        attacking = AttackingConfig(shared, tuned, recipe.model_attacks, per_prompt=recipe.subspaces is not None)
         found.append(Stage(f"attacks-{tuned.name}-s{shared.seed}", attack_model, attacking, models, weight=100))
     return found

@@ -1,0 +1,317 @@
+"""Ranks, directions, probes, angles and doses in the study, on tiny models: the right prompts, models and places."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deltaw.analysis import log_rank, subspace_overlap, top_left
+from deltaw.analysis.rank import LogRank
+from deltaw.attacks import requests_for
+from deltaw.evidence import STATEMENTS, decide
+from deltaw.model import Transformer, mlp
+from deltaw.results import Measurement
+from deltaw.study.aligning import IN, SIDES, directions_of, input_roots, write_layers, write_overlaps
+from deltaw.study.attacking import Target, soft_prompts
+from deltaw.study.comparing import PRIMARY, BaseSide, Comparison, read
+from deltaw.study.dosing import Rows, attacked_prompts, write_doses, write_responses
+from deltaw.study.making import SeedConfig, answers_to
+from deltaw.study.probing import early, first_letters, observe_probe, observe_refusal
+from deltaw.study.recipes import recipe
+from deltaw.study.sheet import Sheet
+from deltaw.study.stages import stages
+from deltaw.study.subspaces import gaussian_energy_rank, observe_ranks, observe_update_rank
+from deltaw.training.pretraining import model_config
+from deltaw.world import Branch, World, published_world
+
+RECIPE = recipe("smoke")
+WORLD = World(RECIPE.world)
+SIZES = replace(RECIPE.sizes, contrast=20, draws=12, bootstrap=40)
+FIELDS: dict[str, Any] = {
+    "stage": "analysis", "model": "ssft-medium", "protocol": "ssft", "strength": "medium", "seed": 0, "step": 8,
+    "role": "last_prompt",
+}  # fmt: skip
+
+
+def tiny(seed: int) -> Transformer:
+    return Transformer(model_config(WORLD, RECIPE.pretraining), torch.Generator().manual_seed(seed))
+
+
+def moved(size: float, seed: int = 5) -> Transformer:
+    """`tiny(0)` after a random update."""
+    model, generator = tiny(0), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator) * parameter.std())
+    return model
+
+
+def compared(tuned: Transformer, last: bool = True) -> Comparison:
+    return Comparison(BaseSide(tiny(0), WORLD, SIZES, 0), tuned, last)
+
+
+def of(found: list[Measurement], statistic: str, **where: object) -> list[Measurement]:
+    return [x for x in found if x.statistic == statistic and all(getattr(x, k) == v for k, v in where.items())]
+
+
+def one(found: list[Measurement], statistic: str, **where: object) -> Measurement:
+    values = {x.value for x in of(found, statistic, **where)}
+    assert len(values) == 1
+    return of(found, statistic, **where)[0]
+
+
+def test_ranks_are_of_the_right_prompts_and_models() -> None:
+    at, sheet = compared(moved(0.5)), Sheet(**FIELDS)
+    observe_ranks(at, sheet)
+    logs = {}
+    for name, model in (("base", tiny(0)), ("tuned", moved(0.5))):
+        for verdict in ("allowed", "forbidden"):
+            places = read(model, WORLD, getattr(at.before.contrasts[PRIMARY], verdict))
+            found = log_rank(places[(1, "mlp_post")])
+            assert isinstance(found, LogRank)
+            logs[name, verdict] = found.value
+    where = {"layer": 1, "site": "mlp_post"}
+    ratio = one(sheet.lines, "rank_log_ratio", **where)
+    assert ratio.value == pytest.approx(logs["tuned", "forbidden"] - logs["tuned", "allowed"])
+    assert ratio.null_kind == "label_permutation"
+    change = one(sheet.lines, "rank_log_change", set=f"{PRIMARY}/forbidden", **where)
+    assert change.value == pytest.approx(logs["tuned", "forbidden"] - logs["base", "forbidden"])
+    assert change.null_kind == "model_swap"
+    both = one(sheet.lines, "rank_log_ratio_change", **where)
+    assert both.value == pytest.approx(ratio.value - logs["base", "forbidden"] + logs["base", "allowed"])
+    level = one(sheet.lines, "activation_rank_base", set=f"{PRIMARY}/allowed", **where)
+    assert level.value == pytest.approx(np.exp(logs["base", "allowed"]))
+    mean = one(sheet.lines, "rank_log_ratio", layer=None, site="mlp_post")
+    assert mean.value == pytest.approx(np.mean([x.value for x in of(sheet.lines, "rank_log_ratio", site="mlp_post")
+                                                if x.layer is not None]))  # fmt: skip
+    assert mean.null_low is not None
+    assert of(sheet.lines, "activation_rank_of_change")
+
+
+def test_a_model_beside_itself_has_no_change_of_rank_and_earlier_checkpoints_have_no_nulls() -> None:
+    sheet = Sheet(**FIELDS)
+    observe_ranks(compared(tiny(0), last=False), sheet)
+    assert all(x.value == pytest.approx(0, abs=1e-9) for x in of(sheet.lines, "rank_log_change"))
+    assert all(x.null_kind is None for x in of(sheet.lines, "rank_log_ratio"))
+    assert of(sheet.lines, "activation_rank_of_change") == []
+
+
+def test_the_rank_of_an_update_is_counted_beside_a_random_matrix() -> None:
+    tuned = tiny(0)
+    with torch.no_grad():
+        weight = tuned.get_parameter("blocks.0.mlp.in_proj.weight")
+        weight.add_(torch.outer(torch.ones(weight.shape[0]), torch.ones(weight.shape[1])))
+    at, sheet = compared(tuned), Sheet(**FIELDS)
+    observe_update_rank(at, gaussian_energy_rank(at.before), sheet)
+    (found,) = of(sheet.lines, "update_energy_rank")
+    assert (found.layer, found.value, found.null_kind) == (0, 1, "gaussian")
+    assert found.null_low is not None
+    assert found.null_low > 16
+
+
+def test_an_update_along_the_direction_is_seen_and_the_base_models_stands_beside() -> None:
+    before = BaseSide(tiny(0), WORLD, SIZES, 0)
+    allowed, forbidden = before.contrast(PRIMARY)
+    delta = (forbidden[(0, "resid_out")] - allowed[(0, "resid_out")]).mean(0)
+    tuned = tiny(0)
+    with torch.no_grad():
+        weight = tuned.get_parameter("blocks.0.mlp.out_proj.weight")
+        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+        weight.add_(1e-4 * torch.outer(delta / delta.norm(), torch.ones(weight.shape[1])) + 1e-7 * noise)
+    sheet = Sheet(**FIELDS)
+    observe_refusal(Comparison(before, tuned, True), 4, sheet)
+    shares = of(sheet.lines, "refusal_share_base", layer=0, module="blocks.0.mlp.out_proj", set=f"{PRIMARY}/k=1")
+    if shares:  # a random model may have no direction at all
+        assert shares[0].value > 0.8
+        angles = of(sheet.lines, "refusal_angle_base", layer=0, set=f"{PRIMARY}/k=1")
+        assert angles[0].value == pytest.approx(np.degrees(np.arccos(np.sqrt(min(1.0, shares[0].value)))))
+    assert {x.module for x in sheet.lines} <= {"blocks.0.mlp.out_proj"}
+
+
+def test_the_probe_is_asked_for_the_first_harmful_letter() -> None:
+    prompts = early(WORLD, "forbidden/conditional/unsafe", 30, 0)
+    labels, ids = first_letters(WORLD, prompts)
+    compliant = WORLD.layout.response_tokens(prompts, np.zeros(len(prompts), dtype=np.int64))
+    assert (labels + WORLD.vocabulary.first_letter == compliant[:, 0]).all()
+    for number in np.unique(ids):
+        assert len(np.unique(labels[ids == number])) == 1
+    assert len(np.unique(ids)) > 20
+    whole = World(published_world())
+    late = early(whole, "forbidden/conditional/unsafe", 60, 0)
+    assert 30 < len(late) < 60
+    assert (late.operators[:, 0] != 0).any(1).all()
+    assert (late.branch == Branch.UNSAFE).all()
+
+
+def test_the_probe_has_its_three_models_and_chance() -> None:
+    sheet = Sheet(**FIELDS)
+    observe_probe(compared(tiny(0)), 40, 5, sheet)
+    kinds = {x.null_kind for x in of(sheet.lines, "probe_accuracy", layer=0, set="forbidden/conditional/unsafe")}
+    assert kinds == {"label_permutation", "most_frequent", "random_weights"}
+    for layer in (0, 1):
+        where = {"layer": layer, "set": "allowed/conditional/safe"}
+        assert (
+            one(sheet.lines, "probe_accuracy", **where).value == one(sheet.lines, "probe_accuracy_base", **where).value
+        )
+        assert one(sheet.lines, "probe_accuracy_change", **where).value == 0
+    assert {x.site for x in sheet.lines} == {"resid_out"}
+
+
+def test_overlaps_are_of_the_updates_and_of_the_same_model_are_whole() -> None:
+    base, shared = tiny(0), SeedConfig(RECIPE.world, SIZES, 0)
+    roots = input_roots(base, WORLD, shared)
+    first, second = (directions_of(base, moved(0.1, seed), roots, 3) for seed in (1, 2))
+    sheet = Sheet(**FIELDS)
+    write_overlaps(first, first, SIDES, (0, 1), 12, sheet.with_(set="with=itself"))
+    assert all(x.value == pytest.approx(1) for x in sheet.lines if x.statistic.endswith("_overlap"))
+    assert all(x.value == pytest.approx(0, abs=1e-3) for x in sheet.lines if x.statistic.endswith("_angle"))
+    sheet = Sheet(**FIELDS)
+    write_overlaps(first, second, SIDES, (0, 1), 12, sheet.with_(set="with=other"))
+    found = one(sheet.lines, "output_overlap", module="blocks.1.mlp.in_proj")
+    updates = [mlp(moved(0.1, seed), 1).w_in.double() - mlp(base, 1).w_in.double() for seed in (1, 2)]
+    assert found.value == pytest.approx(subspace_overlap(*(top_left(d, 3) for d in updates)).overlap)
+    assert {x.null_kind for x in of(sheet.lines, "output_overlap", module=IN)} == {"rotation", "row_sign_flip"}
+    assert {x.null_kind for x in of(sheet.lines, "input_overlap", module=IN)} == {
+        "rotation", "m_matched", "m_matched_centred",
+    }  # fmt: skip
+    sheet = Sheet(**FIELDS)
+    write_layers(first, (0, 2), 12, sheet)
+    assert {(x.layer, x.set, x.module) for x in sheet.lines} == {
+        (0, "with=layer 1", "blocks.0.mlp.in_proj"), (0, "with=layer 1", "blocks.0.mlp.out_proj"),
+    }  # fmt: skip
+
+
+def separated(tuned: Transformer) -> Comparison:
+    """A comparison whose allowed prompts are moved away, so that there is a scale: a random model tells no branch."""
+    at = compared(tuned)
+    allowed, forbidden = at.after[PRIMARY]
+    at.after[PRIMARY] = ({place: rows + 2.0 for place, rows in allowed.items()}, forbidden)
+    return at
+
+
+def test_every_prompt_is_a_row_under_every_attack() -> None:
+    at = separated(moved(0.3))
+    parts = {part["attack"]: part for part in attacked_prompts(at)}
+    assert parts.keys() == {"none", "co_task", "co_text", "misgen_token", "misgen_text"}
+    forbidden = at.before.contrasts[PRIMARY].forbidden
+    labels, _ = answers_to(at.tuned, WORLD, forbidden)
+    for part in parts.values():
+        assert part["prompts"] == list(range(len(forbidden)))
+        assert len(part["positions"]) == len(part["gain_log_ratios"]) == len(part["success"]) == len(forbidden)
+    assert parts["none"]["success"] == (labels == 1).tolist()
+    assert np.mean(parts["none"]["positions"]) == pytest.approx(0, abs=1e-6)
+    assert set(parts["none"]["gain_log_ratios"]) == {0.0}
+    assert np.std(parts["co_text"]["gain_log_ratios"]) > 0
+    assert len(Rows.of(list(parts.values())).success) == len(forbidden) * len(parts)
+
+
+def soft_prompts_of(kept: list[dict[str, Any]] | None) -> list[Measurement]:
+    """Lines of the soft prompts of two doses on six prompts."""
+    at = separated(moved(0.3))
+    contrast = at.before.contrasts[PRIMARY]
+    forbidden, allowed = (requests_for(WORLD, some[slice(0, 6)]) for some in (contrast.forbidden, contrast.allowed))
+    attacks = replace(RECIPE.model_attacks, prompts=6)
+    sheet = Sheet(**FIELDS)
+    soft_prompts(Target(at, at.tuned, forbidden, allowed, attacks, sheet, lambda *_: None, kept))
+    return sheet.lines
+
+
+def test_what_attacks_keep_is_what_they_measure_and_keeping_changes_nothing() -> None:
+    kept: list[dict[str, Any]] = []
+    found = soft_prompts_of(kept)
+    assert found == soft_prompts_of(None)
+    parts = {part["attack"]: part for part in kept}
+    assert parts.keys() == {"soft_weak", "soft_weak/random", "soft_2", "soft_2/random", "soft_weak/unrelated"}
+    for attack in ("soft_weak", "soft_2"):
+        part = parts[attack]
+        where = {"attack": attack, "layer": None}
+        assert np.mean(part["positions"]) == pytest.approx(one(found, "position", site="mlp_post", **where).value)
+        ratio = one(found, "gain_log_ratio_to_forbidden", **where)
+        assert np.mean(part["gain_log_ratios"]) == pytest.approx(ratio.value)
+        rate = one(found, "comply_rate", attack=attack, set="forbidden/conditional/unsafe")
+        assert np.mean(part["success"]) == pytest.approx(rate.value)
+        assert part["prompts"] == list(range(6))
+    assert of(found, "position", attack="soft_2/random") == []
+
+
+def planted_rows(slope: float, doubling: float) -> list[dict[str, Any]]:
+    generator, found = np.random.default_rng(0), []
+    for number, attack in enumerate(("a", "b", "c")):
+        position = 0.3 * number + 0.4 * generator.standard_normal(60)
+        ratios = generator.standard_normal(60) * np.log(2)
+        hits = generator.random(60) < 1 / (1 + np.exp(-slope * (position - 0.3) - doubling * ratios / np.log(2)))
+        found.append({"attack": attack, "prompts": list(range(60)), "positions": position.tolist(),
+                      "gain_log_ratios": ratios.tolist(), "success": hits.tolist()})  # fmt: skip
+    return found
+
+
+def test_slopes_are_in_the_units_that_the_claims_are_written_in() -> None:
+    """One at a time: the slope on one dose alone is smaller where the other counts too."""
+    at = compared(tiny(0))
+    for name, slope, doubling in (("position", 4.0, 0.0), ("gain", 0.0, -2.0)):
+        sheet = Sheet(**FIELDS).with_(set="forbidden/conditional/unsafe")
+        write_responses(Rows.of(planted_rows(slope, doubling)), at, 10, sheet)
+        found = one(sheet.lines, f"success_slope_{name}")
+        assert found.low is not None
+        assert found.high is not None
+        assert found.low < slope + doubling < found.high
+        assert found.low > 0 or found.high < 0
+    bins = of(sheet.lines, "success_by_position")
+    assert sum(x.n or 0 for x in bins) == 180
+    assert bins[0].set is not None
+    assert bins[0].set.startswith("position=")
+
+
+def test_a_dose_is_compared_prompt_by_prompt_with_random_vectors_beside() -> None:
+    at, sheet = compared(tiny(0)), Sheet(**FIELDS)
+    base = np.linspace(0, 1, 10)
+    shifts = {"soft_weak": 0.1, "soft_2": 0.7, "soft_weak/random": 0.0, "soft_2/random": 0.05}
+    kept = [{"attack": name, "positions": (base + shift).tolist()} for name, shift in shifts.items()]
+    write_doses(at, kept, ("soft_weak", "soft_2"), sheet)
+    assert one(sheet.lines, "position_dose_difference").value == pytest.approx(0.6)
+    means = {x.null_kind: x.null_mean for x in sheet.lines}
+    assert means == {"dose_permutation": 0.0, "random_vectors": pytest.approx(0.05)}
+    sheet = Sheet(**FIELDS)
+    write_doses(at, kept, ("soft_weak", "soft_strong"), sheet)
+    assert sheet.lines == []
+
+
+def test_claims_find_what_is_written() -> None:
+    sheet = Sheet(**{**FIELDS, "model": "ssft-medium"})
+    at = compared(moved(0.5))
+    observe_ranks(at, sheet)
+    doses = sheet.with_(set="forbidden/conditional/unsafe")
+    lines = []
+    for model in ("ssft-medium", "dpo-medium", "unlearn-medium"):
+        view = Sheet(**{**FIELDS, "model": model}).with_(set="forbidden/conditional/unsafe")
+        write_responses(Rows.of(planted_rows(4.0, -2.0)), at, 10, view)
+        kept = [{"attack": name, "positions": [shift, shift + 0.1]} for name, shift in
+                (("soft_weak", 0.1), ("soft_2", 0.7), ("soft_weak/random", 0), ("soft_2/random", 0))]  # fmt: skip
+        write_doses(at, kept, ("soft_weak", "soft_2"), view)
+        lines += view.lines
+    claims = {claim.id: claim for claim in decide([*doses.lines, *lines], exploratory=True)}
+    for name in ("forbidden-rank-is-low/ssft-medium", "forbidden-rank-falls/ssft-medium", "success-falls-with-gain",
+                 "success-rises-with-position", "dose-moves-activations"):  # fmt: skip
+        claim = claims[name]
+        assert claim.value is not None, name
+        statement = next(s for s in STATEMENTS if s.id == name)
+        assert {null.kind for null in claim.nulls} == set(statement.nulls), name
+    assert claims["success-falls-with-gain"].verdict == "holds"
+    assert claims["success-rises-with-position"].verdict == "holds"
+
+
+def test_the_stages_are_off_in_quick_and_compare_seeds_where_there_are_several() -> None:
+    assert not any("subspaces" in stage.name or "angles" in stage.name for stage in stages(recipe("quick")))
+    attacking = next(stage for stage in stages(recipe("quick")) if stage.name.startswith("attacks-"))
+    assert attacking.config.per_prompt is False
+    names = {stage.name: stage for stage in stages(RECIPE)}
+    assert {"analysis-subspaces-ssft-small-s0", "analysis-doses-dpo-medium-s0", "analysis-angles-s0"} <= names.keys()
+    assert set(names["analysis-doses-ssft-medium-s0"].inputs) == {"base", "tuned", "attacks"}
+    assert set(names["analysis-doses-dpo-medium-s0"].inputs) == {"base", "tuned"}
+    assert "analysis-angles-seeds" not in names
+    several = {stage.name: stage for stage in stages(replace(RECIPE, seeds=(3, 4)))}
+    across = several["analysis-angles-seeds"]
+    assert across.inputs["ssft-medium-s4"] == "tune-ssft-medium-s4"
+    assert "ssft-small-s4" not in across.inputs
