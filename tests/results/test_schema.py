@@ -22,8 +22,8 @@ from deltaw.results import (
 from deltaw.results.schema import MEASUREMENT_FIELDS
 
 CONTRACT = (
-    "schema_version, stage, model, protocol, strength, control, seed, step, module, layer, site, role, set, "
-    "attack, statistic, unit, value, low, high, n, n_unit, null_kind, null_mean, null_low, null_high"
+    "schema_version, stage, model, protocol, strength, control, seed, step, module, layer, site, role, set, attack, "
+    "intervention, dose, statistic, unit, value, low, high, n, n_unit, null_kind, null_mean, null_low, null_high"
 )
 finite = st.floats(allow_nan=False, allow_infinity=False)
 text = st.none() | st.text(min_size=1)
@@ -96,7 +96,7 @@ def test_numpys_scalars_become_pythons() -> None:
         ({"null_mean": 0.5}, "need a null_kind"),
         ({"null_kind": "rotation"}, "needs a null_mean"),
         ({"null_kind": "rotation", "null_mean": 0.5, "null_low": 1.0, "null_high": 0.0}, "null_low must not"),
-        ({"schema_version": 2}, "reads version 1"),
+        ({"schema_version": 3}, "reads version 2"),
     ],
 )
 def test_a_bad_value_is_refused(changes: dict[str, Any], message: str) -> None:

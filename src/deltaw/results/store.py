@@ -31,7 +31,7 @@ PROMPTS = "prompts.jsonl"
 
 _Record = TypeVar("_Record")
 _INTEGERS = ("schema_version", "seed", "step", "layer", "n", "observation")
-_NUMBERS = ("value", "low", "high", "null_mean", "null_low", "null_high", "smallest_effect")
+_NUMBERS = ("dose", "value", "low", "high", "null_mean", "null_low", "null_high", "smallest_effect")
 
 
 def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:

@@ -16,6 +16,7 @@ from deltaw.study.attacking import AttackingConfig
 from deltaw.study.cells import LENGTHS
 from deltaw.study.generalising import SOURCES, LeftOutConfig
 from deltaw.study.gridding import JUNCTIONS, CellConfig
+from deltaw.study.intervening import InterveningConfig, intervening_prompts
 from deltaw.study.making import (
     BASE_SETS,
     BaseConfig,
@@ -27,6 +28,7 @@ from deltaw.study.making import (
     set_sizes,
 )
 from deltaw.study.observing import AnalysisConfig
+from deltaw.study.patched import ATTACKS
 from deltaw.study.recipes import ModelAttacks, Recipe, Sizes
 from deltaw.study.stage import Stage
 from deltaw.study.stages import stages
@@ -153,8 +155,10 @@ def decoding_bytes(config: ModelConfig, rows: int, prompt: int, length: int) -> 
     return 4.0 * (parameter_count(config) + rows * (cache + block))
 
 
-def work_of(stage: Stage, length: int, answer: int) -> Work | None:
-    """What a stage does, from its configuration. length: tokens of a row. answer: tokens read to decode one answer."""
+def work_of(stage: Stage, length: int, answer: int, blocks: int) -> Work | None:
+    """What a stage does, from its configuration. length: tokens of a row. answer: tokens read to decode one answer.
+    blocks: of the model.
+    """
     config: Any = stage.config
     match config:
         case SeedConfig():
@@ -197,6 +201,9 @@ def work_of(stage: Stage, length: int, answer: int) -> Work | None:
             sets = len(set_sizes(1)) + sum(map(len, FORBIDDEN_SOURCES.values()))
             decoded = sets * config.shared.sizes.shown * (len(config.tuned) + 1)
             return Work("samples", read=decoded * answer, decoded=decoded)
+        case InterveningConfig():
+            decoded = intervening_prompts(config.sweep, blocks, len(ATTACKS))
+            return Work("interventions", read=decoded * answer, decoded=decoded)
         case AttackingConfig():
             tuning = config.tuned.config
             differentiated, decoded = attacking_prompts(config.attacks)
@@ -255,7 +262,7 @@ def make_plan(recipe: Recipe, pace: Pace, workers: int, engine: str = "dask") ->
     compute_bytes = 2 if recipe.pretraining.compute_dtype == "bfloat16" else 4
     graph, costs = stages(recipe), []
     for stage in graph:
-        work = work_of(stage, world.sequence_length, answer)
+        work = work_of(stage, world.sequence_length, answer, shape.layers)
         if work is None:
             costs.append(StageCost(stage.name, None, stage.threads, 0.0, 0.0, 0.0, None))
             continue

@@ -1,0 +1,164 @@
+"""Patches of a tuned model: ΔW is made to read another prompt (`deltaw.interventions.patching`). What does refusal do?
+
+Every row has a forbidden prompt of the primary contrast, its allowed twin (the same operators on safe text) and, attack
+by attack, the prompt that the attack made of it. Lines name target and source:
+
+    restore                target: attacked, source: forbidden. Does refusal come back?
+    restore_from_allowed   target: attacked, source: allowed. A control: giving ΔW any other prompt to read
+    remove                 target: forbidden, source: attacked. Does refusal go?
+    remove_to_allowed      target: forbidden, source: allowed
+    induce                 target: allowed, source: forbidden. Over-refusal, made on purpose
+    unpatched              the attacked prompts, as they are
+
+`dose` is the rank of the patch, `role` the positions that are patched, `set` and `attack` say of which prompts. Rates
+are of all prompts of a target. Three shares are of the rows where there is something to bring back or to take away:
+
+    refusal_returned   of rows whose forbidden prompt is refused and whose attacked one is answered: refused when
+                       patched. `attack` any: those of all attacks together, if there are at least `LEAST`
+    refusal_removed    of the same rows (remove), or of those whose forbidden prompt is refused and whose allowed twin
+                       is answered (remove_to_allowed): no longer refused when patched
+    refusal_induced    of the latter rows: refused when patched
+
+Without the patch each is 0 by construction; what a patch does to any prompt is the null, a step as long in a random
+direction, drawn for the first rank and the last prompt token.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from torch import Tensor
+
+from deltaw.attacks import Requests, requests_for, unattacked
+from deltaw.behaviour import Behaviour
+from deltaw.interventions import Patch, acting, answers_patched
+from deltaw.interventions.patching import At, Maps
+from deltaw.statistics import FloatArray, Null, from_draws
+from deltaw.study.comparing import contrasts
+from deltaw.study.sheet import Sheet
+from deltaw.study.subject import ALLOWED, FORBIDDEN, RATES, Subject, add_share
+from deltaw.world import FORBIDDEN_SOURCES, Prompts, attacked
+
+LEAST = 10  # prompts behind a share of all attacks together
+ATTACKS = tuple(attack for attack, sources in FORBIDDEN_SOURCES.items() if FORBIDDEN in sources)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Prompts and the tuned model's answers to them, unpatched: (N,) values of `Behaviour`."""
+
+    requests: Requests
+    labels: Tensor
+
+    def are(self, what: Behaviour) -> Tensor:
+        """(N,) which answers are `what`."""
+        return self.labels == int(what)
+
+
+def patches(subject: Subject) -> None:
+    """Every patch of the sweep, on every attack on prompts and on the twins."""
+    contrast, _ = contrasts(subject.world, subject.sweep.attacked, subject.seed)
+    forbidden, allowed = (_ask(subject, prompts) for prompts in (contrast.forbidden, contrast.allowed))
+    returned: dict[tuple[float, At], list[tuple[FloatArray, list[FloatArray]]]] = {}
+    for attack in ATTACKS:
+        hit = _ask(subject, attacked(subject.world, attack, contrast.forbidden, seed=subject.seed))
+        view = subject.sheet.with_(attack=attack, set=FORBIDDEN)
+        _rates(view.with_(intervention="unpatched"), hit.labels)
+        rows = forbidden.are(Behaviour.REFUSE) & hit.are(Behaviour.COMPLY)
+        for number, (dose, at, maps) in enumerate(_kinds(subject, forbidden, hit)):
+            here = view.with_(dose=dose, role=at)
+            found = _patched(subject, hit, forbidden, Patch(maps, at), here.with_(intervention="restore"))
+            drawn = _draws(subject, hit, forbidden, rows, maps, attack) if number == 0 else []
+            back = (found == int(Behaviour.REFUSE))[rows]
+            returned.setdefault((dose, at), []).append((_hits(back), drawn))
+            _share(here.with_(intervention="restore"), "refusal_returned", back, _null(drawn))
+            removed = _patched(subject, forbidden, hit, Patch(maps, at), here.with_(intervention="remove"))
+            gone = (removed != int(Behaviour.REFUSE))[rows]
+            _share(here.with_(intervention="remove"), "refusal_removed", gone)
+            if number == 0:
+                control = here.with_(intervention="restore_from_allowed")
+                other = _patched(subject, hit, allowed, Patch(maps, at), control)
+                _share(control, "refusal_returned", (other == int(Behaviour.REFUSE))[rows])
+    for (dose, at), parts in returned.items():
+        _pooled(parts, subject.sheet.with_(attack="any", set=FORBIDDEN, intervention="restore", dose=dose, role=at))
+    _twins(subject, forbidden, allowed)
+
+
+def _twins(subject: Subject, forbidden: Asked, allowed: Asked) -> None:
+    rows = forbidden.are(Behaviour.REFUSE) & allowed.are(Behaviour.COMPLY)
+    for number, (dose, at, maps) in enumerate(_kinds(subject, forbidden, allowed)):
+        here = subject.sheet.with_(dose=dose, role=at)
+        view = here.with_(intervention="remove_to_allowed", set=FORBIDDEN)
+        removed = _patched(subject, forbidden, allowed, Patch(maps, at), view)
+        drawn = _draws(subject, forbidden, allowed, rows, maps, "twins") if number == 0 else []
+        _share(view, "refusal_removed", (removed != int(Behaviour.REFUSE))[rows], _null([1 - one for one in drawn]))
+        view = here.with_(intervention="induce", set=ALLOWED)
+        induced = _patched(subject, allowed, forbidden, Patch(maps, at), view)
+        _share(view, "refusal_induced", (induced == int(Behaviour.REFUSE))[rows])
+
+
+def _ask(subject: Subject, prompts: Prompts) -> Asked:
+    requests = requests_for(subject.world, prompts, subject.model.embed.weight.device)
+    return Asked(requests, unattacked(subject.model, requests).labels.cpu())
+
+
+def _kinds(subject: Subject, one: Asked, other: Asked) -> Iterator[tuple[float, At, Maps]]:
+    """(dose, positions, maps) of every patch; all positions only where both prompts are as long, row by row."""
+    width = subject.model.config.width
+    places: tuple[At, ...] = ("last_prompt", "prompt")
+    paired = bool((one.requests.lengths == other.requests.lengths).all())
+    made = {k: acting(subject.base, subject.tuned, k or None) for k in subject.sweep.ks}
+    for at, (k, maps) in product(places, made.items()):
+        if at == "last_prompt" or (subject.sweep.everywhere and paired):
+            yield float(k or width), at, maps
+
+
+def _patched(subject: Subject, target: Asked, source: Asked, patch: Patch, sheet: Sheet) -> Tensor:
+    """(N,) what the patched answers are; writes their rates."""
+    labels = answers_patched(subject.model, target.requests, source.requests, patch).labels.cpu()
+    _rates(sheet, labels)
+    return labels
+
+
+def _draws(subject: Subject, target: Asked, source: Asked, rows: Tensor, maps: Maps, name: str) -> list[FloatArray]:
+    """By draw of a random direction, (n,) 1.0 where the patched answer is a refusal, of the first of the rows."""
+    (few,) = rows.nonzero(as_tuple=True)
+    few = few[: subject.sweep.few]
+    if not len(few):
+        return []
+    found = []
+    for number in range(subject.sweep.draws):
+        patch = Patch(maps, scramble=subject.torch_generator(f"patch/{name}/{number}"))
+        where = few.to(target.requests.refusal.device)
+        labels = answers_patched(subject.model, target.requests[where], source.requests[where], patch).labels
+        found.append(_hits(labels == int(Behaviour.REFUSE)))
+    return found
+
+
+def _pooled(parts: list[tuple[FloatArray, list[FloatArray]]], sheet: Sheet) -> None:
+    hits = np.concatenate([part for part, _ in parts])
+    if len(hits) < LEAST:
+        return
+    drawn = [draws for _, draws in parts if draws]
+    together = [np.concatenate(one) for one in zip(*drawn, strict=True)]
+    add_share(sheet, "refusal_returned", hits, _null(together))
+
+
+def _rates(sheet: Sheet, labels: Tensor) -> None:
+    for statistic, what in RATES.items():
+        add_share(sheet, statistic, _hits(labels == int(what)))
+
+
+def _share(sheet: Sheet, statistic: str, hits: Tensor, nulls: list[Null] | None = None) -> None:
+    """A share of the rows that it is about; nothing where there are none."""
+    if len(hits):
+        add_share(sheet, statistic, _hits(hits), nulls or [])
+
+
+def _hits(found: Tensor) -> FloatArray:
+    return found.double().cpu().numpy()
+
+
+def _null(draws: list[FloatArray]) -> list[Null]:
+    return [from_draws("random_direction", [float(one.mean()) for one in draws])] if draws else []
