@@ -54,6 +54,8 @@ NULL_NAMES = {
     "random direction": "random direction",
     "model_swap": "models swapped",
     "exchangeable_with_source": "exchangeable with source",
+    "random_split": "split by chance",
+    "random_direction": "random direction of the same length",
 }
 
 
