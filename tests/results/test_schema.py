@@ -72,6 +72,29 @@ def test_a_file_round_trips(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
+def test_a_line_of_the_first_version_is_one_in_which_no_intervention_applies() -> None:
+    now = Measurement(stage="a", statistic="b", value=1.0)
+    record = {name: value for name, value in json.loads(now.to_line()).items() if name not in ("intervention", "dose")}
+    assert Measurement.from_line(json.dumps({**record, "schema_version": 1})) == now
+    with pytest.raises(ValueError, match="unknown field dose in a line of schema version 1"):
+        Measurement.from_line(json.dumps({**record, "schema_version": 1, "dose": 1.0}))
+    with pytest.raises(ValueError, match="missing field intervention, dose"):
+        Measurement.from_line(json.dumps(record))
+
+
+def test_the_committed_results_of_the_first_version_can_be_read() -> None:
+    path = Path(__file__).parents[2] / "docs" / "results" / "grid" / "measurements.jsonl"
+    found = read_measurements(path)
+    assert len(found) > 100
+    assert {line.intervention for line in found} == {None}
+
+
+def test_an_intervention_and_its_dose_round_trip() -> None:
+    made = Measurement(stage="a", statistic="b", value=1.0, intervention="interpolation", dose=np.float32(1.5))  # type: ignore[arg-type]
+    assert Measurement.from_line(made.to_line()) == made
+    assert type(made.dose) is float
+
+
 def test_numpys_scalars_become_pythons() -> None:
     made = Measurement(stage="a", statistic="b", value=np.float32(0.5), n=np.int64(3), layer=np.int32(0))  # type: ignore[arg-type]
     assert (type(made.value), type(made.n), type(made.layer)) == (float, int, int)
