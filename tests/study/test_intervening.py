@@ -131,9 +131,9 @@ def test_patches_are_measured_where_there_is_something_to_bring_back(monkeypatch
         assert {(line.dose, line.role) for line in lines} == {
             (dose, at) for dose in (8.0, 32.0) for at in ("last_prompt", "prompt")
         }
-        assert [line.null_kind for line in lines if line.null_kind] == ["random_direction"]
+        assert [line.null_kind for line in lines if line.null_kind] == ["random_direction", "allowed_source"]
         assert len(of(found, "refusal_returned", attack=attack, intervention="restore_from_allowed")) == 1
-    pooled = of(found, "refusal_returned", attack="any")
+    pooled = of(found, "refusal_returned", attack="any", intervention="restore")
     assert {line.n for line in pooled} == {5 * len(ATTACKS)}
     assert len(of(found, "refusal_removed", intervention="remove_to_allowed")) == 4
     assert len(of(found, "refusal_induced", intervention="induce", set=ALLOWED)) == 4

@@ -339,10 +339,10 @@ def _of_interventions(protocol: str, name: str) -> list[Statement]:
             paper="section 5, observation 5",
             query=Query("refusal_returned", medium, patch),
             smallest_effect=0.2,
-            nulls=("random_direction",),
+            nulls=("random_direction", "allowed_source"),
             site="ΔW's top 8 input directions at mlp_in, last prompt token, all layers; share of jailbroken prompts",
             failing="less than a fifth of jailbroken prompts are refused, or no more than when as long a step is taken "
-            "in a random direction",
+            "in a random direction, or when ΔW acts as on an allowed prompt with the same operators",
         ),
     ]
 

@@ -257,9 +257,9 @@ def patches(tables: Tables) -> Figure | None:
         rows = [*dict.fromkeys(frame["row"])]
         for one in tables.of(*frame["model"]):
             part = frame[frame["model"] == one.model]
-            drawn = values_by_kind(part)
+            drawn, band = values_by_kind(part), nulls(part[part["null_kind"] == "random_direction"])
             panels.append(
-                dots(drawn, tables.series, named(one), SHARE, kinds=PATCH_KINDS, null=nulls(part), rows=rows, row="row")
+                dots(drawn, tables.series, named(one), SHARE, kinds=PATCH_KINDS, null=band, rows=rows, row="row")
             )
     return figure(
         "interventions-patches",

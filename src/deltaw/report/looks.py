@@ -56,6 +56,7 @@ NULL_NAMES = {
     "exchangeable_with_source": "exchangeable with source",
     "random_split": "split by chance",
     "random_direction": "random direction of the same length",
+    "allowed_source": "ΔW reads an allowed prompt",
 }
 
 

@@ -19,8 +19,9 @@ are of all prompts of a target. Three shares are of the rows where there is some
                        is answered (remove_to_allowed): no longer refused when patched
     refusal_induced    of the latter rows: refused when patched
 
-Without the patch each is 0 by construction; what a patch does to any prompt is the null, a step as long in a random
-direction, drawn for the first rank and the last prompt token.
+Without the patch each is 0 by construction; what a patch does to any prompt is the null. There are two, made for the
+first rank and the last prompt token: `random_direction`, a step as long in a random direction, and for `restore`
+`allowed_source`, what restore_from_allowed gives.
 """
 
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ from deltaw.attacks import Requests, requests_for, unattacked
 from deltaw.behaviour import Behaviour
 from deltaw.interventions import Patch, acting, answers_patched
 from deltaw.interventions.patching import At, Maps
-from deltaw.statistics import FloatArray, Null, from_draws
+from deltaw.statistics import FloatArray, Null, from_draws, wilson
 from deltaw.study.comparing import contrasts
 from deltaw.study.sheet import Sheet
 from deltaw.study.subject import ALLOWED, FORBIDDEN, RATES, Subject, add_share
@@ -60,7 +61,7 @@ def patches(subject: Subject) -> None:
     """Every patch of the sweep, on every attack on prompts and on the twins."""
     contrast, _ = contrasts(subject.world, subject.sweep.attacked, subject.seed)
     forbidden, allowed = (_ask(subject, prompts) for prompts in (contrast.forbidden, contrast.allowed))
-    returned: dict[tuple[float, At], list[tuple[FloatArray, list[FloatArray]]]] = {}
+    returned: dict[tuple[float, At], list[Returned]] = {}
     for attack in ATTACKS:
         hit = _ask(subject, attacked(subject.world, attack, contrast.forbidden, seed=subject.seed))
         view = subject.sheet.with_(attack=attack, set=FORBIDDEN)
@@ -68,21 +69,60 @@ def patches(subject: Subject) -> None:
         rows = forbidden.are(Behaviour.REFUSE) & hit.are(Behaviour.COMPLY)
         for number, (dose, at, maps) in enumerate(_kinds(subject, forbidden, hit)):
             here = view.with_(dose=dose, role=at)
-            found = _patched(subject, hit, forbidden, Patch(maps, at), here.with_(intervention="restore"))
-            drawn = _draws(subject, hit, forbidden, rows, maps, attack) if number == 0 else []
-            back = (found == int(Behaviour.REFUSE))[rows]
-            returned.setdefault((dose, at), []).append((_hits(back), drawn))
-            _share(here.with_(intervention="restore"), "refusal_returned", back, _null(drawn))
+            one = _restored(subject, (hit, forbidden, allowed), rows, Patch(maps, at), number == 0, here)
+            returned.setdefault((dose, at), []).append(one)
+            _returned(one, here)
             removed = _patched(subject, forbidden, hit, Patch(maps, at), here.with_(intervention="remove"))
             gone = (removed != int(Behaviour.REFUSE))[rows]
             _share(here.with_(intervention="remove"), "refusal_removed", gone)
-            if number == 0:
-                control = here.with_(intervention="restore_from_allowed")
-                other = _patched(subject, hit, allowed, Patch(maps, at), control)
-                _share(control, "refusal_returned", (other == int(Behaviour.REFUSE))[rows])
     for (dose, at), parts in returned.items():
-        _pooled(parts, subject.sheet.with_(attack="any", set=FORBIDDEN, intervention="restore", dose=dose, role=at))
+        pooled = Returned(*(np.concatenate(found) for found in zip(*(part.arrays for part in parts), strict=True)))
+        if len(pooled.hits) >= LEAST:
+            _returned(pooled, subject.sheet.with_(attack="any", set=FORBIDDEN, dose=dose, role=at))
     _twins(subject, forbidden, allowed)
+
+
+@dataclass(frozen=True, eq=False)
+class Returned:
+    """Where refusal came back: 1.0 or 0.0 a row. hits: (n,). control: (n,), from an allowed source; (0,) if not made.
+    drawn: (n or fewer, draws), in random directions; (0, draws) if not made.
+    """
+
+    hits: FloatArray
+    control: FloatArray
+    drawn: FloatArray
+
+    @property
+    def arrays(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """All three, to be joined with those of other rows."""
+        return self.hits, self.control, self.drawn
+
+
+def _restored(
+    subject: Subject, asked: tuple[Asked, Asked, Asked], rows: Tensor, patch: Patch, with_nulls: bool, sheet: Sheet
+) -> Returned:
+    """asked: attacked, forbidden and allowed prompts, of which `rows` count."""
+    hit, forbidden, allowed = asked
+    found = _patched(subject, hit, forbidden, patch, sheet.with_(intervention="restore"))
+    hits = _hits((found == int(Behaviour.REFUSE))[rows])
+    if not with_nulls:
+        return Returned(hits, np.zeros(0), np.zeros((0, subject.sweep.draws)))
+    other = _patched(subject, hit, allowed, patch, sheet.with_(intervention="restore_from_allowed"))
+    drawn = _draws(subject, hit, forbidden, rows, patch.maps, str(sheet.shared["attack"]))
+    return Returned(hits, _hits((other == int(Behaviour.REFUSE))[rows]), drawn)
+
+
+def _returned(found: Returned, sheet: Sheet) -> None:
+    """The share of the rows whose refusal came back, beside its nulls; nothing where there are no rows."""
+    if not len(found.hits):
+        return
+    nulls = _null(found.drawn)
+    if len(found.control):
+        add_share(sheet.with_(intervention="restore_from_allowed"), "refusal_returned", found.control)
+        n, count = len(found.control), int(found.control.sum())
+        band = wilson(count, n)
+        nulls.append(Null("allowed_source", count / n, band.low, band.high))
+    add_share(sheet.with_(intervention="restore"), "refusal_returned", found.hits, nulls)
 
 
 def _twins(subject: Subject, forbidden: Asked, allowed: Asked) -> None:
@@ -91,8 +131,8 @@ def _twins(subject: Subject, forbidden: Asked, allowed: Asked) -> None:
         here = subject.sheet.with_(dose=dose, role=at)
         view = here.with_(intervention="remove_to_allowed", set=FORBIDDEN)
         removed = _patched(subject, forbidden, allowed, Patch(maps, at), view)
-        drawn = _draws(subject, forbidden, allowed, rows, maps, "twins") if number == 0 else []
-        _share(view, "refusal_removed", (removed != int(Behaviour.REFUSE))[rows], _null([1 - one for one in drawn]))
+        drawn = _draws(subject, forbidden, allowed, rows, maps, "twins") if number == 0 else np.zeros((0, 2))
+        _share(view, "refusal_removed", (removed != int(Behaviour.REFUSE))[rows], _null(1 - drawn))
         view = here.with_(intervention="induce", set=ALLOWED)
         induced = _patched(subject, allowed, forbidden, Patch(maps, at), view)
         _share(view, "refusal_induced", (induced == int(Behaviour.REFUSE))[rows])
@@ -121,28 +161,17 @@ def _patched(subject: Subject, target: Asked, source: Asked, patch: Patch, sheet
     return labels
 
 
-def _draws(subject: Subject, target: Asked, source: Asked, rows: Tensor, maps: Maps, name: str) -> list[FloatArray]:
-    """By draw of a random direction, (n,) 1.0 where the patched answer is a refusal, of the first of the rows."""
+def _draws(subject: Subject, target: Asked, source: Asked, rows: Tensor, maps: Maps, name: str) -> FloatArray:
+    """(n, draws) 1.0 where the answer patched in a random direction is a refusal, of the first of the rows."""
     (few,) = rows.nonzero(as_tuple=True)
     few = few[: subject.sweep.few]
-    if not len(few):
-        return []
-    found = []
-    for number in range(subject.sweep.draws):
+    found = [np.zeros(0)] * subject.sweep.draws if not len(few) else []
+    for number in range(subject.sweep.draws if len(few) else 0):
         patch = Patch(maps, scramble=subject.torch_generator(f"patch/{name}/{number}"))
         where = few.to(target.requests.refusal.device)
         labels = answers_patched(subject.model, target.requests[where], source.requests[where], patch).labels
         found.append(_hits(labels == int(Behaviour.REFUSE)))
-    return found
-
-
-def _pooled(parts: list[tuple[FloatArray, list[FloatArray]]], sheet: Sheet) -> None:
-    hits = np.concatenate([part for part, _ in parts])
-    if len(hits) < LEAST:
-        return
-    drawn = [draws for _, draws in parts if draws]
-    together = [np.concatenate(one) for one in zip(*drawn, strict=True)]
-    add_share(sheet, "refusal_returned", hits, _null(together))
+    return np.stack(found, axis=1)
 
 
 def _rates(sheet: Sheet, labels: Tensor) -> None:
@@ -160,5 +189,6 @@ def _hits(found: Tensor) -> FloatArray:
     return found.double().cpu().numpy()
 
 
-def _null(draws: list[FloatArray]) -> list[Null]:
-    return [from_draws("random_direction", [float(one.mean()) for one in draws])] if draws else []
+def _null(drawn: FloatArray) -> list[Null]:
+    """The null of (n, draws); none if there are no rows."""
+    return [from_draws("random_direction", drawn.mean(0))] if len(drawn) else []
