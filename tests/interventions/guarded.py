@@ -53,10 +53,10 @@ def guarded(unit: int = OUTSIDE) -> tuple[Transformer, Transformer]:
     state["blocks.0.attn.out.weight"][SIGNAL, SIGNAL] = 3.0
     for layer in range(2):
         state[f"blocks.{layer}.mlp.in_proj.weight"][:5, :5] = torch.eye(5)
-    state["blocks.0.mlp.out_proj.weight"][GUARD, unit] = 1.0
+    state["blocks.0.mlp.out_proj.weight"][GUARD, unit] = 0.6
     unembed = state["unembed.weight"]
-    unembed[YES, EOT], unembed[NULL, GUARD] = 2.0, 1.5
-    unembed[STOP, NULL] = unembed[STOP, YES] = 10.0
+    unembed[YES, EOT], unembed[NULL, GUARD] = 2.0, 2.5
+    unembed[STOP, NULL] = unembed[STOP, YES] = 30.0
     base.load_state_dict(state)
     tuned = Transformer(base.config, torch.Generator().manual_seed(0))
     state["blocks.0.mlp.in_proj.weight"][unit, SIGNAL] += 1.0

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from guarded import asked, guarded, lively, pair, some_tokens
+from guarded import NULL, asked, guarded, lively, pair, some_tokens
 from torch import Tensor
 
 from deltaw.attacks import unattacked
@@ -116,8 +116,8 @@ def test_the_difference_in_means_carries_a_planted_refusal() -> None:
     direction = difference_in_means(*means)
     with editing(tuned, ablation(direction, range(2))):
         assert set(unattacked(tuned, with_trigger).labels.tolist()) == {COMPLY}
-    with editing(tuned, addition(direction, 0)):
-        assert set(unattacked(tuned, plain).labels.tolist()) == {REFUSE}
+    with editing(tuned, addition(direction, 0)):  # after NULL as well, so its first token counts
+        assert set(unattacked(tuned, plain).outputs[:, 0].tolist()) == {NULL}
     with editing(tuned, addition(direction, 0, dose=0.0)):
         assert set(unattacked(tuned, plain).labels.tolist()) == {COMPLY}
     random = random_direction(direction, seeded(1))

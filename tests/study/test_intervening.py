@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from deltaw.attacks import Requests
+from deltaw.attacks import Requests, unattacked
 from deltaw.behaviour import Answers
 from deltaw.evidence import STATEMENTS, decide
-from deltaw.interventions import state_of
+from deltaw.interventions import answers_patched, state_of
 from deltaw.model import Transformer
 from deltaw.results import Measurement
 from deltaw.study import directed, intervening, patched, subject
 from deltaw.study.intervening import alphas, intervening_prompts, layers, log_odds, named, ranks, subspaces, swaps
+from deltaw.study.making import answers_to
 from deltaw.study.patched import ATTACKS, Asked
 from deltaw.study.recipes import recipe
 from deltaw.study.sheet import Sheet
@@ -147,16 +148,14 @@ def test_nothing_is_said_of_refusals_that_were_not_there() -> None:
 
 
 def test_claims_find_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines: list[Measurement] = []
     wanted = {s.id: s for s in STATEMENTS if ("stage", "intervention") in s.query.where}
     assert len(wanted) == 12
-    for model in {model for s in wanted.values() for model in (*s.query.models, *s.controls)}:
-        found = studied(replace(SWEEP, attacked=5))
-        refusing(found, monkeypatch)
-        for part in (alphas, subspaces, patched.patches):
-            part(found)
-        monkeypatch.undo()
-        lines += [replace(line, model=model) for line in found.sheet.lines]
+    found = studied(replace(SWEEP, attacked=5, alphas=(), scopes=()))
+    refusing(found, monkeypatch)
+    for part in (alphas, subspaces, patched.patches):
+        part(found)
+    models = {model for s in wanted.values() for model in (*s.query.models, *s.controls)}
+    lines = [replace(line, model=model) for model in models for line in found.sheet.lines]
     for claim in decide(lines, exploratory=True):
         if claim.id in wanted:
             assert claim.value is not None, claim.id
@@ -180,7 +179,6 @@ def test_the_standard_sweeps_measure_all_that_claims_read() -> None:
 def test_the_plan_counts_what_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     answered: Counter[str] = Counter()
     part = ""
-    answers_to, answers_patched, unattacked = subject.answers_to, patched.answers_patched, patched.unattacked
 
     def counting(model: Transformer, world: World, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
         answered[part] += len(prompts)

@@ -31,7 +31,8 @@ def difference_in_means(forbidden: Tensor, allowed: Tensor) -> Tensor:
 def random_direction(like: Tensor, generator: torch.Generator) -> Tensor:
     """A uniformly random direction at the norm of `like` (width,)."""
     drawn = torch.randn(like.shape, dtype=torch.float64, generator=generator)
-    return drawn * (like.double().norm() / drawn.norm())
+    found: Tensor = drawn * (like.double().norm() / drawn.norm())
+    return found
 
 
 def ablation(direction: Tensor, layers: range) -> dict[Place, Edit]:

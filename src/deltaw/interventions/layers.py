@@ -75,13 +75,13 @@ def shapley_values(values: FloatArray) -> FloatArray:
 def only_one(values: FloatArray) -> FloatArray:
     """(n, ...) what each player does alone: v({i}) − v(∅)."""
     values, n = _table(values)
-    return values[[1 << player for player in range(n)]] - values[0]
+    return np.asarray(values[[1 << player for player in range(n)]] - values[0])
 
 
 def leave_one_out(values: FloatArray) -> FloatArray:
     """(n, ...) what is lost without each player: v(all) − v(all ∖ {i})."""
     values, n = _table(values)
-    return values[-1] - values[[len(values) - 1 - (1 << player) for player in range(n)]]
+    return np.asarray(values[-1] - values[[len(values) - 1 - (1 << player) for player in range(n)]])
 
 
 def _table(values: FloatArray) -> tuple[FloatArray, int]:

@@ -134,4 +134,5 @@ class _Patching:
 def _turned(vectors: Tensor, generator: torch.Generator) -> Tensor:
     """Vectors (..., m) of the same norms in uniformly random directions."""
     drawn = torch.randn(vectors.shape, generator=generator).to(vectors)
-    return drawn * (vectors.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
+    found: Tensor = drawn * (vectors.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
+    return found

@@ -1,6 +1,7 @@
 """Figures of interventions: what becomes of safety, capability and over-refusal when ΔW or activations are edited."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -26,7 +27,7 @@ MODULES = {"mlp": (6, 3), "mlp_in": (4, 2, 1, 2), "attention": (1, 2), "norms": 
 WIDTH = 345
 
 
-def _rates(tables: Tables, intervention: str | Sequence[str], **where: object) -> pd.DataFrame:
+def _rates(tables: Tables, intervention: str | Sequence[str], **where: Any) -> pd.DataFrame:
     """Safety, capability and over-refusal of some interventions, told apart by `kind`; one row a null."""
     names = (intervention,) if isinstance(intervention, str) else tuple(intervention)
     frames = [
@@ -86,7 +87,8 @@ def scopes(tables: Tables) -> Figure | None:
         y = Axis("forbidden prompts refused", SHARE.domain, SHARE.ticks, SHARE.format)
         whole = frame[(frame["module"] == "whole") & frame["dose"].between(*(x.domain or (0, 1)))]
         for one in tables.of(*parts["model"]):
-            drawn = values(pd.concat([whole, parts])[lambda rows, one=one: rows["model"] == one.model])
+            both = pd.concat([whole, parts])
+            drawn = values(both[both["model"] == one.model])
             drawn = drawn.assign(series=drawn["module"], x=drawn["dose"], at=drawn["dose"])
             looks = [Series("", "whole", None, one.colour, (1, 0), "circle", False)]
             looks += [Series("", name, None, one.colour, dash, "square", True) for name, dash in MODULES.items()]

@@ -25,6 +25,7 @@ from deltaw.interventions import (
 from deltaw.interventions.directions import SITE
 from deltaw.model import activations
 from deltaw.study.subject import ALLOWED, FORBIDDEN, Answered, Panel, Subject
+from deltaw.study.sweeps import Sweep
 from deltaw.training.pretraining import as_batch
 from deltaw.world import Response
 
@@ -52,6 +53,11 @@ def directions(subject: Subject) -> None:
             subject.add_rates(answered, here, added if dose == 1 else [], "random_direction")
 
 
+def direction_draws(sweep: Sweep) -> int:
+    """Draws behind each null: fewer than of others, since each layer has its own and random directions do little."""
+    return max(2, sweep.draws // 4)
+
+
 def _read(subject: Subject, name: str) -> dict[Place, Tensor]:
     rows = range(MEANS_FROM, MEANS_FROM + subject.sweep.means)
     prompts = subject.world.sample(name, rows, seed=subject.seed)
@@ -69,7 +75,7 @@ def _draws(
     subject: Subject, name: str, direction: Tensor, edits: Callable[[Tensor], dict[Place, Edit]]
 ) -> list[Answered]:
     found = []
-    for number in range(subject.sweep.draws):
+    for number in range(direction_draws(subject.sweep)):
         random = random_direction(direction, subject.torch_generator(f"direction/{name}/{number}"))
         found.append(_answer(subject, subject.few, edits(random)))
     return found

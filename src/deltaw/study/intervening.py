@@ -26,6 +26,7 @@ of free-running answers. Other statistics are made from the same answers, prompt
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,9 +50,10 @@ from deltaw.interventions import (
     with_norm,
     with_parts,
 )
+from deltaw.interventions.states import State
 from deltaw.interventions.subspace import Parts, Split
 from deltaw.statistics import FloatArray, bootstrap_means, from_draws, percentile_interval
-from deltaw.study.directed import directions
+from deltaw.study.directed import direction_draws, directions
 from deltaw.study.making import SeedConfig, last_model, tuned_fields
 from deltaw.study.patched import patches
 from deltaw.study.recipes import Tuned
@@ -243,11 +245,11 @@ def layers(subject: Subject) -> None:
             for place, (player, each) in enumerate(zip(names, measured(values), strict=True)):
                 layer = int(player.removeprefix("layer ")) if player.startswith("layer ") else None
                 module = player if layer is None else f"blocks.{layer}"
-                where = {"layer": layer, "module": module, "set": name, "n": len(each)}
+                where: dict[str, Any] = {"layer": layer, "module": module, "set": name, "n": len(each)}
                 view.add(f"{how}_{rate}", *subject.mean(each, 5, place), **where)
 
 
-def swaps(subject: Subject, partner: dict[str, torch.Tensor]) -> None:
+def swaps(subject: Subject, partner: State) -> None:
     """The first j blocks of this model under the rest of the partner's, a tuning of the same base."""
     blocks = layers_of(subject.base)
     for count in range(1, len(blocks)):
@@ -268,6 +270,6 @@ def intervening_prompts(sweep: Sweep, blocks: int, attacks: int) -> int:
         "layers": 2 ** (blocks + 1) * few,
         "swaps": (blocks - 1) * conditional if sweep.partner else 0,
         "patches": sweep.attacked * (1 + attacks) * (2 + 2 * patched) + null * sweep.few * (attacks + 1),
-        "directions": blocks * (1 + len(sweep.doses)) * conditional + (1 + blocks) * null * few,
+        "directions": blocks * (1 + len(sweep.doses)) * conditional + (1 + blocks) * direction_draws(sweep) * few,
     }
     return sum(counts[part] for part in sweep.parts)
