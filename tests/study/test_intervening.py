@@ -16,13 +16,23 @@ from deltaw.interventions import answers_patched, state_of
 from deltaw.model import Transformer
 from deltaw.results import Measurement
 from deltaw.study import directed, intervening, patched, subject
-from deltaw.study.intervening import alphas, intervening_prompts, layers, log_odds, named, ranks, subspaces, swaps
+from deltaw.study.intervening import (
+    alphas,
+    extrapolation,
+    intervening_prompts,
+    layers,
+    log_odds,
+    named,
+    ranks,
+    subspaces,
+    swaps,
+)
 from deltaw.study.making import answers_to
 from deltaw.study.patched import ATTACKS, Asked
 from deltaw.study.recipes import recipe
 from deltaw.study.sheet import Sheet
 from deltaw.study.stages import stages
-from deltaw.study.subject import ALLOWED, FORBIDDEN, Subject
+from deltaw.study.subject import ALLOWED, FORBIDDEN, Answered, Subject
 from deltaw.study.sweeps import STANDARD, Sweep
 from deltaw.training.pretraining import model_config
 from deltaw.world import Prompts, World
@@ -95,6 +105,24 @@ def test_log_odds_are_finite_at_the_ends_and_zero_in_the_middle() -> None:
     assert log_odds(np.ones(8)) == pytest.approx(np.log(8.5 / 0.5)) == -log_odds(np.zeros(8))
 
 
+def test_the_best_alpha_is_chosen_on_other_prompts_than_it_is_measured_on() -> None:
+    found = studied(replace(SWEEP, prompts=4))
+    safe = {1.5: [2, 2, 0, 2], 3.0: [0, 2, 2, 2]}  # of forbidden prompts, of which the first and third choose
+    able = {1.5: [1, 1, 1, 1], 3.0: [1, 0, 1, 0]}
+    panel = found.conditional
+    beyond = {
+        alpha: Answered(panel, torch.tensor([*able[alpha], *safe[alpha]]), torch.zeros(8, 1)) for alpha in safe
+    }  # fmt: skip
+    found.own = Answered(panel, torch.tensor([1, 1, 1, 1, 0, 0, 0, 2]), torch.zeros(8, 1))
+    beyond[3.0].labels[4] = 2  # now the third α is better on the first and third
+    extrapolation(found, beyond)
+    (gain,), (cost,) = of(found, "extrapolation_log_odds"), of(found, "extrapolation_cost")
+    assert gain.dose == cost.dose == 3.0
+    assert gain.value == pytest.approx(np.log(2.5 / 0.5))  # two of two, after one of two
+    assert cost.value == 1.0
+    assert (gain.n, cost.n, gain.null_kind) == (2, 2, "random_direction")
+
+
 def test_layers_add_up_to_what_tuning_changed() -> None:
     found = studied()
     layers(found)
@@ -124,7 +152,7 @@ def refusing(found: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_patches_are_measured_where_there_is_something_to_bring_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = studied(replace(SWEEP, attacked=5))
+    found = studied(replace(SWEEP, attacked=12))
     refusing(found, monkeypatch)
     patched.patches(found)
     for attack in ATTACKS:
@@ -135,7 +163,7 @@ def test_patches_are_measured_where_there_is_something_to_bring_back(monkeypatch
         assert [line.null_kind for line in lines if line.null_kind] == ["random_direction", "allowed_source"]
         assert len(of(found, "refusal_returned", attack=attack, intervention="restore_from_allowed")) == 1
     pooled = of(found, "refusal_returned", attack="any", intervention="restore")
-    assert {line.n for line in pooled} == {5 * len(ATTACKS)}
+    assert {line.n for line in pooled} == {12 * len(ATTACKS)}
     assert len(of(found, "refusal_removed", intervention="remove_to_allowed")) == 4
     assert len(of(found, "refusal_induced", intervention="induce", set=ALLOWED)) == 4
 
@@ -150,7 +178,7 @@ def test_nothing_is_said_of_refusals_that_were_not_there() -> None:
 def test_claims_find_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {s.id: s for s in STATEMENTS if ("stage", "intervention") in s.query.where}
     assert len(wanted) == 12
-    found = studied(replace(SWEEP, attacked=5, alphas=(), scopes=()))
+    found = studied(replace(SWEEP, attacked=12, alphas=(2.0,), scopes=()))
     refusing(found, monkeypatch)
     for part in (alphas, subspaces, patched.patches):
         part(found)

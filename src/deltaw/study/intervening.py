@@ -15,15 +15,17 @@ Lines are of stage `intervention`; their fields `intervention` and `dose` say wh
 Rates (`comply_rate`, `refuse_rate`, `neither_rate`, and `as_tuned_rate`: the whole answer is the tuned model's own) are
 of free-running answers. Other statistics are made from the same answers, prompt by prompt:
 
-    extrapolation_log_odds     log odds of refusing forbidden prompts at α = 2, minus those at 1 (half a prompt is added
-                               to either side, so that none are infinite). Null: a step as long without a direction
-    extrapolation_cost         compliance with allowed prompts at α = 1, minus that at 2
+    extrapolation_log_odds     log odds of refusing forbidden prompts at the best α > 1 of the sweep, minus those at 1
+                               (half a prompt is added to either side, so that none are infinite). The best has the
+                               largest sum of safety and capability on every other prompt, and is measured on those
+                               between. Null: a step as long without a direction
+    extrapolation_cost         on the same prompts, compliance with allowed ones at α = 1, minus that at the best
     carried_share              Shapley value of null, column and rest for answering forbidden prompts as the tuned model
     carried_null_minus_column  that of null minus that of column: the mean, without and with the rest, of what the null
                                part alone achieves minus what the column part alone does. Null: ΔW split by chance
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -63,7 +65,6 @@ from deltaw.study.subject import ALLOWED, FORBIDDEN, Answered, Subject
 from deltaw.study.sweeps import Sweep
 from deltaw.world import World
 
-EXTRAPOLATED = 2.0  # the α that claims read; written down before it was tried
 SOURCES = ("null", "column", "rest")
 STAGE = "intervention"
 
@@ -104,46 +105,60 @@ def intervene(context: StageContext) -> None:
 
 
 def alphas(subject: Subject) -> None:
-    """The whole model along ΔW, then parts of it alone; what α = 2 gains and costs."""
+    """The whole model along ΔW, then parts of it alone; what extrapolation gains and costs."""
     sweep, base, tuned = subject.sweep, subject.base, subject.tuned
     view = subject.sheet.with_(intervention="interpolation")
+    beyond: dict[float, Answered] = {}
     for alpha in sweep.alphas:
         answered = subject.answer(subject.whole, interpolated(base, tuned, alpha))
         subject.add_rates(answered, view.with_(dose=alpha, module="whole"))
+        if alpha > 1:
+            beyond[alpha] = answered
     for scope, alpha in product(sweep.scopes, sweep.scope_alphas):
         for name in (f"layer {k}" for k in layers_of(base)) if scope == "layers" else (scope,):
             answered = subject.answer(subject.conditional, interpolated(base, tuned, alpha, name))
             layer = int(name.removeprefix("layer ")) if scope == "layers" else None
             module = name if layer is None else f"blocks.{layer}"
             subject.add_rates(answered, view.with_(dose=alpha, module=module, layer=layer))
-    extrapolation(subject)
+    if beyond:
+        extrapolation(subject, beyond)
 
 
-def extrapolation(subject: Subject) -> None:
-    """What α = 2 gains in refusal, beside steps as long without a direction, and what it costs in compliance."""
-    alpha, base, tuned = EXTRAPOLATED, subject.base, subject.tuned
-    further = subject.answer(subject.conditional, interpolated(base, tuned, alpha))
+def extrapolation(subject: Subject, beyond: Mapping[float, Answered]) -> None:
+    """What the best of several α > 1 gains in refusal, beside steps as long without a direction, and what it costs."""
+    chosen, held_out = slice(0, None, 2), slice(1, None, 2)
+
+    def worth(alpha: float) -> float:
+        safe, able = _safe_and_able(beyond[alpha])
+        return float(safe[chosen].mean() + able[chosen].mean())
+
+    alpha = max(beyond, key=worth)
     drawn = []
     for number in range(subject.sweep.draws):
         generator = subject.torch_generator(f"extrapolation/{number}")
-        drawn.append(subject.answer(subject.few, randomly_extrapolated(base, tuned, alpha, generator)))
+        state = randomly_extrapolated(subject.base, subject.tuned, alpha, generator)
+        drawn.append(_safe_and_able(subject.answer(subject.few, state)))
+    (safe, able), (safe_own, able_own) = (_safe_and_able(one) for one in (beyond[alpha], subject.own))
+    draws = [log_odds(one) - log_odds(_safe_and_able(subject.own_few)[0]) for one, _ in drawn]
+    pair = [safe[held_out], safe_own[held_out]]
+    n = len(pair[0])
+    means = bootstrap_means(pair, subject.generator(1), [np.arange(n)] * 2, subject.bootstrap)
     view = subject.sheet.with_(intervention="interpolation", dose=alpha, module="whole", n_unit="prompt")
-    pair = [one.are(FORBIDDEN, Behaviour.REFUSE) for one in (further, subject.own)]
-    before = subject.own_few.are(FORBIDDEN, Behaviour.REFUSE)
-    draws = [log_odds(one.are(FORBIDDEN, Behaviour.REFUSE)) - log_odds(before) for one in drawn]
-    n = len(before)
-    same = [np.arange(len(pair[0]))] * 2
-    means = bootstrap_means(pair, subject.generator(1), same, subject.bootstrap)
     view.add(
         "extrapolation_log_odds", log_odds(pair[0]) - log_odds(pair[1]),
-        percentile_interval(_log_odds(means[:, 0], len(pair[0])) - _log_odds(means[:, 1], len(pair[0]))),
-        [from_draws("random_direction", draws)], unit="log odds ratio", set=FORBIDDEN, n=len(pair[0]),
+        percentile_interval(_log_odds(means[:, 0], n) - _log_odds(means[:, 1], n)),
+        [from_draws("random_direction", draws)], unit="log odds ratio", set=FORBIDDEN, n=n,
     )  # fmt: skip
-    view.with_(intervention="random_step", n=n, unit="share").add(
-        "comply_rate", float(np.mean([one.are(ALLOWED, Behaviour.COMPLY).mean() for one in drawn])), set=ALLOWED
-    )
-    cost = subject.own.are(ALLOWED, Behaviour.COMPLY) - further.are(ALLOWED, Behaviour.COMPLY)
+    cost = able_own[held_out] - able[held_out]
     view.add("extrapolation_cost", *subject.mean(cost, 2), unit="share of prompts", set=ALLOWED, n=len(cost))
+    by_chance = float(np.mean([able.mean() for _, able in drawn]))
+    random = view.with_(intervention="random_step", n=subject.sweep.few, unit="share")
+    random.add("comply_rate", by_chance, set=ALLOWED)
+
+
+def _safe_and_able(answered: Answered) -> tuple[FloatArray, FloatArray]:
+    """Where forbidden prompts are refused, and where allowed ones are answered: (n,) each."""
+    return answered.are(FORBIDDEN, Behaviour.REFUSE), answered.are(ALLOWED, Behaviour.COMPLY)
 
 
 def log_odds(hits: FloatArray) -> float:
@@ -264,7 +279,7 @@ def intervening_prompts(sweep: Sweep, blocks: int, attacks: int) -> int:
     steps = len(sweep.scope_alphas) * sum(blocks if scope == "layers" else 1 for scope in sweep.scopes)
     patched = len(sweep.ks) * (2 if sweep.everywhere else 1)
     counts = {
-        "alpha": len(sweep.alphas) * 2 * conditional + (steps + 2) * conditional + (null + 1) * few,
+        "alpha": len(sweep.alphas) * 2 * conditional + (steps + 1) * conditional + (null + 1) * few,
         "subspace": (9 + 4 * sweep.rescaled) * conditional + (4 * null + 1) * few,
         "rank": (len(sweep.ranks) + len(sweep.removed)) * conditional,
         "layers": 2 ** (blocks + 1) * few,

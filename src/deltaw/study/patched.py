@@ -14,14 +14,14 @@ by attack, the prompt that the attack made of it. Lines name target and source:
 are of all prompts of a target. Three shares are of the rows where there is something to bring back or to take away:
 
     refusal_returned   of rows whose forbidden prompt is refused and whose attacked one is answered: refused when
-                       patched. `attack` any: those of all attacks together, if there are at least `LEAST`
+                       patched. `attack` any: those of all attacks together
     refusal_removed    of the same rows (remove), or of those whose forbidden prompt is refused and whose allowed twin
                        is answered (remove_to_allowed): no longer refused when patched
     refusal_induced    of the latter rows: refused when patched
 
-Without the patch each is 0 by construction; what a patch does to any prompt is the null. There are two, made for the
-first rank and the last prompt token: `random_direction`, a step as long in a random direction, and for `restore`
-`allowed_source`, what restore_from_allowed gives.
+Of fewer than `LEAST` rows nothing is said. Without the patch each is 0 by construction; what a patch does to any prompt
+is the null. There are two, made for the first rank and the last prompt token: `random_direction`, a step as long in a
+random direction, and for `restore` `allowed_source`, what restore_from_allowed gives.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ from deltaw.study.sheet import Sheet
 from deltaw.study.subject import ALLOWED, FORBIDDEN, RATES, Subject, add_share
 from deltaw.world import FORBIDDEN_SOURCES, Prompts, attacked
 
-LEAST = 10  # prompts behind a share of all attacks together
+LEAST = 10  # prompts behind a share
 ATTACKS = tuple(attack for attack, sources in FORBIDDEN_SOURCES.items() if FORBIDDEN in sources)
 
 
@@ -77,8 +77,7 @@ def patches(subject: Subject) -> None:
             _share(here.with_(intervention="remove"), "refusal_removed", gone)
     for (dose, at), parts in returned.items():
         pooled = Returned(*(np.concatenate(found) for found in zip(*(part.arrays for part in parts), strict=True)))
-        if len(pooled.hits) >= LEAST:
-            _returned(pooled, subject.sheet.with_(attack="any", set=FORBIDDEN, dose=dose, role=at))
+        _returned(pooled, subject.sheet.with_(attack="any", set=FORBIDDEN, dose=dose, role=at))
     _twins(subject, forbidden, allowed)
 
 
@@ -113,8 +112,8 @@ def _restored(
 
 
 def _returned(found: Returned, sheet: Sheet) -> None:
-    """The share of the rows whose refusal came back, beside its nulls; nothing where there are no rows."""
-    if not len(found.hits):
+    """The share of the rows whose refusal came back, beside its nulls; nothing where there are too few."""
+    if len(found.hits) < LEAST:
         return
     nulls = _null(found.drawn)
     if len(found.control):
@@ -180,8 +179,8 @@ def _rates(sheet: Sheet, labels: Tensor) -> None:
 
 
 def _share(sheet: Sheet, statistic: str, hits: Tensor, nulls: list[Null] | None = None) -> None:
-    """A share of the rows that it is about; nothing where there are none."""
-    if len(hits):
+    """A share of the rows that it is about; nothing where there are too few."""
+    if len(hits) >= LEAST:
         add_share(sheet, statistic, _hits(hits), nulls or [])
 
 
