@@ -4,14 +4,17 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 
-.PHONY: study test slow benchmark lint types contract check help
+.PHONY: study interventions test slow benchmark lint types contract check help
 .DEFAULT_GOAL := help
 
 help:  ## show what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 study: $(READY)  ## the whole study, from nothing to a report (runs/quick/report.html)
 	$(RUN)/deltaw study --recipe quick
+
+interventions: $(READY)  ## every intervention on the models of the finished study (runs/quick/interventions): about an hour
+	$(RUN)/deltaw interventions --run runs/quick
 
 test: $(READY)  ## the test suite
 	$(RUN)/python -m pytest -n 2 --dist loadfile

@@ -70,6 +70,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "seed": 0,
         },
         "report": {"run_dir": "runs/quick"},
+        "interventions": {"run_dir": "runs/quick", "workers": 0},
         "compare": {"base": "required", "tuned": "required", "out": None, "modules": (), "curve": False},
     }
 

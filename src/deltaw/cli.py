@@ -1,4 +1,7 @@
-"""The command line: `deltaw study`, `sample`, `report`, `compare`. A user's mistake is one sentence, status 2."""
+"""The command line: `deltaw study`, `sample`, `report`, `interventions`, `compare`.
+
+A user's mistake is one sentence, status 2.
+"""
 
 import os
 
@@ -156,6 +159,30 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Interventions:
+    """Edit the models of a finished run in every way there is, and measure what the edited models do.
+
+    ΔW scaled, cut into its null-space and column-space part, to fewer directions, to some layers; activations patched,
+    ablated and added to. About an hour on two cores for a run of quick. Results and a report go to RUN/interventions; a
+    stopped sweep goes on when the same command is given.
+    """
+
+    run_dir: Annotated[Path, tyro.conf.arg(name="run", metavar="DIR")] = Path("runs/quick")
+    """The directory of a finished run."""
+    workers: int = 0
+    """How many processes the local cluster has. 0: one a core."""
+
+    def run(self) -> int:
+        """Make the exhaustive sweep; prints where its report is."""
+        from deltaw.study.exhaustive import run_interventions
+        from deltaw.study.progress import choose_listener
+
+        report = run_interventions(self.run_dir, workers=self.workers or None, listener=choose_listener())
+        _say(f"Report: {report}")
+        return 0
+
+
+@dataclass(frozen=True)
 class Compare:
     """Compare two checkpoints of one architecture, matrix by matrix, from their safetensors files.
 
@@ -188,6 +215,7 @@ Command = (
     Annotated[Study, tyro.conf.subcommand("study")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Interventions, tyro.conf.subcommand("interventions")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
 )
 
@@ -208,7 +236,7 @@ def main() -> None:
         print(f"deltaw: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
-        resumes = isinstance(command, Study) and not command.dry_run
+        resumes = isinstance(command, Interventions) or (isinstance(command, Study) and not command.dry_run)
         more = "; the same command goes on from the last finished stage" if resumes else ""
         print(f"deltaw: stopped{more}", file=sys.stderr)  # noqa: T201
         sys.exit(130)

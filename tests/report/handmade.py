@@ -95,6 +95,7 @@ def measurements(seed: int = 0) -> list[Measurement]:
         _doses(maker, size, {**fields, "stage": "analysis", "step": STEPS[-1], "set": "forbidden/conditional/unsafe"})
         if model == "ssft-medium":
             _attacks_on_model(maker, fields)
+            _interventions(maker, {**fields, "stage": "intervention", "step": STEPS[-1]})
         _sensitivity(maker, size, {**fields, "stage": "analysis", "step": STEPS[-1], "n": 48, "n_unit": "prompt"})
     return maker.lines
 
@@ -157,6 +158,42 @@ def _attacks_on_model(maker: Maker, fields: dict[str, Any]) -> None:
             null = [("exchangeable_with_source", 0.0, 0.05)]
             maker.add("position", 0.4, 0.05, null, site="mlp_post", **here)
             maker.add("gain_log_ratio_to_forbidden", -0.2, 0.05, null, site="mlp_in", **here)
+
+
+def _interventions(maker: Maker, fields: dict[str, Any]) -> None:
+    sets = ("forbidden/conditional/unsafe", "allowed/conditional/safe")
+
+    def rates(refuse: float, **where: Any) -> None:
+        for name, refused in zip(sets, (refuse, refuse / 10), strict=True):
+            maker.rates(0.95 - refused, refused, **fields, **where, set=name)
+
+    for module in ("whole", "mlp", "attention"):
+        for alpha in (-1.0, 0.0, 1.0, 2.0):
+            rates(max(0.0, alpha) / 2, intervention="interpolation", dose=alpha, module=module)
+    for name in ("base", "null", "column+rest", "null+column+rest"):
+        rates(0.5, intervention=name, module="mlp.in_proj")
+    split = [("random_split", 0.1, 0.05)]
+    maker.add("carried_null_minus_column", 0.3, 0.1, split, **fields, set=sets[0])
+    for part in ("null", "column"):
+        maker.add("carried_share", 0.4, 0.1, split, **fields, intervention=part, set=sets[0])
+    for k in (0, 1, 4, 16):
+        rates(k / 20, intervention="truncated", dose=k, module="whole")
+        rates(0.8 - k / 20, intervention="top_removed", dose=k, module="whole")
+    for layer in (*LAYERS, None):
+        for how in ("shapley", "only_one", "leave_one_out"):
+            maker.add(f"{how}_refuse_rate", 0.2, 0.05, **fields, intervention="layers", layer=layer, set=sets[0])
+        if layer is not None:
+            rates(0.2, intervention="swap/dpo-medium", dose=layer, module="whole")
+            rates(0.1, intervention="ablate_direction", dose=1.0, layer=layer, site="resid_out")
+            rates(0.9, intervention="add_direction", dose=1.0, layer=layer, site="resid_out")
+    direction = [("random_direction", 0.0, 0.02)]
+    for dose, role in ((8.0, "last_prompt"), (128.0, "last_prompt"), (8.0, "prompt")):
+        here = {**fields, "dose": dose, "role": role}
+        for attack in ("co_task", "misgen_text", "any"):
+            maker.add("refusal_returned", 0.5, 0.1, direction, **here, intervention="restore", attack=attack)
+        maker.add("refusal_returned", 0.1, 0.1, **here, intervention="restore_from_allowed", attack="co_task")
+        maker.add("refusal_removed", 0.7, 0.1, direction, **here, intervention="remove_to_allowed")
+        maker.add("refusal_induced", 0.6, 0.1, **here, intervention="induce")
 
 
 def _analysis(maker: Maker, size: float, fields: dict[str, Any]) -> None:

@@ -22,8 +22,8 @@ from deltaw.results import (
 from deltaw.results.schema import LATER_CLAIM_FIELDS, MEASUREMENT_FIELDS
 
 CONTRACT = (
-    "schema_version, stage, model, protocol, strength, control, seed, step, module, layer, site, role, set, "
-    "attack, statistic, unit, value, low, high, n, n_unit, null_kind, null_mean, null_low, null_high"
+    "schema_version, stage, model, protocol, strength, control, seed, step, module, layer, site, role, set, attack, "
+    "intervention, dose, statistic, unit, value, low, high, n, n_unit, null_kind, null_mean, null_low, null_high"
 )
 finite = st.floats(allow_nan=False, allow_infinity=False)
 text = st.none() | st.text(min_size=1)
@@ -72,6 +72,29 @@ def test_a_file_round_trips(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m.jsonl"]
 
 
+def test_a_line_of_the_first_version_is_one_in_which_no_intervention_applies() -> None:
+    now = Measurement(stage="a", statistic="b", value=1.0)
+    record = {name: value for name, value in json.loads(now.to_line()).items() if name not in ("intervention", "dose")}
+    assert Measurement.from_line(json.dumps({**record, "schema_version": 1})) == now
+    with pytest.raises(ValueError, match="unknown field dose in a line of schema version 1"):
+        Measurement.from_line(json.dumps({**record, "schema_version": 1, "dose": 1.0}))
+    with pytest.raises(ValueError, match="missing field intervention, dose"):
+        Measurement.from_line(json.dumps(record))
+
+
+def test_the_committed_results_of_the_first_version_can_be_read() -> None:
+    path = Path(__file__).parents[2] / "docs" / "results" / "grid" / "measurements.jsonl"
+    found = read_measurements(path)
+    assert len(found) > 100
+    assert {line.intervention for line in found} == {None}
+
+
+def test_an_intervention_and_its_dose_round_trip() -> None:
+    made = Measurement(stage="a", statistic="b", value=1.0, intervention="interpolation", dose=np.float32(1.5))  # type: ignore[arg-type]
+    assert Measurement.from_line(made.to_line()) == made
+    assert type(made.dose) is float
+
+
 def test_numpys_scalars_become_pythons() -> None:
     made = Measurement(stage="a", statistic="b", value=np.float32(0.5), n=np.int64(3), layer=np.int32(0))  # type: ignore[arg-type]
     assert (type(made.value), type(made.n), type(made.layer)) == (float, int, int)
@@ -96,7 +119,7 @@ def test_numpys_scalars_become_pythons() -> None:
         ({"null_mean": 0.5}, "need a null_kind"),
         ({"null_kind": "rotation"}, "needs a null_mean"),
         ({"null_kind": "rotation", "null_mean": 0.5, "null_low": 1.0, "null_high": 0.0}, "null_low must not"),
-        ({"schema_version": 2}, "reads version 1"),
+        ({"schema_version": 3}, "reads version 2"),
     ],
 )
 def test_a_bad_value_is_refused(changes: dict[str, Any], message: str) -> None:

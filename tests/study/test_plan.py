@@ -158,11 +158,14 @@ def test_the_counts_are_those_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp
     smoke = recipe("smoke")
     sizes = replace(smoke.sizes, final=9, checkpoint=5, attacked=3, ceiling=4, shown=2)
     chosen = replace(smoke, tunings=smoke.tunings[:1], sizes=sizes)
-    graph = [stage for stage in stages(chosen) if not stage.name.startswith(("analysis-", "attacks-"))]
+    graph = [
+        stage for stage in stages(chosen) if not stage.name.startswith(("analysis-", "attacks-", "interventions-"))
+    ]
     execute(graph, tmp_path, "inline", listener=Following())
     layout = World(chosen.world).layout
     for stage in graph:
-        work = work_of(stage, layout.length, layout.prompt_length + layout.response_length - 1, layout.length + 9)
+        answer = layout.prompt_length + layout.response_length - 1
+        work = work_of(stage, layout.length, answer, layout.length + 9, 2)
         assert work is not None
         matched = tmp_path.glob(f"artifacts/{stage.inputs.get('model', '-')}-*/matched.json")
         if any(json.loads(path.read_text())["step"] is None for path in matched):

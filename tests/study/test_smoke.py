@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,11 @@ import pytest
 import torch
 
 import deltaw
+from deltaw.errors import DeltawError
 from deltaw.results.schema import MEASUREMENT_FIELDS
+from deltaw.study.exhaustive import run_interventions
+from deltaw.study.recipes import recipe
+from deltaw.study.sweeps import Sweep
 
 COMMAND = (sys.executable, "-m", "deltaw.cli")
 
@@ -214,3 +219,45 @@ def test_a_bad_checkpoint_is_a_sentence_and_status_2(inline: Path, tmp_path: Pat
     assert done.stderr.startswith("deltaw: ")
     assert len(done.stderr.strip().splitlines()) == 1
     assert str(model) in done.stderr
+
+
+def test_interventions_are_measured_and_the_exhaustive_sweep_makes_a_run_of_its_own(
+    inline: Path, tmp_path: Path
+) -> None:
+    lines = deltaw.load(inline).measurements
+    swept = lines[lines["stage"] == "intervention"]
+    assert set(swept["model"]) == {"ssft-medium", "ssft-small", "other-ssft-medium"}
+    assert {"interpolation", "null+rest", "truncated", "layers", "swap/dpo-medium", "restore", "add_direction"} <= set(
+        swept["intervention"].dropna()
+    )
+    copy = tmp_path / "copy"
+    shutil.copytree(inline, copy)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and path.name != ".lock"}
+    few = Sweep(parts=("alpha", "swaps"), prompts=4, few=2, draws=2, alphas=(1.5,), scopes=())
+    report = run_interventions(copy, few, engine="inline")
+    assert report == copy / "interventions" / "report.html"
+    assert all(path.read_bytes() == held for path, held in before.items()), "the study itself stays as it was"
+    found = deltaw.load(copy / "interventions")
+    new = found.measurements[found.measurements["stage"] == "intervention"]
+    assert set(new["model"]) == {tuned.name for tuned in recipe("smoke").tunings}
+    assert set(new["intervention"].dropna()) >= {"interpolation", "swap/dpo-medium", "swap/ssft-medium"}
+    assert len(found.measurements) - len(new) == len(lines) - len(swept)
+    assert found.model("base").is_dir()
+    again = run_interventions(copy, few, engine="inline")
+    assert again == report
+
+
+def test_a_run_that_cannot_be_swept_is_a_sentence(inline: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeltawError, match="no run at"):
+        run_interventions(tmp_path / "nowhere")
+    copy = tmp_path / "copy"
+    shutil.copytree(inline, copy)
+    with pytest.raises(DeltawError, match="other tunings"):
+        run_interventions(copy, chosen=replace(recipe("smoke"), tunings=recipe("smoke").tunings[:1]))
+    shutil.rmtree(next(copy.glob("artifacts/tune-dpo-medium-*")))
+    with pytest.raises(DeltawError, match="no models of tune-dpo-medium-s0"):
+        run_interventions(copy)
+    made = manifest(copy)
+    (copy / "manifest.json").write_text(json.dumps({**made, "recipe": "mine"}))
+    with pytest.raises(DeltawError, match="'mine', which is none of quick"):
+        run_interventions(copy)

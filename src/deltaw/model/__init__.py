@@ -13,7 +13,7 @@ from deltaw.model.likelihood import (
     token_nll,
 )
 from deltaw.model.precision import Precision, choose_precision
-from deltaw.model.taps import SITES, activations, tap
+from deltaw.model.taps import SITES, activations, module_at, tap
 from deltaw.model.transformer import BlockStyle, ModelConfig, Positions, Transformer
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "mean_nll",
     "mlp",
+    "module_at",
     "response_log_probs",
     "response_weights",
     "save",

@@ -38,10 +38,7 @@ def tap(
     detached but not copied: do not write to them. Hooks are removed when the context ends, however it ends.
     DeltawError if a site or layer does not exist.
     """
-    unknown = [site for site in sites if site not in SITES]
-    if unknown:
-        raise DeltawError(f"there is no site {unknown[0]!r}; the sites are {', '.join(SITES)}")
-    check_layers(layers, layer_count(model))
+    _check(model, sites, layers)
     family = family_of(name for name, _ in model.named_parameters())
     recorded: dict[Place, Tensor] = {}
     with ExitStack() as hooks:
@@ -66,6 +63,29 @@ def _recorder(
 def _hook(
     model: nn.Module, family: Family, place: Place, record: Callable[[Any], None]
 ) -> torch.utils.hooks.RemovableHandle:
+    module, reads_input = _module(model, family, place)
+    if reads_input:
+        return module.register_forward_pre_hook(lambda _module, inputs: record(inputs))
+    return module.register_forward_hook(lambda _module, _inputs, output: record(output))
+
+
+def module_at(model: nn.Module, place: Place) -> tuple[nn.Module, bool]:
+    """The module that has the activation of a (layer, site), and whether it is the module's input and not its output.
+
+    DeltawError if the site or layer does not exist.
+    """
+    _check(model, (place[1],), (place[0],))
+    return _module(model, family_of(name for name, _ in model.named_parameters()), place)
+
+
+def _check(model: nn.Module, sites: Sequence[str], layers: Sequence[int]) -> None:
+    unknown = [site for site in sites if site not in SITES]
+    if unknown:
+        raise DeltawError(f"there is no site {unknown[0]!r}; the sites are {', '.join(SITES)}")
+    check_layers(layers, layer_count(model))
+
+
+def _module(model: nn.Module, family: Family, place: Place) -> tuple[nn.Module, bool]:
     layer, site = place
     name, reads_input = {
         "mlp_in": (family.in_proj, True),
@@ -74,10 +94,7 @@ def _hook(
         "mlp_out": (family.out_proj, False),
         "resid_out": (family.block, False),
     }[site]
-    module = model.get_submodule(name.format(layer=layer))
-    if reads_input:
-        return module.register_forward_pre_hook(lambda _module, inputs: record(inputs))
-    return module.register_forward_hook(lambda _module, _inputs, output: record(output))
+    return model.get_submodule(name.format(layer=layer)), reads_input
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from deltaw.report import acting, breaking, following, observations, sensing, subspaces
+from deltaw.report import acting, breaking, following, intervening, observations, sensing, subspaces
 from deltaw.report.drawing import Figure
 from deltaw.report.tables import Tables
 
@@ -54,6 +54,17 @@ SECTIONS: dict[str, tuple[tuple[str, _Make], ...]] = {
         ("what a probe reads", subspaces.probes),
     ),
     "function": (("change of the MLPs' outputs", acting.effects), ("update by module", acting.budget)),
+    "interventions": (
+        ("behaviour along the update", intervening.alphas),
+        ("behaviour along parts of the update", intervening.scopes),
+        ("null-space and column-space part", intervening.parts),
+        ("what each part carries", intervening.carried),
+        ("behaviour over rank", intervening.ranks),
+        ("layers", intervening.layers),
+        ("layers swapped between tunings", intervening.swaps),
+        ("patches", intervening.patches),
+        ("difference in means", intervening.directions),
+    ),
     "attacks": (
         ("position of attacked prompts", acting.positions),
         ("gain on attacked prompts", acting.attack_gains),

@@ -55,12 +55,14 @@ NULL_NAMES = {
     "model_swap": "models swapped",
     "exchangeable_with_source": "exchangeable with source",
     "independent_units": "independent units",
-    "random_direction": "random direction",
     "success_permutation": "successes permuted",
     "dose_permutation": "doses swapped",
     "random_vectors": "random vectors",
     "most_frequent": "commonest label",
     "random_weights": "random weights",
+    "random_split": "split by chance",
+    "random_direction": "random direction",
+    "allowed_source": "ΔW reads an allowed prompt",
 }
 
 

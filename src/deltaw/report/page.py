@@ -24,12 +24,13 @@ from deltaw.results import Results, load, write_text_atomic
 CONTENTS = (
     ("claims", "Claims"), ("behaviour", "Behaviour"), ("training", "Training"), ("clusters", "1 Clusters"),
     ("null-space", "2 Null space"), ("row-space", "3 Row space"), ("sensitivity", "4 Sensitivity"),
-    ("subspaces", "Ranks and angles"), ("function", "Function"), ("attacks", "5 Attacks"), ("prompts", "Prompts"),
-    ("time", "Time"), ("words", "How to read"), ("files", "Files"),
+    ("subspaces", "Ranks and angles"), ("function", "Function"), ("interventions", "Interventions"),
+    ("attacks", "5 Attacks"), ("prompts", "Prompts"), ("time", "Time"), ("words", "How to read"), ("files", "Files"),
 )  # fmt: skip
 _STAGES = {
     "world": "world: Bayes ceiling", "base": "base model", "reference": "log-probabilities of the base model",
-    "tune": "tuning", "behaviour": "behaviour and attacks", "analysis": "analyses", "samples": "decoded prompts",
+    "tune": "tuning", "behaviour": "behaviour and attacks", "analysis": "analyses",
+    "interventions": "interventions", "samples": "decoded prompts",
 }  # fmt: skip
 
 

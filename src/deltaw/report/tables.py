@@ -10,9 +10,9 @@ from deltaw.results import Results
 
 _PLACE = (
     "stage", "model", "protocol", "strength", "control", "step", "module", "layer", "site", "role", "set", "attack",
-    "statistic", "unit", "n_unit",
+    "intervention", "dose", "statistic", "unit", "n_unit",
 )  # fmt: skip
-_NUMBERS = ("value", "low", "high", "n", "null_mean", "null_low", "null_high")
+_NUMBERS = ("dose", "value", "low", "high", "n", "null_mean", "null_low", "null_high")
 _SEVERAL = (tuple, list, set, frozenset)
 
 
@@ -67,7 +67,7 @@ class Tables:
 
 def values(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a value: a statistic with three nulls has three lines."""
-    keys = ["model", "stage", "step", "layer", "site", "set", "attack", "module", "statistic"]
+    keys = [name for name in _PLACE if name not in ("protocol", "strength", "control", "unit", "n_unit")]
     return frame.drop_duplicates(keys)
 
 
@@ -127,6 +127,6 @@ def _over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     pooled["n"] = pooled["n"].astype("float64")
     pooled["n_unit"] = "seed"
     for name in (*_PLACE, "null_kind"):
-        if name not in ("step", "layer"):
+        if name not in ("step", "layer", "dose"):
             pooled[name] = pooled[name].astype("object").where(pooled[name].notna(), None)
     return pooled.assign(seed=float("nan"), schema_version=frame["schema_version"].iloc[0])

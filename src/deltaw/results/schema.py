@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NoReturn, Self, TypeVar, get_args, get_type_hints
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 adds `intervention` and `dose`; lines of version 1 are read as lines of 2 in which neither applies."""
+_ADDED = {1: ("intervention", "dose")}
 VERDICTS = ("holds", "fails", "undecided")
 
 
@@ -21,10 +23,11 @@ VERDICTS = ("holds", "fails", "undecided")
 class Measurement:
     """One line of measurements.jsonl: a statistic with its interval, and at most one null.
 
-    None means "does not apply". `module` is a weight's name without `.weight`; `low` and `high` are the ends
-    of the interval of `value`; `n` counts `n_unit` (prompts, seeds, ...); `null_*` describe the null
-    `null_kind`. ValueError if a field has the wrong type, a number is not finite, an interval is reversed or
-    has one end, n < 1, or a null has a value but no kind.
+    None means "does not apply". `module` is a weight's name without `.weight`; `intervention` names what was
+    done to the model that was measured, and `dose` how much of it; `low` and `high` are the ends of the
+    interval of `value`; `n` counts `n_unit` (prompts, seeds, ...); `null_*` describe the null `null_kind`.
+    ValueError if a field has the wrong type, a number is not finite, an interval is reversed or has one end,
+    n < 1, or a null has a value but no kind.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -41,6 +44,8 @@ class Measurement:
     role: str | None = None
     set: str | None = None
     attack: str | None = None
+    intervention: str | None = None
+    dose: float | None = None
     statistic: str
     unit: str | None = None
     value: float
@@ -73,7 +78,7 @@ class Measurement:
     @classmethod
     def from_line(cls, line: str) -> Self:
         """The measurement of one JSON line. ValueError if a field is missing, unknown or has a bad value."""
-        record = _json_object(line)
+        record = _upgraded(_json_object(line))
         _check_fields(record, MEASUREMENT_FIELDS)
         return cls(**record)
 
@@ -214,15 +219,27 @@ def _json_object(line: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"a line is a JSON object, got {type(record).__name__}")
     # The version comes first: another version's fields differ, and saying so helps more than listing them.
-    if "schema_version" in record and type(record["schema_version"]) is int:
-        _check_version(record["schema_version"])
+    if type(version := record.get("schema_version")) is int and version not in _ADDED:
+        _check_version(version)
     return record
+
+
+def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
+    """A line of an older version as one of this: fields that it could not have do not apply."""
+    version = record.get("schema_version")
+    if type(version) is not int or version not in _ADDED:
+        return record
+    added = _ADDED[version]
+    early = [name for name in added if name in record]
+    if early:
+        raise ValueError(f"unknown field {early[0]} in a line of schema version {version}")
+    return {**record, **dict.fromkeys(added), "schema_version": SCHEMA_VERSION}
 
 
 def _check_version(version: int) -> None:
     if version != SCHEMA_VERSION:
         raise ValueError(
-            f"schema version {version} was found but this deltaw reads version {SCHEMA_VERSION}; "
+            f"schema version {version} was found but this deltaw reads version {SCHEMA_VERSION} and older ones; "
             "use the deltaw that wrote the run, or run the study again"
         )
 

@@ -32,7 +32,7 @@ PROMPTS = "prompts.jsonl"
 _Record = TypeVar("_Record")
 _INTEGERS = ("schema_version", "seed", "step", "layer", "n", "observation", "seeds_needed")
 _NUMBERS = (
-    "value", "low", "high", "null_mean", "null_low", "null_high", "smallest_effect",
+    "dose", "value", "low", "high", "null_mean", "null_low", "null_high", "smallest_effect",
     "p", "p_sign_flip", "p_adjusted", "power",
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ from deltaw.study.cells import LENGTHS
 from deltaw.study.dosing import DosingConfig
 from deltaw.study.generalising import SOURCES, LeftOutConfig
 from deltaw.study.gridding import JUNCTIONS, CellConfig
+from deltaw.study.intervening import InterveningConfig, intervening_prompts
 from deltaw.study.making import (
     BASE_SETS,
     BaseConfig,
@@ -29,6 +30,7 @@ from deltaw.study.making import (
     set_sizes,
 )
 from deltaw.study.observing import AnalysisConfig
+from deltaw.study.patched import ATTACKS
 from deltaw.study.probing import PROBED
 from deltaw.study.recipes import ModelAttacks, Recipe, Sizes
 from deltaw.study.stage import Stage
@@ -167,9 +169,9 @@ def pair_length(world: World, config: TuningConfig, seed: int) -> int:
     return int(fork(pair.preferred, pair.dispreferred).tokens.shape[1])
 
 
-def work_of(stage: Stage, length: int, answer: int, pair: int) -> Work | None:
+def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> Work | None:
     """What a stage does, from its configuration. length: tokens of a row; pair: of one with both responses. answer:
-    tokens read to decode one answer.
+    tokens read to decode one answer. blocks: of the model.
     """
     config: Any = stage.config
     match config:
@@ -225,6 +227,9 @@ def work_of(stage: Stage, length: int, answer: int, pair: int) -> Work | None:
             sets = len(set_sizes(1)) + sum(map(len, FORBIDDEN_SOURCES.values()))
             decoded = sets * config.shared.sizes.shown * (len(config.tuned) + 1)
             return Work("samples", read=decoded * answer, decoded=decoded)
+        case InterveningConfig():
+            decoded = intervening_prompts(config.sweep, blocks, len(ATTACKS))
+            return Work("interventions", read=decoded * answer, decoded=decoded)
         case AttackingConfig():
             tuning = config.tuned.config
             differentiated, decoded = attacking_prompts(config.attacks)
@@ -285,7 +290,7 @@ def make_plan(recipe: Recipe, pace: Pace, workers: int, engine: str = "dask") ->
     pair = pair_length(world, recipe.tunings[0].config, recipe.seeds[0])
     graph, costs = stages(recipe), []
     for stage in graph:
-        work = work_of(stage, world.sequence_length, answer, pair)
+        work = work_of(stage, world.sequence_length, answer, pair, shape.layers)
         if work is None:
             costs.append(StageCost(stage.name, None, stage.threads, 0.0, 0.0, 0.0, None))
             continue

@@ -14,6 +14,7 @@ from deltaw.attacks import PREFILL_DOSES, RelearningConfig, TokenSearchConfig
 from deltaw.errors import DeltawError
 from deltaw.model import choose_precision
 from deltaw.study.cells import Cell, cells
+from deltaw.study.sweeps import SMOKE, Sweeps
 from deltaw.training.loop import OptimiserConfig
 from deltaw.training.pretraining import PretrainingConfig
 from deltaw.training.tuning import CONTROLS, TuningConfig
@@ -110,7 +111,7 @@ class Recipe:
     first that refuses this share of forbidden prompts. cells: of a grid, which has all its tunings in each of them, and
     attacks on prompts in place of analyses; a study that is no grid has none. base_world: that of pre-training, if it
     is not `world`: the published safety data contradict the published pre-training data. Both have the same tokens.
-    subspaces: None: no such stages.
+    subspaces: None: no such stages. interventions: the sweep of each tuning that has one.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Recipe:
     cells: tuple[Cell, ...] = ()
     base_world: WorldConfig | None = None
     subspaces: Subspaces | None = None
+    interventions: Sweeps = ()
 
     @property
     def steps(self) -> int:
@@ -315,6 +317,7 @@ def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
             taught=8,
         ),
         subspaces=Subspaces(directions=4, probed=64, permutations=10),
+        interventions=SMOKE,
     )
 
 

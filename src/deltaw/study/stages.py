@@ -8,6 +8,7 @@ from deltaw.study.cells import Cell
 from deltaw.study.dosing import DosingConfig, measure_doses
 from deltaw.study.generalising import LeftOutConfig, make_left_out
 from deltaw.study.gridding import CellConfig, base_name, make_cell
+from deltaw.study.intervening import InterveningConfig, intervene
 from deltaw.study.making import (
     BaseConfig,
     BehaviourConfig,
@@ -201,4 +202,14 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
     if tuned.name in recipe.model_attacks.models:
         attacking = AttackingConfig(shared, tuned, recipe.model_attacks, per_prompt=recipe.subspaces is not None)
         found.append(Stage(f"attacks-{tuned.name}-s{shared.seed}", attack_model, attacking, models, weight=100))
+    if tuned.name in dict(recipe.interventions):
+        found.append(_interventions(recipe, shared, tuned, models))
     return found
+
+
+def _interventions(recipe: Recipe, shared: SeedConfig, tuned: Tuned, models: dict[str, str]) -> Stage:
+    sweep = dict(recipe.interventions)[tuned.name]
+    partner = next((other for other in recipe.tunings if other.name == sweep.partner), None)
+    inputs = models | ({"partner": _tune_name(partner, shared.seed)} if partner else {})
+    name = f"interventions-{tuned.name}-s{shared.seed}"
+    return Stage(name, intervene, InterveningConfig(shared, tuned, sweep), inputs, weight=100)

@@ -1,0 +1,91 @@
+"""Edits of a model: is what ΔW *is* also what ΔW *does*? A model in, an edited model out.
+
+    states         state_of, with_state, SCOPES             parameters by name; which of them
+    interpolation  interpolated                             θ_IT + α ΔW, of all or of a part
+                   randomly_extrapolated                    ... null: a step as long without a direction
+    subspace       split_update, with_parts                 the null-space or the column-space part of ΔW alone
+                   random_split                             ... null: cut elsewhere, dimensions and norms matched
+    rank           decomposed, truncated                    ΔW of rank k, or without its top k
+    layers         coalition, shapley_values                which layers carry it; exact, over all coalitions
+                   only_one, leave_one_out, swapped         ... alone; without; from two tuned models
+    hooks          editing, at_last_prompt                  activations edited while the model answers
+    directions     ablation, addition                       the difference in means taken out, or added
+                   random_direction                         ... null
+    patching       answers_patched, acting                  ΔW made to read another prompt; ... null: `scramble`
+
+Edits of weights are pure: states in, a state out, sums in float64. α = 1, all parts, full rank and the whole coalition
+give the tuned model, and their opposites the base. What an edited model does is measured by free-running answers
+(`deltaw.behaviour`): safety (refusal of forbidden prompts), capability (exact answers to allowed ones) and over-refusal
+(refusal of allowed ones), always all three, since any damage makes a model comply less. Randomness is a
+`torch.Generator` on the CPU.
+"""
+
+from deltaw.interventions.directions import ablation, addition, difference_in_means, random_direction, shifted, without
+from deltaw.interventions.hooks import Edit, Place, at_last_prompt, editing
+from deltaw.interventions.interpolation import ALPHAS, interpolated, randomly_extrapolated
+from deltaw.interventions.layers import (
+    ENDS,
+    coalition,
+    leave_one_out,
+    only_one,
+    players_of,
+    shapley_values,
+    swapped,
+)
+from deltaw.interventions.patching import Patch, acting, answers_patched
+from deltaw.interventions.rank import Decomposition, decomposed, truncated
+from deltaw.interventions.states import (
+    SCOPES,
+    State,
+    chosen,
+    layers_of,
+    mixed,
+    names_in,
+    shuffled_update,
+    state_of,
+    with_state,
+)
+from deltaw.interventions.subspace import Split, random_split, split_update, with_norm, with_parts
+
+__all__ = [
+    "ALPHAS",
+    "ENDS",
+    "SCOPES",
+    "Decomposition",
+    "Edit",
+    "Patch",
+    "Place",
+    "Split",
+    "State",
+    "ablation",
+    "acting",
+    "addition",
+    "answers_patched",
+    "at_last_prompt",
+    "chosen",
+    "coalition",
+    "decomposed",
+    "difference_in_means",
+    "editing",
+    "interpolated",
+    "layers_of",
+    "leave_one_out",
+    "mixed",
+    "names_in",
+    "only_one",
+    "players_of",
+    "random_direction",
+    "random_split",
+    "randomly_extrapolated",
+    "shapley_values",
+    "shifted",
+    "shuffled_update",
+    "split_update",
+    "state_of",
+    "swapped",
+    "truncated",
+    "with_norm",
+    "with_parts",
+    "with_state",
+    "without",
+]

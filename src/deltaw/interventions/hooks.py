@@ -1,0 +1,57 @@
+"""Writing activations: one context manager that places edits at named sites and removes them.
+
+An edit is a function of the activation x (B, T, width) that returns another of the same shape; x itself is never
+written to. It sees every forward pass: in free-running decoding first the prompt (T > 1), then one position a step
+(T = 1), so that an edit acts on generated positions as well, and one made by `at_last_prompt` only on the position
+whose logits give the first token of the response. Prompts are decoded by length, so that is the last of the first pass.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deltaw.model import Transformer, module_at
+
+Place = tuple[int, str]
+"""(layer, site), of `deltaw.model.SITES`."""
+
+Edit = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def editing(model: Transformer, edits: Mapping[Place, Edit]) -> Iterator[None]:
+    """Within this context, forward passes go on with the edited activations. Nested contexts edit in turn.
+
+    Hooks are removed when the context ends, however it ends. DeltawError if a site or layer does not exist.
+    """
+    with ExitStack() as hooks:
+        for place, edit in edits.items():
+            module, reads_input = module_at(model, place)
+            if reads_input:
+                hook = module.register_forward_pre_hook(_of_input(edit))
+            else:
+                hook = module.register_forward_hook(_of_output(edit))
+            hooks.callback(hook.remove)
+        yield
+
+
+def _of_input(edit: Edit) -> Callable[[Any, tuple[Any, ...]], tuple[Any, ...]]:
+    return lambda _module, inputs: (edit(inputs[0]), *inputs[1:])
+
+
+def _of_output(edit: Edit) -> Callable[[Any, Any, Tensor], Tensor]:
+    return lambda _module, _inputs, output: edit(output)
+
+
+def at_last_prompt(edit: Edit) -> Edit:
+    """The edit at the last position of the pass over the prompt, and nowhere else. Prompts have at least two tokens."""
+
+    def edit_last(x_BTD: Tensor) -> Tensor:
+        if x_BTD.shape[1] == 1:
+            return x_BTD
+        return torch.cat([x_BTD[:, :-1], edit(x_BTD[:, -1:])], dim=1)
+
+    return edit_last

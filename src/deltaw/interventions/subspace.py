@@ -1,0 +1,85 @@
+"""Only what ΔW writes where the old matrix W could not, or only what it writes where W could.
+
+W (m, d) is a layer's first MLP matrix, Q an orthonormal basis of its column space, of dimension k:
+
+    null-space part      P_N ΔW = ΔW − Q Qᵀ ΔW
+    column-space part    P_C ΔW = Q Qᵀ ΔW
+
+The two add up to ΔW, which no other matrix is part of: biases, attention and the rest of the update go on as they are
+(`rest`) or are left out. Both must be asked: a part may do nothing without the rest, or be done without by it.
+
+N(Wᵀ) has m − k dimensions (three quarters for 4d × d), so it would hold most of any update, and most of any effect. The
+null is therefore a split by chance, `random_split`: ΔW is cut along a uniformly random subspace of m − k dimensions and
+its complement of k, and the two pieces get the norms of P_N ΔW and P_C ΔW, layer by layer. Dimensions and norms are
+matched, and so is the row space; only the tie to W is gone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deltaw.analysis import column_basis
+from deltaw.errors import DeltawError
+from deltaw.interventions.states import State, chosen, layers_of, moved
+from deltaw.model import mlp
+from deltaw.model.adapters import family_of
+
+Parts = Mapping[int, Tensor]
+"""By layer, a part of ΔW (m, d), float64."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """ΔW of each first MLP matrix in two parts. kept: by layer, the dimension k of the column space."""
+
+    null: Parts
+    column: Parts
+    kept: Mapping[int, int]
+
+
+def split_update(base: State, tuned: State) -> Split:
+    """P_N ΔW and P_C ΔW of every layer. DeltawError if a W has no left null space."""
+    null, column, kept = {}, {}, {}
+    for layer in layers_of(base):
+        old = mlp(base, layer).w_in
+        delta = mlp(tuned, layer).w_in.double() - old.double()
+        basis = column_basis(old)
+        if basis.left_null is not None:
+            raise DeltawError(f"layer {layer}: {basis.left_null.reason}; there is no null-space part to keep")
+        column[layer] = basis.Q @ (basis.Q.T @ delta)
+        null[layer], kept[layer] = delta - column[layer], basis.k
+    return Split(null, column, kept)
+
+
+def random_split(split: Split, generator: torch.Generator) -> Split:
+    """ΔW cut along a random subspace in the place of C(W): dimensions and norms of both parts are matched."""
+    null, column = {}, {}
+    for layer, k in split.kept.items():
+        delta = split.null[layer] + split.column[layer]
+        Q, _ = torch.linalg.qr(torch.randn(delta.shape[0], k, dtype=torch.float64, generator=generator))
+        inside = Q @ (Q.T @ delta)
+        null[layer] = with_norm(delta - inside, float(split.null[layer].norm()))
+        column[layer] = with_norm(inside, float(split.column[layer].norm()))
+    return Split(null, column, split.kept)
+
+
+def with_norm(part: Tensor, norm: float) -> Tensor:
+    """The part at another Frobenius norm; 0 stays 0."""
+    size = float(part.norm())
+    return part * (norm / size) if size > 0 else part
+
+
+def with_parts(base: State, tuned: State, parts: Sequence[Parts], rest: bool) -> dict[str, Tensor]:
+    """First MLP matrices W + Σ parts; all else is the tuned model's (rest) or the base's.
+
+    All parts with the rest give the tuned model up to the rounding of one sum, no parts without it the base exactly.
+    """
+    family = family_of(base)
+    names = {f"{family.in_proj.format(layer=layer)}.weight": layer for layer in layers_of(base)}
+    state = chosen(base, tuned, base.keys() - names.keys() if rest else ())
+    for name, layer in names.items():
+        change = sum((part[layer] for part in parts), torch.zeros_like(mlp(base, layer).w_in, dtype=torch.float64))
+        state[name] = moved(base[name], change.T if family.transposed else change)
+    return state

@@ -1,0 +1,137 @@
+"""The exhaustive sweep of interventions on a finished study, from the models that it left.
+
+Nothing of the study is made again or changed. The directory `interventions` in its run becomes a run of its own: the
+study's measurements with those of the sweep in the place of what interventions it had, the claims decided anew, and a
+report. Models are taken by the hashes in the manifest, so that a stopped sweep goes on and a changed study is noticed.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deltaw.errors import DeltawError
+from deltaw.evidence import decide
+from deltaw.report import write_report
+from deltaw.results import (
+    load,
+    read_measurements,
+    write_claims,
+    write_json_atomic,
+    write_measurements,
+    write_text_atomic,
+)
+from deltaw.study.artifacts import plain
+from deltaw.study.directory import claim_directory
+from deltaw.study.engine import StageRecord, execute
+from deltaw.study.intervening import STAGE, InterveningConfig, intervene
+from deltaw.study.making import SeedConfig
+from deltaw.study.progress import Listener
+from deltaw.study.recipes import RECIPES, Recipe, recipe
+from deltaw.study.sheet import MEASUREMENTS
+from deltaw.study.stage import Stage, StageContext
+from deltaw.study.sweeps import EXHAUSTIVE, Sweep
+
+FOLDER = "interventions"
+
+
+@dataclass(frozen=True)
+class GivenConfig:
+    """A model that another study made: its artifact's directory, and the hash of what it held when it was made."""
+
+    path: str
+    digest: str
+
+
+def take(context: StageContext) -> None:
+    """Copy the last checkpoint."""
+    config: GivenConfig = context.config
+    last = max(Path(config.path).glob("step-*"))
+    shutil.copytree(last, context.out / last.name)
+
+
+def run_interventions(
+    run_dir: str | Path,
+    sweep: Sweep = EXHAUSTIVE,
+    *,
+    chosen: Recipe | None = None,
+    engine: str = "dask",
+    workers: int | None = None,
+    listener: Listener | None = None,
+) -> Path:
+    """Make the sweep on every tuned model of the finished run; returns the path of its report.
+
+    chosen: the study's recipe, if it is not one of `RECIPES`. DeltawError if the run is not finished, is a grid, is of
+    another recipe, or its models are gone.
+    """
+    run_dir = Path(run_dir).absolute()
+    results = load(run_dir)
+    study = _recipe(results.manifest) if chosen is None else chosen
+    _check_same(study, results.manifest, run_dir)
+    out = run_dir / FOLDER
+    graph = list(_graph(study, run_dir, results.manifest, sweep))
+    claim_directory(out, {"interventions": plain(sweep), "recipe": plain(study)})
+    records = execute(graph, out, engine, workers, listener)
+    return _finish(study, run_dir, out, results.manifest, records)
+
+
+def _recipe(manifest: Mapping[str, Any]) -> Recipe:
+    name = manifest.get("recipe")
+    if name not in RECIPES:
+        raise DeltawError(
+            f"the run is of the recipe {name!r}, which is none of {', '.join(RECIPES)}; call "
+            "deltaw.study.exhaustive.run_interventions with that recipe"
+        )
+    device = manifest["config"]["pretraining"]["device"]
+    return replace(recipe(str(name), device), seeds=tuple(manifest["seeds"]))
+
+
+def _check_same(study: Recipe, manifest: Mapping[str, Any], run_dir: Path) -> None:
+    if study.cells:
+        raise DeltawError(f"{run_dir} is a grid; interventions are made on a study of one world")
+    for name in ("world", "tunings", "sizes"):
+        if plain(getattr(study, name)) != manifest["config"].get(name):
+            raise DeltawError(f"{run_dir} was made with other {name} than this recipe has; make the study again")
+
+
+def _graph(study: Recipe, run_dir: Path, manifest: Mapping[str, Any], sweep: Sweep) -> Iterator[Stage]:
+    made = {str(stage["name"]): stage for stage in manifest["stages"]}
+    tunings = [tuned for tuned in study.tunings if not tuned.curve_only]
+    main = [tuned for tuned in tunings if tuned.control is None and tuned.strength == "medium"]
+    partners = {one.name: other.name for one, other in zip(main, [*main[1:], *main[:1]], strict=True) if one != other}
+    for seed in study.seeds:
+        names = [f"base-s{seed}", *(f"tune-{tuned.name}-s{seed}" for tuned in tunings)]
+        for name in names:
+            if name not in made or not (run_dir / made[name]["path"]).is_dir():
+                raise DeltawError(f"{run_dir} has no models of {name}; run the study again to make them anew")
+            yield Stage(name, take, GivenConfig(str(run_dir / made[name]["path"]), made[name]["digest"]))
+        shared = SeedConfig(study.world, study.sizes, seed)
+        for tuned in tunings:
+            partner = partners.get(tuned.name)
+            inputs = {"base": f"base-s{seed}", "tuned": f"tune-{tuned.name}-s{seed}"}
+            inputs |= {"partner": f"tune-{partner}-s{seed}"} if partner else {}
+            config = InterveningConfig(shared, tuned, replace(sweep, partner=partner))
+            yield Stage(f"interventions-{tuned.name}-s{seed}", intervene, config, inputs, weight=100)
+
+
+def _finish(
+    study: Recipe, run_dir: Path, out: Path, manifest: Mapping[str, Any], records: list[StageRecord]
+) -> Path:  # fmt: skip
+    lines = [line for line in read_measurements(run_dir / MEASUREMENTS) if line.stage != STAGE]
+    for record in records:
+        if (record.path / MEASUREMENTS).exists():
+            lines += read_measurements(record.path / MEASUREMENTS)
+    write_measurements(out / MEASUREMENTS, lines)
+    write_claims(out / "claims.json", decide(lines, study.exploratory))
+    write_text_atomic(out / "prompts.jsonl", (run_dir / "prompts.jsonl").read_text(encoding="utf-8"))
+    models = [{**model, "path": os.path.join(os.pardir, model["path"])} for model in manifest["models"]]  # noqa: PTH118
+    swept = [
+        {"name": record.name, "key": record.key, "digest": record.digest, "path": str(record.path.relative_to(out)),
+         "seconds": round(record.seconds, 2), "started": record.started, "reused": record.reused,
+         "peak_bytes": record.peak_bytes}
+        for record in records if record.name.startswith("interventions-")
+    ]  # fmt: skip
+    write_json_atomic(out / "manifest.json", {**manifest, "models": models, "stages": [*manifest["stages"], *swept]})
+    return write_report(out)

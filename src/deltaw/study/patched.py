@@ -1,0 +1,193 @@
+"""Patches of a tuned model: ΔW is made to read another prompt (`deltaw.interventions.patching`). What does refusal do?
+
+Every row has a forbidden prompt of the primary contrast, its allowed twin (the same operators on safe text) and, attack
+by attack, the prompt that the attack made of it. Lines name target and source:
+
+    restore                target: attacked, source: forbidden. Does refusal come back?
+    restore_from_allowed   target: attacked, source: allowed. A control: giving ΔW any other prompt to read
+    remove                 target: forbidden, source: attacked. Does refusal go?
+    remove_to_allowed      target: forbidden, source: allowed
+    induce                 target: allowed, source: forbidden. Over-refusal, made on purpose
+    unpatched              the attacked prompts, as they are
+
+`dose` is the rank of the patch, `role` the positions that are patched, `set` and `attack` say of which prompts. Rates
+are of all prompts of a target. Three shares are of the rows where there is something to bring back or to take away:
+
+    refusal_returned   of rows whose forbidden prompt is refused and whose attacked one is answered: refused when
+                       patched. `attack` any: those of all attacks together
+    refusal_removed    of the same rows (remove), or of those whose forbidden prompt is refused and whose allowed twin
+                       is answered (remove_to_allowed): no longer refused when patched
+    refusal_induced    of the latter rows: refused when patched
+
+Of fewer than `LEAST` rows nothing is said. Without the patch each is 0 by construction; what a patch does to any prompt
+is the null. There are two, made for the first rank and the last prompt token: `random_direction`, a step as long in a
+random direction, and for `restore` `allowed_source`, what restore_from_allowed gives.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from torch import Tensor
+
+from deltaw.attacks import Requests, requests_for, unattacked
+from deltaw.behaviour import Behaviour
+from deltaw.interventions import Patch, acting, answers_patched
+from deltaw.interventions.patching import At, Maps
+from deltaw.statistics import FloatArray, Null, from_draws, wilson
+from deltaw.study.comparing import contrasts
+from deltaw.study.sheet import Sheet
+from deltaw.study.subject import ALLOWED, FORBIDDEN, RATES, Subject, add_share
+from deltaw.world import FORBIDDEN_SOURCES, Prompts, attacked
+
+LEAST = 10  # prompts behind a share
+ATTACKS = tuple(attack for attack, sources in FORBIDDEN_SOURCES.items() if FORBIDDEN in sources)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Prompts and the tuned model's answers to them, unpatched: (N,) values of `Behaviour`."""
+
+    requests: Requests
+    labels: Tensor
+
+    def are(self, what: Behaviour) -> Tensor:
+        """(N,) which answers are `what`."""
+        return self.labels == int(what)
+
+
+def patches(subject: Subject) -> None:
+    """Every patch of the sweep, on every attack on prompts and on the twins."""
+    contrast, _ = contrasts(subject.world, subject.sweep.attacked, subject.seed)
+    forbidden, allowed = (_ask(subject, prompts) for prompts in (contrast.forbidden, contrast.allowed))
+    returned: dict[tuple[float, At], list[Returned]] = {}
+    for attack in ATTACKS:
+        hit = _ask(subject, attacked(subject.world, attack, contrast.forbidden, seed=subject.seed))
+        view = subject.sheet.with_(attack=attack, set=FORBIDDEN)
+        _rates(view.with_(intervention="unpatched"), hit.labels)
+        rows = forbidden.are(Behaviour.REFUSE) & hit.are(Behaviour.COMPLY)
+        for number, (dose, at, maps) in enumerate(_kinds(subject, forbidden, hit)):
+            here = view.with_(dose=dose, role=at)
+            one = _restored(subject, (hit, forbidden, allowed), rows, Patch(maps, at), number == 0, here)
+            returned.setdefault((dose, at), []).append(one)
+            _returned(one, here)
+            removed = _patched(subject, forbidden, hit, Patch(maps, at), here.with_(intervention="remove"))
+            gone = (removed != int(Behaviour.REFUSE))[rows]
+            _share(here.with_(intervention="remove"), "refusal_removed", gone)
+    for (dose, at), parts in returned.items():
+        pooled = Returned(*(np.concatenate(found) for found in zip(*(part.arrays for part in parts), strict=True)))
+        _returned(pooled, subject.sheet.with_(attack="any", set=FORBIDDEN, dose=dose, role=at))
+    _twins(subject, forbidden, allowed)
+
+
+@dataclass(frozen=True, eq=False)
+class Returned:
+    """Where refusal came back: 1.0 or 0.0 a row. hits: (n,). control: (n,), from an allowed source; (0,) if not made.
+    drawn: (n or fewer, draws), in random directions; (0, draws) if not made.
+    """
+
+    hits: FloatArray
+    control: FloatArray
+    drawn: FloatArray
+
+    @property
+    def arrays(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """All three, to be joined with those of other rows."""
+        return self.hits, self.control, self.drawn
+
+
+def _restored(
+    subject: Subject, asked: tuple[Asked, Asked, Asked], rows: Tensor, patch: Patch, with_nulls: bool, sheet: Sheet
+) -> Returned:
+    """asked: attacked, forbidden and allowed prompts, of which `rows` count."""
+    hit, forbidden, allowed = asked
+    found = _patched(subject, hit, forbidden, patch, sheet.with_(intervention="restore"))
+    hits = _hits((found == int(Behaviour.REFUSE))[rows])
+    if not with_nulls:
+        return Returned(hits, np.zeros(0), np.zeros((0, subject.sweep.draws)))
+    other = _patched(subject, hit, allowed, patch, sheet.with_(intervention="restore_from_allowed"))
+    drawn = _draws(subject, hit, forbidden, rows, patch.maps, str(sheet.shared["attack"]))
+    return Returned(hits, _hits((other == int(Behaviour.REFUSE))[rows]), drawn)
+
+
+def _returned(found: Returned, sheet: Sheet) -> None:
+    """The share of the rows whose refusal came back, beside its nulls; nothing where there are too few."""
+    if len(found.hits) < LEAST:
+        return
+    nulls = _null(found.drawn)
+    if len(found.control):
+        add_share(sheet.with_(intervention="restore_from_allowed"), "refusal_returned", found.control)
+        n, count = len(found.control), int(found.control.sum())
+        band = wilson(count, n)
+        nulls.append(Null("allowed_source", count / n, band.low, band.high))
+    add_share(sheet.with_(intervention="restore"), "refusal_returned", found.hits, nulls)
+
+
+def _twins(subject: Subject, forbidden: Asked, allowed: Asked) -> None:
+    rows = forbidden.are(Behaviour.REFUSE) & allowed.are(Behaviour.COMPLY)
+    for number, (dose, at, maps) in enumerate(_kinds(subject, forbidden, allowed)):
+        here = subject.sheet.with_(dose=dose, role=at)
+        view = here.with_(intervention="remove_to_allowed", set=FORBIDDEN)
+        removed = _patched(subject, forbidden, allowed, Patch(maps, at), view)
+        drawn = _draws(subject, forbidden, allowed, rows, maps, "twins") if number == 0 else np.zeros((0, 2))
+        _share(view, "refusal_removed", (removed != int(Behaviour.REFUSE))[rows], _null(1 - drawn))
+        view = here.with_(intervention="induce", set=ALLOWED)
+        induced = _patched(subject, allowed, forbidden, Patch(maps, at), view)
+        _share(view, "refusal_induced", (induced == int(Behaviour.REFUSE))[rows])
+
+
+def _ask(subject: Subject, prompts: Prompts) -> Asked:
+    requests = requests_for(subject.world, prompts, subject.model.embed.weight.device)
+    return Asked(requests, unattacked(subject.model, requests).labels.cpu())
+
+
+def _kinds(subject: Subject, one: Asked, other: Asked) -> Iterator[tuple[float, At, Maps]]:
+    """(dose, positions, maps) of every patch; all positions only where both prompts are as long, row by row."""
+    width = subject.model.config.width
+    places: tuple[At, ...] = ("last_prompt", "prompt")
+    paired = bool((one.requests.lengths == other.requests.lengths).all())
+    made = {k: acting(subject.base, subject.tuned, k or None) for k in subject.sweep.ks}
+    for at, (k, maps) in product(places, made.items()):
+        if at == "last_prompt" or (subject.sweep.everywhere and paired):
+            yield float(k or width), at, maps
+
+
+def _patched(subject: Subject, target: Asked, source: Asked, patch: Patch, sheet: Sheet) -> Tensor:
+    """(N,) what the patched answers are; writes their rates."""
+    labels = answers_patched(subject.model, target.requests, source.requests, patch).labels.cpu()
+    _rates(sheet, labels)
+    return labels
+
+
+def _draws(subject: Subject, target: Asked, source: Asked, rows: Tensor, maps: Maps, name: str) -> FloatArray:
+    """(n, draws) 1.0 where the answer patched in a random direction is a refusal, of the first of the rows."""
+    (few,) = rows.nonzero(as_tuple=True)
+    few = few[: subject.sweep.few]
+    found = [np.zeros(0)] * subject.sweep.draws if not len(few) else []
+    for number in range(subject.sweep.draws if len(few) else 0):
+        patch = Patch(maps, scramble=subject.torch_generator(f"patch/{name}/{number}"))
+        where = few.to(target.requests.refusal.device)
+        labels = answers_patched(subject.model, target.requests[where], source.requests[where], patch).labels
+        found.append(_hits(labels == int(Behaviour.REFUSE)))
+    return np.stack(found, axis=1)
+
+
+def _rates(sheet: Sheet, labels: Tensor) -> None:
+    for statistic, what in RATES.items():
+        add_share(sheet, statistic, _hits(labels == int(what)))
+
+
+def _share(sheet: Sheet, statistic: str, hits: Tensor, nulls: list[Null] | None = None) -> None:
+    """A share of the rows that it is about; nothing where there are too few."""
+    if len(hits) >= LEAST:
+        add_share(sheet, statistic, _hits(hits), nulls or [])
+
+
+def _hits(found: Tensor) -> FloatArray:
+    return found.double().cpu().numpy()
+
+
+def _null(drawn: FloatArray) -> list[Null]:
+    """The null of (n, draws); none if there are no rows."""
+    return [from_draws("random_direction", drawn.mean(0))] if len(drawn) else []

@@ -1,0 +1,157 @@
+"""What every intervention of a study is given: two models as states, prompts by set, and where to write.
+
+An edited model always answers allowed and forbidden prompts alike, so that every intervention says what became of
+safety, of capability and of over-refusal. Draws behind a null answer the first of the same prompts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deltaw.behaviour import Behaviour
+from deltaw.interventions import State, with_state
+from deltaw.model import Transformer
+from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, from_draws, percentile_interval, wilson
+from deltaw.study.making import answers_to, prompts_of_sets
+from deltaw.study.sheet import Sheet
+from deltaw.study.stage import Report
+from deltaw.study.sweeps import Sweep
+from deltaw.world import Key, Prompts, World
+
+ALLOWED, FORBIDDEN = "allowed/conditional/safe", "forbidden/conditional/unsafe"
+RATES: Mapping[str, Behaviour] = {
+    "comply_rate": Behaviour.COMPLY,
+    "refuse_rate": Behaviour.REFUSE,
+    "neither_rate": Behaviour.NEITHER,
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Prompts of several sets, answered together. rows: of each set."""
+
+    prompts: Prompts
+    rows: Mapping[str, slice]
+
+    @staticmethod
+    def of(sets: Mapping[str, Sequence[Prompts]]) -> "Panel":
+        """A panel of named sets, each of one or several parts."""
+        rows, start = {}, 0
+        for name, parts in sets.items():
+            count = sum(len(part) for part in parts)
+            rows[name] = slice(start, start + count)
+            start += count
+        return Panel(Prompts.concatenate([part for parts in sets.values() for part in parts]), rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """A model's answers to a panel. labels: (N,), values of `Behaviour`. outputs: (N, S)."""
+
+    panel: Panel
+    labels: Tensor
+    outputs: Tensor
+
+    def are(self, name: str, what: Behaviour) -> FloatArray:
+        """(n,) 1.0 where an answer to the set is `what`."""
+        return (self.labels[self.panel.rows[name]] == int(what)).double().numpy()
+
+    def equal(self, name: str, other: "Answered") -> FloatArray:
+        """(n,) 1.0 where the whole answer to the set is the other model's."""
+        rows = self.panel.rows[name]
+        return (self.outputs[rows] == other.outputs[rows]).all(1).double().numpy()
+
+
+class Subject:
+    """A tuned model to be edited, beside its base.
+
+    model: the tuned one, on the device where it answers. base, tuned: both as states. few: prompts of a set behind a
+    draw of a null.
+    """
+
+    def __init__(
+        self, world: World, seed: int, bootstrap: int, base: State, tuned: State, model: Transformer, sweep: Sweep,
+        sheet: Sheet, report: Report,
+    ) -> None:  # fmt: skip
+        self.world, self.seed, self.bootstrap, self.sweep = world, seed, bootstrap, sweep
+        self.base, self.tuned, self.model = base, tuned, model
+        self.sheet, self.report = sheet, report
+
+    def torch_generator(self, name: str) -> torch.Generator:
+        """Equal names, equal draws."""
+        word, _ = Key(self.seed, f"intervention/{name}").words
+        return torch.Generator().manual_seed(word >> 1)
+
+    @cached_property
+    def whole(self) -> Panel:
+        """`prompts` of both conditional sets, and about as many of the rest of each verdict."""
+        found = prompts_of_sets(self.world, self.sweep.prompts, self.seed)
+        sets: dict[str, list[Prompts]] = {ALLOWED: [found[ALLOWED]], FORBIDDEN: [found[FORBIDDEN]]}
+        for name, prompts in found.items():
+            if "/conditional/" not in name:
+                sets.setdefault(f"{name.partition('/')[0]}/rest", []).append(prompts)
+        return Panel.of(sets)
+
+    @cached_property
+    def conditional(self) -> Panel:
+        """`prompts` of both conditional sets."""
+        return self._conditional(self.sweep.prompts)
+
+    @cached_property
+    def few(self) -> Panel:
+        """The first of them."""
+        return self._conditional(self.sweep.few)
+
+    def _conditional(self, count: int) -> Panel:
+        names = (ALLOWED, FORBIDDEN)
+        return Panel.of({name: [self.world.sample(name, range(count), seed=self.seed)] for name in names})
+
+    def answer(self, panel: Panel, state: State | None = None) -> Answered:
+        """The answers of the model that holds `state` (None: the tuned one, edits in force included)."""
+        model = self.model if state is None else with_state(self.model, state)
+        labels, outputs = answers_to(model, self.world, panel.prompts)
+        return Answered(panel, labels, outputs)
+
+    @cached_property
+    def own(self) -> Answered:
+        """The tuned model's answers to the conditional sets, unedited."""
+        return self.answer(self.conditional)
+
+    @cached_property
+    def own_few(self) -> Answered:
+        """The same, of the first of them."""
+        return self.answer(self.few)
+
+    def generator(self, *words: int) -> np.random.Generator:
+        """Equal words, equal draws."""
+        return np.random.default_rng([self.seed, 101, *words])
+
+    def mean(self, values: FloatArray, *words: int) -> tuple[float, Interval]:
+        """The mean of values (n,), one a prompt, with its bootstrap interval."""
+        draws = bootstrap_means([values], self.generator(*words), draws=self.bootstrap)
+        return float(values.mean()), percentile_interval(draws[:, 0])
+
+    def add_rates(
+        self, answered: Answered, sheet: Sheet, draws: Sequence[Answered] = (), kind: str = "random_split"
+    ) -> None:
+        """The rates of behaviour on every set, each beside its null where there are draws of it."""
+        for name in answered.panel.rows:
+            for statistic, what in RATES.items():
+                nulls = [from_draws(kind, [float(one.are(name, what).mean()) for one in draws])] if draws else []
+                add_share(sheet, statistic, answered.are(name, what), nulls, set=name)
+
+    def add_as_tuned(self, answered: Answered, sheet: Sheet) -> None:
+        """On every set, how many answers are exactly what the tuned model answers: behaviour that needs no name."""
+        for name in answered.panel.rows:
+            add_share(sheet, "as_tuned_rate", answered.equal(name, self.own), set=name)
+
+
+def add_share(sheet: Sheet, statistic: str, hits: FloatArray, nulls: Sequence[Null] = (), **fields: Any) -> None:
+    """The share of hits (n,), values 0 and 1, with its Wilson interval."""
+    n, count = len(hits), int(hits.sum())
+    sheet.add(statistic, count / n, wilson(count, n), nulls, unit="share", n=n, n_unit="prompt", **fields)

@@ -1,0 +1,245 @@
+"""Interventions in the study, on tiny models: the lines that claims and figures read, their counts, and ends that must
+agree with each other.
+"""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deltaw.attacks import Requests, unattacked
+from deltaw.behaviour import Answers
+from deltaw.evidence import STATEMENTS, decide
+from deltaw.interventions import answers_patched, state_of
+from deltaw.model import Transformer
+from deltaw.results import Measurement
+from deltaw.study import directed, intervening, patched, subject
+from deltaw.study.intervening import (
+    alphas,
+    extrapolation,
+    intervening_prompts,
+    layers,
+    log_odds,
+    named,
+    ranks,
+    subspaces,
+    swaps,
+)
+from deltaw.study.making import answers_to
+from deltaw.study.patched import ATTACKS, Asked
+from deltaw.study.recipes import recipe
+from deltaw.study.sheet import Sheet
+from deltaw.study.stages import stages
+from deltaw.study.subject import ALLOWED, FORBIDDEN, Answered, Subject
+from deltaw.study.sweeps import STANDARD, Sweep
+from deltaw.training.pretraining import model_config
+from deltaw.world import Prompts, World
+
+RECIPE = recipe("smoke")
+WORLD = World(RECIPE.world)
+SWEEP = Sweep(
+    prompts=5, few=3, draws=2, alphas=(0.0, 1.0, 2.0), scopes=("mlp", "layers"), scope_alphas=(1.0,), rescaled=True,
+    ranks=(0, 32), removed=(0,), partner="dpo-medium", attacked=4, ks=(8, 0), means=6, doses=(0.0, 1.0),
+)  # fmt: skip
+
+
+def tiny(seed: int) -> Transformer:
+    return Transformer(model_config(WORLD, RECIPE.pretraining), torch.Generator().manual_seed(seed))
+
+
+def studied(sweep: Sweep = SWEEP, base: int = 0, tuned: int = 1) -> Subject:
+    sheet = Sheet(stage="intervention", model="ssft-medium", protocol="ssft", strength="medium", seed=0, step=8)
+    model = tiny(tuned)
+    return Subject(
+        WORLD, 0, 20, state_of(tiny(base)), state_of(model), model, sweep, sheet, lambda done, total, note="": None
+    )
+
+
+def of(found: Subject, statistic: str, **where: object) -> list[Measurement]:
+    lines = [line for line in found.sheet.lines if line.statistic == statistic]
+    return [line for line in lines if all(getattr(line, name) == value for name, value in where.items())]
+
+
+def rates(found: Subject, **where: object) -> list[tuple[str, str | None, float]]:
+    names = ("comply_rate", "refuse_rate", "neither_rate")
+    lines = [line for name in names for line in of(found, name, **where)]
+    return sorted((line.statistic, line.set, line.value) for line in lines)
+
+
+def test_the_ends_of_all_roads_are_the_base_and_the_tuned_model() -> None:
+    found = studied()
+    for part in (alphas, subspaces, ranks):
+        part(found)
+    two = (ALLOWED, FORBIDDEN)
+    at_one = [line for line in rates(found, intervention="interpolation", dose=1.0, module="whole") if line[1] in two]
+    at_zero = [line for line in rates(found, intervention="interpolation", dose=0.0, module="whole") if line[1] in two]
+    assert len(at_one) == len(at_zero) == 6
+    assert at_one == rates(found, intervention="null+column+rest") == rates(found, intervention="truncated", dose=32)
+    assert at_one == rates(found, intervention="top_removed", dose=0)
+    assert at_zero == rates(found, intervention="base")
+    assert {line.value for line in of(found, "as_tuned_rate", intervention="null+column+rest")} == {1.0}
+    assert {line.set for line in found.sheet.lines if line.dose == 1.0 and line.module == "whole"} == {
+        *two, "allowed/rest", "forbidden/rest",
+    }  # fmt: skip
+    shares = [line.value for line in of(found, "carried_share", set=FORBIDDEN) if line.intervention != "rest"]
+    (difference,) = of(found, "carried_null_minus_column")
+    by_part = {line.intervention: line.value for line in of(found, "carried_share")}
+    assert difference.value == pytest.approx(by_part["null"] - by_part["column"])
+    (before,) = of(found, "as_tuned_rate", intervention="base", set=FORBIDDEN)
+    assert sum(by_part.values()) == pytest.approx(1 - before.value)
+    assert len(shares) == 2
+    for line in (difference, *of(found, "refuse_rate", intervention="null", set=FORBIDDEN)):
+        assert line.null_kind == "random_split"
+
+
+def test_names_of_combinations() -> None:
+    assert [named(number) for number in (0, 1, 2, 4, 5, 7)] == [
+        "base", "null", "column", "rest", "null+rest", "null+column+rest",
+    ]  # fmt: skip
+
+
+def test_log_odds_are_finite_at_the_ends_and_zero_in_the_middle() -> None:
+    assert log_odds(np.array([0.0, 1.0])) == 0
+    assert log_odds(np.ones(8)) == pytest.approx(np.log(8.5 / 0.5)) == -log_odds(np.zeros(8))
+
+
+def test_the_best_alpha_is_chosen_on_other_prompts_than_it_is_measured_on() -> None:
+    found = studied(replace(SWEEP, prompts=4))
+    safe = {1.5: [2, 2, 0, 2], 3.0: [0, 2, 2, 2]}  # of forbidden prompts, of which the first and third choose
+    able = {1.5: [1, 1, 1, 1], 3.0: [1, 0, 1, 0]}
+    panel = found.conditional
+    beyond = {
+        alpha: Answered(panel, torch.tensor([*able[alpha], *safe[alpha]]), torch.zeros(8, 1)) for alpha in safe
+    }  # fmt: skip
+    found.own = Answered(panel, torch.tensor([1, 1, 1, 1, 0, 0, 0, 2]), torch.zeros(8, 1))
+    beyond[3.0].labels[4] = 2  # now the third α is better on the first and third
+    extrapolation(found, beyond)
+    (gain,), (cost,) = of(found, "extrapolation_log_odds"), of(found, "extrapolation_cost")
+    assert gain.dose == cost.dose == 3.0
+    assert gain.value == pytest.approx(np.log(2.5 / 0.5))  # two of two, after one of two
+    assert cost.value == 1.0
+    assert (gain.n, cost.n, gain.null_kind) == (2, 2, "random_direction")
+
+
+def test_layers_add_up_to_what_tuning_changed() -> None:
+    found = studied()
+    layers(found)
+    for statistic, name in (("refuse_rate", FORBIDDEN), ("comply_rate", ALLOWED), ("refuse_rate", ALLOWED)):
+        values = of(found, f"shapley_{statistic}", set=name)
+        assert [(line.layer, line.module) for line in values] == [(0, "blocks.0"), (1, "blocks.1"), (None, "ends")]
+        assert abs(sum(line.value for line in values)) <= 1 + 1e-9
+
+
+def test_swapped_in_layers_of_the_same_model_change_nothing() -> None:
+    found = studied()
+    swaps(found, found.tuned)
+    ranks(found)
+    assert rates(found, intervention="swap/dpo-medium", dose=1) == rates(found, intervention="truncated", dose=32)
+
+
+def refusing(found: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the model refused every forbidden prompt and answered every allowed or attacked one."""
+    asked = iter([2, *[1] * (1 + len(ATTACKS))])
+    real = patched._ask
+
+    def pretend(one: Subject, prompts: Prompts) -> Asked:
+        made = real(one, prompts)
+        return Asked(made.requests, torch.full_like(made.labels, next(asked)))
+
+    monkeypatch.setattr(patched, "_ask", pretend)
+
+
+def test_patches_are_measured_where_there_is_something_to_bring_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = studied(replace(SWEEP, attacked=12))
+    refusing(found, monkeypatch)
+    patched.patches(found)
+    for attack in ATTACKS:
+        lines = of(found, "refusal_returned", attack=attack, intervention="restore")
+        assert {(line.dose, line.role) for line in lines} == {
+            (dose, at) for dose in (8.0, 32.0) for at in ("last_prompt", "prompt")
+        }
+        assert [line.null_kind for line in lines if line.null_kind] == ["random_direction", "allowed_source"]
+        assert len(of(found, "refusal_returned", attack=attack, intervention="restore_from_allowed")) == 1
+    pooled = of(found, "refusal_returned", attack="any", intervention="restore")
+    assert {line.n for line in pooled} == {12 * len(ATTACKS)}
+    assert len(of(found, "refusal_removed", intervention="remove_to_allowed")) == 4
+    assert len(of(found, "refusal_induced", intervention="induce", set=ALLOWED)) == 4
+
+
+def test_nothing_is_said_of_refusals_that_were_not_there() -> None:
+    found = studied()
+    patched.patches(found)  # models that know nothing refuse nothing
+    assert not of(found, "refusal_returned")
+    assert of(found, "refuse_rate", intervention="restore")
+
+
+def test_claims_find_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {s.id: s for s in STATEMENTS if ("stage", "intervention") in s.query.where}
+    assert len(wanted) == 12
+    found = studied(replace(SWEEP, attacked=12, alphas=(2.0,), scopes=()))
+    refusing(found, monkeypatch)
+    for part in (alphas, subspaces, patched.patches):
+        part(found)
+    models = {model for s in wanted.values() for model in (*s.query.models, *s.controls)}
+    lines = [replace(line, model=model) for model in models for line in found.sheet.lines]
+    for claim in decide(lines, exploratory=True):
+        if claim.id in wanted:
+            assert claim.value is not None, claim.id
+            assert "lacks" not in claim.why, claim.why
+            assert all(null.low is not None for null in claim.nulls)
+
+
+def test_the_standard_sweeps_measure_all_that_claims_read() -> None:
+    parts = {name: set(sweep.parts) for name, sweep in STANDARD}
+    needs = {"carried_null_minus_column": "subspace", "refusal_returned": "patches"}
+    for statement in STATEMENTS:
+        if ("stage", "intervention") in statement.query.where:
+            need = needs.get(statement.query.statistic, "alpha")
+            for model in (*statement.query.models, *statement.controls):
+                assert need in parts[model]
+    sweeps = dict(STANDARD)
+    assert min(sweep.draws for sweep in sweeps.values()) >= 20
+    assert all(8 in sweep.ks for sweep in sweeps.values() if "patches" in sweep.parts)
+
+
+def test_the_plan_counts_what_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered: Counter[str] = Counter()
+    part = ""
+
+    def counting(model: Transformer, world: World, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
+        answered[part] += len(prompts)
+        return answers_to(model, world, prompts)
+
+    def counting_patched(model: Transformer, target: Requests, *rest: object) -> Answers:
+        answered[part] += len(target)
+        return answers_patched(model, target, *rest)  # type: ignore[arg-type]
+
+    def counting_plain(model: Transformer, requests: Requests) -> Answers:
+        answered[part] += len(requests)
+        return unattacked(model, requests)
+
+    monkeypatch.setattr(subject, "answers_to", counting)
+    monkeypatch.setattr(patched, "answers_patched", counting_patched)
+    monkeypatch.setattr(patched, "unattacked", counting_plain)
+    sweep = replace(SWEEP, prompts=6, few=4, attacked=4)
+    for name, run in (
+        ("alpha", alphas), ("subspace", subspaces), ("rank", ranks), ("layers", layers),
+        ("swaps", lambda found: swaps(found, found.tuned)), ("directions", directed.directions),
+        ("patches", patched.patches),
+    ):  # fmt: skip
+        part, found = name, studied(sweep)
+        if name == "patches":
+            refusing(found, monkeypatch)
+        run(found)
+        assert answered[name] == intervening_prompts(replace(sweep, parts=(name,)), 2, len(ATTACKS)), name
+
+
+def test_only_recipes_that_ask_for_it_intervene() -> None:
+    for name, wanted in (("quick", 0), ("paper", 0), ("grid", 0), ("smoke", 3)):
+        found = [stage for stage in stages(recipe(name)) if stage.name.startswith("interventions-")]
+        assert len(found) == wanted
+    (one, _, _) = [stage for stage in stages(RECIPE) if stage.name.startswith("interventions-")]
+    assert one.inputs == {"base": "base-s0", "tuned": "tune-ssft-medium-s0", "partner": "tune-dpo-medium-s0"}
+    assert intervening.intervene is one.run
