@@ -83,14 +83,18 @@ class MatrixPair:
 
     @property
     def low_rank(self) -> LowRank | None:
-        """The update's factors, where it was given by them."""
-        after = [after for _, after in self.parts]
-        if len({id(x.right) for x in after if isinstance(x, LowRank)}) != 1 or not all(
-            isinstance(x, LowRank) for x in after
-        ):
-            return None
-        factors = [x for x in after if isinstance(x, LowRank)]
-        return LowRank(torch.cat([x.left for x in factors]), factors[0].right)
+        """The update's factors, where all of it was given by them."""
+        factors = [after for _, after in self.parts if isinstance(after, LowRank)]
+        return stacked(factors) if len(factors) == len(self.parts) else None
+
+
+def stacked(updates: Sequence[LowRank]) -> LowRank:
+    """The factors of updates (m_i, n) stacked on each other; their ranks add up, unless they share the right factor."""
+    if len({id(update.right) for update in updates}) == 1:
+        return LowRank(torch.cat([update.left for update in updates]), updates[0].right)
+    return LowRank(
+        torch.block_diag(*(update.left for update in updates)), torch.cat([update.right for update in updates], 1)
+    )
 
 
 def _difference(before: Tensor, after: After, rows: slice | Tensor) -> tuple[Tensor, Tensor]:

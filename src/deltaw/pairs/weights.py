@@ -21,7 +21,7 @@ from torch import Tensor
 from deltaw.errors import DeltawError
 
 SINGLE, INDEX, CONFIGS = "model.safetensors", "model.safetensors.index.json", ("config.json", "meta.json")
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+PICKLED = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DTYPES = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}
 """Formats of numbers that are read, with the bits of their fractions."""
 
