@@ -113,12 +113,12 @@ def test_gaussian_ranks_are_those_of_the_draws(shape: tuple[int, int], error: fl
         assert theirs.mean in mine
 
 
-@pytest.mark.parametrize("shape", [(64, 16), (16, 64), (128, 128), (512, 128)])
-def test_residual_energy_of_gaussian_matrices_is_that_of_draws(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("shape", "error"), [((64, 16), 0.006), ((128, 128), 0.002), ((128, 512), 0.002)])
+def test_residual_energy_of_gaussian_matrices_is_that_of_draws(shape: tuple[int, int], error: float) -> None:
     ks = [0, 1, 2, 4, 8, 16]
     energies = [torch.linalg.svdvals(draw(seed, *shape)).square() for seed in range(60)]
     drawn = np.mean([[1 - float(e[:k].sum() / e.sum()) for k in ks] for e in energies], axis=0)
-    np.testing.assert_allclose(moments.gaussian_residual(shape, ks), drawn, atol=0.002)
+    np.testing.assert_allclose(moments.gaussian_residual(shape, ks), drawn, atol=error)
 
 
 @pytest.mark.parametrize(("shape", "r"), [((300, 200), 4), ((40, 90), 12)])

@@ -52,7 +52,7 @@ def drawn_factors(family: str, base: dict[str, Tensor]) -> dict[str, tuple[Tenso
 
 
 def table(out: Path) -> dict[tuple[str | None, str, str | None, str | None], float]:
-    lines = read_measurements(out / "measurements.jsonl")
+    lines = [x for x in read_measurements(out / "measurements.jsonl") if x.layer is not None]
     return {(x.module, x.statistic, x.set, x.null_kind): x.value for x in lines}
 
 

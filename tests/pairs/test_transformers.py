@@ -36,7 +36,9 @@ def build(model_type: str, seed: int = 0) -> Any:
     """A small random model in evaluation, every parameter moved off its initial value."""
     config = transformers.AutoConfig.for_model(model_type, **SIZES, **OTHER_NAMES.get(model_type, {}))
     config._attn_implementation = "eager"
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.random.fork_rng():  # transformers draws from the global generator
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(config).eval()
     change(model, seed, 0.1)
     return model
 

@@ -112,7 +112,10 @@ def find_directory(source: str | Path) -> Path:
     try:
         return Path(hub.snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json"]))
     except Exception as error:
-        raise DeltawError(f"{source} cannot be fetched from the hub ({type(error).__name__}: {error})") from error
+        why = " ".join(str(error).split())  # in one line
+        raise DeltawError(
+            f"{source} is no directory, and cannot be fetched from the hub either ({type(error).__name__}: {why})"
+        ) from error
 
 
 def tensors_of(files: Mapping[Path, set[str] | None]) -> dict[str, Stored]:

@@ -106,15 +106,19 @@ def null_energy(pair: Pair, side: str) -> Figure | None:
             panels.append(curves(drawn, (UPDATE,), kind, x, y, under=[null_whiskers(null, kinds, x, y)]))
         else:
             panels.append(_over_many(drawn, null, kinds, kind, x, y))
+    grey = (
+        "95 % bands of each null"
+        if few
+        else "the 95 % band of random signs; broken lines, the means of the other nulls"
+    )
     rows, words = (
         ("rows", "outputs that no input could produce") if side == "left" else ("columns", "inputs that W ignored")
     )
     return figure(
         f"pair-null-energy-{side}",
         f"Energy of the update in the {side} null space of the old matrix",
-        f"The share of ‖ΔW‖² on {words}. Grey: 95 % bands of each null. Flipping the signs of {rows} keeps the size of "
-        "each and is the hardest to beat. A rotation gives chance, 1 − rank/side. One pair has one value a matrix, and "
-        "so no interval.",
+        f"The share of ‖ΔW‖² on {words}. Grey: {grey}. Flipping the signs of {rows} keeps the size of each and is the "
+        "hardest to beat. A rotation gives chance, 1 − rank/side. One pair has one value a matrix, and so no interval.",
         (statistic,),
         panels,
     )
