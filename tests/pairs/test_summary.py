@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import D, F, changed, config, tensors, write
 from torch import Tensor
 
@@ -83,11 +84,10 @@ def test_a_claim_says_where_the_value_lies(tmp_path: Path) -> None:
 
 def outside(W: Tensor) -> Tensor:
     """A part of another matrix that W could not write."""
-    import torch
-
     other = torch.randn(W.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
     Q = torch.linalg.qr(W)[0]
-    return other - Q @ (Q.T @ other)
+    left: Tensor = other - Q @ (Q.T @ other)
+    return left
 
 
 def test_kinds_are_names_without_layers() -> None:

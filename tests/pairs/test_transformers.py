@@ -62,7 +62,8 @@ def applied(module: nn.Module, inputs: int) -> Tensor:
     """The matrix (out, in) that a module applies, whatever it stores: its responses to unit vectors."""
     with torch.no_grad():
         eye = torch.eye(inputs)
-        return (module(eye) - module(torch.zeros(1, inputs))).T.double()
+        matrix: Tensor = (module(eye) - module(torch.zeros(1, inputs))).T.double()
+    return matrix
 
 
 @pytest.mark.parametrize("model_type", WRITTEN)

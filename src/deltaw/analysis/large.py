@@ -11,8 +11,9 @@ matrices are held in float64, beside one block of rows:
     σ_1 … σ_k of ΔW                       subspace iteration on S, within 1e-3 of the SVD on flat spectra, far less on
                                           decaying ones; exact up to n = `EXACT_BELOW`
 
-The Gram matrix of a product squares condition numbers, hence float64 throughout. Cost: two products of m n²
-and half of one for leverages; 4096 × 4096 eigenvectors take minutes, so the curve is a choice there (docs/performance.md).
+The Gram matrix of a product squares condition numbers, hence float64 throughout. Cost: two and a quarter products of
+m n², and half of one for leverages; 4096 × 4096 eigenvectors take minutes, so the curve is a choice there. Figures are in
+docs/performance.md.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,7 @@
 """Matrices of one kind, over layers: the means that the study's claims are about, and those claims of one pair."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def _mean(kind: str, layers: Sequence[Measurement]) -> Measurement:
     first = layers[0]
     geometric = first.statistic == "update_relative_norm"
     value = float(np.exp(np.log(values).mean()) if geometric else values.mean())
-    null: dict[str, float | str] = {}
+    null: dict[str, Any] = {}
     if first.null_kind is not None:
         means, lows, highs = (
             np.array([getattr(line, f"null_{end}") for line in layers], dtype=np.float64)
@@ -56,7 +57,7 @@ def _mean(kind: str, layers: Sequence[Measurement]) -> Measurement:
     return Measurement(
         stage=first.stage, model=first.model, module=kind, statistic=first.statistic, unit=first.unit, value=value,
         n=len(layers), n_unit="layer", **null,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 def weight_claims(

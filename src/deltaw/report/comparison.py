@@ -26,6 +26,10 @@ RANDOM = (
     Series("", "random update, participation ratio", None, light("dpo"), (1, 3), "stroke", True),
 )
 SHADES = ("ssft", "unlearn", "dpo", "dpo_plain", "control")
+BELOW = (
+    "the update is below the rounding floor: rounding alone could have made it, so it is not interpreted; both are in the "
+    "table of every matrix"
+)
 FEW = 12  # layers up to which each null has its own whisker
 
 
@@ -41,9 +45,9 @@ class Pair:
             {_kind(module, layer) for module, layer in zip(frame["module"], frame["layer"], strict=True)}
         )
 
-    def take(self, statistic: str, **where: object) -> pd.DataFrame:
+    def take(self, statistic: str) -> pd.DataFrame:
         """The rows of a statistic in layers, with `kind`, and `at` and `x`, the layer."""
-        frame = self.tables.layered(statistic, **where)
+        frame = self.tables.layered(statistic)
         kinds = [_kind(module, layer) for module, layer in zip(frame["module"], frame["layer"], strict=True)]
         return frame.assign(kind=pd.Series(kinds, frame.index, dtype="object"), x=frame["layer"], at=frame["layer"])
 
@@ -298,7 +302,8 @@ def _absent(pair: Pair) -> Table | None:
     found: dict[tuple[str, str], list[str]] = {}
     for module, reasons in pair.manifest["absent"].items():
         for statistic, why in reasons.items():
-            found.setdefault((statistic, str(why)), []).append(module)
+            common = BELOW if "below the rounding floor" in why else str(why)  # which has each matrix's own numbers
+            found.setdefault((statistic, common), []).append(module)
     rows = tuple(
         ("everything else" if statistic == "*" else statistic, why, str(len(modules)), _some(modules))
         for (statistic, why), modules in found.items()
