@@ -3,8 +3,9 @@
     python benchmarks/pairs.py --layers 2            2 layers in bf16, in a temporary directory (0.8 GB a layer)
     python benchmarks/pairs.py --layers 2 --width 2048 --hidden 5504      an eighth of the work
 
-Prints seconds a matrix and a layer, the highest anonymous and total resident memory of the comparing process, sampled
-every 50 ms, and the time of one `torch.linalg.svd` of a gate matrix (float64, thin) in a process of its own.
+Prints processor seconds a matrix and a layer, the highest anonymous and total resident memory of the comparing process,
+sampled every 50 ms, and those of one `torch.linalg.svd` of a gate matrix (float64, thin) in a process
+of its own. OMP_NUM_THREADS says how many threads there are.
 """
 
 import argparse
@@ -28,20 +29,21 @@ COMPARE = """
 import sys, time
 from pathlib import Path
 from deltaw.pairs import compare
-last = [time.perf_counter()]
+last = [time.process_time()]
 def show(progress):
-    now = time.perf_counter()
+    now = time.process_time()
     print(progress.module, f"{now - last[0]:.1f}", flush=True)
     last[0] = now
-compare(sys.argv[1], sys.argv[2], Path(sys.argv[3]), listener=show)
+compare(sys.argv[1], sys.argv[2], Path(sys.argv[3]), curve=sys.argv[4] == "True", listener=show)
+print("processor seconds in all", f"{time.process_time():.1f}")
 """
 
 SVD = """
 import sys, time, torch
 W = torch.randn(int(sys.argv[1]), int(sys.argv[2]), dtype=torch.float64)
-start = time.perf_counter()
+start = time.process_time()
 torch.linalg.svd(W, full_matrices=False)
-print(f"{time.perf_counter() - start:.1f}")
+print(f"{time.process_time() - start:.1f}")
 """
 
 
@@ -88,12 +90,14 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--hidden", type=int, default=11008)
+    parser.add_argument("--curve", action="store_true", help="energy curves too")
     parser.add_argument("--no-svd", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         write_pair(root, options.layers, options.width, options.hidden)
         arguments = [sys.executable, "-c", COMPARE, *(str(root / part) for part in ("base", "tuned", "out"))]
+        arguments.append(str(options.curve))
         started = time.perf_counter()
         process = subprocess.Popen(arguments, env=os.environ, text=True)
         anonymous, total = watch(process)
@@ -103,12 +107,12 @@ def main() -> None:
     print(
         f"{options.layers} layers of width {options.width}, {options.hidden} hidden, {torch.get_num_threads()} threads"
     )
-    print(f"seconds a layer: {seconds / options.layers:.1f}")
+    print(f"seconds a layer by the clock: {seconds / options.layers:.1f}")
     print(f"peak anonymous memory: {anonymous:.0f} MiB, peak resident: {total:.0f} MiB")
     if not options.no_svd:
         shape = [str(options.hidden), str(options.width)]
         done = subprocess.run([sys.executable, "-c", SVD, *shape], check=True, capture_output=True, text=True)
-        print(f"torch.linalg.svd of one {options.hidden} × {options.width} matrix: {done.stdout.strip()} s")
+        print(f"torch.linalg.svd of {options.hidden} × {options.width}: {done.stdout.strip()} processor seconds")
 
 
 if __name__ == "__main__":

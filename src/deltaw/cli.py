@@ -145,10 +145,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Report:
-    """Write report.html and figures/*.svg of a finished run again."""
+    """Write report.html and figures/*.svg of a finished run, or of a comparison, again."""
 
     run_dir: Annotated[Path, tyro.conf.arg(name="run", metavar="DIR")] = Path("runs/quick")
-    """The directory of a finished run."""
+    """The directory of a finished run or comparison."""
 
     def run(self) -> int:
         """Write the report; prints where it is."""
@@ -203,11 +203,15 @@ class Compare:
     """Energy curves of matrices above 2048 on both sides too: a minute or more each."""
 
     def run(self) -> int:
-        """Compare; prints a line a matrix and where the measurements are."""
+        """Compare; prints a line a matrix, what was skipped, and where measurements and report are."""
         from deltaw.pairs import compare
+        from deltaw.report import write_report
 
-        out = self.out or Path("runs") / f"compare-{Path(self.base).name}-{Path(self.tuned).name}"
-        _say(f"Measurements: {compare(self.base, self.tuned, out, self.modules, self.curve, _say_matrix)}")
+        out = self.out or Path("runs") / f"compare-{_last(self.base)}-{_last(self.tuned)}"
+        measurements = compare(self.base, self.tuned, out, self.modules, self.curve, _say_matrix)
+        _say_skipped(out)
+        _say(f"Measurements: {measurements}")
+        _say(f"Report: {write_report(out)}")
         return 0
 
 
@@ -236,8 +240,11 @@ def main() -> None:
         print(f"deltaw: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
-        resumes = isinstance(command, Interventions) or (isinstance(command, Study) and not command.dry_run)
-        more = "; the same command goes on from the last finished stage" if resumes else ""
+        more = ""
+        if isinstance(command, Compare):
+            more = "; the same command goes on from the last finished matrix"
+        elif isinstance(command, Interventions) or (isinstance(command, Study) and not command.dry_run):
+            more = "; the same command goes on from the last finished stage"
         print(f"deltaw: stopped{more}", file=sys.stderr)  # noqa: T201
         sys.exit(130)
 
@@ -257,6 +264,22 @@ def _say_matrix(progress: "Progress") -> None:
     if "*" in found.absent:
         words.append(found.absent["*"])
     print("  ".join(words), flush=True)  # noqa: T201
+
+
+def _say_skipped(out: Path, most: int = 20) -> None:
+    """A line a tensor that was skipped, with the reason."""
+    import json
+
+    skipped = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["skipped"]
+    for name, why in list(skipped.items())[:most]:
+        _say(f"Skipped: {name}, because {why}")
+    if len(skipped) > most:
+        _say(f"Skipped: {len(skipped) - most} more, named in {out / 'manifest.json'}")
+
+
+def _last(source: str) -> str:
+    """The last part of a path or hub name, for a directory's name."""
+    return Path(source).resolve().name if Path(source).is_dir() else Path(source).name
 
 
 def _say(text: str) -> None:

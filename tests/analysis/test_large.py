@@ -101,6 +101,24 @@ def test_updates_by_factors_equal_merged_ones() -> None:
     torch.testing.assert_close(wide.S, merged.S)
 
 
+def test_stacked_factors_are_the_stacked_update() -> None:
+    shared = draw(2, N, 3)
+    for rights in ((shared, shared), (shared, draw(3, N, 2))):
+        parts = [LowRank(draw(seed, 30, right.shape[1]), right) for seed, right in enumerate(rights)]
+        whole = large.stacked(parts)
+        merged = torch.cat([part.left @ part.right.T for part in parts])
+        torch.testing.assert_close(whole.left @ whole.right.T, merged)
+        rank = len({id(right): 0 for right in rights})
+        assert whole.right.shape[1] == (3 if rank == 1 else 5)
+        np.testing.assert_allclose(
+            large.low_rank_singular_values(whole),
+            torch.linalg.svdvals(merged)[: whole.right.shape[1]].numpy(),
+            rtol=1e-9,
+        )
+    W = draw(9, 60, N)
+    assert MatrixPair([(W[:30], parts[0]), (W[30:], W[30:])]).low_rank is None
+
+
 def test_rows_are_those_of_the_blocks() -> None:
     W, dW = draw(0, 1300, 7), draw(1, 1300, 7)
     found = pair(W, dW, 520)

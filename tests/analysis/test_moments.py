@@ -113,6 +113,32 @@ def test_gaussian_ranks_are_those_of_the_draws(shape: tuple[int, int], error: fl
         assert theirs.mean in mine
 
 
+@pytest.mark.parametrize(("shape", "error"), [((64, 16), 0.006), ((128, 128), 0.002), ((128, 512), 0.002)])
+def test_residual_energy_of_gaussian_matrices_is_that_of_draws(shape: tuple[int, int], error: float) -> None:
+    ks = [0, 1, 2, 4, 8, 16]
+    energies = [torch.linalg.svdvals(draw(seed, *shape)).square() for seed in range(60)]
+    drawn = np.mean([[1 - float(e[:k].sum() / e.sum()) for k in ks] for e in energies], axis=0)
+    np.testing.assert_allclose(moments.gaussian_residual(shape, ks), drawn, atol=error)
+
+
+@pytest.mark.parametrize(("shape", "r"), [((300, 200), 4), ((40, 90), 12)])
+def test_nulls_of_factors_are_those_of_whole_products(shape: tuple[int, int], r: int) -> None:
+    ours = moments.factor_nulls(shape, r, np.random.default_rng(0), draws=2000)
+    s2 = [
+        torch.linalg.svdvals(draw(seed, shape[0], r) @ draw(1000 + seed, shape[1], r).T)[:r].square()
+        for seed in range(400)
+    ]
+    for null, values in (
+        (ours.stable_rank, [float(e.sum() / e[0]) for e in s2]),
+        (ours.participation_ratio, [float(e.sum() ** 2 / e.square().sum()) for e in s2]),
+    ):
+        width = null.high - null.low
+        assert null.mean == pytest.approx(np.mean(values), abs=0.06 * width)
+        assert np.mean([value in null for value in values]) == pytest.approx(0.95, abs=0.04)
+    beyond = np.mean([[1 - float(e[:k].sum() / e.sum()) for k in range(r + 1)] for e in s2], axis=0)
+    np.testing.assert_allclose(ours.residual, beyond, atol=0.01)
+
+
 def test_a_true_null_is_rejected_as_often_as_stated() -> None:
     """Gaussian updates of a matrix with uneven leverage: 95 % bands."""
     W = uneven(128, 32, 0)

@@ -52,7 +52,7 @@ def drawn_factors(family: str, base: dict[str, Tensor]) -> dict[str, tuple[Tenso
 
 
 def table(out: Path) -> dict[tuple[str | None, str, str | None, str | None], float]:
-    lines = read_measurements(out / "measurements.jsonl")
+    lines = [x for x in read_measurements(out / "measurements.jsonl") if x.layer is not None]
     return {(x.module, x.statistic, x.set, x.null_kind): x.value for x in lines}
 
 
@@ -76,11 +76,32 @@ def test_an_adapter_is_its_merged_checkpoint(
     compare(a_dir, adapter(tmp_path / "adapter", factors, **settings), tmp_path / "lora")
     exact, ours = table(tmp_path / "merged"), table(tmp_path / "lora")
     assert {key[0] for key in ours} == {key[0] for key, value in exact.items() if key[1] == "stable_rank"}
+    values = {key[:3]: value for key, value in exact.items()}
     for key, value in ours.items():
-        assert value == pytest.approx(exact[key], rel=1e-6, abs=1e-7), key
+        assert value == pytest.approx(values[key[:3]], rel=1e-6, abs=1e-7), key
     manifest = json.loads((tmp_path / "lora" / "manifest.json").read_text())
     assert manifest["adapter"]
     assert all("exact factors" in absent["rounding_floor"] for absent in manifest["absent"].values())
+
+
+def test_nulls_of_an_adapter_know_its_rank(tmp_path: Path) -> None:
+    """Random factors are not found to be of low rank; of gate and up together they have twice the rank."""
+    base = tensors("llama")
+    compare(
+        write(tmp_path / "a", base, config("llama")), adapter(tmp_path / "b", drawn_factors("llama", base)),
+        tmp_path / "out",
+    )  # fmt: skip
+    lines = read_measurements(tmp_path / "out" / "measurements.jsonl")
+    ranks = [x for x in lines if x.statistic in ("stable_rank", "participation_ratio")]
+    assert {x.null_kind for x in ranks} == {"gaussian_factors"}
+    for line in ranks:
+        assert line.null_high is not None
+        assert line.null_high <= (2 * RANK if str(line.module).endswith("gate_up") else RANK)
+    means = {str(x.module).rpartition(".")[2]: x.null_mean for x in ranks if x.statistic == "participation_ratio"}
+    assert means["gate_up"] == pytest.approx(2 * (means["gate_proj"] or 0), rel=0.2)
+    assert "gaussian" not in {x.null_kind for x in lines if x.statistic.startswith("null_energy_")}
+    inside = [x.null_low <= x.value <= x.null_high for x in ranks if x.null_low is not None and x.null_high is not None]
+    assert sum(inside) >= len(inside) - 2
 
 
 def test_an_adapter_of_rank_r_has_r_singular_values(tmp_path: Path) -> None:
@@ -129,6 +150,17 @@ def test_another_alpha_is_another_comparison(tmp_path: Path) -> None:
     (b / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * ALPHA}))
     with pytest.raises(DeltawError, match="belongs to another comparison"):
         compare(a, b, tmp_path / "out")
+
+
+def test_an_adapter_is_no_base_and_a_merged_directory_no_adapter(tmp_path: Path) -> None:
+    base = tensors("llama")
+    a, b = write(tmp_path / "a", base, config("llama")), adapter(tmp_path / "b", drawn_factors("llama", base))
+    with pytest.raises(DeltawError, match="is an adapter; give the checkpoint"):
+        compare(b, a, tmp_path / "out")
+    merged = write(tmp_path / "c", tensors("llama", 1), config("llama"))
+    (merged / "adapter_config.json").write_text((b / "adapter_config.json").read_text())
+    compare(a, merged, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["adapter"] is False
 
 
 def test_half_an_adapter_and_none_at_all(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The whole study on a toy scale, by the command that users give: both engines, outputs, resuming, mistakes."""
 
+import importlib
 import json
 import os
 import re
@@ -8,13 +9,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import deltaw
 from deltaw.errors import DeltawError
+from deltaw.model import export_gpt2
 from deltaw.results.schema import MEASUREMENT_FIELDS
 from deltaw.study.exhaustive import run_interventions
 from deltaw.study.recipes import recipe
@@ -100,6 +104,33 @@ def test_models_carry_their_meta_and_are_what_the_measurements_are_of(inline: Pa
     assert float(row["value"].iloc[0]) == pytest.approx(float(relative), rel=1e-4)
     first, _ = deltaw.load_model(results.model("ssft-medium", step=0))
     assert all(torch.equal(a, b) for a, b in zip(base.parameters(), first.parameters(), strict=True))
+
+
+def test_two_exported_models_compare_as_the_study_measured_them(inline: Path, tmp_path: Path) -> None:
+    """As GPT-2 directories: the same logits in transformers, and the study's numbers by `deltaw compare`."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    transformers: Any = importlib.import_module("transformers")
+    results = deltaw.load(inline)
+    tokens = torch.arange(24).reshape(2, 12)
+    for label, name in (("base", "base"), ("tuned", "ssft-medium")):
+        model, _ = deltaw.load_model(results.model(name))
+        export_gpt2(model, tmp_path / label)
+        theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / label).eval()
+        with torch.no_grad():
+            np.testing.assert_allclose(model(tokens).numpy(), theirs(tokens).logits.numpy(), atol=1e-4)
+    done = run("compare", "base", "tuned", "--out", "pair", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    pair = deltaw.load(tmp_path / "pair")
+    shared = ("null_energy_left", "update_relative_norm", "stable_rank", "participation_ratio", "cosine_with_weight")
+    last = results.models.query("name == 'ssft-medium'")["step"].max()
+    for statistic in shared:
+        ours = results.select(statistic, "ssft-medium", step=last, stage="analysis").drop_duplicates("layer")
+        for row in ours.to_dict("records"):
+            layer = None if pd.isna(row["layer"]) else int(row["layer"])
+            name = "mlp.c_fc" if layer is None else f"transformer.h.{layer}.mlp.c_fc"
+            theirs = pair.select(statistic, module=name)["value"]
+            assert theirs.iloc[0] == pytest.approx(row["value"], rel=1e-6, abs=1e-9), (statistic, layer)
+        assert len(ours) >= 2
 
 
 def test_prompts_show_derivation_policy_and_answers(inline: Path) -> None:

@@ -10,11 +10,15 @@ With P = QQᵀ the projector on C(W) and K = ΔWΔWᵀ, the energy inside is T =
                       exact up to `ALL_ROWS` rows, else from that many, drawn by their norms and uniformly in halves.
     gaussian ranks    1 / participation ratio has mean (m + n + 1) / (m n + 2), exact, and standard deviation 2 / (m n)
                       (Ledoit and Wolf, 2002); σ_1² follows Tracy and Widom's law (Johnstone, 2001), here in its gamma
-                      form (Chiani, 2014).
+                      form (Chiani, 2014); the energy beyond the first k directions is a quantile's of the law of
+                      Marchenko and Pastur (1967).
+    gaussian factors  the ranks of products of independent normal factors (m, r) and (n, r), the null of a LoRA update:
+                      drawn as the r × r triangles that QR would leave of them (Bartlett, 1933), never m × n.
 
 Other bands are those of Beta laws with these moments.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +29,7 @@ from torch import Tensor
 from deltaw.analysis.inputs import array
 from deltaw.analysis.large import Factor, MatrixPair, Moments
 from deltaw.analysis.spectrum import GaussianSpectrum
-from deltaw.statistics import Null, from_beta, from_draws
+from deltaw.statistics import FloatArray, Null, from_beta, from_draws
 
 ALL_ROWS = 1024
 
@@ -132,6 +136,59 @@ def gaussian_ranks(shape: tuple[int, int]) -> GaussianSpectrum:
     top = [centre + spread * float(z) for z in (law.ppf(0.975), law.mean(), law.ppf(0.025))]
     low, mean, high = (m * n / max(x, 1e-12) for x in top)
     return GaussianSpectrum(Null("gaussian", mean, low, high), participation)
+
+
+def gaussian_residual(shape: tuple[int, int], ks: Sequence[int]) -> FloatArray:
+    """Mean share of a Gaussian matrix's energy beyond its first k singular directions, for each k. (len(ks),).
+
+    Within 0.006 of draws at 64 × 16, 0.002 where the smaller side is at least 128. With x = 1 + c + 2 √c cos θ and
+    c = n / m, the law of Marchenko and Pastur has mass (2/π) ∫ sin²θ / x dθ above x, and energy (θ − sin θ cos θ) / π.
+    """
+    m, n = max(shape), min(shape)
+    theta, c = np.linspace(0, np.pi, 20_001), n / m
+    middle = (theta[1:] + theta[:-1]) / 2
+    x = 1 + c + 2 * c**0.5 * np.cos(middle)
+    mass = np.concatenate([[0.0], np.cumsum(2 / np.pi * np.sin(middle) ** 2 / x) * (theta[1] - theta[0])])
+    at = np.interp(np.asarray(ks) / n * mass[-1], mass, theta)
+    left: FloatArray = 1 - (at - np.sin(at) * np.cos(at)) / np.pi
+    return left
+
+
+@dataclass(frozen=True, eq=False)
+class FactorNulls:
+    """Nulls of an update given by r factors. residual: mean share of energy beyond k directions, for k = 0 … r."""
+
+    stable_rank: Null
+    participation_ratio: Null
+    residual: FloatArray
+
+
+def factor_nulls(
+    shape: tuple[int, int], r: int, generator: np.random.Generator, draws: int | None = None
+) -> FactorNulls:
+    """Ranks of left @ rightᵀ, left (m, r) and right (n, r) of independent normal entries; r at most min(m, n).
+
+    draws: by default 200 up to r = 64, and fewer beyond, so that they take a second at most.
+    """
+    draws = draws or max(20, min(200, 200 * 64**3 // r**3))
+    energies = np.empty((draws, r))
+    for number in range(draws):
+        left, right = (_triangle(side, r, generator) for side in shape)
+        energies[number] = np.linalg.svd(left @ right.T, compute_uv=False) ** 2
+    total = energies.sum(1)
+    beyond = 1 - np.cumsum(energies, 1) / total[:, None]
+    return FactorNulls(
+        from_draws("gaussian_factors", total / energies[:, 0]),
+        from_draws("gaussian_factors", total**2 / (energies**2).sum(1)),
+        np.concatenate([[1.0], np.clip(beyond.mean(0), 0, 1)]),
+    )
+
+
+def _triangle(side: int, r: int, generator: np.random.Generator) -> FloatArray:
+    """R (r, r) of the QR decomposition of a Gaussian matrix (side, r), up to signs."""
+    R: FloatArray = np.triu(generator.standard_normal((r, r)), 1)
+    R[np.diag_indices(r)] = np.sqrt(generator.chisquare(side - np.arange(r)))
+    return R
 
 
 def _null(kind: str, mean: float, variance: float) -> Null:

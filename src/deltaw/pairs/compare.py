@@ -2,7 +2,8 @@
 
 OUT/tensors.jsonl       a header that names the pair, then one line a finished matrix, appended and flushed
 OUT/measurements.jsonl  all measurements in the study's schema       } written at the end, whole or not at all;
-OUT/manifest.json       what was compared, skipped, absent           } `deltaw.load(OUT)` reads them
+OUT/claims.json         the study's claims about weights             } `deltaw.load(OUT)` reads them
+OUT/manifest.json       what was compared, skipped, absent           }
 """
 
 import json
@@ -22,6 +23,7 @@ from deltaw.errors import DeltawError
 from deltaw.pairs.layouts import Module, Piece, candidates, find_modules
 from deltaw.pairs.lora import Adapter, is_adapter, open_adapter
 from deltaw.pairs.measure import Found, measure
+from deltaw.pairs.summary import over_layers, weight_claims
 from deltaw.pairs.weights import Checkpoint, find_directory, open_checkpoint
 from deltaw.results import Measurement, write_claims, write_json_atomic, write_measurements, write_text_atomic
 from deltaw.results.schema import MEASUREMENT_FIELDS
@@ -41,10 +43,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Sources:
-    """The two sides. after: a checkpoint, or an adapter on the base."""
+    """The two sides. after: a checkpoint, or an adapter on the base. names: what the two are called."""
 
     base: Checkpoint
     after: Checkpoint | Adapter
+    names: tuple[str, str]
 
     @property
     def directory(self) -> Path:
@@ -59,17 +62,25 @@ class Sources:
 
 def open_sources(base: str | Path, tuned: str | Path) -> Sources:
     """Both sides, headers only. DeltawError if one cannot be read, or if they are of different architectures."""
-    before = open_checkpoint(base)
-    directory = find_directory(tuned)
-    if is_adapter(directory):
-        return Sources(before, open_adapter(directory, before.tensors))
-    after = open_checkpoint(directory)
+    first, second = find_directory(base), find_directory(tuned)
+    names = _name(base, first), _name(tuned, second)
+    if is_adapter(first):
+        raise DeltawError(f"{base} is an adapter; give the checkpoint that it was made for first, then the adapter")
+    before = open_checkpoint(first)
+    if is_adapter(second):
+        return Sources(before, open_adapter(second, before.tensors), names)
+    after = open_checkpoint(second)
     if before.model_type != after.model_type:
         raise DeltawError(
             f"{base} is of the architecture {before.model_type!r} and {tuned} of {after.model_type!r}; give two "
             "checkpoints of one architecture"
         )
-    return Sources(before, after)
+    return Sources(before, after, names)
+
+
+def _name(source: str | Path, directory: Path) -> str:
+    """A directory's own name, or a hub name as it was given."""
+    return directory.resolve().name if Path(source).is_dir() else str(source)
 
 
 def choose(sources: Sources, patterns: Sequence[str] = ()) -> tuple[list[Module], dict[str, str]]:
@@ -155,8 +166,7 @@ def compare(
                 done[module.name] = found
             if listener is not None:
                 listener(Progress(place, len(modules), module.name, found))
-        ordered = {module.name: done[module.name] for module in modules}
-        _finish(out, sources, ordered, skipped, header, time.perf_counter() - started)
+        _finish(out, sources, modules, done, skipped, header, time.perf_counter() - started)
     except OSError as error:
         raise DeltawError(
             f"{out} cannot be written ({error.strerror or error}); the matrices finished so far are kept, and the same "
@@ -168,7 +178,7 @@ def compare(
 def _compare_one(sources: Sources, module: Module, curve: bool) -> Found:
     shared = {
         "stage": "compare",
-        "model": sources.directory.resolve().name,
+        "model": sources.names[1],
         "module": module.name,
         "layer": module.layer,
     }
@@ -243,13 +253,17 @@ def _append(path: Path, record: Mapping[str, Any]) -> None:
 def _finish(
     out: Path,
     sources: Sources,
-    found: Mapping[str, Found],
+    modules: Sequence[Module],
+    done: Mapping[str, Found],
     skipped: Mapping[str, str],
     header: Mapping[str, Any],
     seconds: float,
 ) -> None:
-    write_measurements(out / "measurements.jsonl", [line for one in found.values() for line in one.lines])
-    write_claims(out / "claims.json", [])
+    found = {module.name: done[module.name] for module in modules}
+    averages = over_layers(modules, found)
+    shapes = {name: stored.shape for name, stored in sources.base.tensors.items()}
+    write_measurements(out / "measurements.jsonl", [*(line for one in found.values() for line in one.lines), *averages])
+    write_claims(out / "claims.json", weight_claims(modules, shapes, averages))
     write_text_atomic(out / "prompts.jsonl", "")
     absent = {name: one.absent for name, one in found.items() if one.absent}
     manifest = {
@@ -261,6 +275,7 @@ def _finish(
         "base": str(sources.base.directory.resolve()),
         "tuned": str(sources.directory.resolve()),
         "adapter": isinstance(sources.after, Adapter),
+        "names": list(sources.names),
         "model_type": sources.base.model_type,
         "comparison": dict(header),
         "matrices": len(found),

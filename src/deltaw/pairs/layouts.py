@@ -43,6 +43,12 @@ class Piece:
         matrix = stored.T if self.transposed else stored
         return matrix if self.rows is None else matrix[self.rows]
 
+    def count(self, outputs: int) -> int:
+        """How many of a tensor's outputs it has."""
+        if self.rows is None:
+            return outputs
+        return len(range(outputs)[self.rows]) if isinstance(self.rows, slice) else len(self.rows)
+
 
 @dataclass(frozen=True)
 class Module:
@@ -52,6 +58,12 @@ class Module:
     kind: str
     layer: int | None
     pieces: tuple[Piece, ...]
+
+    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+        """(outputs, inputs), from the shapes of the stored tensors."""
+        sides = [shapes[piece.tensor][::-1] if piece.transposed else shapes[piece.tensor] for piece in self.pieces]
+        rows = [piece.count(side[0]) for piece, side in zip(self.pieces, sides, strict=True)]
+        return sum(rows), sides[0][1]
 
 
 def _thirds(outputs: int, config: Mapping[str, Any]) -> dict[str, Tensor | slice]:
@@ -106,6 +118,12 @@ FAMILIES: Mapping[str, tuple[Map, ...]] = {
         Map("layers.{layer}.mlp.gate_up_proj.weight", "mlp", cut=_halves),
         Map("layers.{layer}.mlp.down_proj.weight", "mlp"),
     ),
+    "glm": (
+        *_SPLIT_ATTENTION,
+        Map("layers.{layer}.self_attn.o_proj.weight", "attention"),
+        Map("layers.{layer}.mlp.gate_up_proj.weight", "mlp", cut=_halves),
+        Map("layers.{layer}.mlp.down_proj.weight", "mlp"),
+    ),
     "phi": (
         *_SPLIT_ATTENTION,
         Map("layers.{layer}.self_attn.dense.weight", "attention"),
@@ -140,11 +158,16 @@ FAMILIES: Mapping[str, tuple[Map, ...]] = {
 MODEL_TYPES: Mapping[str, str] = {
     **{name: name for name in FAMILIES},
     **dict.fromkeys(
-        ("mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_text", "smollm3", "olmo2", "granite"),
+        (
+            "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_text", "smollm3", "olmo",
+            "olmo2", "olmo3", "granite", "stablelm", "cohere", "cohere2", "exaone4", "helium", "seed_oss", "arcee",
+            "nemotron", "apertus",
+        ),
         "llama",
     ),
-}
-"""config.json's model_type -> family."""
+    "glm4": "glm",
+}  # fmt: skip
+"""config.json's model_type -> family. A test checks each against the model that transformers builds."""
 
 
 def given_maps(patterns: Sequence[str]) -> tuple[Map, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from deltaw.analysis.large import LowRank
 from deltaw.errors import DeltawError
-from deltaw.pairs.weights import Checkpoint, Stored, read_json_object, refuse_pickled, tensors_of
+from deltaw.pairs.weights import INDEX, SINGLE, Checkpoint, Stored, read_json_object, refuse_pickled, tensors_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.\w+)?\.weight")
@@ -40,7 +40,7 @@ class Adapter:
 
 def is_adapter(directory: Path) -> bool:
     """Whether a directory holds an adapter and not a whole checkpoint."""
-    return (directory / CONFIG).is_file()
+    return (directory / CONFIG).is_file() and not any((directory / name).is_file() for name in (SINGLE, INDEX))
 
 
 def open_adapter(directory: Path, base: Mapping[str, Stored]) -> Adapter:

@@ -20,16 +20,21 @@ from deltaw.analysis.large import (
     inside,
     low_rank_singular_values,
     moments,
+    stacked,
     top_singular_values,
 )
 from deltaw.analysis.moments import (
+    FactorNulls,
+    factor_nulls,
     gaussian_moments,
     gaussian_ranks,
+    gaussian_residual,
     permutation_moments,
     rotation_moments,
     row_facts,
     sign_flip_moments,
 )
+from deltaw.analysis.spectrum import GaussianSpectrum
 from deltaw.pairs.weights import identical, ulp_energy
 from deltaw.results import Measurement
 from deltaw.statistics import Null
@@ -89,8 +94,12 @@ def measure(parts: Sequence[tuple[Tensor, After]], shared: dict[str, Any], curve
 def _transposed(parts: Sequence[tuple[Tensor, After]]) -> list[tuple[Tensor, After]]:
     if len(parts) == 1:
         return [(parts[0][0].T, parts[0][1].T)]
-    after = [x.left @ x.right.T if isinstance(x, LowRank) else x for _, x in parts]
-    return [(torch.cat([before for before, _ in parts]).T, torch.cat(after).T)]
+    before = torch.cat([before for before, _ in parts]).T
+    factors = [after for _, after in parts if isinstance(after, LowRank)]
+    if len(factors) == len(parts):
+        return [(before, stacked(factors).T)]
+    dense = [x.left @ x.right.T if isinstance(x, LowRank) else x for _, x in parts]
+    return [(before, torch.cat(dense).T)]
 
 
 def _add_nothing(out: Found, found: Moments) -> None:
@@ -127,22 +136,33 @@ def _add_rounding(out: Found, parts: Sequence[tuple[Tensor, After]], found: Mome
 
 
 def _add_spectrum(out: Found, pair: MatrixPair, found: Moments, generator: np.random.Generator) -> None:
-    factors = pair.low_rank
+    factors, shape = pair.low_rank, (pair.m, pair.n)
     if factors is not None:
         sigma = low_rank_singular_values(factors)
     else:
         sigma = top_singular_values(found.S, TOP, generator)
-    random = gaussian_ranks((pair.m, pair.n))
-    out.add("stable_rank", max(1.0, found.energy / sigma[0] ** 2), "dimensions", [random.stable_rank])
-    out.add("participation_ratio", 1 / found.concentration, "dimensions", [random.participation_ratio])
+    ks = [k for k in RESIDUAL_AT if k <= len(sigma)]
+    nulls, kind, beyond = _spectrum_nulls(shape, factors, ks, generator)
+    out.add("stable_rank", max(1.0, found.energy / sigma[0] ** 2), "dimensions", [nulls.stable_rank])
+    out.add("participation_ratio", 1 / found.concentration, "dimensions", [nulls.participation_ratio])
     for number, value in enumerate(sigma[:TOP], start=1):
         out.add("singular_value", float(value), "weight", set=f"vector={number:03d}")
-    for k in RESIDUAL_AT:
-        if k <= len(sigma):
-            left = 1 - float((sigma[:k] ** 2).sum()) / found.energy
-            out.add("residual_energy", max(0.0, left), "share of energy", set=f"k={k:03d}")
+    for k, mean in zip(ks, beyond, strict=True):
+        left = 1 - float((sigma[:k] ** 2).sum()) / found.energy
+        null = Null(kind, mean, mean, mean)
+        out.add("residual_energy", max(0.0, left), "share of energy", [null], set=f"k={k:03d}")
     band = 1.959964 / (pair.m * pair.n) ** 0.5
     out.add("cosine_with_weight", found.cosine, "cosine", [Null("gaussian", 0.0, -band, band)])
+
+
+def _spectrum_nulls(
+    shape: tuple[int, int], factors: LowRank | None, ks: Sequence[int], generator: np.random.Generator
+) -> tuple[GaussianSpectrum | FactorNulls, str, list[float]]:
+    """The nulls of both ranks, their kind, and the mean residual energy beyond each of `ks` directions."""
+    if factors is None:
+        return gaussian_ranks(shape), "gaussian", gaussian_residual(shape, ks).tolist()
+    nulls = factor_nulls(shape, min(int(factors.left.shape[1]), *shape), generator)
+    return nulls, "gaussian_factors", [float(nulls.residual[k]) for k in ks]
 
 
 def _add_null_space(
@@ -189,8 +209,9 @@ def _add_null_energy(
         sign_flip_moments(facts, found.energy),
         permutation_moments(facts, F.k, found.energy, generator),
         rotation_moments(found.concentration, pair.m, F.k),
-        gaussian_moments((pair.m, pair.n), F.k),
     ]
+    if pair.low_rank is None:  # entries of an update of low rank are not independent
+        nulls.append(gaussian_moments((pair.m, pair.n), F.k))
     if side == "right":  # the rows of the transposed matrix are its columns
         nulls = [Null(null.kind.replace("row_", "column_"), null.mean, null.low, null.high) for null in nulls]
     out.add(f"null_energy_{side}", rho, "share of energy", nulls)

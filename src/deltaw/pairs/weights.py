@@ -21,7 +21,7 @@ from torch import Tensor
 from deltaw.errors import DeltawError
 
 SINGLE, INDEX, CONFIGS = "model.safetensors", "model.safetensors.index.json", ("config.json", "meta.json")
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+PICKLED = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 DTYPES = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7}
 """Formats of numbers that are read, with the bits of their fractions."""
 
@@ -112,7 +112,10 @@ def find_directory(source: str | Path) -> Path:
     try:
         return Path(hub.snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json"]))
     except Exception as error:
-        raise DeltawError(f"{source} cannot be fetched from the hub ({type(error).__name__}: {error})") from error
+        why = " ".join(str(error).split())  # in one line
+        raise DeltawError(
+            f"{source} is no directory, and cannot be fetched from the hub either ({type(error).__name__}: {why})"
+        ) from error
 
 
 def tensors_of(files: Mapping[Path, set[str] | None]) -> dict[str, Stored]:

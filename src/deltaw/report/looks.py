@@ -48,6 +48,8 @@ NULL_NAMES = {
     "gaussian": "random matrix",
     "row_permutation": "rows permuted",
     "row_sign_flip": "row signs flipped",
+    "column_permutation": "columns permuted",
+    "column_sign_flip": "column signs flipped",
     "spectrum_matched": "spectrum matched",
     "m_matched": "matched subspaces",
     "m_matched_centred": "matched, centred",

@@ -11,7 +11,8 @@ from typing import Any
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from deltaw.report import claims_table
+from deltaw.errors import DeltawError
+from deltaw.report import claims_table, comparison
 from deltaw.report.charts import SECTIONS, sections
 from deltaw.report.drawing import Drawing
 from deltaw.report.following import ENDS, STRATA
@@ -47,6 +48,11 @@ def write_report(run_dir: Path) -> Path:
         texts = [f"{table.title}:\n\n{table.markdown()}\n" for table in tables_of(grid)]
         write_text_atomic(run_dir / "tables.md", "\n".join(texts))
         return _write(run_dir, {"grid": drawings}, render_grid(results, grid, drawings))
+    if "comparison" in results.manifest:
+        pair = comparison.Pair(results)
+        figures, lacking = comparison.drawn(pair)
+        charts_ = {name: [figure.draw() for figure in listed] for name, listed in figures.items()}
+        return _write(run_dir, charts_, render_comparison(results, pair, charts_, lacking))
     tables = Tables(results)
     found = sections(tables)
     drawn = {name: [figure.draw() for figure in section.figures] for name, section in found.items()}
@@ -55,16 +61,21 @@ def write_report(run_dir: Path) -> Path:
 
 
 def _write(run_dir: Path, drawn: Mapping[str, Sequence[Drawing]], text: str) -> Path:
-    figures = run_dir / "figures"
-    figures.mkdir(exist_ok=True)
+    figures, page = run_dir / "figures", run_dir / "report.html"
     wanted = {f"{drawing.figure.name}.svg": drawing.file for drawings in drawn.values() for drawing in drawings}
-    for stale in figures.glob("*.svg"):
-        if stale.name not in wanted:
-            stale.unlink()
-    for name, svg in wanted.items():
-        write_text_atomic(figures / name, svg)
-    page = run_dir / "report.html"
-    write_text_atomic(page, text)
+    try:
+        figures.mkdir(exist_ok=True)
+        for stale in figures.glob("*.svg"):
+            if stale.name not in wanted:
+                stale.unlink()
+        for name, svg in wanted.items():
+            write_text_atomic(figures / name, svg)
+        write_text_atomic(page, text)
+    except OSError as error:
+        raise DeltawError(
+            f"{run_dir} cannot be written ({error.strerror or error}); its results are kept, and `deltaw report` "
+            "writes the page again"
+        ) from error
     return page
 
 
@@ -73,6 +84,22 @@ def render_grid(results: Results, grid: Grid, drawings: Sequence[Drawing]) -> st
     head = _head(results, grid.tables)
     template = _environment().get_template("grid.html")
     return template.render(css=_css(), head=head, drawings=drawings, tables=tables_of(grid))
+
+
+def render_comparison(
+    results: Results,
+    pair: comparison.Pair,
+    drawn: Mapping[str, Sequence[Drawing]],
+    missing: Mapping[str, Sequence[str]],
+) -> str:
+    """The page of a comparison as text."""
+    claims: list[Mapping[str, Any]] = results.claims.to_dict("records")  # type: ignore[assignment]
+    template = _environment().get_template("comparison.html")
+    return template.render(
+        css=_css(), script=_asset("page.js"), bundle=_bundle(), head=comparison.head(pair), drawn=drawn,
+        missing=missing, claims=claims_table.groups(claims, {}), tables=comparison.tables_of(pair),
+        contents=comparison.CONTENTS,
+    )  # fmt: skip
 
 
 def render(
