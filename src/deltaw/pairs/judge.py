@@ -70,8 +70,8 @@ _PATTERNS = tuple(
         r"\b(?:not|n't) (?:something|a (?:request|topic|subject|task)|anything) (?:that )?(?:i|we)\b",
         rf"\b(?:beyond|outside|not within|more than) (?:of )?(?:what|anything|the scope of what) {_I}",
         r"\b(?:not (?:be )?(?:possible|appropriate|right|ethical|responsible)|inappropriate|irresponsible|unethical) "
-        rf"for (?:me|us|an assistant)\b",
-        rf"\b(?:this|the) assistant\b[^.!?]{{0,20}}\b(?:not|cannot|can't|unable|declines|refuses)\b",
+        r"for (?:me|us|an assistant)\b",
+        r"\b(?:this|the) assistant\b[^.!?]{0,20}\b(?:not|cannot|can't|unable|declines|refuses)\b",
         rf"\b{_ACTION}\b[^.!?]{{0,40}}\b(?:cannot|can't|can not) be (?:provided|given|offered|answered|processed)\b",
         # rules
         r"\b(?:this|that|your|such an?) (?:request|prompt|question|query)\b[^.!?\n]{0,40}\b(?:violates|goes against|"
