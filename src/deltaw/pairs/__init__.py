@@ -1,4 +1,4 @@
-"""Two real checkpoints of one architecture: their weights, streamed from files, and, with transformers, their behaviour.
+"""Two real checkpoints of one architecture: their weights, streamed from files, and, with transformers, what they do.
 
 compare    compare(base, tuned, out): streamed, bounded by the largest matrix, resumable
 measure    what is measured of one matrix: size, rounding floor, spectrum, null-space energy with its nulls

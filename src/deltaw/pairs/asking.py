@@ -23,9 +23,10 @@ Names = NDArray[np.str_]
 
 @dataclass(frozen=True)
 class Effort:
-    """What asking costs. pairs: of each contrast, asked plainly. attacked: pairs of the first contrast under each attack,
-    and at each step between the models. corpus: unpaired prompts a label and attack. sensitive: pairs whose
-    sensitivities are measured, iterations: of the power method. new_tokens: of an answer. alphas: steps from base to tuned.
+    """What asking costs. pairs: of each contrast, asked plainly. attacked: pairs of the first contrast under each
+    attack, and at each step between the models. corpus: unpaired prompts a label and attack. sensitive: pairs whose
+    sensitivities are measured. iterations: of the power method. new_tokens: of an answer. alphas: steps from base to
+    tuned. draws: of the bootstrap and of nulls by sign.
     """
 
     pairs: int = 56

@@ -1,7 +1,7 @@
 """Any model on the line from a base checkpoint to a tuned one, in one model's memory: θ(α) = θ_IT + α (θ_ST − θ_IT).
 
-The tensors of both are read from their files, one at a time, and written into the model that is already there. Nothing is
-written to the disk. α = 0 and α = 1 give the two models exactly, bit for bit.
+The tensors of both are read from their files, one at a time, and written into the model that is already there.
+Nothing is written to the disk. α = 0 and α = 1 give the two models exactly, bit for bit.
 """
 
 import torch
@@ -44,8 +44,8 @@ def _at(sources: Sources, name: str, alpha: float, dtype: torch.dtype) -> Tensor
     after = sources.after.read(name).to(dtype)
     if after.shape != before.shape:
         raise DeltawError(
-            f"{name} is {tuple(before.shape)} in the base model and {tuple(after.shape)} in the tuned one; a model between "
-            "the two needs one shape, so give two checkpoints with one vocabulary"
+            f"{name} is {tuple(before.shape)} in the base model and {tuple(after.shape)} in the tuned one; a model "
+            "between the two needs one shape, so give two checkpoints with one vocabulary"
         )
     return after if alpha == 1 else torch.lerp(before, after, alpha)
 

@@ -1,8 +1,8 @@
 """Jailbreaks of a request in plain language: pure functions of its text, after Wei et al. (2023).
 
 Competing objectives (`co_`) ask for more than the request, so that following instructions pulls against safety.
-Mismatched generalisation (`misgen_`) writes the request in a form that safety tuning is unlikely to have seen. `prefill`
-leaves the request alone and begins the answer, neutrally: it says neither yes nor no.
+Mismatched generalisation (`misgen_`) writes the request in a form that safety tuning is unlikely to have seen.
+`prefill` leaves the request alone and begins the answer, neutrally: it says neither yes nor no.
 
 Each is applied to harmless requests too: an attack that a model does not understand lowers refusals and answers alike.
 """

@@ -35,8 +35,8 @@ class Journal:
             if records[0] != header:
                 differs = [key for key in header if records[0].get(key) != header[key]]
                 raise DeltawError(
-                    f"{path} belongs to other work (its {', '.join(differs) or 'header'} differ); give another directory "
-                    "with --out, or remove this file"
+                    f"{path} belongs to other work (its {', '.join(differs) or 'header'} differ); give another "
+                    "directory with --out, or remove this file"
                 )
             journal.parts = {record["part"]: record["value"] for record in records[1:]}
         except (ValueError, KeyError, TypeError, AttributeError) as error:

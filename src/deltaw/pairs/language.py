@@ -1,8 +1,8 @@
-"""A causal language model from a directory, with transformers (extra `hf`): its answers, logits and embeddings' gradients.
+"""A causal language model from a directory, with transformers (extra `hf`): answers, logits, activations, gradients.
 
-Weights are safetensors only, and code that a checkpoint brings along is not run. Whatever format they are stored in, the
-model computes in float32 unless told otherwise. Prompts of different lengths share a batch by padding on the left, which
-attention does not see and positions do not count; so a row's logits do not depend on its company.
+Weights are safetensors only, and code that a checkpoint brings along is not run. Whatever format they are stored in,
+the model computes in float32 unless told otherwise. Prompts of different lengths share a batch by padding on the left,
+which attention does not see and positions do not count; so a row's logits do not depend on its company.
 """
 
 import importlib

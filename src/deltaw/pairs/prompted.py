@@ -1,9 +1,9 @@
 """`compare --prompts`: behaviour and activations of the two models that `compare` has read the weights of.
 
 One model is in memory, and is moved along the line from base to tuned (`interpolation`). What is slow goes to
-OUT/answers.jsonl as it is finished: verdicts and sensitivities, so that a stopped run goes on. At the end the lines join
-those of the weights in measurements.jsonl, prompts.jsonl gets the verdicts, and the manifest what was asked.
-No answer is kept, and of prompts from a file only their number is.
+OUT/verdicts.jsonl as it is finished: verdicts and sensitivities, so that a stopped run goes on. At the end the lines
+join those of the weights in measurements.jsonl, prompts.jsonl gets the verdicts, and the manifest what was asked.
+No answer is kept, and of a prompt its place, set, label, pair and attack, not its text.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ from deltaw.results import read_measurements, write_json_atomic, write_jsonl_ato
 from deltaw.results.sheet import Sheet
 from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval
 
-JOURNAL, FORMAT = "answers.jsonl", "deltaw-answers-1"
+JOURNAL, FORMAT = "verdicts.jsonl", "deltaw-verdicts-1"
 Say = Callable[[str], None]
 
 
@@ -92,7 +92,8 @@ def compare_prompts(
         _finish(work, out, prompts, header, time.perf_counter() - started)
     except OSError as error:
         raise DeltawError(
-            f"{out} cannot be written ({error.strerror or error}); what is finished is kept, and the same command goes on"
+            f"{out} cannot be written ({error.strerror or error}); what is finished is kept, and the same command goes "
+            "on from it"
         ) from error
     return out / "measurements.jsonl"
 
@@ -204,7 +205,7 @@ def _layers(work: _Work) -> Iterator[tuple[int, Layer]]:
 
 
 def _widest(modules: Sequence[Module], layer: int, tensor: str) -> Module | None:
-    """Of the modules that begin with that tensor (checkpoints of a bare model lack its prefix), the one of most parts."""
+    """Of the modules that begin with that tensor (a bare model's lack its prefix), the one of most parts."""
     found = [one for one in modules if one.layer == layer and tensor.endswith(one.pieces[0].tensor)]
     whole = [module for module in found if module.pieces[0].rows is None]
     return max(whole, key=lambda module: len(module.pieces), default=None)

@@ -6,8 +6,8 @@ therefore made as the paper makes its own: an operator (what is to be done) on a
 holds requests only, never an answer.
 
 A file has one JSON object a line: `prompt` and `label` (harmless or harmful), and optionally `pair` (a name that two
-prompts share, one of each label) and `attack` (what the text already holds, by any name: results are given by it). deltaw's
-own attacks are applied to prompts that have none.
+prompts share, one of each label) and `attack` (what the text already holds, by any name: results are given by it).
+deltaw's own attacks are applied to prompts that have none.
 """
 
 import json
@@ -33,8 +33,8 @@ _FIELDS = {"prompt", "label", "pair", "attack"}
 @dataclass(frozen=True)
 class Prompt:
     """A request. set: one of `CONTRASTS`, or another name for prompts that are in no pair. group: prompts that share
-    an operand are not independent, and are resampled together; default the pair, or the prompt itself. prefill: the words
-    that the answer is made to begin with.
+    an operand are not independent, and are resampled together; default the pair, or the prompt itself. prefill: the
+    words that the answer is made to begin with.
     """
 
     text: str

@@ -10,12 +10,13 @@ held-out requests of other sources than those of the tuning.
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from deltaw.errors import DeltawError
 from deltaw.pairs.asking import Effort
-from deltaw.pairs.compare import compare
+from deltaw.pairs.compare import Progress, compare
 from deltaw.pairs.prompted import compare_prompts
 from deltaw.pairs.prompts import builtin_prompts
 from deltaw.pairs.requests import held_out_prompts
@@ -45,20 +46,22 @@ PLAN = Plan(
 
 def run(out: Path, plan: Plan = PLAN) -> None:
     """All of it. DeltawError for what its parts say."""
-    say = _Clock()
+    clock = _Clock()
     base = unpack(out / "base")
     for name, config in plan.tunings.items():
         if not (out / name / "config.json").is_file():
-            safety_tune(base, out / name, config, say=lambda text, name=name: say(f"{name}: {text}"))  # type: ignore[misc]
+            safety_tune(base, out / name, config, say=clock.about(name))
     prompts = [*builtin_prompts(), *held_out_prompts()]
     for name in plan.tunings:
-        where = out / f"compare-{name}"
+        where, say = out / f"compare-{name}", clock.about(name)
         if (where / "finished").is_file():
             continue
-        compare(base, out / name, where, listener=lambda at, name=name: say(f"{name}: weights {at.place}/{at.total}"))  # type: ignore[misc]
-        compare_prompts(
-            base, out / name, where, prompts, effort=plan.effort, say=lambda text, name=name: say(f"{name}: {text}")
-        )  # type: ignore[misc]
+
+        def say_matrix(at: Progress, say: Callable[[str], None] = say) -> None:
+            say(f"weights: {at.place}/{at.total}")
+
+        compare(base, out / name, where, listener=say_matrix)
+        compare_prompts(base, out / name, where, prompts, effort=plan.effort, say=say)
         (where / "finished").touch()
 
 
@@ -68,8 +71,13 @@ class _Clock:
     def __init__(self) -> None:
         self.start = time.monotonic()
 
-    def __call__(self, text: str) -> None:
-        print(f"{(time.monotonic() - self.start) / 60:6.1f} min  {text}", flush=True)  # noqa: T201
+    def about(self, name: str) -> Callable[[str], None]:
+        """A sayer of lines that begin with a name."""
+
+        def say(text: str) -> None:
+            print(f"{(time.monotonic() - self.start) / 60:6.1f} min  {name}: {text}", flush=True)  # noqa: T201
+
+        return say
 
 
 if __name__ == "__main__":

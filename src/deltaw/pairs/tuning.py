@@ -96,7 +96,7 @@ class Row:
 
 
 class Trained(nn.Module):
-    """A causal language model as the training loop takes it: tokens (N, T), padded on the right, to logits (N, T, V)."""
+    """A causal language model as the training loop takes it: right-padded tokens (N, T) to logits (N, T, V)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -214,14 +214,14 @@ def tune_rows(
         raise DeltawError(f"{config.protocol} has no such option ({error}); its options are: {known}") from error
     plan, model = schedule(rows, config), Trained(chat.model)
     dtype = choose_precision(chat.device).dtype
-    known: list[ReferenceLogProbs] | None = None
+    references: list[ReferenceLogProbs] | None = None
     if chosen.needs_reference:
-        known = []
+        references = []
         with model.computing_in(dtype):  # the format of training, so that the margin starts at 0
             for start in range(0, len(rows), config.batch):
                 pair = as_pair(rows[start : start + config.batch]).to(chat.device)
                 found = reference_log_probs(model, pair)
-                known += [found[i : i + 1] for i in range(len(pair))]
+                references += [found[i : i + 1] for i in range(len(pair))]
     adapters = (
         {} if config.lora is None else add_lora(chat.model, config.lora, torch.Generator().manual_seed(config.seed))
     )
@@ -229,9 +229,9 @@ def tune_rows(
 
     def batches(step: int) -> tuple[Pair, ReferenceLogProbs | None]:
         pair = as_pair([rows[i] for i in plan[step]]).to(chat.device)
-        if known is None:
+        if references is None:
             return pair, None
-        sides = [[getattr(known[i], kind) for i in plan[step]] for kind in ("preferred", "dispreferred")]
+        sides = [[getattr(references[i], kind) for i in plan[step]] for kind in ("preferred", "dispreferred")]
         return pair, ReferenceLogProbs(torch.cat(sides[0]), torch.cat(sides[1]))
 
     def loss(model: Trained, data: tuple[Pair, ReferenceLogProbs | None]) -> Loss:
@@ -252,8 +252,8 @@ def safety_tune(
 ) -> Path:
     """Tune the model in a directory and save the result to `out`, which appears whole or not at all.
 
-    requests: default those of `train_requests`. out: a directory that transformers loads (PEFT, with LoRA), and a record
-    of the tuning that holds numbers only. DeltawError if `out` is not empty, or for what its parts say.
+    requests: default those of `train_requests`. out: a directory that transformers loads (PEFT, with LoRA), and a
+    record of the tuning that holds numbers only. DeltawError if `out` is not empty, or for what its parts say.
     """
     if out.is_dir() and any(out.iterdir()):
         raise DeltawError(f"{out} is not empty; give another directory with --out, or remove it first")

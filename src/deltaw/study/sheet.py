@@ -3,7 +3,8 @@
 from typing import Any
 
 from deltaw.analysis import Absent
-from deltaw.results.sheet import MEASUREMENTS, Sheet
+from deltaw.results.sheet import Sheet
+from deltaw.results.store import MEASUREMENTS
 
 __all__ = ["MEASUREMENTS", "Sheet", "present"]
 

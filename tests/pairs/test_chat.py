@@ -56,7 +56,7 @@ def test_padding_side_and_batch_size_move_no_logit(tmp_path: Path, family: str) 
     assert float(expected.std()) > 0.1  # of a size at which 1e-4 means something
     for side in ("left", "right"):
         for size in (1, 2, 5):
-            found = next_token_logits(chat, PROMPTS, size, side)  # type: ignore[arg-type]
+            found = next_token_logits(chat, PROMPTS, size, side)
             assert float((found - expected).abs().max()) < 1e-4
 
 

@@ -1,4 +1,4 @@
-"""Prompts: matched in everything but one thing, read from files with the place of what is wrong, and attacked reversibly."""
+"""Prompts: matched in all but one thing, read from files with the place of what is wrong, attacked reversibly."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ from deltaw.pairs.prompts import (
 )
 
 PROMPTS = builtin_prompts()
-requests = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1)
+requests = st.text(st.characters(codec="utf-8"), min_size=1)
 
 
 def frame(first: str, second: str) -> tuple[str, str, str, str]:
@@ -96,7 +96,8 @@ def test_leetspeak_and_the_other_script_can_be_read_back(request: str) -> None:
     for attack, table in (("misgen_leetspeak", LEET), ("misgen_script", CYRILLIC)):
         found = attacked(request, attack).text
         assert len(found) == len(request)
-        assert found.translate(str.maketrans({new: old for old, new in table.items()})) == request
+        back = {new: old for old, new in table.items()}
+        assert "".join(back.get(letter, letter) for letter in found) == request
 
 
 def test_the_other_script_leaves_no_latin_letter() -> None:
