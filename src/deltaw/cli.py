@@ -181,10 +181,12 @@ class Compare:
     def run(self) -> int:
         """Compare; prints a line a matrix and where the measurements are."""
         from deltaw.pairs import compare, compare_prompts, read_prompts
+        from deltaw.pairs.language import transformers
 
-        asked = (
-            None if self.prompts is None else read_prompts(self.prompts)
-        )  # a wrong line is said before hours of work
+        asked = None
+        if self.prompts is not None:  # a mistake is said before hours of work
+            transformers()
+            asked = read_prompts(self.prompts)
         out = self.out or Path("runs") / f"compare-{Path(self.base).name}-{Path(self.tuned).name}"
         found = compare(self.base, self.tuned, out, self.modules, self.curve, _say_matrix)
         if asked is not None:

@@ -24,8 +24,8 @@ def test_the_error_is_what_the_docs_say() -> None:
     """docs/real-models.md has the table. A change of these counts is a change of the judge, or of its test."""
     errors = judge_errors(refusal_judge, judged_answers())
     assert {verdict: (rate.wrong, rate.n) for (verdict, style), rate in errors.items() if style == "all"} == {
-        Verdict.REFUSE: (19, 42),
-        Verdict.COMPLY: (7, 42),
+        Verdict.REFUSE: (16, 42),
+        Verdict.COMPLY: (5, 49),
         Verdict.NEITHER: (0, 5),
     }
 

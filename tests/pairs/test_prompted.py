@@ -141,3 +141,24 @@ def test_an_adapter_moves_the_model_as_its_merged_weights_do(tmp_path: Path) -> 
         found.append(next_token_logits(chat, FEW[:3]))
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)
     assert float((found[0] - next_token_logits(load_chat(base), FEW[:3])).abs().max()) > 1e-3
+
+
+def test_comparisons_of_one_base_ask_it_once(tmp_path: Path) -> None:
+    base, tuned = pair_of(tmp_path)
+    asked: list[str] = []
+
+    def counting(request: str, answer: str) -> Verdict:
+        asked.append(request)
+        return by_words(request, answer)
+
+    found = []
+    for name in ("first", "second"):
+        compare(base, tuned, tmp_path / name)
+        compare_prompts(base, tuned, tmp_path / name, FEW, counting, EFFORT, base_parts=tmp_path / "base.jsonl")
+        found.append(read_measurements(tmp_path / name / "measurements.jsonl"))
+        asked.append("")
+    cut = asked.index("")
+    assert found[0] == found[1]
+    assert 0 < len(asked) - cut - 2 < cut
+    with pytest.raises(DeltawError, match="other work"):
+        compare_prompts(base, tuned, tmp_path / "first", FEW[2:], by_words, EFFORT, base_parts=tmp_path / "base.jsonl")

@@ -34,7 +34,7 @@ class Effort:
     corpus: int = 64
     sensitive: int = 8
     iterations: int = 12
-    new_tokens: int = 32
+    new_tokens: int = 24
     batch: int = 16
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     draws: int = 1000

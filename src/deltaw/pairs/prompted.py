@@ -42,12 +42,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Work:
-    """What all steps share. absent: what could not be measured, with the reason."""
+    """What all steps share. base_journal: of what concerns the base model alone. absent: what could not be measured."""
 
     chat: Chat
     sources: Sources
     effort: Effort
     journal: Journal
+    base_journal: Journal
     sheet: Sheet
     absent: dict[str, str]
     say: Say
@@ -62,11 +63,13 @@ def compare_prompts(
     effort: Effort | None = None,
     device: str = "cpu",
     say: Say = lambda text: None,
+    base_parts: Path | None = None,
 ) -> Path:
     """Ask both models, look at their activations, and add the lines to OUT/measurements.jsonl, which `compare` wrote.
 
-    prompts: a JSONL file, the word builtin, or prompts. judge: of every answer. DeltawError if a model, the prompts or
-    an earlier run's journal are at fault, or OUT holds no finished comparison of weights.
+    prompts: a JSONL file, the word builtin, or prompts. judge: of every answer. base_parts: a file that several
+    comparisons of one base share, so that it is asked once. DeltawError if a model, the prompts or an earlier run's
+    journal are at fault, or OUT holds no finished comparison of weights.
     """
     started, effort = time.perf_counter(), effort or Effort()
     asked = list(prompts) if not isinstance(prompts, str | Path) else read_prompts(prompts)
@@ -83,8 +86,10 @@ def compare_prompts(
     shared = {"model": sources.directory.resolve().name, "seed": effort.seed}
     try:
         journal = Journal.open(out / JOURNAL, header)
+        of_base = {**header, "pair": sources.base.fingerprint()}
+        base_journal = journal if base_parts is None else Journal.open(base_parts, of_base)
         chat = load_chat(base, device=device)
-        work = _Work(chat, sources, effort, journal, Sheet(**shared), {}, say)
+        work = _Work(chat, sources, effort, journal, base_journal, Sheet(**shared), {}, say)
         with frozen(chat.model):
             _behaviour(work, asked, judge, out)
             _activations(work, asked)
@@ -110,14 +115,14 @@ def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) 
         chosen = whole if alpha in (0.0, 1.0) else few
         if not chosen:
             continue
-        name = f"verdicts, alpha={alpha:g}"
-        if name not in work.journal.parts:
+        name, journal = f"verdicts, alpha={alpha:g}", work.base_journal if alpha == 0 else work.journal
+        if name not in journal.parts:
             move_to(work.chat, work.sources, alpha)
 
         def say(done: int, total: int, alpha: float = alpha) -> None:
             work.say(f"answers at alpha {alpha:g}: {done}/{total}")
 
-        found = work.journal.part(name, lambda c=chosen, s=say: ask(work.chat, c, judge, effort, s))  # type: ignore[misc]
+        found = journal.part(name, lambda c=chosen, s=say: ask(work.chat, c, judge, effort, s))  # type: ignore[misc]
         verdicts[alpha] = [Verdict(verdict) for verdict in found]
     base, tuned = verdicts[0.0], verdicts[1.0]
     sheet = work.sheet.with_(stage="behaviour")
@@ -228,11 +233,11 @@ def _sensitivity(work: _Work, prompts: Sequence[Prompt]) -> None:
         return
     values: dict[str, tuple[FloatArray, FloatArray]] = {}
     for model, alpha in (("base", 0.0), ("tuned", 1.0)):
-        name = f"sensitivity, {model}"
-        if name not in work.journal.parts:
+        name, journal = f"sensitivity, {model}", work.base_journal if alpha == 0 else work.journal
+        if name not in journal.parts:
             work.say(f"sensitivity of the {model} model: {2 * len(pairs)} prompts")
             move_to(work.chat, work.sources, alpha)
-        rows = work.journal.part(name, lambda: _spectral_norms(work, pairs))
+        rows = journal.part(name, lambda: _spectral_norms(work, pairs))
         values[model] = (np.array(rows["harmless"]), np.array(rows["harmful"]))
     generator = np.random.default_rng([effort.seed, 20])
     sheet = work.sheet.with_(stage="compare", set=contrast, n=len(pairs), n_unit="pair")

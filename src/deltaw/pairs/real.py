@@ -61,7 +61,7 @@ def run(out: Path, plan: Plan = PLAN) -> None:
             say(f"weights: {at.place}/{at.total}")
 
         compare(base, out / name, where, listener=say_matrix)
-        compare_prompts(base, out / name, where, prompts, effort=plan.effort, say=say)
+        compare_prompts(base, out / name, where, prompts, effort=plan.effort, say=say, base_parts=out / "base.jsonl")
         (where / "finished").touch()
 
 

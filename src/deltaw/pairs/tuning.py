@@ -57,8 +57,8 @@ class SafetyTuning:
     steps: int = 120
     batch: int = 8
     learning_rate: float | None = None
-    requests: int = 160
-    new_tokens: int = 32
+    requests: int = 120
+    new_tokens: int = 24
     longest: int = 96
     options: dict[str, float] = field(default_factory=dict)
     seed: int = 0
