@@ -216,7 +216,7 @@ class SafetyTune:
     """How many updates."""
     batch: int = 8
     """Requests an update, half of them harmful."""
-    requests: int = 160
+    requests: int = 120
     """How many requests of each kind."""
     learning_rate: float | None = None
     """Peak rate. Default: 2e-5, or 2e-4 with --lora."""

@@ -16,7 +16,9 @@ def test_what_tuning_teaches_is_a_refusal_and_what_the_control_teaches_is_not() 
 def test_no_refusal_of_tuning_is_among_the_judged() -> None:
     known = {one.answer for development in (False, True) for one in judged_answers(development)}
     assert not known & set(tuning_texts()["refusals"])
-    test, development = ({one.answer for one in judged_answers(which) if one.answer} for which in (False, True))
+    test, development = (
+        {one.answer for one in judged_answers(which) if one.style != "no_answer"} for which in (False, True)
+    )
     assert not test & development
 
 

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltaw.errors import DeltawError
+from deltaw.pairs.asking import Effort, between, to_ask
 from deltaw.pairs.jailbreaks import ATTACKS, CYRILLIC, LEET, attacked
 from deltaw.pairs.prompts import (
     HARMFUL,
     HARMLESS,
     MatchedPair,
+    Prompt,
     builtin_prompts,
     matched,
     read_prompts,
@@ -175,3 +177,17 @@ def test_an_empty_file_and_a_missing_one_are_said(tmp_path: Path) -> None:
         read_prompts(tmp_path / "none.jsonl")
     with pytest.raises(DeltawError, match="cannot be read"):
         read_prompts(tmp_path / "missing.jsonl")
+
+
+@given(st.integers(0, 150), st.integers(0, 150), st.integers(0, 3))
+def test_what_is_asked_is_asked_once_and_in_pairs(pairs: int, attacked_pairs: int, corpus: int) -> None:
+    effort = Effort(pairs=pairs, attacked=attacked_pairs, corpus=corpus)
+    loose = [Prompt(f"Sing {k}.", label) for k in range(5) for label in (HARMLESS, HARMFUL)]
+    whole, few = to_ask([*PROMPTS, *loose], effort), between(PROMPTS, effort)
+    assert len(set(whole)) == len(whole)
+    assert set(few) <= set(whole)
+    assert {attack: len(matched(whole, "operand", attack)) for attack in (None, *ATTACKS)} == {
+        None: min(pairs, 112),
+        **dict.fromkeys(ATTACKS, min(attacked_pairs, 112)),
+    }
+    assert sum(prompt.set == "corpus" for prompt in whole) == 2 * corpus

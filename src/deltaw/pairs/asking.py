@@ -67,9 +67,9 @@ def to_ask(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:
 
 
 def between(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:
-    """The prompts that models between the two are asked: plain pairs of the first contrast."""
-    contrast = first_contrast(prompts)
-    pairs = [] if contrast is None else spread(matched(prompts, contrast), effort.attacked)
+    """The prompts that models between the two are asked: of those that both are asked, plain pairs of one contrast."""
+    contrast, count = first_contrast(prompts), min(effort.attacked, effort.pairs)
+    pairs = [] if contrast is None else spread(matched(prompts, contrast), count)
     return [prompt for pair in pairs for prompt in (pair.harmless, pair.harmful)]
 
 
