@@ -239,6 +239,10 @@ def _sensitivity(work: _Work, prompts: Sequence[Prompt]) -> None:
             move_to(work.chat, work.sources, alpha)
         rows = journal.part(name, lambda: _spectral_norms(work, pairs))
         values[model] = (np.array(rows["harmless"]), np.array(rows["harmful"]))
+    change = sensitivity_change(values["base"], values["tuned"], np.random.default_rng(effort.seed), draws=effort.draws)
+    if isinstance(change, Absent):
+        work.absent["sensitivity"] = change.reason
+        return
     generator = np.random.default_rng([effort.seed, 20])
     sheet = work.sheet.with_(stage="compare", set=contrast, n=len(pairs), n_unit="pair")
     for suffix, (harmless, harmful) in (("_base", values["base"]), ("", values["tuned"])):
@@ -247,10 +251,6 @@ def _sensitivity(work: _Work, prompts: Sequence[Prompt]) -> None:
             view = sheet.with_(set=f"{contrast}/{label}", n_unit="prompt", unit="nats per unit of embedding")
             mean = float(np.exp(np.log(found).mean()))
             view.add(f"sensitivity_spectral{suffix}", mean, percentile_interval(draws))
-    change = sensitivity_change(values["base"], values["tuned"], generator, draws=effort.draws)
-    if isinstance(change, Absent):
-        work.absent["sensitivity_log_ratio_spectral"] = change.reason
-        return
     for label, one in (("harmless", change.allowed), ("harmful", change.forbidden)):
         view = sheet.with_(set=f"{contrast}/{label}", n_unit="prompt", unit="log ratio")
         view.add("sensitivity_log_ratio_spectral", one.value, one.interval, [one.null])
