@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 
-.PHONY: study interventions test slow benchmark lint types contract check help
+.PHONY: study interventions test slow real benchmark lint types contract check help
 .DEFAULT_GOAL := help
 
 help:  ## show what there is to make
@@ -22,6 +22,9 @@ test: $(READY)  ## the test suite
 slow: $(READY)  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow
 
+real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 200 MB more in .venv, hours
+	$(RUN)/python -m deltaw.pairs.real runs/smollm2
+
 benchmark: $(READY)  ## speed and memory (docs/performance.md), two minutes on one core
 	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/sampling.py
 	$(RUN)/python benchmarks/training.py
@@ -37,6 +40,13 @@ contract: $(READY)  ## which module may import which
 	$(RUN)/lint-imports
 
 check: lint types contract test  ## everything that CI checks
+
+# The packages after --no-deps carry a model and requests; what they themselves need is not used and would be gigabytes.
+$(VENV)/.real: $(READY) constraints-real.txt requirements-real.txt
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--constraint constraints-real.txt --editable '.[hf]'
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-real.txt
+	@touch $@
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

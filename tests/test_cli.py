@@ -71,7 +71,27 @@ def test_the_options_are_these_and_no_others() -> None:
         },
         "report": {"run_dir": "runs/quick"},
         "interventions": {"run_dir": "runs/quick", "workers": 0},
-        "compare": {"base": "required", "tuned": "required", "out": None, "modules": (), "curve": False},
+        "compare": {
+            "base": "required",
+            "tuned": "required",
+            "out": None,
+            "modules": (),
+            "curve": False,
+            "prompts": None,
+        },
+        "safetytune": {
+            "model": "required",
+            "protocol": "ssft",
+            "control": None,
+            "lora": None,
+            "steps": 120,
+            "batch": 8,
+            "requests": 120,
+            "learning_rate": None,
+            "out": None,
+            "device": "cpu",
+            "seed": 0,
+        },
     }
 
 

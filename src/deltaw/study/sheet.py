@@ -1,51 +1,12 @@
-"""`Sheet`: how a stage writes measurements. Shared fields are said once; three nulls take three lines."""
+"""The study's `Sheet`, and what it leaves out."""
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from deltaw.analysis import Absent
-from deltaw.results import Measurement, write_measurements
-from deltaw.statistics import Interval, Null
+from deltaw.results.sheet import Sheet
+from deltaw.results.store import MEASUREMENTS
 
-MEASUREMENTS = "measurements.jsonl"
-
-
-class Sheet:
-    """Collects measurements that share some fields. `with_` gives a view with more shared fields on the same lines."""
-
-    def __init__(self, **shared: Any) -> None:
-        self.shared = shared
-        self.lines: list[Measurement] = []
-
-    def with_(self, **more: Any) -> "Sheet":
-        """A view that writes to this sheet, with more shared fields."""
-        view = Sheet(**{**self.shared, **more})
-        view.lines = self.lines
-        return view
-
-    def add(
-        self,
-        statistic: str,
-        value: float,
-        interval: Interval | None = None,
-        nulls: Iterable[Null] = (),
-        **fields: Any,
-    ) -> None:
-        """One line for each null, or one line without."""
-        shared: dict[str, Any] = {**self.shared, **fields, "statistic": statistic, "value": float(value)}
-        if interval is not None:
-            shared |= {"low": float(interval.low), "high": float(interval.high)}
-        listed = list(nulls)
-        for null in listed:
-            band = {"null_mean": float(null.mean), "null_low": float(null.low), "null_high": float(null.high)}
-            self.lines.append(Measurement(**{**shared, "null_kind": null.kind, **band}))
-        if not listed:
-            self.lines.append(Measurement(**shared))
-
-    def write(self, directory: Path) -> None:
-        """Write all lines to `measurements.jsonl` in a stage's directory."""
-        write_measurements(directory / MEASUREMENTS, self.lines)
+__all__ = ["MEASUREMENTS", "Sheet", "present"]
 
 
 def present(value: Any) -> Any:

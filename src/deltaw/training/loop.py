@@ -1,17 +1,32 @@
 """The one training loop, of pre-training and of every tuning: they differ in data, loss and numbers only."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
-from deltaw.model import Transformer
 from deltaw.training.objectives import Loss
 
+
+class Trainable(Protocol):
+    """A module whose matrix products can be made to run in another format for a while."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters, each once."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All modules."""
+
+    def computing_in(self, dtype: torch.dtype) -> AbstractContextManager[None]:
+        """Within this context, products run in `dtype`."""
+
+
+Model = TypeVar("Model", bound=Trainable)
 Data = TypeVar("Data")
 """Whatever `batches` gives and `loss` takes."""
 
@@ -100,7 +115,7 @@ def learning_rate(step: int, config: OptimiserConfig) -> float:
     return config.min_lr + (config.peak_lr - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
+def adamw(model: Trainable, config: OptimiserConfig) -> torch.optim.AdamW:
     """AdamW on the trainable parameters, in two groups: matrices, which decay, and the rest."""
     tables = {id(parameter) for m in model.modules() if isinstance(m, nn.Embedding) for parameter in m.parameters()}
     decayed: list[Tensor] = []
@@ -122,13 +137,13 @@ def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
 
 
 def train(
-    model: Transformer,
+    model: Model,
     batches: Callable[[int], Data],
-    loss: Callable[[Transformer, Data], Loss],
+    loss: Callable[[Model, Data], Loss],
     optimiser: OptimiserConfig,
     *,
     checkpoints: Collection[int] = (),
-    on_checkpoint: Callable[[int, Transformer], None] = lambda step, model: None,
+    on_checkpoint: Callable[[int, Model], None] = lambda step, model: None,
     progress: Callable[[int, int, str], None] = lambda done, total, text: None,
     compute_dtype: torch.dtype = torch.float32,
     report_every: int = 20,

@@ -1,0 +1,12 @@
+"""The refusal judge's errors on answers that its rules were not fitted to, as the table of docs/real-models.md."""
+
+from deltaw.pairs.judge import judge_errors, judged_answers, refusal_judge
+
+for title, development in (("answers written after its rules", False), ("answers its rules were fitted to", True)):
+    errors = judge_errors(refusal_judge, judged_answers(development))
+    print(f"\n| {title} | style | wrong | of | rate, 95 % |\n|---|---|---|---|---|")
+    for (verdict, style), rate in sorted(
+        errors.items(), key=lambda item: (item[0][0], item[0][1] != "all", item[0][1])
+    ):
+        span, share = rate.interval, rate.wrong / rate.n
+        print(f"| {verdict} | {style} | {rate.wrong} | {rate.n} | {share:.2f} [{span.low:.2f}, {span.high:.2f}] |")
