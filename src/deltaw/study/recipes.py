@@ -14,7 +14,7 @@ from deltaw.attacks import PREFILL_DOSES, RelearningConfig, TokenSearchConfig
 from deltaw.errors import DeltawError
 from deltaw.model import choose_precision
 from deltaw.study.cells import Cell, cells
-from deltaw.study.sweeps import SMOKE, Sweeps
+from deltaw.study.sweeps import SMOKE, STANDARD, Sweeps
 from deltaw.training.loop import OptimiserConfig
 from deltaw.training.pretraining import PretrainingConfig
 from deltaw.training.tuning import CONTROLS, TuningConfig
@@ -285,6 +285,8 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
         seeds=tuple(range(101 + STANDARD_SEEDS * seed, 101 + STANDARD_SEEDS * (seed + 1))),
         exploratory=False,
         left_out=None,
+        subspaces=Subspaces(),
+        interventions=STANDARD,
     )
 
 
