@@ -226,9 +226,10 @@ def test_what_attacks_keep_is_what_they_measure_and_keeping_changes_nothing() ->
     assert parts.keys() == {"soft_weak", "soft_weak/random", "soft_2", "soft_2/random", "soft_weak/unrelated"}
     for attack in ("soft_weak", "soft_2"):
         part = parts[attack]
-        where = {"attack": attack, "layer": None}
-        assert np.mean(part["positions"]) == pytest.approx(one(found, "position", site="mlp_post", **where).value)
-        ratio = one(found, "gain_log_ratio_to_forbidden", **where)
+        layers = [x.value for x in of(found, "position", site="mlp_post", attack=attack) if x.layer is not None]
+        assert len(layers) == 2
+        assert min(layers) <= np.mean(part["positions"]) <= max(layers)
+        ratio = one(found, "gain_log_ratio_to_forbidden", attack=attack, layer=None)
         assert np.mean(part["gain_log_ratios"]) == pytest.approx(ratio.value)
         rate = one(found, "comply_rate", attack=attack, set="forbidden/conditional/unsafe")
         assert np.mean(part["success"]) == pytest.approx(rate.value)

@@ -302,7 +302,7 @@ def _of_dose() -> list[Statement]:
             query=Query("success_slope_position", PROTOCOLS, _where(set=FORBIDDEN, site="mlp_post")),
             smallest_effect=float(np.log(2)),
             nulls=("success_permutation",),
-            site=f"{measured}; the way from forbidden to allowed",
+            site=f"{measured}; the way from forbidden to allowed, mlp_post, mean over layers by precision",
             failing="the whole way to allowed prompts does not double the odds",
         ),
         Statement(
@@ -313,7 +313,7 @@ def _of_dose() -> list[Statement]:
             query=Query("position_dose_difference", PROTOCOLS, _where(set=FORBIDDEN, site="mlp_post")),
             smallest_effect=0.1,
             nulls=("dose_permutation", "random_vectors"),
-            site="mlp_post, last prompt token, mean over layers; 0 forbidden, 1 allowed; prompt by prompt",
+            site="mlp_post, last prompt token, mean over layers by precision; 0 forbidden, 1 allowed; prompt by prompt",
             failing="it moves them by less than a tenth of the way more, or no more than random vectors as long do",
         ),
     ]
