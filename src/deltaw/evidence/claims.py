@@ -291,8 +291,9 @@ def _of_dose() -> list[Statement]:
             smallest_effect=-float(np.log(1.5)),
             direction="less",
             nulls=("success_permutation",),
+            controls=CONTROLS,
             site=f"{measured}; a doubling of the gain",
-            failing="a doubling of the gain takes less than a third of the odds",
+            failing="a doubling of the gain takes less than a third of the odds, or no more than in a control",
         ),
         Statement(
             id="success-rises-with-position",
@@ -302,8 +303,9 @@ def _of_dose() -> list[Statement]:
             query=Query("success_slope_position", PROTOCOLS, _where(set=FORBIDDEN, site="mlp_post")),
             smallest_effect=float(np.log(2)),
             nulls=("success_permutation",),
+            controls=CONTROLS,
             site=f"{measured}; the way from forbidden to allowed, mlp_post, mean over layers by precision",
-            failing="the whole way to allowed prompts does not double the odds",
+            failing="the whole way to allowed prompts does not double the odds, or does no more than in a control",
         ),
         Statement(
             id="dose-moves-activations",
