@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from planted import clusters, draw
 
-from deltaw.analysis import Absent, Position, gain_ratio, position
+from deltaw.analysis import Absent, Position, gain_ratio, position, precision_weights
 from deltaw.errors import DeltawError
 
 WIDTH = 20
@@ -104,6 +104,30 @@ def test_several_attacks_on_one_prompt_are_one_observation() -> None:
     once = gain_ratio(attacked[::10], forbidden, rng, source=np.arange(20))
     assert whole.interval.width == pytest.approx(once.interval.width, rel=0.15)
     assert np.log(whole.null.high) == pytest.approx(np.log(once.null.high), rel=0.15)
+
+
+def test_layers_that_hardly_separate_do_not_rule_the_mean() -> None:
+    """The same place at a layer that separates widely and at one that hardly does: the weights keep the noise out."""
+    rows, plain, weighted = np.arange(200), [], []
+    for seed in range(12):
+        found = []
+        for distance in (5.0, 0.6):
+            allowed, forbidden = clusters(200, WIDTH, distance, 40 * seed + int(distance))
+            attacked = draw(999 + seed, 200, WIDTH)
+            attacked[:, 0] += 0.5 * distance
+            one = position(attacked, forbidden, allowed, np.random.default_rng(0), source=rows, draws=50)
+            assert isinstance(one, Position)
+            found.append(one)
+        weights = precision_weights(found)
+        assert weights.sum() == pytest.approx(1)
+        assert weights[0] > 0.95
+        means = [one.mean for one in found]
+        plain.append(float(np.mean(means)))
+        weighted.append(float(weights @ means))
+    assert np.mean(weighted) == pytest.approx(0.5, abs=0.03)
+    assert np.std(weighted) < np.std(plain) / 2
+    with pytest.raises(DeltawError, match="one a layer"):
+        precision_weights([])
 
 
 def test_mistakes_get_a_sentence() -> None:

@@ -1,6 +1,7 @@
 """Ranks, directions, probes, angles and doses in the study, on tiny models: the right prompts, models and places."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,27 @@ from deltaw.analysis import log_rank, subspace_overlap, top_left
 from deltaw.analysis.rank import LogRank
 from deltaw.attacks import requests_for
 from deltaw.evidence import STATEMENTS, decide
-from deltaw.model import Transformer, mlp
-from deltaw.results import Measurement
-from deltaw.study.aligning import IN, SIDES, directions_of, input_roots, write_layers, write_overlaps
+from deltaw.evidence.claims import CONTROLS
+from deltaw.model import Transformer, mlp, save
+from deltaw.results import Measurement, read_measurements
+from deltaw.study.aligning import (
+    IN,
+    SIDES,
+    SeedsConfig,
+    align_seeds,
+    directions_of,
+    input_roots,
+    write_layers,
+    write_overlaps,
+)
 from deltaw.study.attacking import Target, soft_prompts
 from deltaw.study.comparing import PRIMARY, BaseSide, Comparison, read
 from deltaw.study.dosing import Rows, attacked_prompts, write_doses, write_responses
-from deltaw.study.making import SeedConfig, answers_to
+from deltaw.study.making import SeedConfig, answers_to, step_directory
 from deltaw.study.probing import early, first_letters, observe_probe, observe_refusal
-from deltaw.study.recipes import recipe
+from deltaw.study.recipes import Subspaces, recipe
 from deltaw.study.sheet import Sheet
+from deltaw.study.stage import StageContext
 from deltaw.study.stages import stages
 from deltaw.study.subspaces import gaussian_energy_rank, observe_ranks, observe_update_rank
 from deltaw.training.pretraining import model_config
@@ -183,6 +195,25 @@ def test_overlaps_are_of_the_updates_and_of_the_same_model_are_whole() -> None:
     }  # fmt: skip
 
 
+def test_seeds_are_compared_tuning_by_tuning_each_with_its_own_base(tmp_path: Path) -> None:
+    """The two seeds are given equal models, so that what is the same tuning's has to overlap in full."""
+    tuned = [one for one in RECIPE.tunings if one.name in ("ssft-medium", "dpo-medium")]
+    inputs: dict[str, Path] = {}
+    for seed in (3, 4):
+        models = {"base": tiny(0), "ssft-medium": moved(0.1, 1), "dpo-medium": moved(0.1, 2)}
+        for name, model in models.items():
+            inputs[f"{name}-s{seed}"] = tmp_path / f"{name}-s{seed}"
+            save(model, step_directory(inputs[f"{name}-s{seed}"], 8), {"step": 8})
+    config = SeedsConfig(tuple(SeedConfig(RECIPE.world, SIZES, seed) for seed in (3, 4)), tuple(tuned), Subspaces(3))
+    (tmp_path / "out").mkdir()
+    align_seeds(StageContext(config, inputs, tmp_path / "out", lambda *_: None))
+    lines = read_measurements(tmp_path / "out" / "measurements.jsonl")
+    assert {(x.model, x.seed, x.set, x.step) for x in lines} == {
+        ("ssft-medium", 3, "with=seed 4", 8), ("dpo-medium", 3, "with=seed 4", 8),
+    }  # fmt: skip
+    assert all(x.value == pytest.approx(1) for x in lines if x.statistic.endswith("_overlap"))
+
+
 def separated(tuned: Transformer) -> Comparison:
     """A comparison whose allowed prompts are moved away, so that there is a scale: a random model tells no branch."""
     at = compared(tuned)
@@ -226,9 +257,10 @@ def test_what_attacks_keep_is_what_they_measure_and_keeping_changes_nothing() ->
     assert parts.keys() == {"soft_weak", "soft_weak/random", "soft_2", "soft_2/random", "soft_weak/unrelated"}
     for attack in ("soft_weak", "soft_2"):
         part = parts[attack]
-        where = {"attack": attack, "layer": None}
-        assert np.mean(part["positions"]) == pytest.approx(one(found, "position", site="mlp_post", **where).value)
-        ratio = one(found, "gain_log_ratio_to_forbidden", **where)
+        layers = [x.value for x in of(found, "position", site="mlp_post", attack=attack) if x.layer is not None]
+        assert len(layers) == 2
+        assert min(layers) <= np.mean(part["positions"]) <= max(layers)
+        ratio = one(found, "gain_log_ratio_to_forbidden", attack=attack, layer=None)
         assert np.mean(part["gain_log_ratios"]) == pytest.approx(ratio.value)
         rate = one(found, "comply_rate", attack=attack, set="forbidden/conditional/unsafe")
         assert np.mean(part["success"]) == pytest.approx(rate.value)
@@ -282,22 +314,21 @@ def test_claims_find_what_is_written() -> None:
     sheet = Sheet(**{**FIELDS, "model": "ssft-medium"})
     at = compared(moved(0.5))
     observe_ranks(at, sheet)
-    doses = sheet.with_(set="forbidden/conditional/unsafe")
-    lines = []
-    for model in ("ssft-medium", "dpo-medium", "unlearn-medium"):
+    lines = list(sheet.lines)
+    for model in ("ssft-medium", "dpo-medium", "unlearn-medium", *CONTROLS):
         view = Sheet(**{**FIELDS, "model": model}).with_(set="forbidden/conditional/unsafe")
-        write_responses(Rows.of(planted_rows(4.0, -2.0)), at, 10, view)
+        write_responses(Rows.of(planted_rows(0.0, 0.0) if model in CONTROLS else planted_rows(4.0, -2.0)), at, 10, view)
         kept = [{"attack": name, "positions": [shift, shift + 0.1]} for name, shift in
                 (("soft_weak", 0.1), ("soft_2", 0.7), ("soft_weak/random", 0), ("soft_2/random", 0))]  # fmt: skip
         write_doses(at, kept, ("soft_weak", "soft_2"), view)
         lines += view.lines
-    claims = {claim.id: claim for claim in decide([*doses.lines, *lines], exploratory=True)}
+    claims = {claim.id: claim for claim in decide(lines, exploratory=True)}
     for name in ("forbidden-rank-is-low/ssft-medium", "forbidden-rank-falls/ssft-medium", "success-falls-with-gain",
                  "success-rises-with-position", "dose-moves-activations"):  # fmt: skip
         claim = claims[name]
         assert claim.value is not None, name
         statement = next(s for s in STATEMENTS if s.id == name)
-        assert {null.kind for null in claim.nulls} == set(statement.nulls), name
+        assert {null.kind for null in claim.nulls} >= set(statement.nulls), name
     assert claims["success-falls-with-gain"].verdict == "holds"
     assert claims["success-rises-with-position"].verdict == "holds"
 

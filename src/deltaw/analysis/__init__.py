@@ -31,7 +31,7 @@ from deltaw.analysis.angles import (
     subspace_overlap,
     top_left,
 )
-from deltaw.analysis.between import GainRatio, Position, gain_ratio, position
+from deltaw.analysis.between import GainRatio, Position, gain_ratio, position, precision_weights
 from deltaw.analysis.chance import (
     gaussian_null,
     null_energy_nulls,
@@ -156,6 +156,7 @@ __all__ = [
     "pooled_root",
     "position",
     "power_iteration",
+    "precision_weights",
     "probe",
     "rank_null",
     "rotation_angle_null",

@@ -287,8 +287,9 @@ def _of_dose() -> list[Statement]:
             smallest_effect=-float(np.log(1.5)),
             direction="less",
             nulls=("success_permutation",),
+            controls=CONTROLS,
             site=f"{measured}; a doubling of the gain",
-            failing="a doubling of the gain takes less than a third of the odds",
+            failing="a doubling of the gain takes less than a third of the odds, or no more than in a control",
         ),
         Statement(
             id="success-rises-with-position",
@@ -298,8 +299,9 @@ def _of_dose() -> list[Statement]:
             query=Query("success_slope_position", PROTOCOLS, _where(set=FORBIDDEN, site="mlp_post")),
             smallest_effect=float(np.log(2)),
             nulls=("success_permutation",),
-            site=f"{measured}; the way from forbidden to allowed",
-            failing="the whole way to allowed prompts does not double the odds",
+            controls=CONTROLS,
+            site=f"{measured}; the way from forbidden to allowed, mlp_post, mean over layers by precision",
+            failing="the whole way to allowed prompts does not double the odds, or does no more than in a control",
         ),
         Statement(
             id="dose-moves-activations",
@@ -309,7 +311,7 @@ def _of_dose() -> list[Statement]:
             query=Query("position_dose_difference", PROTOCOLS, _where(set=FORBIDDEN, site="mlp_post")),
             smallest_effect=0.1,
             nulls=("dose_permutation", "random_vectors"),
-            site="mlp_post, last prompt token, mean over layers; 0 forbidden, 1 allowed; prompt by prompt",
+            site="mlp_post, last prompt token, mean over layers by precision; 0 forbidden, 1 allowed; prompt by prompt",
             failing="it moves them by less than a tenth of the way more, or no more than random vectors as long do",
         ),
     ]

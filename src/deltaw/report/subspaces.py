@@ -295,8 +295,8 @@ def doses(tables: Tables) -> Figure | None:
     return figure(
         "dose-moves-activations",
         "Observation 5. How much nearer to allowed ones the strongest soft prompt brings prompts than the weakest",
-        "Prompt by prompt, mean over layers at mlp_post. Grey: doses swapped within prompts; what random vectors of "
-        "the same lengths do. Whiskers: 95 % bootstrap intervals over prompts.",
+        "Prompt by prompt, mean over layers by precision at mlp_post. Grey: doses swapped within prompts; what random "
+        "vectors of the same lengths do. Whiskers: 95 % bootstrap intervals over prompts.",
         ("position_dose_difference",),
         panels,
         columns=2,

@@ -3,7 +3,17 @@
 import numpy as np
 from torch import Tensor
 
-from deltaw.analysis import SOURCES, Mlp, effect_nulls, gain, gain_ratio, mlp_effect, position
+from deltaw.analysis import (
+    SOURCES,
+    Mlp,
+    Position,
+    effect_nulls,
+    gain,
+    gain_ratio,
+    mlp_effect,
+    position,
+    precision_weights,
+)
 from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, from_draws, percentile_interval
 from deltaw.study.comparing import PRIMARY, SECONDARY, SITES, Comparison, Places, add_mean, flipped, mean_null, read
 from deltaw.study.sheet import Sheet, present
@@ -98,13 +108,14 @@ def write_positions(
 ) -> dict[str, FloatArray]:
     """Where attacked prompts lie between the reference, (allowed, forbidden); row i was made from forbidden row i.
 
-    Returns each prompt's mean over layers, by site, where there is a scale.
+    Returns each prompt's mean over layers, weighted by precision, by site, where there is a scale.
     """
     allowed, forbidden = reference
     view = sheet.with_(unit="share of the way to allowed")
     means: dict[str, FloatArray] = {}
     for number, site in enumerate(SITES):
         placed: list[FloatArray] = []
+        scales: list[Position] = []
         nulls: list[Null] = []
         for layer in at.layers:
             place = (layer, site)
@@ -117,11 +128,12 @@ def write_positions(
             if found is None:
                 continue
             placed.append(found.positions)
+            scales.append(found)
             nulls.append(found.null)
             view.add(statistic, found.mean, found.interval, [found.null], site=site, layer=layer)
         if placed:
-            means[site] = np.mean(placed, axis=0)
-            add_mean(at, view.with_(site=site), statistic, means[site], [mean_null(nulls)])
+            means[site] = precision_weights(scales) @ np.array(placed)
+            add_mean(at, view.with_(site=site), statistic, np.mean(placed, axis=0), [mean_null(nulls)])
     return means
 
 

@@ -2,9 +2,9 @@
 
 Each row is a forbidden prompt of the primary contrast under an attack, with its position at mlp_post of the tuned model
 (0 forbidden, 1 allowed), the log₂ ratio of ΔW's gain on it to that on the prompt it was made from (mlp_in of the base
-model), and whether the harmful output came, whole. All are means over layers, as in Observation 5. Attacks on prompts
-are answered here; what the stage of attacks on models kept of each prompt is taken from there. Unattacked prompts are
-rows too.
+model), and whether the harmful output came, whole. Both are means over layers, of positions weighted by precision:
+where the classes hardly differ, their distance is too short a unit. Attacks on prompts are answered here; what the
+stage of attacks on models kept of each prompt is taken from there. Unattacked prompts are rows too.
 
     success_slope_position, success_slope_gain    log odds a unit, within attacks; what the claims read
     ..._pooled                                    the same with one intercept for all attacks
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltaw.analysis import Bin, dose_response, position, success_by_dose
+from deltaw.analysis import Bin, Position, dose_response, position, precision_weights, success_by_dose
 from deltaw.behaviour import Behaviour
 from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval, sign_flip_null
 from deltaw.study.acting import write_gain_ratios, write_positions
@@ -124,9 +124,9 @@ def attacked_prompts(at: Comparison) -> list[dict[str, Any]]:
 
 
 def _unattacked(at: Comparison) -> FloatArray | None:
-    """Held-out positions of the forbidden prompts themselves, mean over layers."""
+    """Held-out positions of the forbidden prompts themselves, mean over layers as in `write_positions`."""
     allowed, forbidden = at.after[PRIMARY]
-    found = []
+    found: list[Position] = []
     for layer in at.layers:
         place = (layer, DOSE_SITE)
         source = np.arange(len(forbidden[place]))
@@ -141,8 +141,8 @@ def _unattacked(at: Comparison) -> FloatArray | None:
             )
         )
         if one is not None:
-            found.append(one.forbidden)
-    return np.mean(found, axis=0) if found else None
+            found.append(one)
+    return precision_weights(found) @ np.array([one.forbidden for one in found]) if found else None
 
 
 def write_responses(rows: Rows, at: Comparison, permutations: int, sheet: Sheet) -> None:
