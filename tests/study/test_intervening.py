@@ -107,14 +107,13 @@ def test_log_odds_are_finite_at_the_ends_and_zero_in_the_middle() -> None:
 
 def test_the_best_alpha_is_chosen_on_other_prompts_than_it_is_measured_on() -> None:
     found = studied(replace(SWEEP, prompts=4))
-    safe = {1.5: [2, 2, 0, 2], 3.0: [0, 2, 2, 2]}  # of forbidden prompts, of which the first and third choose
+    safe = {1.5: [2, 2, 0, 2], 3.0: [2, 2, 2, 2]}  # the first and third prompt choose
     able = {1.5: [1, 1, 1, 1], 3.0: [1, 0, 1, 0]}
     panel = found.conditional
     beyond = {
         alpha: Answered(panel, torch.tensor([*able[alpha], *safe[alpha]]), torch.zeros(8, 1)) for alpha in safe
     }  # fmt: skip
     found.own = Answered(panel, torch.tensor([1, 1, 1, 1, 0, 0, 0, 2]), torch.zeros(8, 1))
-    beyond[3.0].labels[4] = 2  # now the third α is better on the first and third
     extrapolation(found, beyond)
     (gain,), (cost,) = of(found, "extrapolation_log_odds"), of(found, "extrapolation_cost")
     assert gain.dose == cost.dose == 3.0
