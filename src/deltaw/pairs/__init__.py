@@ -2,6 +2,7 @@
 
 compare    compare(base, tuned, out): streamed, bounded by the largest matrix, resumable
 measure    what is measured of one matrix: size, rounding floor, spectrum, null-space energy with its nulls
+summary    means over layers, and the study's claims about weights
 layouts    FAMILIES: which tensors are matrices of MLPs and attention, and how they are stored
 lora       LoRA adapters as exact low-rank updates
 weights    safetensors checkpoints as names, shapes and single tensors

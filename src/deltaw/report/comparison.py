@@ -27,8 +27,8 @@ RANDOM = (
 )
 SHADES = ("ssft", "unlearn", "dpo", "dpo_plain", "control")
 BELOW = (
-    "the update is below the rounding floor: rounding alone could have made it, so it is not interpreted; both are in the "
-    "table of every matrix"
+    "the update is below the rounding floor: rounding alone could have made it, so it is not interpreted; both numbers "
+    "are in the table of every matrix"
 )
 FEW = 12  # layers up to which each null has its own whisker
 
