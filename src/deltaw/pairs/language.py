@@ -7,6 +7,7 @@ which attention does not see and positions do not count; so a row's logits do no
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -198,6 +199,9 @@ def answer(
 def _decode(chat: Chat, rows: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
     encoded = padded(rows, "left", chat.device)
     ends = torch.tensor(chat.ends, device=chat.device)
+    # transformers 5.24 gave the argument another name
+    arguments = inspect.signature(chat.model.forward).parameters
+    kept = "cache" if "cache" in arguments else "past_key_values"
     tokens, mask, positions = encoded.tokens, encoded.mask.long(), encoded.positions
     cache, alive, written = None, torch.ones(len(rows), dtype=torch.bool, device=chat.device), []
     for _ in range(new_tokens):
@@ -205,11 +209,11 @@ def _decode(chat: Chat, rows: Sequence[Sequence[int]], new_tokens: int) -> list[
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{kept: cache},
         )
-        tokens, cache = found.logits[:, -1].argmax(-1, keepdim=True), found.past_key_values
+        tokens, cache = found.logits[:, -1].argmax(-1, keepdim=True), getattr(found, kept)
         written.append(torch.where(alive, tokens[:, 0], -1))
         alive = alive & ~torch.isin(tokens[:, 0], ends)
         if not bool(alive.any()):

@@ -110,7 +110,7 @@ def find_directory(source: str | Path) -> Path:
         )
     hub = importlib.import_module("huggingface_hub")
     try:
-        return Path(hub.snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json"]))
+        return Path(hub.snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json", "*.jinja"]))
     except Exception as error:
         why = " ".join(str(error).split())  # in one line
         raise DeltawError(
