@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 
-.PHONY: study interventions test slow real benchmark lint types contract check help
+.PHONY: study interventions test slow real benchmark calibration ledger lint types contract check help
 .DEFAULT_GOAL := help
 
 help:  ## show what there is to make
@@ -28,6 +28,12 @@ real: $(VENV)/.real  ## a real model: three protocols and a control, compared (r
 benchmark: $(READY)  ## speed and memory (docs/performance.md), two minutes on one core
 	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/sampling.py
 	$(RUN)/python benchmarks/training.py
+
+calibration: $(READY)  ## how often the tests find what is not there: a quarter of an hour of one core (STUDY=runs/quick: controls too)
+	OMP_NUM_THREADS=1 $(RUN)/python -m deltaw.study.calibrating --out docs/results/calibration $(if $(STUDY),--run $(STUDY))
+
+ledger: $(READY)  ## the page of claims, from the code (STUDY=runs/quick: what a run says about seeds, too)
+	$(RUN)/python -m deltaw.evidence.ledger --docs docs $(if $(STUDY),--run $(STUDY))
 
 lint: $(READY)  ## ruff: style and formatting
 	$(RUN)/ruff check .

@@ -88,7 +88,6 @@ def _function() -> Iterable[Cell]:
         return Cell("function of the MLP", condition, make, trials.of_function, _all(*true), **more)
 
     tied = planting.leverage_tied
-    yield cell("rotated update", planting.rotated, "row_sign_flip")
     yield cell("row signs flipped, update inside C(W)", planting.sign_flipped, "row_sign_flip")
     yield cell("rows shorter with leverage", partial(tied, power=-1.0), "row_sign_flip")
     for more in (0.08, 0.16):

@@ -194,9 +194,7 @@ def _claim(one: Weighed, adjusted: float | None, tested: int, exploratory: bool)
     }  # fmt: skip
     if one.value is None:
         return Claim(**common, verdict="undecided", why="this study has no measurement of it")
-    verdict, why = judge(one.value, one.interval, statement.smallest_effect, one.nulls, statement.direction)
-    if verdict == "holds":
-        verdict, why = _survives(one, adjusted, tested, why)
+    verdict, why = rule(one, adjusted, tested)
     power, needed = None, None
     if verdict == "undecided" and one.bars and adjusted is not None and not one.missing:
         power, needed = outlook(one, adjusted)
@@ -210,8 +208,12 @@ def _claim(one: Weighed, adjusted: float | None, tested: int, exploratory: bool)
     )  # fmt: skip
 
 
-def _survives(one: Weighed, adjusted: float | None, tested: int, why: str) -> tuple[str, str]:
-    """(verdict, why) of a claim whose interval lies beyond every bar there is."""
+def rule(one: Weighed, adjusted: float | None, tested: int) -> tuple[str, str]:
+    """(verdict, why) of a claim with a value: its bars, then what it lacks, then p after multiplicity, then signs."""
+    statement = one.statement
+    verdict, why = judge(one.value or 0.0, one.interval, statement.smallest_effect, one.nulls, statement.direction)
+    if verdict != "holds":
+        return verdict, why
     if one.missing:
         return "undecided", f"not compared with {', '.join(one.missing)}, which this study lacks"
     if adjusted is None or one.p_sign_flip is None:  # one seed, whose prompts say it

@@ -2,7 +2,7 @@
 the whole family of claims with Benjamini–Hochberg.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deltaw.evidence.claims import Query, Statement
-from deltaw.evidence.deciding import LEVEL, Weighed, adjust, judge, verdicts, weigh
+from deltaw.evidence.deciding import LEVEL, Weighed, adjust, judge, rule, weigh
 from deltaw.evidence.planting import Generator
 from deltaw.evidence.reading import Collected, Found
 from deltaw.evidence.trials import Trial, Trials
@@ -36,8 +36,10 @@ def _collected(values: FloatArray, nulls: Mapping[str, Null] | None = None) -> C
     return Collected({seed: Found(float(v), None, None, dict(nulls or {})) for seed, v in enumerate(values)}, {})
 
 
-def _holds(weighed: Iterable[Weighed]) -> list[bool]:
-    return [claim.verdict == "holds" for claim in verdicts(list(weighed), exploratory=False)]
+def _verdict(weighed: Weighed) -> Trial:
+    """Whether the one claim holds; on the other side, whether it fails."""
+    verdict, _ = rule(weighed, weighed.p, 1)
+    return Trial(verdict == "holds", verdict == "fails")
 
 
 def of_seeds(values: FloatArray, _: Generator) -> Trials:
@@ -50,7 +52,7 @@ def of_seeds(values: FloatArray, _: Generator) -> Trials:
     return {
         "one claim, t interval": Trial(verdict == "holds", below),
         "one claim, sign_flip": Trial(signs),
-        "one claim, whole rule": Trial(_holds([weighed])[0]),
+        "one claim, whole rule": _verdict(weighed),
     }
 
 
@@ -58,7 +60,7 @@ def of_seeds_beside_a_null(values: FloatArray, _: Generator) -> Trials:
     """A claim that must lie beyond a null's band, of which each seed is a draw."""
     statement = replace(_STATEMENT, nulls=("rotation",), smallest_effect=NONE)
     weighed = weigh(statement, _collected(values, {"rotation": _BAND}))
-    return {"one claim beside a null's band, whole rule": Trial(_holds([weighed])[0])}
+    return {"one claim beside a null's band, whole rule": _verdict(weighed)}
 
 
 def of_seeds_beside_a_control(pairs: FloatArray, _: Generator) -> Trials:
@@ -68,7 +70,7 @@ def of_seeds_beside_a_control(pairs: FloatArray, _: Generator) -> Trials:
     weighed = weigh(statement, Collected(values.values, {"other": _collected(pairs[:, 1]).values}))
     return {
         "one claim beside a control, t test of the pairs": Trial(weighed.p is not None and weighed.p <= LEVEL / 2),
-        "one claim beside a control, whole rule": Trial(_holds([weighed])[0]),
+        "one claim beside a control, whole rule": _verdict(weighed),
     }
 
 
@@ -88,7 +90,7 @@ def of_family(at: Family, rng: Generator) -> Trials:
     ]
     adjusted = adjust(weighed)
     by_t = np.array([adjusted[one.statement.id] <= LEVEL for one in weighed])
-    by_rule = np.array(_holds(weighed))
+    by_rule = np.array([rule(one, adjusted[one.statement.id], CLAIMS)[0] == "holds" for one in weighed])
 
     def false(found: np.ndarray[Any, np.dtype[np.bool_]]) -> bool:
         return bool(found.any()) and not at.true[rng.choice(np.flatnonzero(found))]

@@ -28,9 +28,9 @@ _CONTROLS = """\
 # Control against control
 
 What the claims' statistics say of the two controls, each judged as if it were the model of the claim, with the other as
-the control to be beaten; `{run}`, seeds {seeds}. A list, not a rate: two models are no sample, and they differ in what
-they teach. `other` gives another harmless answer on exactly the forbidden prompts; `operators` refuses a random set of
-operators. Made by `make calibration STUDY={run}`.
+the control to be beaten; run `{run}`, seeds: {seeds}. A list, not a rate: two models are no sample, and they differ in
+what they teach. `other` gives another harmless answer on exactly the forbidden prompts; `operators` refuses a random
+set of operators. Made by `make calibration STUDY=runs/{run}`.
 
 """
 
@@ -51,7 +51,7 @@ def calibrate(
     if run is not None:
         measurements = read_measurements(run / MEASUREMENTS)
         seeds = ", ".join(str(seed) for seed in sorted({one.seed for one in measurements if one.seed is not None}))
-        text = _CONTROLS.format(run=run, seeds=seeds) + controls.table(controls.compare_controls(measurements))
+        text = _CONTROLS.format(run=run.name, seeds=seeds) + controls.table(controls.compare_controls(measurements))
         write_text_atomic(out / "controls.md", text)
     rates = calibration.calibrate(seed, draws, power_draws, workers, say)
     head = _HEAD.format(seed=seed, draws=draws, power_draws=power_draws)
