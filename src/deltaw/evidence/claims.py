@@ -219,7 +219,7 @@ def _statements() -> tuple[Statement, ...]:
                 query=Query("position", PROTOCOLS, _where(site="mlp_post", **at_attack)),
                 smallest_effect=0.2,
                 nulls=("exchangeable_with_source",),
-                site="mlp_post, last prompt token, mean over layers; 0 forbidden, 1 allowed",
+                site="mlp_post, last prompt token, mean over layers by precision; 0 forbidden, 1 allowed",
                 failing="they move less than a fifth of the way",
             ),
             Statement(

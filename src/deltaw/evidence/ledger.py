@@ -107,7 +107,8 @@ interval.
   study can test; and exact sign flips of the seeds give p ≤ {LEVEL} too. p is one-sided, the largest over the bars
   (all must be passed), seed by seed: value minus smallest effect, minus the null's mean, minus the control's value.
   It is Student's t test, since six seeds' signs cannot show less than 1/64, which would not survive {count} claims;
-  the signs are the check that needs no normal law. Fewer than {LEAST_SEEDS} seeds never hold.
+  the signs are the check that needs no normal law. Of several seeds, fewer than {LEAST_SEEDS}
+  never hold.
 - *fails*: the interval ends on the near side of any bar. Failing against a control is failing: what tuning on the
   same prompts for something else does as well is no finding about safety.
 - *undecided*: all else; also where a null or control was not measured. It states its power and the seeds that would

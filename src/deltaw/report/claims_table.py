@@ -18,6 +18,11 @@ OBSERVATIONS = {
 _STRIP = 110  # units of width of a strip
 
 
+def is_measured(claim: Mapping[str, Any]) -> bool:
+    """Whether the study has a value for the claim."""
+    return _number(claim["value"]) is not None
+
+
 def tally(claims: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
     """(verdict, mark, how many), the verdicts in their order."""
     return [(verdict, mark, sum(claim["verdict"] == verdict for claim in claims)) for verdict, mark in MARKS.items()]

@@ -108,6 +108,7 @@ def render(
     """The page as text. drawn, missing: figures, and what could not be drawn, by section."""
     labels = {one.model: one.label for one in tables.series}
     claims: list[Mapping[str, Any]] = results.claims.to_dict("records")  # type: ignore[assignment]
+    measured = [claim for claim in claims if claims_table.is_measured(claim)]
     return (
         _environment()
         .get_template("page.html")
@@ -119,8 +120,9 @@ def render(
             missing={name: missing.get(name, ()) for name in SECTIONS},
             head=_head(results, tables),
             contents=CONTENTS,
-            tally=claims_table.tally(claims),
-            claims=claims_table.groups(claims, labels),
+            tally=claims_table.tally(measured),
+            claims=claims_table.groups(measured, labels),
+            unmeasured=[claim["statement"] for claim in claims if not claims_table.is_measured(claim)],
             world=_world(tables),
             tables=_rate_tables(tables),
             rates_used=_learning_rates(results.manifest),

@@ -132,8 +132,9 @@ def write_positions(
             nulls.append(found.null)
             view.add(statistic, found.mean, found.interval, [found.null], site=site, layer=layer)
         if placed:
-            means[site] = precision_weights(scales) @ np.array(placed)
-            add_mean(at, view.with_(site=site), statistic, np.mean(placed, axis=0), [mean_null(nulls)])
+            weights = precision_weights(scales)  # plain, layers that hardly tell the classes apart would rule the mean
+            means[site] = weights @ np.array(placed)
+            add_mean(at, view.with_(site=site), statistic, means[site], [mean_null(nulls, weights)])
     return means
 
 

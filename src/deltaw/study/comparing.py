@@ -140,14 +140,18 @@ class Comparison:
         return new.w_in - old.w_in, old.w_in
 
 
-def mean_null(nulls: list[Null]) -> Null:
-    """The null of a mean over layers: of its draws where all have some, else by the bands' half widths."""
-    kind, mean = nulls[0].kind, float(np.mean([null.mean for null in nulls]))
+def mean_null(nulls: list[Null], weights: FloatArray | None = None) -> Null:
+    """The null of a mean over layers: of its draws where all have some, else by the bands' half widths.
+
+    weights: (layers,), summing to 1; None: all alike.
+    """
+    w = np.full(len(nulls), 1 / len(nulls)) if weights is None else weights
+    kind, mean = nulls[0].kind, float(w @ np.array([null.mean for null in nulls]))
     draws = [null.draws for null in nulls]
     if all(d is not None for d in draws):
-        return from_draws(kind, np.mean([d for d in draws if d is not None], axis=0), mean=mean)
+        return from_draws(kind, w @ np.array([d for d in draws if d is not None]), mean=mean)
     low, high = (
-        float(np.sqrt(np.sum([(getattr(null, edge) - null.mean) ** 2 for null in nulls])) / len(nulls))
+        float(np.sqrt(np.sum([(x * (getattr(null, edge) - null.mean)) ** 2 for x, null in zip(w, nulls, strict=True)])))
         for edge in ("low", "high")
     )
     return Null(kind, mean, mean - low, mean + high)
