@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import altair as alt
 import pandas as pd
 
 from deltaw.report.drawing import Figure, figure
 from deltaw.report.looks import Series, light
-from deltaw.report.panels import Axis, Panel, dots, rule
+from deltaw.report.panels import Axis, Panel
 
 TRUE = Series("true", "null true by construction", None, light("ssft"), (1, 0), "circle", False)
 NOT_ASSUMED = Series("not assumed", "null that the test does not assume", None, light("dpo"), (1, 0), "circle", True)
 LOOKS = (TRUE, NOT_ASSUMED)
+ROW, LABELS = 15, 520  # height of a row, and the most that its name takes, in pixels
 LEAST = 5e-4  # of a logarithmic axis: one find in 2,000 draws
 
 
@@ -23,35 +25,43 @@ def calibration_figure(rates: Sequence[Mapping[str, Any]]) -> Figure | None:
         "calibration",
         "How often the tests find what is not there",
         "Rates of findings on the claim's side, with 99 % Wilson intervals, on a logarithmic axis; a rate of 0 stands "
-        "at its left end. Filled: the null is true by construction, and the dotted line is the nominal level. Open: a "
-        "null that the test does not assume; a high rate is then no fault of the test, but nothing that it rules out.",
+        "at its left end. Blue: the null is true by construction. Red: a null that the test does not assume; a high "
+        "rate is then no fault of the test, but nothing that it rules out. Upright strokes: the nominal level.",
         (),
         [_panel(family, [rate for rate in nothing if rate["family"] == family]) for family in families],
-        columns=2,
-        width=640,
+        columns=1,
+        width=LABELS + 200,
     )
 
 
 def _panel(family: str, rates: Sequence[Mapping[str, Any]]) -> Panel:
+    """A row a test and condition: rate, interval, level."""
+    names = {str(rate["test"]).partition(", ")[0] for rate in rates}
     frame = pd.DataFrame(
         {
-            "series": (TRUE if rate["by_construction"] else NOT_ASSUMED).label,
-            "kind": (TRUE if rate["by_construction"] else NOT_ASSUMED).label,
-            "row": f"{_short(rate['test'])}: {rate['condition']}",
+            "row": f"{rate['condition']} · {_short(rate['test'], len(names) > 1)}",
+            "null": (TRUE if rate["by_construction"] else NOT_ASSUMED).label,
             "shown": f"{rate['rate']:.3f} [{rate['low']:.3f}, {rate['high']:.3f}]",
-            **{name: max(LEAST, float(rate[of])) for name, of in (("value", "rate"), ("low", "low"), ("high", "high"))},
+            **{name: max(LEAST, float(rate[name])) for name in ("rate", "low", "high", "level")},
         }
         for rate in rates
     )
-    axis = Axis("rate", (LEAST, 1.0), (0.001, 0.01, 0.1, 1.0), log=True)
-    levels = sorted({float(rate["level"]) for rate in rates})
-    kinds = ((TRUE.label, "circle", "series"), (NOT_ASSUMED.label, "circle", "open"))
-    return dots(
-        frame, LOOKS, family, axis, kinds=kinds, rows=list(frame["row"]), row="row", width=250,
-        under=[rule(level, "", axis, vertical=True) for level in levels],
-    )  # fmt: skip
+    axis = Axis("rate", (LEAST, 1.0), (0.001, 0.01, 0.1, 1.0), "~%", log=True)
+    labels = alt.Axis(title=None, labelLimit=LABELS, ticks=False, grid=True)
+    y = alt.Y("row:N", sort=list(frame["row"]), axis=labels)
+    place: dict[str, Any] = {"scale": axis.scale(), "axis": axis.axis()}
+    colours = alt.Scale(domain=[one.label for one in LOOKS], range=[one.colour for one in LOOKS])
+    colour = alt.Color("null:N", scale=colours, legend=alt.Legend(title=None, symbolType="circle"))
+    chart = alt.Chart(frame, width=190, height=ROW * len(frame))
+    level = chart.mark_tick(color=light("muted"), thickness=1.5, height=ROW).encode(y=y, x=alt.X("level:Q", **place))
+    whisker = chart.mark_rule(strokeWidth=1.4).encode(y=y, x=alt.X("low:Q", **place), x2="high:Q", color=colour)
+    point = chart.mark_point(size=36, filled=True, opacity=1).encode(
+        y=y, x=alt.X("rate:Q", **place), color=colour, tooltip=["row:N", "null:N", "shown:N"]
+    )
+    return alt.layer(level, whisker, point).properties(title=family, width=190, height=ROW * len(frame))
 
 
-def _short(test: str) -> str:
-    """The null's kind; of the tests over seeds, the part of the rule."""
-    return test.rpartition(", ")[2].replace("_", " ")
+def _short(test: str, several: bool) -> str:
+    """The null's kind, or of tests over seeds the part of the rule; with the statistic, where a family has several."""
+    name, _, kind = test.rpartition(", ")
+    return f"{name}, {kind}" if several else kind.replace("_", " ")
