@@ -18,8 +18,6 @@ from deltaw.statistics import FloatArray
 N, WIDTH = 48, 24
 """Pairs of prompts, and the width of their activations where a matrix does not set it."""
 
-EVERY = "every test"
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -49,13 +47,9 @@ def cells() -> tuple[Cell, ...]:
     return tuple(cell for make in makers for cell in make())
 
 
-def _all(*kinds: str) -> frozenset[str]:
-    return frozenset(kinds)
-
-
 def _weights() -> Iterable[Cell]:
     def cell(condition: str, build: Callable[[Generator], Update], *true: str, **more: Any) -> Cell:
-        return Cell("null space of weights", condition, build, trials.of_weights, _all(*true), **more)
+        return Cell("null space of weights", condition, build, trials.of_weights, frozenset(true), **more)
 
     every = ("rotation", "row_permutation", "row_sign_flip")
     tied = planting.leverage_tied
@@ -85,7 +79,7 @@ def _function() -> Iterable[Cell]:
 
     def cell(condition: str, update: Callable[..., Update], *true: str, **more: Any) -> Cell:
         make = partial(build, update=update)
-        return Cell("function of the MLP", condition, make, trials.of_function, _all(*true), **more)
+        return Cell("function of the MLP", condition, make, trials.of_function, frozenset(true), **more)
 
     tied = planting.leverage_tied
     yield cell("row signs flipped, update inside C(W)", planting.sign_flipped, "row_sign_flip")
@@ -127,7 +121,7 @@ def _clusters() -> Iterable[Cell]:
         return as_clusters([base, (allowed + push, forbidden - push)])
 
     def cell(condition: str, build: Callable[[Generator], Any], *true: str, **more: Any) -> Cell:
-        return Cell("clusters", condition, build, trials.of_clusters, _all(*true), **more)
+        return Cell("clusters", condition, build, trials.of_clusters, frozenset(true), **more)
 
     yield cell("labels permuted", partial(permuted, text=isotropic), "label_permutation")
     yield cell("labels permuted, anisotropic activations", partial(permuted, text=anisotropic), "label_permutation")
@@ -192,7 +186,7 @@ def _gain() -> Iterable[Cell]:
         return _inputs(allowed, forbidden, Update(at.W, dW))
 
     def cell(condition: str, build: Callable[[Generator], Any], *true: str, **more: Any) -> Cell:
-        return Cell("gain", condition, build, trials.of_gain, _all(*true), **more)
+        return Cell("gain", condition, build, trials.of_gain, frozenset(true), **more)
 
     yield cell("labels permuted", partial(exchanged, text=isotropic), "label_permutation")
     yield cell("labels permuted, anisotropic activations", partial(exchanged, text=anisotropic), "label_permutation")
@@ -227,7 +221,7 @@ def _rows() -> Iterable[Cell]:
         return _inputs(allowed, forbidden, Update(tensor(planting.weights(rng)), tensor(dW)))
 
     def cell(condition: str, build: Callable[[Generator], Any], *true: str, **more: Any) -> Cell:
-        return Cell("row space", condition, build, trials.of_rows, _all(*true), **more)
+        return Cell("row space", condition, build, trials.of_rows, frozenset(true), **more)
 
     yield cell("directions drawn from N(0, M)", partial(spanned, centred=False), "m_matched")
     yield cell("directions drawn from N(0, M), M centred", partial(spanned, centred=True), "m_matched_centred")
@@ -268,7 +262,7 @@ def _attacks() -> Iterable[Cell]:
         return build(rng, np.full(N, shift), 1.0)
 
     def cell(condition: str, made: Callable[[Generator], Any], *true: str, **more: Any) -> Cell:
-        return Cell("attacks", condition, made, trials.of_attacks, _all(*true), **more)
+        return Cell("attacks", condition, made, trials.of_attacks, frozenset(true), **more)
 
     yield cell("attacked and source swapped", exchanged, "exchangeable_with_source")
     yield cell("attacked prompts vary more than their sources", noisier)
@@ -291,7 +285,7 @@ def _sensitivity() -> Iterable[Cell]:
         condition: str, change: Callable[[Generator], FloatArray], *true: str, swap: bool = False, **more: Any
     ) -> Cell:
         build = partial(made, change=change, swap=swap)
-        return Cell("sensitivity", condition, build, trials.of_sensitivity, _all(*true), **more)
+        return Cell("sensitivity", condition, build, trials.of_sensitivity, frozenset(true), **more)
 
     def clustered(rng: Generator) -> FloatArray:
         return 0.3 * rng.standard_normal(planting.OPERATORS)[operators(rng, N)] + 0.4 * rng.standard_normal(N)
