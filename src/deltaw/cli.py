@@ -173,7 +173,7 @@ class Compare:
     """Names of the matrices of an unknown architecture, such as blocks.{layer}.ffn.w1; NAME:transposed if stored as
     (inputs, outputs)."""
     curve: bool = False
-    """Energy curves of matrices above 2048 on both sides too: a minute or more each."""
+    """Energy curves of matrices above 2048 on both sides too: half a minute or more each."""
 
     def run(self) -> int:
         """Compare; prints a line a matrix, what was skipped, and where measurements and report are."""
