@@ -200,7 +200,7 @@ class Compare:
     """Names of the matrices of an unknown architecture, such as blocks.{layer}.ffn.w1; NAME:transposed if stored as
     (inputs, outputs)."""
     curve: bool = False
-    """Energy curves of matrices above 2048 on both sides too: a minute or more each."""
+    """Energy curves of matrices above 2048 on both sides too: half a minute or more each."""
     prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Also ask both models these prompts and look at their activations: a JSONL file with prompt, label (harmless or
     harmful) and optionally pair and attack a line, or the word builtin. Needs the extra deltaw[hf]."""

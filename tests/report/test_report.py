@@ -168,7 +168,7 @@ def test_a_study_that_measured_nothing_still_has_its_page(tmp_path: Path) -> Non
     (directory / "manifest.json").write_text(json.dumps(bare), encoding="utf-8")
     text = write_report(directory).read_text(encoding="utf-8")
     assert "<figure" not in text
-    assert "Not drawn, because this study has no measurement of it" in text
+    assert "Not drawn, because there is no measurement of it" in text
     assert list((directory / "figures").iterdir()) == []
 
 

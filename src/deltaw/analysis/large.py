@@ -13,8 +13,8 @@ matrices are held in float64, beside one block of rows:
                                           decaying ones; exact up to n = `EXACT_BELOW`
 
 The Gram matrix of a product squares condition numbers, hence float64 throughout. Cost: two and a quarter products of
-m n², and half of one for leverages; 4096 × 4096 eigenvectors take minutes, so the curve is a choice there. Figures are
-in docs/performance.md.
+m n², and half of one for leverages; 4096 × 4096 eigenvectors take half a minute, so the curve is a choice there.
+Figures are in docs/performance.md.
 """
 
 from collections.abc import Iterator, Sequence

@@ -194,7 +194,9 @@ def _add_null_space(
     ks = np.unique(np.linspace(0, F.k, CURVE_POINTS).round().astype(int)).tolist()
     rho = within.curve(ks)
     if isinstance(rho, Absent):
-        out.absent[name] = f"the smaller side is above {CURVE_UP_TO}: --curve computes it, at a minute or more a matrix"
+        out.absent[name] = (
+            f"the smaller side is above {CURVE_UP_TO}: --curve computes it, at half a minute or more a matrix"
+        )
         return
     for k, value in zip(ks, rho, strict=True):
         chance = 1 - k / pair.m
