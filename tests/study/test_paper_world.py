@@ -52,8 +52,9 @@ def little(name: str) -> Recipe:
             smoke.pretraining, views=whole.pretraining.views, block="published", positions="sinusoidal", batch=8
         ),
         tunings=(replace(ours, config=tuning),),
+        left_out=None,
         checkpoints=(0, 8),
-        sizes=Sizes(final=12, checkpoint=4, attacked=4, contrast=16, draws=20, bootstrap=40, ceiling=20, shown=4),
+        sizes=Sizes(final=12, checkpoint=4, attacked=12, contrast=16, draws=20, bootstrap=40, ceiling=20, shown=4),
         model_attacks=replace(smoke.model_attacks, models=("dpo-medium",), prompts=6, doses=("soft_weak",)),
     )
 
