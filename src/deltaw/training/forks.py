@@ -54,9 +54,10 @@ def fork(first: Batch, second: Batch) -> Fork:
     same = (first.tokens == second.tokens).cumprod(1).sum(1)
     shared = torch.minimum(same, ends)  # tokens of each row
     width, kept = int((ends - shared).max()), trunk.shape[1]
-    own = (shared[:, None] + torch.arange(width, device=trunk.device)).clamp(max=length - 1)
-    in_trunk = torch.arange(kept + width, device=trunk.device) < kept
-    in_sight = in_trunk[:, None] | ~in_trunk | (torch.arange(kept + width, device=trunk.device) < shared[:, None, None])
+    columns = torch.arange(kept + width, device=trunk.device)
+    own = (shared[:, None] + columns[:width]).clamp(max=length - 1)
+    in_trunk = columns < kept
+    in_sight = in_trunk[:, None] | ~in_trunk | (columns < shared[:, None, None])
     causal = torch.ones(kept + width, kept + width, dtype=torch.bool, device=trunk.device).tril()
     straight = torch.arange(length, device=trunk.device).expand(len(trunk), length)
     turned = torch.where(straight < shared[:, None], straight, straight + kept - shared[:, None])
