@@ -5,8 +5,6 @@ protocol, strength, seed, step. Nothing is unpickled.
 """
 
 import json
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from deltaw.errors import DeltawError
 from deltaw.model.transformer import ModelConfig, Transformer
+from deltaw.results import whole_directory
 
 WEIGHTS, META = "model.safetensors", "meta.json"
 FORMAT = "deltaw-model-1"
@@ -42,16 +41,9 @@ def save(model: Transformer, directory: Path | str, meta: Mapping[str, Any]) -> 
     _require_finite(state, "the model to be saved")
     dtype = str(model.unembed.weight.dtype).removeprefix("torch.")
     text = json.dumps({"format": FORMAT, "config": asdict(model.config), "dtype": dtype, **meta}, indent=2)
-    partial = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.mkdir(parents=True)
+    with whole_directory(directory) as partial:
         save_file(state, partial / WEIGHTS, metadata={"format": "pt"})
         (partial / META).write_text(text + "\n", encoding="utf-8")
-        partial.replace(directory)
-    except OSError as error:
-        raise DeltawError(f"{directory} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load(directory: Path | str) -> tuple[Transformer, dict[str, Any]]:

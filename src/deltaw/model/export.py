@@ -5,8 +5,6 @@ is false). The tokens have no text: the directory has no tokenizer.
 """
 
 import json
-import secrets
-import shutil
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from deltaw.errors import DeltawError
 from deltaw.model.transformer import ModelConfig, Transformer
+from deltaw.results import whole_directory
 
 _BLOCK = {
     "norm_attn": ("ln_1", False),
@@ -38,17 +37,10 @@ def export_gpt2(model: Transformer, directory: Path | str) -> None:
         )
     if directory.is_dir() and any(directory.iterdir()):
         raise DeltawError(f"{directory} is not empty; give another directory, or remove it first")
-    partial = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.mkdir(parents=True)
+    with whole_directory(directory) as partial:
         save_file(_tensors(model), partial / "model.safetensors", metadata={"format": "pt"})
         text = json.dumps(_config(config, str(model.unembed.weight.dtype).removeprefix("torch.")), indent=2)
         (partial / "config.json").write_text(text + "\n", encoding="utf-8")
-        partial.replace(directory)
-    except OSError as error:
-        raise DeltawError(f"{directory} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _tensors(model: Transformer) -> dict[str, Tensor]:

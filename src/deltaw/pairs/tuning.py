@@ -16,8 +16,6 @@ Weights are kept in float32; products run in bfloat16 where the processor has th
 """
 
 import json
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -36,6 +34,7 @@ from deltaw.pairs.judge import Judge, Verdict, refusal_judge
 from deltaw.pairs.language import Chat, answer, chat_text, frozen, load_chat, text_of, token_ids
 from deltaw.pairs.prompts import HARMFUL, HARMLESS, Prompt
 from deltaw.pairs.requests import Requests, train_requests, tuning_texts
+from deltaw.results import whole_directory
 from deltaw.training.loop import OptimiserConfig, TrainingLog, train
 from deltaw.training.objectives import Loss, Pair, ReferenceLogProbs, objective, reference_log_probs
 
@@ -284,19 +283,10 @@ def _counts(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _save(chat: Chat, adapters: dict[str, LoraLinear], out: Path, record: dict[str, Any]) -> None:
-    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.mkdir(parents=True)
+    with whole_directory(out) as partial:
         if adapters:
             save_lora(adapters, partial, str(chat.directory))
         else:
             chat.model.save_pretrained(partial)  # type: ignore[operator]
             chat.tokenizer.save_pretrained(partial)
         (partial / RECORD).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        if out.is_dir():
-            out.rmdir()
-        partial.replace(out)
-    except OSError as error:
-        raise DeltawError(f"{out} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -2,7 +2,7 @@
 back.
 """
 
-from deltaw.results.files import write_json_atomic, write_jsonl_atomic, write_text_atomic
+from deltaw.results.files import whole_directory, write_json_atomic, write_jsonl_atomic, write_text_atomic
 from deltaw.results.schema import SCHEMA_VERSION, Claim, Measurement, ModelEntry, Null
 from deltaw.results.store import (
     Results,
@@ -23,6 +23,7 @@ __all__ = [
     "load",
     "read_claims",
     "read_measurements",
+    "whole_directory",
     "write_claims",
     "write_json_atomic",
     "write_jsonl_atomic",

@@ -1,13 +1,36 @@
-"""Files that appear whole or not at all: written beside their destination, flushed to the disk, then
-renamed.
+"""Files and directories that appear whole or not at all: written beside their destination, then renamed; files are
+flushed to the disk before.
 """
 
 import json
 import os
 import secrets
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from deltaw.errors import DeltawError
+
+
+@contextmanager
+def whole_directory(directory: Path) -> Iterator[Path]:
+    """A directory to write into, which becomes `directory`, absent or empty until then, when the context ends well.
+
+    After an error nothing is left. DeltawError if `directory` cannot be written.
+    """
+    partial = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if directory.is_dir():
+            directory.rmdir()
+        partial.replace(directory)
+    except OSError as error:
+        raise DeltawError(f"{directory} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
