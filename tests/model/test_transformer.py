@@ -5,10 +5,10 @@ import numpy as np
 import numpy_decoder
 import pytest
 import torch
-from lively_model import lively_model, some_tokens
+from lively_model import CONFIG, lively_model, some_tokens
 
 from deltaw.errors import DeltawError
-from deltaw.model import ModelConfig, Transformer, choose_precision, precision
+from deltaw.model import BlockStyle, ModelConfig, Transformer, choose_precision, precision
 from deltaw.model.transformer import Linear, attend
 
 
@@ -90,6 +90,25 @@ def test_inputs_look_where_they_are_told_to(model: Transformer, tokens: torch.Te
     torch.testing.assert_close(before, after)
     with pytest.raises(ValueError, match="cache"):
         model(tokens, visible=causal, cache=model.new_cache(rows, length))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block", ["pre_ln", "published"])
+def test_positions_left_out_of_the_last_block_change_no_other_logit(
+    block: BlockStyle, dtype: torch.dtype, tokens: torch.Tensor
+) -> None:
+    model = lively_model(replace(CONFIG, block=block))
+    length = tokens.shape[1]
+    visible = torch.ones(len(tokens), length, length, dtype=torch.bool).tril()
+    visible[:, 4:, 1] = False
+    hidden = Transformer(replace(model.config, masked_token=int(tokens[0, 2])), torch.Generator())
+    hidden.load_state_dict(model.state_dict())
+    with torch.no_grad(), model.computing_in(dtype), hidden.computing_in(dtype):
+        for since in (1, 3, length - 1):
+            for one, how in ((model, {}), (model, {"visible": visible}), (hidden, {})):
+                whole = one(tokens, **how)
+                atol = (1e-5 if dtype == torch.float32 else 2e-2) * float(whole.abs().max())
+                torch.testing.assert_close(one(tokens, since=since, **how), whole[:, since:], rtol=0, atol=atol)
 
 
 def test_embeddings_stand_for_tokens(model: Transformer, tokens: torch.Tensor) -> None:

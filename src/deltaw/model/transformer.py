@@ -135,18 +135,21 @@ def attend(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, mask: Tensor | None) 
     """softmax(q kᵀ / √E) v: (B, H, T, E). mask: bool, broadcastable to (B, H, T, S), what each query may read; None:
     the keys up to its own place, which is the last one if it is alone.
 
-    On a CPU PyTorch's kernel takes 13 times as long backwards in bfloat16 as in float32, and on short sequences twice
-    as long as two plain products, which are therefore written out there.
+    On a CPU PyTorch's kernel takes 13 times as long backwards in bfloat16 as in float32, and on short sequences, or for
+    one query, more than two plain products, which are therefore written out there.
     """
-    if q_BHTE.dtype != torch.bfloat16 or q_BHTE.device.type != "cpu":
-        causal = mask is None and q_BHTE.shape[2] > 1
+    alone = q_BHTE.shape[2] == 1
+    plain = q_BHTE.dtype == torch.bfloat16 or (q_BHTE.dtype == torch.float32 and alone and mask is None)
+    if q_BHTE.device.type != "cpu" or not plain:
+        causal = mask is None and not alone
         return F.scaled_dot_product_attention(q_BHTE, k_BHSE, v_BHSE, attn_mask=mask, is_causal=causal)
     length, size = q_BHTE.shape[2:]
-    if mask is None:
-        mask = torch.ones(length, k_BHSE.shape[2], dtype=torch.bool).tril(k_BHSE.shape[2] - length)
     scores = (q_BHTE * size**-0.5) @ k_BHSE.transpose(2, 3)
-    bias = scores.new_zeros(mask.shape).masked_fill_(~mask, -math.inf)
-    shares_BHTS = (scores + bias).softmax(-1, dtype=torch.float32).to(v_BHSE.dtype)
+    if mask is None and not alone:
+        mask = torch.ones(length, k_BHSE.shape[2], dtype=torch.bool).tril(k_BHSE.shape[2] - length)
+    if mask is not None:
+        scores = scores + scores.new_zeros(mask.shape).masked_fill_(~mask, -math.inf)
+    shares_BHTS = scores.softmax(-1, dtype=torch.float32).to(v_BHSE.dtype)
     return torch.matmul(shares_BHTS, v_BHSE)
 
 
@@ -165,8 +168,10 @@ class Attention(nn.Module):
         cache: LayerCache | None = None,
         hidden_BS: Tensor | None = None,
         visible_BTT: Tensor | None = None,
+        since: int = 0,
     ) -> Tensor:
-        """What each position reads from itself and those before it, the cached ones included: (B, T, D).
+        """What each position from `since` on reads from itself and those before it, the cached ones included:
+        (B, T - since, D).
 
         hidden_BS: which of all S positions so far none but themselves may read. visible_BTT: see `Transformer.forward`.
         """
@@ -181,13 +186,15 @@ class Attention(nn.Module):
             k, v = cache.extend(k, v)
         mask = None if visible_BTT is None else visible_BTT[:, None]
         # A kernel's own causal mask would align the first query, not the last, with the last key.
-        if mask is None and ((past and length > 1) or hidden_BS is not None):
+        if mask is None and ((past and length > 1) or hidden_BS is not None or since):
             mask = torch.ones(length, past + length, dtype=torch.bool, device=k.device).tril(past)
         if mask is not None and hidden_BS is not None:
             itself = torch.eye(length, past + length, dtype=torch.bool, device=k.device).roll(past, 1)
             mask = (mask & ~hidden_BS[:, None, None]) | itself
+        if since:
+            q_BHTE, mask = q_BHTE[:, :, since:], None if mask is None else mask[..., since:, :]
         mixed_BHTE = attend(q_BHTE, k, v, mask)
-        return self.out(mixed_BHTE.transpose(1, 2).reshape(rows, length, width).to(x_BTD.dtype))  # type: ignore[no-any-return]
+        return self.out(mixed_BHTE.transpose(1, 2).reshape(rows, length - since, width).to(x_BTD.dtype))  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):
@@ -222,9 +229,12 @@ class PreNormBlock(nn.Module):
         cache: LayerCache | None = None,
         hidden_BS: Tensor | None = None,
         visible_BTT: Tensor | None = None,
+        since: int = 0,
     ) -> Tensor:
-        """The residual stream (B, T, D) after the block; matrix products run in `dtype`."""
-        x_BTD = x_BTD + self.attn(self.norm_attn(x_BTD).to(dtype), cache, hidden_BS, visible_BTT)
+        """The residual stream after the block, of positions from `since` on: (B, T - since, D). Matrix products run
+        in `dtype`.
+        """
+        x_BTD = x_BTD[:, since:] + self.attn(self.norm_attn(x_BTD).to(dtype), cache, hidden_BS, visible_BTT, since)
         return x_BTD + self.mlp(self.norm_mlp(x_BTD).to(dtype))  # type: ignore[no-any-return]
 
 
@@ -249,10 +259,13 @@ class PublishedBlock(nn.Module):
         cache: LayerCache | None = None,
         hidden_BS: Tensor | None = None,
         visible_BTT: Tensor | None = None,
+        since: int = 0,
     ) -> Tensor:
-        """The residual stream (B, T, D) after the block; matrix products run in `dtype`."""
+        """The residual stream after the block, of positions from `since` on: (B, T - since, D). Matrix products run
+        in `dtype`.
+        """
         x_BTD = self.norm(x_BTD)
-        x_BTD = x_BTD + self.attn(x_BTD.to(dtype), cache, hidden_BS, visible_BTT)
+        x_BTD = x_BTD[:, since:] + self.attn(x_BTD.to(dtype), cache, hidden_BS, visible_BTT, since)
         return x_BTD + self.mlp(x_BTD.to(dtype))  # type: ignore[no-any-return]
 
 
@@ -329,6 +342,7 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         visible: Tensor | None = None,
         cache: Cache | None = None,
+        since: int = 0,
     ) -> Tensor:
         """Logits (B, T, V), in the weights' dtype, of the token after each position.
 
@@ -337,6 +351,8 @@ class Transformer(nn.Module):
         positions: (T,) or (B, T) int64, which learned position each input gets, if not its place in the
         sequence; what an input may look at depends on its place alone, or on `visible`: (B, T, T) bool, which inputs
         each may look at, itself among them, in the stead of all up to itself. It goes with no cache.
+        since: the first input whose logits are wanted: (B, T - since, V); the last block leaves out the others' MLP,
+        so hooks in it see those positions only.
         Where the model has a masked token, the logits at such tokens mean nothing, and vectors are never masked.
         DeltawError if a position, given or not, does not fit the context.
         """
@@ -357,5 +373,6 @@ class Transformer(nn.Module):
         hidden_BS = self._hidden(tokens, cache, x_BTD.shape[1])
         dtype = self.compute_dtype or self.unembed.weight.dtype
         for index, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, dtype, cache[index] if cache else None, hidden_BS, visible)
+            left_out = since if index == len(self.blocks) - 1 else 0
+            x_BTD = block(x_BTD, dtype, cache[index] if cache else None, hidden_BS, visible, left_out)
         return self.unembed(self.norm_final(x_BTD))  # type: ignore[no-any-return]

@@ -42,7 +42,7 @@ from deltaw.behaviour import Answers, Behaviour
 from deltaw.model import Transformer, activations, mlp
 from deltaw.results import write_jsonl_atomic
 from deltaw.study.acting import write_gain_ratios, write_positions
-from deltaw.study.comparing import PRIMARY, SITES, BaseSide, Comparison, Places
+from deltaw.study.comparing import PRIMARY, SITES, Comparison, Places, base_side
 from deltaw.study.making import SeedConfig, add_rates, last_model, tuned_fields
 from deltaw.study.recipes import ModelAttacks, Tuned
 from deltaw.study.sheet import Sheet
@@ -135,9 +135,8 @@ def attack_model(context: StageContext) -> None:
     """Every attack of the recipe on the tuned model's last checkpoint."""
     config: AttackingConfig = context.config
     shared, attacks = config.shared, config.attacks
-    base, tuned = (last_model(context.inputs[name])[0] for name in ("base", "tuned"))
-    before = BaseSide(base, World(shared.world), shared.sizes, shared.seed)
-    at = Comparison(before, tuned, last=True)
+    before = base_side(context.inputs["base"], shared.world, shared.sizes, shared.seed)
+    at = Comparison(before, last_model(context.inputs["tuned"])[0], last=True)
     model, meta = last_model(context.inputs["tuned"])
     device = config.tuned.config.device
     prompts, rows = before.contrasts[PRIMARY], slice(0, attacks.prompts)

@@ -4,8 +4,11 @@ The primary contrast is the *same conditional operators* on safe and on unsafe o
 is the same text under operators that are always and never allowed. Activations are read at the last prompt token.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +17,18 @@ from torch import Tensor
 from deltaw.analysis import ColumnBasis, Separation, column_basis, gaussian_spectrum, separation
 from deltaw.model import Transformer, activations, mlp
 from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, percentile_interval, sign_flip_null
+from deltaw.study.making import last_model
 from deltaw.study.recipes import Sizes
 from deltaw.study.sheet import Sheet
 from deltaw.training.pretraining import as_batch
-from deltaw.world import Prompts, Response, World
+from deltaw.world import Prompts, Response, World, WorldConfig
 
 SITES = ("mlp_post", "resid_out")
 PRIMARY, SECONDARY = "contrast/conditional", "contrast/operator"
 
 Ints = NDArray[np.int64]
 Places = dict[tuple[int, str], Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,12 +82,18 @@ class BaseSide:
         self.mlps = [mlp(base, layer).double() for layer in self.layers]
         self.bases: list[ColumnBasis] = [column_basis(weights.w_in) for weights in self.mlps]
         self.gaussian = gaussian_spectrum((self.bases[0].m, self.bases[0].n), self.generator(17))
-        self._activations: dict[object, Places] = {}
-        self._separations: dict[object, Separation] = {}
+        self._found: dict[Hashable, Any] = {}
 
     def generator(self, *words: int) -> np.random.Generator:
         """Equal words, equal generators: base and tuned models get the same folds and permutations."""
         return np.random.default_rng([self.seed, *words])
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returns, made at the first call with this key."""
+        if key not in self._found:
+            self._found[key] = make()
+        found: T = self._found[key]
+        return found
 
     def contrast(self, name: str) -> tuple[Places, Places]:
         """Activations on the allowed and the forbidden prompts of a contrast."""
@@ -91,18 +102,22 @@ class BaseSide:
             (name, "forbidden"), found.forbidden
         )
 
-    def activations(self, key: object, prompts: Prompts) -> Places:
+    def activations(self, key: Hashable, prompts: Prompts) -> Places:
         """Activations on prompts, read once for each key."""
-        if key not in self._activations:
-            self._activations[key] = read(self.model, self.world, prompts)
-        return self._activations[key]
+        return self.once(("activations", key), lambda: read(self.model, self.world, prompts))
 
     def separation(self, name: str, site: int, layer: int, draws: int, bootstrap: int) -> Separation:
         """How far apart the base model's clusters are already, computed once for each argument."""
-        key = (name, site, layer, draws, bootstrap)
-        if key not in self._separations:
-            self._separations[key] = separate(self, self.contrast(name), site, layer, draws, bootstrap)
-        return self._separations[key]
+        return self.once(
+            ("separation", name, site, layer, draws, bootstrap),
+            lambda: separate(self, self.contrast(name), site, layer, draws, bootstrap),
+        )
+
+
+@lru_cache(maxsize=4)
+def base_side(artifact: Path, world: WorldConfig, sizes: Sizes, seed: int) -> BaseSide:
+    """The side of the base model in `artifact`; a process that analyses its tuned models in turn computes it once."""
+    return BaseSide(last_model(artifact)[0], World(world), sizes, seed)
 
 
 def separate(

@@ -25,12 +25,12 @@ from deltaw.behaviour import Behaviour
 from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval, sign_flip_null
 from deltaw.study.acting import write_gain_ratios, write_positions
 from deltaw.study.attacking import DOSE_SITE, FORBIDDEN, PER_PROMPT
-from deltaw.study.comparing import PRIMARY, BaseSide, Comparison, read
+from deltaw.study.comparing import PRIMARY, Comparison, base_side, read
 from deltaw.study.making import SeedConfig, answers_to, last_model, tuned_fields
 from deltaw.study.recipes import Subspaces, Tuned
 from deltaw.study.sheet import Sheet, present
 from deltaw.study.stage import StageContext
-from deltaw.world import FORBIDDEN_SOURCES, World, attacked
+from deltaw.world import FORBIDDEN_SOURCES, attacked
 
 EDGES = {"position": np.arange(-0.5, 1.51, 0.25), "gain": np.arange(-1.5, 0.76, 0.25)}
 UNITS = {"position": "log odds a way from forbidden to allowed", "gain": "log odds a doubling of the gain"}
@@ -73,11 +73,11 @@ def measure_doses(context: StageContext) -> None:
     """Slopes and curves of success on position and on gain; position by the dose of soft prompts."""
     config: DosingConfig = context.config
     shared = config.shared
-    base, _ = last_model(context.inputs["base"])
     tuned, meta = last_model(context.inputs["tuned"])
     sizes = replace(shared.sizes, contrast=min(shared.sizes.contrast, shared.sizes.attacked))
     # Not as the last checkpoint: Observation 5's own intervals and the secondary contrast are the analysis stage's.
-    at = Comparison(BaseSide(base, World(shared.world), sizes, shared.seed), tuned, last=False)
+    before = base_side(context.inputs["base"], shared.world, sizes, shared.seed)
+    at = Comparison(before, tuned, last=False)
     fields = tuned_fields(config.tuned, shared.seed)
     sheet = Sheet(stage="analysis", **fields, step=int(meta["step"]), role="last_prompt", set=FORBIDDEN)
     parts = attacked_prompts(at)

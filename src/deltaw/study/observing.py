@@ -23,13 +23,12 @@ from deltaw.analysis import (
 from deltaw.model import load
 from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, percentile_interval
 from deltaw.study.acting import observe_attacks, observe_function
-from deltaw.study.comparing import SITES, BaseSide, Comparison, Places, add_mean, flipped, mean_null, separate
-from deltaw.study.making import SeedConfig, last_model, step_directory, tuned_fields
+from deltaw.study.comparing import SITES, Comparison, Places, add_mean, base_side, flipped, mean_null, separate
+from deltaw.study.making import SeedConfig, step_directory, tuned_fields
 from deltaw.study.recipes import Tuned
 from deltaw.study.sensing import observe_sensitivity
 from deltaw.study.sheet import Sheet, present
 from deltaw.study.stage import StageContext
-from deltaw.world import World
 
 TOP_K = 8  # right singular vectors of ΔW whose energy is compared
 PROFILE_VECTORS, CURVE_POINTS = 32, 17  # at the last checkpoint; fewer at earlier ones
@@ -48,10 +47,10 @@ def analyse(context: StageContext) -> None:
     """Observations 1 to 5, the function and the spectrum of ΔW, at each checkpoint; nulls at the last."""
     config: AnalysisConfig = context.config
     shared = config.shared
-    base, _ = last_model(context.inputs["base"])
-    world, sizes = World(shared.world), shared.sizes
-    few = replace(sizes, contrast=min(sizes.contrast, sizes.checkpoint))
-    before, early = BaseSide(base, world, sizes, shared.seed), BaseSide(base, world, few, shared.seed)
+    few = replace(shared.sizes, contrast=min(shared.sizes.contrast, shared.sizes.checkpoint))
+    before, early = (
+        base_side(context.inputs["base"], shared.world, sizes, shared.seed) for sizes in (shared.sizes, few)
+    )
     sheet = Sheet(stage="analysis", **tuned_fields(config.tuned, shared.seed), role="last_prompt")
     steps = [step for step in config.checkpoints if step > 0]
     for number, step in enumerate(steps):

@@ -209,7 +209,7 @@ def _strengths(steps: int) -> dict[str, OptimiserConfig]:
 
 
 STANDARD_SEEDS = 6
-PLAIN_STOPS = 240  # updates of plain DPO, which is only followed: by then it answers no prompt rightly
+PLAIN_STOPS = 160  # updates of plain DPO, which is only followed: by then it answers no prompt rightly
 
 
 def _stopped(tuned: Tuned, steps: int) -> Tuned:
@@ -235,7 +235,7 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
     dtype = _dtype(device)
     pretraining = PretrainingConfig(device=device, compute_dtype=dtype)
     steps = pretraining.optimiser.steps
-    checkpoints = (0, 20, 40, 80, 160, 240, 320, 480, 640)
+    checkpoints = (0, 20, 40, 80, 120, 160, 240, 320, 400)
     tunings = tuple(
         _stopped(tuned, PLAIN_STOPS) if tuned.curve_only else tuned
         for tuned in _tunings(64, device, dtype, _strengths(checkpoints[-1]))

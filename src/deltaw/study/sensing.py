@@ -36,10 +36,11 @@ def observe_sensitivity(at: Comparison, sheet: Sheet, pairs: int = PAIRS) -> Non
         return
     contrast, world = at.before.contrasts[PRIMARY], at.before.world
     prompts = {"allowed": contrast.allowed, "forbidden": contrast.forbidden}
-    base, tuned = (
-        {verdict: measure(model, world, some, pairs) for verdict, some in prompts.items()}
-        for model in (at.before.model, at.tuned)
-    )
+
+    def of(model: Transformer) -> dict[str, Sensitivity]:
+        return {verdict: measure(model, world, some, pairs) for verdict, some in prompts.items()}
+
+    base, tuned = at.before.once(("sensitivity", pairs), lambda: of(at.before.model)), of(at.tuned)
     for number, (kind, unit) in enumerate(UNITS.items()):
         of_base, of_tuned = ({v: getattr(one, kind) for v, one in found.items()} for found in (base, tuned))
         _write(at, sheet.with_(set=PRIMARY), kind, unit, of_base, of_tuned, number)

@@ -16,13 +16,12 @@ from deltaw.analysis import ActivationRank, LogRank, activation_rank, energy_ran
 from deltaw.analysis.inputs import normals
 from deltaw.model import load
 from deltaw.statistics import Interval, Null, from_draws
-from deltaw.study.comparing import PRIMARY, SITES, BaseSide, Comparison, Places, mean_null
-from deltaw.study.making import SeedConfig, last_model, step_directory, tuned_fields
+from deltaw.study.comparing import PRIMARY, SITES, BaseSide, Comparison, Places, base_side, mean_null
+from deltaw.study.making import SeedConfig, step_directory, tuned_fields
 from deltaw.study.probing import observe_probe, observe_refusal
 from deltaw.study.recipes import Subspaces, Tuned
 from deltaw.study.sheet import Sheet, present
 from deltaw.study.stage import StageContext
-from deltaw.world import World
 
 GAUSSIAN_DRAWS = 20
 
@@ -40,10 +39,11 @@ class SubspacesConfig:
 def measure_subspaces(context: StageContext) -> None:
     """Ranks at each checkpoint; the direction of refusal and the probe at the last."""
     config: SubspacesConfig = context.config
-    shared, sizes = config.shared, config.shared.sizes
-    base, _ = last_model(context.inputs["base"])
-    world, few = World(shared.world), replace(sizes, contrast=min(sizes.contrast, sizes.checkpoint))
-    before, early = BaseSide(base, world, sizes, shared.seed), BaseSide(base, world, few, shared.seed)
+    shared = config.shared
+    few = replace(shared.sizes, contrast=min(shared.sizes.contrast, shared.sizes.checkpoint))
+    before, early = (
+        base_side(context.inputs["base"], shared.world, sizes, shared.seed) for sizes in (shared.sizes, few)
+    )
     sheet = Sheet(stage="analysis", **tuned_fields(config.tuned, shared.seed), role="last_prompt")
     steps = [step for step in config.checkpoints if step > 0]
     chance = gaussian_energy_rank(before)

@@ -120,10 +120,14 @@ def _responses(model: LanguageModel, pair: Pair) -> tuple[_Responses, _Responses
     """What is known of the preferred and of the dispreferred responses."""
     if isinstance(model, Transformer):
         forked = fork(pair.preferred, pair.dispreferred)
-        logits = model(forked.tokens, positions=forked.positions, visible=forked.visible)
+        since = min(_before_loss(half) for half in (pair.preferred, pair.dispreferred))
+        logits = model(forked.tokens, positions=forked.positions, visible=forked.visible, since=since)
         length = forked.places[0].shape[1]
         halves = [widened(half, length) for half in (pair.preferred, pair.dispreferred)]
-        found = [token_nll(logits, half, places) for half, places in zip(halves, forked.places, strict=True)]
+        found = [
+            token_nll(logits, half, (places - since).clamp(min=0))  # of a token before `since` nothing is asked
+            for half, places in zip(halves, forked.places, strict=True)
+        ]
     else:
         batch, rows = pair.joined(), len(pair)
         logits = model(batch.tokens)
@@ -134,6 +138,11 @@ def _responses(model: LanguageModel, pair: Pair) -> tuple[_Responses, _Responses
         for nll, half in zip(found, halves, strict=True)
     )
     return w, l
+
+
+def _before_loss(batch: Batch) -> int:
+    """The position that predicts the first token with loss of any row: no earlier one needs logits."""
+    return max(0, int((batch.weights != 0).any(0).nonzero()[0]) - 1)
 
 
 def _loss(value: Tensor, **parts: Tensor) -> Loss:
@@ -153,7 +162,13 @@ class SsftOptions:
 
 def ssft(model: LanguageModel, pair: Pair, reference: ReferenceLogProbs | None, options: SsftOptions) -> Loss:
     """Token mean of the NLL of w. The dispreferred responses are not read."""
-    value = mean_nll(model(pair.preferred.tokens), pair.preferred)
+    batch, since = pair.preferred, _before_loss(pair.preferred)
+    if isinstance(model, Transformer):
+        logits = model(batch.tokens, since=since)
+        batch = Batch(batch.tokens[:, since:], batch.weights[:, since:], batch.roles[:, since:])
+    else:
+        logits = model(batch.tokens)
+    value = mean_nll(logits, batch)
     return _loss(value, nll_preferred=value)
 
 
