@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 
-.PHONY: study interventions test slow real benchmark calibration ledger lint types contract check help
+.PHONY: study interventions test slow real benchmark calibration ledger results lint types contract check help
 .DEFAULT_GOAL := help
 
 help:  ## show what there is to make
@@ -34,6 +34,9 @@ calibration: $(READY)  ## how often the tests find what is not there: ten minute
 
 ledger: $(READY)  ## the page of claims, from the code (STUDY=runs/quick: what a run says about seeds, too)
 	$(RUN)/python -m deltaw.evidence.ledger --docs docs $(if $(STUDY),--run $(STUDY))
+
+results: $(READY)  ## keep a finished study in the docs, without its models (STUDY=runs/standard)
+	$(RUN)/python -m deltaw.study.publishing --run $(STUDY) --out docs/results/$(notdir $(STUDY))
 
 lint: $(READY)  ## ruff: style and formatting
 	$(RUN)/ruff check .

@@ -1,5 +1,6 @@
 """The whole study on a toy scale, by the command that users give: both engines, outputs, resuming, mistakes."""
 
+import gzip
 import importlib
 import json
 import os
@@ -21,6 +22,7 @@ from deltaw.errors import DeltawError
 from deltaw.model import export_gpt2
 from deltaw.results.schema import MEASUREMENT_FIELDS
 from deltaw.study.exhaustive import run_interventions
+from deltaw.study.publishing import publish
 from deltaw.study.recipes import recipe
 from deltaw.study.sweeps import Sweep
 
@@ -274,6 +276,27 @@ def test_interventions_are_measured_and_the_exhaustive_sweep_makes_a_run_of_its_
     assert set(new["intervention"].dropna()) >= {"interpolation", "swap/dpo-medium", "swap/ssft-medium"}
     assert len(found.measurements) - len(new) == len(lines) - len(swept)
     assert found.model("base").is_dir()
+
+
+def test_what_is_kept_of_a_study_reads_like_the_study(inline: Path, tmp_path: Path) -> None:
+    out = tmp_path / "kept"
+    publish(inline, out)
+    whole, kept = deltaw.load(inline), deltaw.load(out)
+    pd.testing.assert_frame_equal(kept.measurements, whole.measurements)
+    pd.testing.assert_frame_equal(kept.claims, whole.claims)
+    assert not list(out.rglob("*.safetensors"))
+    assert len((out / "claims.md").read_text().splitlines()) == 7 + len(whole.claims)
+    records = json.loads((out / "published.json").read_text())
+    assert {one["model"] for one in records} == {"base", "gaussian", "rows", *(t.name for t in recipe("smoke").tunings)}
+    spaces = [(one["described"], one["chance"]) for one in records if one["model"] == "gaussian"]
+    assert all(abs(described - chance) < 0.02 for described, chance in spaces), "noise is at chance"
+    with gzip.open(out / "measurements.jsonl.gz", "ab") as file:
+        file.write(b"{}\n")
+    with pytest.raises(DeltawError, match=r"measurements.jsonl.gz"):
+        deltaw.load(out)
+    (out / "measurements.jsonl.gz").write_bytes(b"no such thing")
+    with pytest.raises(DeltawError, match="is damaged"):
+        deltaw.load(out)
 
 
 def test_a_run_that_cannot_be_swept_is_a_sentence(inline: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ A run's directory holds manifest.json, measurements.jsonl, claims.json, prompts.
 directories. What is wrong with a file is said with its name and line.
 """
 
+import gzip
+import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from deltaw.results.schema import (
 
 MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.jsonl"
+PACKED = f"{MEASUREMENTS}.gz"  # of a run that is kept without its models
 CLAIMS = "claims.json"
 PROMPTS = "prompts.jsonl"
 
@@ -43,7 +46,9 @@ def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
 
 
 def read_measurements(path: Path) -> list[Measurement]:
-    """The measurements of a file. DeltawError naming the file and the line of the first bad one."""
+    """The measurements of a file, which may be packed (.gz). DeltawError naming the file and the line of the first bad
+    one.
+    """
     return _read_lines(path, Measurement.from_line)
 
 
@@ -133,11 +138,16 @@ def load(run: str | Path) -> Results:
     return Results(
         path=path,
         manifest=manifest,
-        measurements=_table(read_measurements(path / MEASUREMENTS), MEASUREMENT_FIELDS),
+        measurements=_table(read_measurements(_measurements_of(path)), MEASUREMENT_FIELDS),
         claims=_claims_table(read_claims(path / CLAIMS)),
         models=_table(models, MODEL_FIELDS).assign(path=[str(path / entry.path) for entry in models]),
         prompts=_read_lines(path / PROMPTS, _parse_prompt),
     )
+
+
+def _measurements_of(path: Path) -> Path:
+    packed = path / PACKED
+    return packed if packed.is_file() and not (path / MEASUREMENTS).is_file() else path / MEASUREMENTS
 
 
 def _check_finished(path: Path) -> None:
@@ -145,7 +155,8 @@ def _check_finished(path: Path) -> None:
         runs = sorted(p.parent.name for p in path.parent.glob(f"*/{MANIFEST}")) if path.parent.is_dir() else []
         there = f"{path.parent} has the runs {_listed(runs)}" if runs else f"{path.parent} has no finished run"
         raise DeltawError(f"There is no run at {path}; {there}. `deltaw study` makes one.")
-    missing = [name for name in (MANIFEST, MEASUREMENTS, CLAIMS, PROMPTS) if not (path / name).is_file()]
+    files = (path / MANIFEST, _measurements_of(path), path / CLAIMS, path / PROMPTS)
+    missing = [file.name for file in files if not file.is_file()]
     if not missing:
         return
     if (path / "study.json").is_file() or len(missing) < 4:
@@ -192,9 +203,13 @@ def _claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
 
 def _read_text(path: Path) -> str:
     try:
+        if path.suffix == ".gz":
+            return gzip.decompress(path.read_bytes()).decode("utf-8")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DeltawError(f"{path} is damaged: it is not UTF-8 text ({error.reason}, byte {error.start}).") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DeltawError(f"{path} is damaged: {error}.") from error
     except OSError as error:
         raise DeltawError(f"{path} cannot be read: {error.strerror}.") from error
 

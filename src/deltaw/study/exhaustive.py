@@ -68,7 +68,7 @@ def run_interventions(
     """
     run_dir = Path(run_dir).absolute()
     results = load(run_dir)
-    study = _recipe(results.manifest) if chosen is None else chosen
+    study = recipe_of(results.manifest) if chosen is None else chosen
     _check_same(study, results.manifest, run_dir)
     out = run_dir / FOLDER
     graph = list(_graph(study, run_dir, results.manifest, sweep))
@@ -77,7 +77,8 @@ def run_interventions(
     return _finish(study, run_dir, out, results.manifest, records)
 
 
-def _recipe(manifest: Mapping[str, Any]) -> Recipe:
+def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
+    """The recipe that a run was made by. DeltawError if it has none of the known names."""
     name = manifest.get("recipe")
     if name not in RECIPES:
         raise DeltawError(
