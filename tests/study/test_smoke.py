@@ -24,6 +24,7 @@ from deltaw.results.schema import MEASUREMENT_FIELDS
 from deltaw.study.exhaustive import run_interventions
 from deltaw.study.publishing import publish
 from deltaw.study.recipes import recipe
+from deltaw.study.run import run_study
 from deltaw.study.sweeps import Sweep
 
 COMMAND = (sys.executable, "-m", "deltaw.cli")
@@ -166,6 +167,22 @@ def test_a_second_call_makes_nothing_anew_and_a_damaged_artifact_only(inline: Pa
     made = {stage["name"] for stage in manifest(copy)["stages"] if not stage["reused"]}  # type: ignore[attr-defined]
     assert made == {"tune-ssft-small-s0"}  # made again bit for bit, so what reads it is still good
     assert (copy / "measurements.jsonl").read_bytes() == (inline / "measurements.jsonl").read_bytes()
+
+
+def test_a_finished_run_is_written_anew_only_where_it_is_not_whole(inline: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(inline, copy)
+
+    def again() -> set[str]:
+        before = {path: path.stat().st_mtime_ns for path in copy.iterdir() if path.is_file()}
+        assert run_study(recipe("smoke"), copy, engine="inline") == copy / "report.html"
+        return {path.name for path, time in before.items() if path.stat().st_mtime_ns != time} - {".lock"}
+
+    assert again() == set()
+    (copy / "claims.json").write_text("[]")
+    assert {"claims.json", "report.html"} <= again()
+    assert (copy / "claims.json").read_bytes() == (inline / "claims.json").read_bytes()
+    assert again() == set()
 
 
 def test_the_example_of_the_readme_runs(inline: Path, tmp_path: Path) -> None:

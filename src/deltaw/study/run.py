@@ -1,10 +1,12 @@
 """Runs a recipe from nothing to a report: stages, then manifest, measurements, claims, prompts, figures, page."""
 
+import json
 import os
 import platform
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,17 +23,19 @@ from deltaw.results import (
     write_measurements,
     write_text_atomic,
 )
-from deltaw.study.artifacts import plain
+from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS
+from deltaw.study.artifacts import canonical, plain
 from deltaw.study.directory import claim_directory
 from deltaw.study.engine import StageRecord, execute
+from deltaw.study.fingerprint import Sources
 from deltaw.study.making import BaseConfig, TuneConfig, step_directory
 from deltaw.study.progress import Listener
 from deltaw.study.recipes import Recipe
-from deltaw.study.sheet import MEASUREMENTS
 from deltaw.study.stages import stages
 from deltaw.training.pretraining import new_model
 from deltaw.world import World
 
+REPORT, WRITTEN = "report.html", ".written.json"
 PACKAGES = ("deltaw", "torch", "numpy", "scipy", "safetensors", "pandas", "altair", "distributed")
 
 
@@ -65,7 +69,12 @@ def finish(
     engine: str,
     workers: int | None,
 ) -> Path:
-    """Gather the stages' artifacts into the files of a run, and write its report."""
+    """Gather the stages' artifacts into the files of a run, and write its report. A finished run stays as it is, unless
+    the code that would write it, or one of its files, has changed.
+    """
+    key = _key(recipe, records)
+    if all(record.reused for record in records) and _is_written(run_dir, key):
+        return run_dir / REPORT
     measurements: list[Measurement] = []
     for record in records:
         if (record.path / MEASUREMENTS).exists():
@@ -76,7 +85,35 @@ def finish(
     samples = [record.path / "prompts.jsonl" for record in records if record.name.startswith("samples-")]
     write_text_atomic(run_dir / "prompts.jsonl", "".join(path.read_text(encoding="utf-8") for path in samples))
     write_json_atomic(run_dir / "manifest.json", manifest(recipe, run_dir, records, seconds, engine, workers))
-    return write_report(run_dir)
+    report = write_report(run_dir)
+    write_json_atomic(run_dir / WRITTEN, {"key": key, "files": _digests(run_dir)})
+    return report
+
+
+def _key(recipe: Recipe, records: Sequence[StageRecord]) -> str:
+    """What the files of a run depend on, but the time and place of its making."""
+    made_from = {
+        "recipe": plain(recipe),
+        "stages": {record.name: record.digest for record in records},
+        "code": Sources().fingerprint(finish),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    return sha256(canonical(made_from).encode()).hexdigest()
+
+
+def _digests(run_dir: Path) -> dict[str, str]:
+    """sha256 of every file of the run that a reader may open, by name."""
+    files = [run_dir / name for name in (MANIFEST, MEASUREMENTS, CLAIMS, PROMPTS, REPORT)]
+    files += sorted((run_dir / "figures").glob("*.svg"))
+    return {file.relative_to(run_dir).as_posix(): sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _is_written(run_dir: Path, key: str) -> bool:
+    try:
+        found = json.loads((run_dir / WRITTEN).read_text(encoding="utf-8"))
+        return bool(found == {"key": key, "files": _digests(run_dir)})
+    except (OSError, ValueError):
+        return False  # absent or damaged: it is written anew
 
 
 def manifest(
