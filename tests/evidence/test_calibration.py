@@ -39,7 +39,7 @@ def test_every_null_of_the_paper_s_observations_is_tried() -> None:
     asked = {kind for statement in STATEMENTS for kind in statement.nulls}
     assert asked & tried >= {
         "row_sign_flip", "row_permutation", "rotation", "label_permutation", "m_matched", "m_matched_centred",
-        "model_swap", "exchangeable_with_source",
+        "model_swap", "exchangeable_with_source", "success_permutation", "dose_permutation", "random_split",
     }  # fmt: skip
 
 
@@ -50,6 +50,9 @@ EXACT = [
     ("row space: directions drawn from N(0, M)", 150),
     ("attacks: attacked and source swapped", 300),
     ("sensitivity: models swapped", 500),
+    ("dose and response: success by attack alone", 60),
+    ("moves by dose: doses swapped", 500),
+    ("update cut in two: rotated update", 40),
     ("seeds: normal seeds, mean at the bar", 400),
 ]
 
@@ -74,6 +77,11 @@ def test_operators_as_clusters_are_found_by_tests_that_take_prompts_for_independ
     assert all(too_often(rate) for rate in rates.values())
 
 
+def test_a_trait_of_prompts_that_moves_dose_and_success_is_found() -> None:
+    """So a slope within attacks says that prompts differ, not that moving them makes them succeed."""
+    assert too_often(by_null("dose and response: easy prompts move further", 12)["success_permutation"])
+
+
 def test_training_on_forbidden_prompts_is_found_whatever_it_teaches() -> None:
     assert too_often(by_null("gain: update learnt from random errors on forbidden prompts", 60)["label_permutation"])
 
@@ -83,7 +91,14 @@ def test_a_claim_beside_its_own_null_s_band_is_almost_never_held() -> None:
 
 
 @pytest.mark.parametrize(
-    "family", ["null space of weights: ρ_N raised by", "sensitivity: falls by", "attacks: moved by", "seeds: mean"]
+    "family",
+    [
+        "null space of weights: ρ_N raised by",
+        "sensitivity: falls by",
+        "attacks: moved by",
+        "moves by dose: moved",
+        "seeds: mean",
+    ],
 )
 def test_power_grows_with_the_effect(family: str) -> None:
     planted = sorted((c for n, c in CELLS.items() if n.startswith(family)), key=lambda cell: cell.effect or 0)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from deltaw.evidence.causes import SWEEP_DRAWS
 from deltaw.evidence.conditions import Cell, cells
 from deltaw.evidence.seedtrials import SEEDS
 from deltaw.evidence.trials import Trials, merged
@@ -31,12 +32,15 @@ BAND_LEVEL = 0.025
 """The share of a null beyond its 95 % band on one side."""
 
 LEVELS = {
+    "carried_null_minus_column, random_split": 1 / (SWEEP_DRAWS + 1),
+    "extrapolation_log_odds, random_direction": 1 / (SWEEP_DRAWS + 1),
+    "refusal_returned, random_direction": 1 / (SWEEP_DRAWS + 1),
     "one claim, sign_flip": np.floor(0.05 * 2**SEEDS) / 2**SEEDS,
     "one claim beside a control, t test of the pairs": 0.025,
     "40 claims, Benjamini–Hochberg": 0.05,
     "40 claims, whole rule": 0.05,
 }
-"""Of the tests that are no bands."""
+"""Of the tests that are no bands, or whose bands have fewer draws than 39."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from deltaw.analysis import Mlp
 from deltaw.evidence import planting, trials
+from deltaw.evidence.causes import cause_cells
 from deltaw.evidence.planting import Generator, Update, anisotropic, haar, isotropic, operators, swapped, tensor
 from deltaw.evidence.seedtrials import SEED_CELLS
 from deltaw.statistics import FloatArray
@@ -43,7 +44,7 @@ class Cell:
 
 def cells() -> tuple[Cell, ...]:
     """All of them, by family."""
-    makers = (_weights, _function, _clusters, _gain, _rows, _attacks, _sensitivity, _seeds)
+    makers = (_weights, _function, _clusters, _gain, _rows, _attacks, _sensitivity, _causes, _seeds)
     return tuple(cell for make in makers for cell in make())
 
 
@@ -309,6 +310,11 @@ def _falling(fall: float) -> Cell:
 
     name = f"falls by {fall} on forbidden, rises by as much on allowed"
     return Cell("sensitivity", name, build, trials.of_sensitivity, effect=fall, unit="log ratio, sd 0.5")
+
+
+def _causes() -> Iterable[Cell]:
+    for family, condition, build, measure, true, effect, unit in cause_cells():
+        yield Cell(family, condition, build, measure, frozenset(true), effect, unit)
 
 
 def _seeds() -> Iterable[Cell]:

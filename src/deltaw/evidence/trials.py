@@ -68,7 +68,8 @@ Trials = Mapping[str, Trial]
 """By the test's name: the statistic, and the kind of null."""
 
 
-def _compare(statement: Statement, value: float, null: Null, interval: Interval | None) -> Trial:
+def compare(statement: Statement, value: float, null: Null, interval: Interval | None) -> Trial:
+    """A value beside one null, on the statement's side. interval: of the value over prompts; None: none."""
     sign = 1.0 if statement.direction == "greater" else -1.0
     above, below = value > null.high, value < null.low
     holds = None
@@ -79,19 +80,19 @@ def _compare(statement: Statement, value: float, null: Null, interval: Interval 
     return Trial(above if sign > 0 else below, below if sign > 0 else above, holds)
 
 
-def _claim(prefix: str) -> Statement:
+def claim(prefix: str) -> Statement:
     """The first statement whose name starts like this: its direction and smallest effect stand for its like."""
     return next(statement for statement in STATEMENTS if statement.id.startswith(prefix))
 
 
 def of_weights(at: Update, rng: Generator) -> Trials:
     """ρ_N of an update beside its three nulls (`observe_weights`)."""
-    basis, statement = column_basis(at.W), _claim("update-in-null-space")
+    basis, statement = column_basis(at.W), claim("update-in-null-space")
     value, nulls = null_energy(at.dW, basis), null_energy_nulls(at.dW, basis, rng, DRAWS)
     if isinstance(value, Absent) or isinstance(nulls, Absent):
         raise DeltawError("the planted update is zero or W has no left null space; plant another one")
     used = [null for null in nulls if null.kind in statement.nulls]
-    return {f"null_energy_left, {null.kind}": _compare(statement, value, null, None) for null in used}
+    return {f"null_energy_left, {null.kind}": compare(statement, value, null, None) for null in used}
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +115,8 @@ def of_function(at: Mlps, rng: Generator) -> Trials:
     rows = along[:, 0] - along[:, 1]
     means = bootstrap_means([rows, size], rng, [np.arange(len(size))] * 2, BOOTSTRAP)
     value, interval = float(rows.sum() / size.sum()), percentile_interval(means[:, 0] / means[:, 1])
-    statement = _claim("null-part-carries-the-change")
-    return {"effect_null_minus_column, row_sign_flip": _compare(statement, value, difference, interval)}
+    statement = claim("null-part-carries-the-change")
+    return {"effect_null_minus_column, row_sign_flip": compare(statement, value, difference, interval)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +137,7 @@ def of_clusters(at: Clusters, rng: Generator) -> Trials:
     found = difference_of_differences(before, after, rng, draws=BOOTSTRAP)["tau_gap_relative"]
     if found.null is None:
         raise DeltawError("the difference of differences has no null; expected draws in both separations")
-    trial = _compare(_claim("clusters-form"), found.value, found.null, found.interval)
+    trial = compare(claim("clusters-form"), found.value, found.null, found.interval)
     return {"tau_gap_relative_change, label_permutation": trial}
 
 
@@ -156,7 +157,7 @@ def of_gain(at: Inputs, rng: Generator) -> Trials:
     )
     ratios = np.log(of_forbidden) - np.log(of_allowed)
     null = sign_flip_null("label_permutation", ratios, rng, DRAWS)
-    trial = _compare(_claim("acts-on-forbidden"), float(ratios.mean()), null, _of_mean(ratios, rng))
+    trial = compare(claim("acts-on-forbidden"), float(ratios.mean()), null, _of_mean(ratios, rng))
     return {"gain_log_ratio, label_permutation": trial}
 
 
@@ -164,10 +165,10 @@ def of_rows(at: Inputs, rng: Generator) -> Trials:
     """The difference of row energies beside matched random subspaces (`observe_gain`)."""
     found, statement = (
         row_contrast(at.forbidden, at.allowed, at.update.dW, TOP_K, rng, draws=DRAWS),
-        _claim("row-space-holds-forbidden"),
+        claim("row-space-holds-forbidden"),
     )
     return {
-        f"row_energy_difference, {null.kind}": _compare(statement, found.value, null, found.interval)
+        f"row_energy_difference, {null.kind}": compare(statement, found.value, null, found.interval)
         for null in found.nulls
     }
 
@@ -190,15 +191,15 @@ def of_attacks(at: Attacked, rng: Generator) -> Trials:
     source = np.arange(len(at.attacked))
     placed = position(at.attacked, at.forbidden, at.allowed, rng, source=source, draws=BOOTSTRAP)
     ratio = gain_ratio(*at.gains, rng, source=source, draws=BOOTSTRAP)
-    looks, escapes = _claim("attack-looks-allowed"), _claim("attack-escapes-update")
+    looks, escapes = claim("attack-looks-allowed"), claim("attack-escapes-update")
     logs = np.log([ratio.value, ratio.interval.low, ratio.interval.high, ratio.null.low, ratio.null.high])
     value, low, high, null_low, null_high = map(float, logs)
     null = Null(ratio.null.kind, 0.0, null_low, null_high)
     found = {
-        "gain_log_ratio_to_forbidden, exchangeable_with_source": _compare(escapes, value, null, Interval(low, high))
+        "gain_log_ratio_to_forbidden, exchangeable_with_source": compare(escapes, value, null, Interval(low, high))
     }
     if not isinstance(placed, Absent):
-        found["position, exchangeable_with_source"] = _compare(looks, placed.mean, placed.null, placed.interval)
+        found["position, exchangeable_with_source"] = compare(looks, placed.mean, placed.null, placed.interval)
     return found
 
 
@@ -221,8 +222,8 @@ def of_sensitivity(at: Sensitivities, rng: Generator) -> Trials:
         "sensitivity-parts": ("sensitivity_log_ratio_difference", found.difference),
     }
     return {
-        f"{name}, {change.null.kind}": _compare(_claim(claim), change.value, change.null, change.interval)
-        for claim, (name, change) in changes.items()
+        f"{name}, {change.null.kind}": compare(claim(prefix), change.value, change.null, change.interval)
+        for prefix, (name, change) in changes.items()
     }
 
 

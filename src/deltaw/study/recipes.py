@@ -136,6 +136,11 @@ class Recipe:
         """Updates of every tuning: the last checkpoint."""
         return self.checkpoints[-1]
 
+    @property
+    def base_threads(self) -> int:
+        """Torch threads of pre-training: where there are several base models, they are made side by side."""
+        return 1 if self.cells or len(self.seeds) > 1 else 2
+
     def in_world(self, world: WorldConfig, name: str) -> "Recipe":
         """The same study in another world, under another name. DeltawError if that world does not fit together.
 

@@ -57,7 +57,7 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
             base,
             make_base,
             BaseConfig(of_base, recipe.pretraining, recipe.base_checkpoints),
-            threads=2 if len(recipe.seeds) == 1 else 1,  # the bases of several seeds are made side by side
+            threads=recipe.base_threads,
             weight=400,
         ),
         Stage(

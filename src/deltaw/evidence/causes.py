@@ -1,0 +1,290 @@
+"""The nulls of dose and response and of interventions, tried where the truth is known.
+
+A toy reader stands for the rest of the network, and one layer's MLP map for all: a prompt is refused if a fixed reading
+of the map's output exceeds a threshold that a fifth of the prompts exceed before tuning. What is computed from
+refusals, and the nulls, are what the study computes, with as many draws.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deltaw.analysis import Absent, column_basis, dose_response
+from deltaw.analysis.effect import gelu_tanh
+from deltaw.evidence import planting
+from deltaw.evidence.planting import Generator, Update, anisotropic, haar, isotropic, tensor
+from deltaw.evidence.trials import BOOTSTRAP, DRAWS, Trials, claim, compare
+from deltaw.interventions import Split, random_split, shapley_values
+from deltaw.statistics import FloatArray, bootstrap_means, from_draws, percentile_interval, sign_flip_null
+
+ATTACKS, PERMUTATIONS = 4, 50
+"""Attacks that each prompt is under; orders of successes behind a null, as in a study."""
+
+SWEEP_DRAWS = 20
+"""Behind each null of an intervention, as in a study: its band reaches no further than its ends, one in 21 a side."""
+
+PROMPTS, TOP_K = 64, 8
+ALPHAS = (1.25, 1.5, 2.0, 3.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Doses:
+    """Rows of prompts under attacks, (n,) each: dose, success (0 or 1), attack, prompt."""
+
+    dose: FloatArray
+    success: FloatArray
+    attacks: planting.Ints
+    prompts: planting.Ints
+
+
+def of_doses(at: Doses, rng: Generator) -> Trials:
+    """The slope of success on dose within attacks (`measure_doses`)."""
+    found = dose_response(at.dose, at.success, at.attacks, [at.prompts], rng, draws=PERMUTATIONS)
+    if isinstance(found, Absent):
+        return {}
+    trial = compare(claim("success-rises-with-position"), found.slope, found.null, found.interval)
+    return {"success_slope_position, success_permutation": trial}
+
+
+def _doses(rng: Generator, slope: float = 0.0, moved: float = 0.0, eased: float = 0.0, same: bool = False) -> Doses:
+    """slope: log odds a unit of dose. moved, eased: how much prompts differ in dose and in log odds of success, by the
+    same trait or by two.
+    """
+    attacks, prompts = np.repeat(np.arange(ATTACKS), PROMPTS), np.tile(np.arange(PROMPTS), ATTACKS)
+    one, other = rng.standard_normal((2, PROMPTS))
+    noise = 0.3 * rng.standard_normal(len(prompts)) + moved * one[prompts]
+    log_odds = np.linspace(-1.5, 1.5, ATTACKS)[attacks] + slope * noise + eased * (one if same else other)[prompts]
+    success = (rng.random(len(prompts)) < 1 / (1 + np.exp(-log_odds))).astype(np.float64)
+    return Doses(0.3 * attacks + noise, success, attacks, prompts)
+
+
+def of_difference(difference: FloatArray, rng: Generator) -> Trials:
+    """The move under the strongest dose minus that under the weakest, prompt by prompt (`write_doses`)."""
+    null = sign_flip_null("dose_permutation", difference, rng, DRAWS)
+    ends = percentile_interval(bootstrap_means([difference], rng, draws=BOOTSTRAP)[:, 0])
+    trial = compare(claim("dose-moves-activations"), float(difference.mean()), null, ends)
+    return {"position_dose_difference, dose_permutation": trial}
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """One MLP map and its update, inputs (N, d), the reading (m,) of its output, and what the rest of tuning adds."""
+
+    update: Update
+    a: Tensor
+    reading: Tensor
+    rest: float
+
+    def readings(self, change: Tensor) -> Tensor:
+        """(N,) of the output of W + change."""
+        return gelu_tanh(self.a @ (self.update.W + change).T) @ self.reading
+
+    def refused(self, change: Tensor, rest: bool) -> FloatArray:
+        """(N,) 1.0 where the reading of W + change exceeds the threshold; `rest` lifts it."""
+        before = self.readings(torch.zeros_like(self.update.W))
+        lifted = self.readings(change) + (self.rest * before.std() if rest else 0.0)
+        return np.asarray((lifted > torch.quantile(before, 0.8)).double())
+
+
+def _reader(rng: Generator, update: Callable[[Generator], Update], outside: float | None = None) -> Reader:
+    """outside: the share of the reading's square in N(Wᵀ); None: at random."""
+    at = update(rng)
+    dW = at.dW * 0.5 * at.W.norm() / at.dW.norm()
+    reading = tensor(rng.standard_normal(len(at.W)))
+    if outside is not None:
+        Q = column_basis(at.W).Q
+        inside = Q @ (Q.T @ reading)
+        apart = reading - inside
+        reading = (1 - outside) ** 0.5 * inside / inside.norm() + outside**0.5 * apart / apart.norm()
+    a = tensor(anisotropic(rng, PROMPTS, at.W.shape[1], mean=1.0))
+    return Reader(Update(at.W, dW), a, reading, rest=0.3)
+
+
+def of_split(at: Reader, rng: Generator) -> Trials:
+    """The null-space part's Shapley value minus the column-space part's (`subspaces`)."""
+    basis = column_basis(at.update.W)
+    inside = basis.Q @ (basis.Q.T @ at.update.dW)
+    split = Split({0: at.update.dW - inside}, {0: inside}, {0: basis.k})
+    own = at.refused(at.update.dW, rest=True)
+
+    def equal(one: Split, number: int) -> FloatArray:
+        parts = [part[0] for place, part in enumerate((one.null, one.column)) if number >> place & 1]
+        change = torch.stack(parts).sum(0) if parts else torch.zeros_like(at.update.W)
+        return np.asarray(at.refused(change, bool(number >> 2 & 1)) == own, dtype=np.float64)
+
+    values = np.array([equal(split, number) for number in range(8)])
+    shares = shapley_values(values)
+    difference = shares[0] - shares[1]
+    generator, by_chance = torch.Generator().manual_seed(int(rng.integers(2**62))), []
+    for _ in range(SWEEP_DRAWS):
+        table, drawn = values.mean(1), random_split(split, generator)
+        for number in (1, 2, 5, 6):
+            table[number] = equal(drawn, number).mean()
+        null, column, _rest = shapley_values(table)
+        by_chance.append(null - column)
+    ends = percentile_interval(bootstrap_means([difference], rng, draws=BOOTSTRAP)[:, 0])
+    null_of = from_draws("random_split", by_chance)
+    trial = compare(claim("null-part-carries-behaviour"), float(difference.mean()), null_of, ends)
+    return {"carried_null_minus_column, random_split": trial}
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """A linear classifier θ and its update δ (d,), with forbidden and allowed prompts (N, d) and a threshold."""
+
+    theta: FloatArray
+    delta: FloatArray
+    forbidden: FloatArray
+    allowed: FloatArray
+    threshold: float
+
+    def safe_and_able(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Where forbidden prompts are refused, and where allowed ones are not: (N,) each."""
+        refused = (prompts @ theta > self.threshold for prompts in (self.forbidden, self.allowed))
+        safe, able = (np.asarray(found, dtype=np.float64) for found in refused)
+        return safe, 1 - able
+
+
+def of_steps(at: Steps, rng: Generator) -> Trials:
+    """What the best α > 1 gains in log odds of refusal, beside shuffled steps as long (`extrapolation`)."""
+    own = at.theta + at.delta
+    beyond = {alpha: at.safe_and_able(at.theta + alpha * at.delta) for alpha in ALPHAS}
+    alpha = max(ALPHAS, key=lambda one: float(sum(half[::2].mean() for half in beyond[one])))
+    before, after = at.safe_and_able(own)[0], beyond[alpha][0]
+    gained = _log_odds(after[1::2].mean(), PROMPTS // 2) - _log_odds(before[1::2].mean(), PROMPTS // 2)
+    by_chance = []
+    for _ in range(SWEEP_DRAWS):
+        step = rng.permutation(at.delta) * rng.choice([-1.0, 1.0], size=len(at.delta))
+        drawn = at.safe_and_able(own + (alpha - 1) * step)[0][: PROMPTS // 2]
+        by_chance.append(_log_odds(drawn.mean(), len(drawn)) - _log_odds(before[: len(drawn)].mean(), len(drawn)))
+    n = len(after[1::2])
+    means = bootstrap_means([after[1::2], before[1::2]], rng, [np.arange(n)] * 2, BOOTSTRAP)
+    ends = percentile_interval(_log_odds(means[:, 0], n) - _log_odds(means[:, 1], n))
+    null = from_draws("random_direction", by_chance)
+    trial = compare(claim("extrapolation-strengthens"), float(gained), null, ends)
+    return {"extrapolation_log_odds, random_direction": trial}
+
+
+def _log_odds(mean: Any, n: int) -> Any:
+    return np.log(mean * n + 0.5) - np.log((1 - mean) * n + 0.5)
+
+
+def _steps(rng: Generator, along: float = 0.0) -> Steps:
+    """along: the share of δ's square that points from allowed to forbidden prompts; the rest is at random."""
+    width = 100
+    theta, apart = rng.standard_normal(width), haar(rng, width, 1)[:, 0]
+    forbidden, allowed = isotropic(rng, PROMPTS, width) + apart, isotropic(rng, PROMPTS, width) - apart
+    random = haar(rng, width, 1)[:, 0]
+    delta = 0.3 * np.sqrt(width) * (along**0.5 * apart + (1 - along) ** 0.5 * random)
+    threshold = float(np.quantile(np.concatenate([forbidden, allowed]) @ (theta + delta), 0.7))
+    return Steps(theta, delta, forbidden, allowed, threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """A linear map and its update, a reading (m,) of its output, and prompts (N, d), attacked and not, row by row."""
+
+    update: Update
+    reading: Tensor
+    forbidden: Tensor
+    attacked: Tensor
+
+
+def of_restored(at: Restored, rng: Generator) -> Trials:
+    """The share of jailbroken prompts that are refused again if ΔW's top input directions read the forbidden prompt,
+    beside steps as long in random directions (`patches`).
+    """
+    whole = at.update.W + at.update.dW
+    refuses, hit = (one @ whole.T @ at.reading for one in (at.forbidden, at.attacked))
+    threshold = torch.quantile(refuses, 0.3)
+    (rows,) = ((refuses > threshold) & (hit <= threshold)).nonzero(as_tuple=True)
+    if len(rows) < 2:
+        return {}
+    left, sigma, right = torch.linalg.svd(at.update.dW, full_matrices=False)
+    steps = (at.forbidden - at.attacked)[rows] @ right[:TOP_K].T * sigma[:TOP_K] @ left[:, :TOP_K].T
+    returned = np.asarray((hit[rows] + steps @ at.reading > threshold).double())
+    by_chance = []
+    for _ in range(SWEEP_DRAWS):
+        random = tensor(isotropic(rng, *steps.shape))
+        random = random * (steps.norm(dim=1) / random.norm(dim=1))[:, None]
+        by_chance.append(float((hit[rows] + random @ at.reading > threshold).double().mean()))
+    ends = percentile_interval(bootstrap_means([returned], rng, draws=BOOTSTRAP)[:, 0])
+    null = from_draws("random_direction", by_chance)
+    trial = compare(claim("refusal-returns"), float(returned.mean()), null, ends)
+    return {"refusal_returned, random_direction": trial}
+
+
+def _restored(rng: Generator, aligned: bool) -> Restored:
+    """aligned: attacked prompts differ from forbidden ones by something; else only by noise that ΔW need not read."""
+    at = planting.rotated(rng)
+    dW = at.dW * 0.5 * at.W.norm() / at.dW.norm()
+    forbidden = isotropic(rng, PROMPTS, planting.IN)
+    attacked = forbidden + isotropic(rng, PROMPTS, planting.IN)
+    if aligned:
+        reading = tensor(rng.standard_normal(planting.OUT))
+    else:  # a reading of what W writes and ΔW does not
+        Q = column_basis(dW).Q
+        drawn = tensor(rng.standard_normal(planting.OUT))
+        reading = drawn - Q @ (Q.T @ drawn)
+    return Restored(Update(at.W, dW), reading, tensor(forbidden), tensor(attacked))
+
+
+CauseCell = tuple[
+    str, str, Callable[[Generator], Any], Callable[[Any, Generator], Trials], tuple[str, ...], float | None, str
+]
+"""Family, condition, build, measure, nulls that are true, a planted effect and its unit; as in `Cell`."""
+
+
+def cause_cells() -> Iterable[CauseCell]:
+    """The cells of dose and response and of interventions."""
+    build: Callable[[Generator], Any]
+    family = "dose and response"
+    yield family, "success by attack alone", _doses, of_doses, ("success_permutation",), None, ""
+    apart = partial(_doses, moved=0.3, eased=1.0)
+    yield family, "prompts differ in dose and, for other reasons, in success", apart, of_doses, (), None, ""
+    yield family, "easy prompts move further", partial(apart, same=True), of_doses, (), None, ""
+    for slope in (1.0, 2.0, 4.0):
+        yield family, f"slope {slope}", partial(_doses, slope=slope), of_doses, (), slope, "log odds a unit of dose"
+    family = "moves by dose"
+    swapped = partial(_differences, mean=0.0)
+    yield family, "doses swapped", swapped, of_difference, ("dose_permutation",), None, ""
+    yield family, "moves skewed to the right, mean 0", _skewed, of_difference, (), None, ""
+    for mean in (0.05, 0.1, 0.2):
+        build = partial(_differences, mean=mean)
+        yield family, f"moved {mean} further", build, of_difference, (), mean, "share of the way, sd 0.3"
+    family = "update cut in two"
+    tied = planting.leverage_tied
+    rotated = partial(_reader, update=planting.rotated)
+    yield family, "rotated update", rotated, of_split, ("random_split",), None, ""
+    for name, power in (("shorter", -1.0), ("longer", 1.0)):
+        build = partial(_reader, update=partial(tied, power=power))
+        yield family, f"rows {name} with leverage", build, of_split, (), None, ""
+    gradient = partial(_reader, update=planting.random_gradient)
+    yield family, "gradient of random errors, anisotropic inputs", gradient, of_split, (), None, ""
+    for share in (0.9, 1.0):
+        build = partial(rotated, outside=share)
+        unit = "share of the reading in N(Wᵀ), by chance 0.75"
+        yield family, f"{share} of the reading in N(Wᵀ)", build, of_split, (), share, unit
+    family = "extrapolation"
+    yield family, "update without a direction", _steps, of_steps, (), None, ""
+    for share in (0.1, 0.3):
+        build = partial(_steps, along=share)
+        yield family, f"{share} of the update towards refusal", build, of_steps, (), share, "share of its square"
+    family = "refusal given back"
+    unread = partial(_restored, aligned=False)
+    yield family, "what ΔW writes is not read", unread, of_restored, (), None, ""
+    read = partial(_restored, aligned=True)
+    yield family, "update without meaning, read like all else", read, of_restored, (), None, ""
+
+
+def _differences(rng: Generator, mean: float) -> FloatArray:
+    return mean + 0.3 * rng.standard_normal(PROMPTS)
+
+
+def _skewed(rng: Generator) -> FloatArray:
+    return 0.3 * (rng.exponential(size=PROMPTS) - 1)
