@@ -234,7 +234,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     journal = (out / "tensors.jsonl").read_bytes()
     assert journal.count(b"\n") == 6
     with (out / "tensors.jsonl").open("ab") as file:
-        file.write(b'{"module": "half a li')
+        file.write(b'{"part": "half a li')
     compare(a, b, out)
     assert (out / "tensors.jsonl").read_bytes().startswith(journal)
     assert (out / "measurements.jsonl").read_bytes() == (tmp_path / "whole" / "measurements.jsonl").read_bytes()

@@ -6,12 +6,11 @@ OUT/claims.json         the study's claims about weights             } `deltaw.l
 OUT/manifest.json       what was compared, skipped, absent           }
 """
 
-import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 
 from deltaw.analysis.large import After, LowRank
 from deltaw.errors import DeltawError
+from deltaw.pairs.journal import Journal
 from deltaw.pairs.layouts import Module, Piece, candidates, find_modules
 from deltaw.pairs.lora import Adapter, is_adapter, open_adapter
 from deltaw.pairs.measure import Found, measure
@@ -28,7 +28,7 @@ from deltaw.pairs.weights import Checkpoint, find_directory, open_checkpoint
 from deltaw.results import Measurement, write_claims, write_json_atomic, write_measurements, write_text_atomic
 from deltaw.results.schema import MEASUREMENT_FIELDS
 
-FORMAT, JOURNAL = "deltaw-compare-1", "tensors.jsonl"
+FORMAT, JOURNAL = "deltaw-compare-2", "tensors.jsonl"
 
 
 @dataclass(frozen=True)
@@ -157,15 +157,13 @@ def compare(
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        done = _open_journal(out / JOURNAL, header)
+        journal, done = _open_journal(out / JOURNAL, header)
         for place, module in enumerate(modules, start=1):
-            found = done.get(module.name)
-            if found is None:
-                found = _compare_one(sources, module, curve)
-                _append(out / JOURNAL, _record(module.name, found))
-                done[module.name] = found
+            if module.name not in done:
+                done[module.name] = found = _compare_one(sources, module, curve)
+                journal.part(module.name, partial(_record, found))
             if listener is not None:
-                listener(Progress(place, len(modules), module.name, found))
+                listener(Progress(place, len(modules), module.name, done[module.name]))
         _finish(out, sources, modules, done, skipped, header, time.perf_counter() - started)
     except OSError as error:
         raise DeltawError(
@@ -202,52 +200,25 @@ def _part(sources: Sources, piece: Piece) -> tuple[torch.Tensor, After]:
     return before, after
 
 
-def _open_journal(path: Path, header: Mapping[str, Any]) -> dict[str, Found]:
-    """What an earlier run finished; a line that it did not write to its end is cut off."""
-    if not path.exists() or path.stat().st_size == 0:
-        if path.parent.is_dir() and any(path.parent.iterdir()) and not path.exists():
-            raise DeltawError(f"{path.parent} is not empty and holds no comparison; give another directory with --out")
-        _append(path, dict(header))
-        return {}
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if len(whole) < len(text):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
+def _open_journal(path: Path, header: Mapping[str, Any]) -> tuple[Journal, dict[str, Found]]:
+    """The journal, and what an earlier run finished."""
+    if path.parent.is_dir() and any(path.parent.iterdir()) and not path.exists():
+        raise DeltawError(f"{path.parent} is not empty and holds no comparison; give another directory with --out")
+    journal = Journal.open(path, header, "another comparison")
     try:
-        records = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
-        if not records:
-            _append(path, dict(header))
-            return {}
-        if records[0] != header:
-            differs = [key for key in header if records[0].get(key) != header[key]]
-            raise DeltawError(
-                f"{path} belongs to another comparison (its {', '.join(differs)} differ); give another directory with "
-                "--out, or remove this one"
-            )
-        return {record["module"]: _found(record) for record in records[1:]}
+        return journal, {name: _found(name, value) for name, value in journal.parts.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DeltawError(f"{path} is damaged ({error}); remove it to compare anew") from error
 
 
-def _record(name: str, found: Found) -> dict[str, Any]:
+def _record(found: Found) -> dict[str, Any]:
     lines = [{key: value for key in MEASUREMENT_FIELDS if (value := getattr(x, key)) is not None} for x in found.lines]
-    return {"module": name, "absent": found.absent, "measurements": lines}
+    return {"absent": found.absent, "measurements": lines}
 
 
-def _found(record: Mapping[str, Any]) -> Found:
+def _found(name: str, record: Mapping[str, Any]) -> Found:
     lines = [Measurement(**line) for line in record["measurements"]]
-    return Found({"module": record["module"]}, lines, dict(record["absent"]))
-
-
-def _append(path: Path, record: Mapping[str, Any]) -> None:
-    """One line, in one write, on the disk before the next matrix is begun."""
-    line = (json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n").encode()
-    with path.open("ab", buffering=0) as file:
-        written = file.write(line)
-        if written != len(line):
-            raise OSError(None, "the disk is full")
-        os.fsync(file.fileno())
+    return Found({"module": name}, lines, dict(record["absent"]))
 
 
 def _finish(

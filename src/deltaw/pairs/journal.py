@@ -18,8 +18,11 @@ class Journal:
     parts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path, header: Mapping[str, Any]) -> "Journal":
-        """The journal at `path`, begun if there is none. DeltawError if it belongs to other work, or is damaged."""
+    def open(cls, path: Path, header: Mapping[str, Any], work: str = "other work") -> "Journal":
+        """The journal at `path`, begun if there is none. DeltawError if it belongs to other work, or is damaged.
+
+        work: what a journal with another header belongs to, in the message.
+        """
         header = json.loads(json.dumps(header))  # as it will be read back
         journal = cls(path)
         whole = path.read_bytes() if path.exists() else b""
@@ -35,7 +38,7 @@ class Journal:
             if records[0] != header:
                 differs = [key for key in header if records[0].get(key) != header[key]]
                 raise DeltawError(
-                    f"{path} belongs to other work (its {', '.join(differs) or 'header'} differ); give another "
+                    f"{path} belongs to {work} (its {', '.join(differs) or 'header'} differ); give another "
                     "directory with --out, or remove this file"
                 )
             journal.parts = {record["part"]: record["value"] for record in records[1:]}
