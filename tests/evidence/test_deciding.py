@@ -11,7 +11,7 @@ from deltaw.evidence.deciding import LEAST_SEEDS, Weighed, adjust, verdicts, wei
 from deltaw.evidence.reading import Collected, Found
 from deltaw.results import Claim
 from deltaw.results.schema import Null
-from deltaw.statistics import benjamini_hochberg, t_interval, t_power, t_test
+from deltaw.statistics import Interval, benjamini_hochberg, t_interval, t_power, t_test
 
 STATEMENT = Statement("planted", 2, "it is large", "", Query("statistic", ("model",)), smallest_effect=1.0)
 CLEAR = (2.0, 2.1, 1.9, 2.2, 1.8, 2.0)
@@ -128,3 +128,14 @@ def test_one_seed_has_no_p() -> None:
     claim = one(STATEMENT, seeds([2.0]))
     assert (claim.p, claim.p_adjusted, claim.power, claim.seeds_needed) == (None, None, None, None)
     assert adjust([weigh(STATEMENT, seeds([2.0]))]) == {}
+
+
+def test_one_seed_of_a_study_that_decides_leaves_a_claim_undecided() -> None:
+    alone = Found(1.0, Interval(0.9, 1.1), 400, {})
+    for smallest, said in ((0.5, "the interval lies beyond"), (2.0, "the interval does not reach")):
+        found = weigh(replace(STATEMENT, smallest_effect=smallest), Collected({101: alone}, {}))
+        explored, decided = (verdicts([found], exploratory)[0] for exploratory in (True, False))
+        assert explored.verdict == ("holds" if smallest < 1 else "fails")
+        assert decided.verdict == "undecided"
+        assert said in decided.why
+        assert decided.power is None

@@ -195,6 +195,8 @@ def _claim(one: Weighed, adjusted: float | None, tested: int, exploratory: bool)
     if one.value is None:
         return Claim(**common, verdict="undecided", why="this study has no measurement of it")
     verdict, why = rule(one, adjusted, tested)
+    if not exploratory and (one.unit != "seed" or (one.n or 0) < 2):
+        verdict, why = "undecided", f"of this study's seeds only one has it, whose prompts alone say: {why}"
     power, needed = None, None
     if verdict == "undecided" and one.bars and adjusted is not None and not one.missing:
         power, needed = outlook(one, adjusted)
