@@ -214,6 +214,16 @@ def test_several_seeds_become_a_mean_with_their_range(tmp_path: Path) -> None:
     assert len(nulls(joined.take("null_energy_left", last=True, **where))) == 4
 
 
+def test_captions_and_tables_of_several_seeds_say_what_their_ends_are(tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "all", seeds=(0, 1))
+    text = write_report(directory).read_text(encoding="utf-8")
+    assert "least to greatest of the seeds" in text
+    assert "least, greatest of the seeds" in text
+    assert not re.search(r"[Ww]hiskers[^.;<]{0,30}95 % (?!bands)", text)
+    once = write_report(write_run(tmp_path / "one")).read_text(encoding="utf-8")
+    assert "of the seeds" not in once.partition('id="claims"')[2].partition('id="words"')[0]
+
+
 def test_take_selects_and_values_counts_each_value_once(run: Path) -> None:
     tables = Tables(deltaw.load(run))
     lines = tables.take("null_energy_left", last=True, layer=1.0, model="dpo-medium")

@@ -41,6 +41,17 @@ CONTROL_NAMES = {
     "benign": "control: no refusals",
     "noise": "control: coin",
 }
+CONTROL_LOOKS: Mapping[str, tuple[tuple[int, ...], str]] = {
+    "other": ((2, 2), "triangle-up"),
+    "operators": ((7, 2, 1, 2), "triangle-down"),
+    "benign": ((1, 3), "square"),
+    "noise": ((5, 4), "cross"),
+}
+PROTOCOL_CONTROLS: Mapping[str, tuple[tuple[int, ...], str]] = {
+    "dpo": ((4, 2, 1, 2, 1, 2), "triangle-right"),
+    "unlearn": ((8, 2, 2, 2), "triangle-left"),
+}
+"""Dash and marker of each control of SSFT; of another protocol's."""
 ATTACKS = ("co_task", "co_text", "misgen_token", "misgen_text", "left_out", "soft_weak", "soft_strong")
 NULL_NAMES = {
     "label_permutation": "labels permuted",
@@ -122,10 +133,10 @@ def _series(record: Mapping[str, Any], config: Mapping[str, Any]) -> Series:
     small = strength == "small"
     if control is not None:
         label = CONTROL_NAMES.get(control, f"control: {control}")
+        dash, shape = CONTROL_LOOKS.get(control, ((2, 2), "triangle-up"))
         if protocol not in (None, "ssft"):
-            label += f" ({protocol_name(protocol, config)})"
-        dash = (7, 2, 1, 2) if control == "operators" else (2, 2)
-        shape = "triangle-down" if control == "operators" else "triangle-up"
+            label = f"control: {control}, {protocol_name(protocol, config)}"
+            dash, shape = PROTOCOL_CONTROLS.get(protocol, (dash, shape))
         return Series(model, label, None, light("control"), dash, shape, small, control, strength)
     name = protocol_name(protocol, config) if protocol else model
     label = f"{name}, {strength}" if strength else name

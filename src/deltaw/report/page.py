@@ -1,7 +1,9 @@
 """The page: one HTML file that needs nothing but itself, from a run's results."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from itertools import groupby
@@ -14,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from deltaw.errors import DeltawError
 from deltaw.report import claims_table, comparison
 from deltaw.report.charts import SECTIONS, sections
-from deltaw.report.drawing import Drawing
+from deltaw.report.drawing import Drawing, Figure
 from deltaw.report.following import ENDS, STRATA
 from deltaw.report.grid import Grid, grid_figure, tables_of
 from deltaw.report.looks import COLOURS, number, set_name, share
@@ -55,9 +57,22 @@ def write_report(run_dir: Path) -> Path:
         return _write(run_dir, charts_, render_comparison(results, pair, charts_, lacking))
     tables = Tables(results)
     found = sections(tables)
-    drawn = {name: [figure.draw() for figure in section.figures] for name, section in found.items()}
+    drawn = {
+        name: [said_of_seeds(figure, tables.seeds).draw() for figure in section.figures]
+        for name, section in found.items()
+    }
     missing = {name: section.missing for name, section in found.items()}
     return _write(run_dir, drawn, render(results, tables, drawn, missing))
+
+
+_WHISKERS = re.compile(r"([Ww]hiskers(?: in colour)?)(?:: | are )95 % (?:\w+ )?intervals(?: over \w+| of the mean)?")
+
+
+def said_of_seeds(figure: Figure, seeds: int) -> Figure:
+    """The figure with a caption that says what whiskers are: of several seeds, their ends."""
+    if seeds == 1:
+        return figure
+    return replace(figure, caption=_WHISKERS.sub(r"\1: least to greatest of the seeds", figure.caption))
 
 
 def _write(run_dir: Path, drawn: Mapping[str, Sequence[Drawing]], text: str) -> Path:
@@ -223,9 +238,13 @@ def _learning_rates(manifest: Mapping[str, Any]) -> str:
     return f" ({'; '.join(listed)})" if listed else ""
 
 
+def _ends(tables: Tables) -> str:
+    return "95 % interval" if tables.seeds == 1 else "least, greatest of the seeds"
+
+
 def _rate_tables(tables: Tables) -> list[dict[str, Any]]:
     """The numbers of the behaviour figure, at the end and at the matched checkpoint, and the base's strata."""
-    found = []
+    found, ends = [], _ends(tables)
     for stage, title in (
         ("behaviour", "at the end"),
         ("matched", "at the matched checkpoint, the first that refuses enough"),
@@ -243,7 +262,7 @@ def _rate_tables(tables: Tables) -> list[dict[str, Any]]:
                 "update",
                 *(f"{statistic.removesuffix('_rate')}, {set_name(name)}" for statistic, name, _ in ENDS),
             ]
-            found.append({"title": f"Behaviour {title}, in per cent [95 % interval]", "columns": columns, "rows": body})
+            found.append({"title": f"Behaviour {title}, in per cent [{ends}]", "columns": columns, "rows": body})
     found += _targets(tables)
     strata = values(
         tables.take("comply_rate", stage="pretrain", last=True, set=tuple(f"pretrain/{name}" for name in STRATA))
@@ -253,8 +272,9 @@ def _rate_tables(tables: Tables) -> list[dict[str, Any]]:
             [str(row["set"]).removeprefix("pretrain/").replace("_", " "), _rate(row), f"{row['n']:.0f}"]
             for row in strata.to_dict("records")
         ]
-        title = "The base model by stratum: exact answers to held-out prompts, in per cent [95 % interval]"
-        found.append({"title": title, "columns": ["stratum", "exact answers", "prompts"], "rows": rows_})
+        title = f"The base model by stratum: exact answers to held-out prompts, in per cent [{ends}]"
+        unit = "prompts" if tables.seeds == 1 else "seeds"
+        found.append({"title": title, "columns": ["stratum", "exact answers", unit], "rows": rows_})
     spread = spread_table(tables)
     return [*found, spread] if spread else found
 
@@ -269,7 +289,7 @@ def _targets(tables: Tables) -> list[dict[str, Any]]:
     for one in tables.of(*frame["model"]):
         mine = {str(row["set"]): row for row in frame[frame["model"] == one.model].to_dict("records")}
         rows.append([one.label, *(_rate(mine[name]) if name in mine else "–" for name in sets)])
-    title = "Controls: answers that are exactly what the control teaches, in per cent [95 % interval]"
+    title = f"Controls: answers that are exactly what the control teaches, in per cent [{_ends(tables)}]"
     return [{"title": title, "columns": ["model", *map(set_name, sets)], "rows": rows}]
 
 

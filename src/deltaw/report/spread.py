@@ -34,7 +34,7 @@ def spread_table(tables: Tables) -> dict[str, Any] | None:
                         number(mean),
                         number(found.between**0.5),
                         number(found.within**0.5),
-                        number(100 * found.share_between, 2),
+                        _percent(found.share_between),
                         str(len(values)),
                     ]
                 )
@@ -43,6 +43,10 @@ def spread_table(tables: Tables) -> dict[str, Any] | None:
     columns = ["statistic", "mean", "SD between base models", "SD between tunings", "base models' share, %", "bases"]
     title = "Where spread over seeds comes from: SSFT at the larger rate, twice on each base model, on other prompts"
     return {"title": title, "columns": columns, "rows": rows}
+
+
+def _percent(share: float) -> str:
+    return "–" if share != share else f"{100 * share:.0f}"
 
 
 def _values(tables: Tables, statistic: str, models: tuple[str, str], where: dict[str, object]) -> list[list[float]]:
