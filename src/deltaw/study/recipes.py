@@ -214,6 +214,7 @@ def _strengths(steps: int) -> dict[str, OptimiserConfig]:
 
 
 STANDARD_SEEDS = 6
+STANDARD_BASE = 3000  # updates of each base model; `quick` affords 3,600
 PLAIN_STOPS = 160  # updates of plain DPO, which is only followed: by then it answers no prompt rightly
 
 
@@ -270,6 +271,7 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
     number of one seed, and fewer checkpoints are analysed, than in `quick`. No tuning is shortened.
     """
     whole = quick(device)
+    optimiser = replace(whole.pretraining.optimiser, steps=STANDARD_BASE, decay_end=STANDARD_BASE)
     first = next(tuned for tuned in whole.tunings if tuned.name == "ssft-medium")
     steps, config = whole.steps, first.config
     all_controls = _tunings(config.batch, device, config.compute_dtype, _strengths(steps), controls=tuple(CONTROLS))
@@ -282,9 +284,10 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
     return replace(
         whole,
         name="standard",
+        pretraining=replace(whole.pretraining, optimiser=optimiser),
         tunings=(*tunings, *others, _again(first)),
         checkpoints=(0, 40, 160, steps),
-        base_checkpoints=(0, whole.base_checkpoints[-1]),
+        base_checkpoints=(0, STANDARD_BASE),
         sizes=replace(whole.sizes, final=500, checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
         model_attacks=replace(whole.model_attacks, prompts=32, universal="soft_weak"),
         seeds=tuple(range(101 + STANDARD_SEEDS * seed, 101 + STANDARD_SEEDS * (seed + 1))),

@@ -52,7 +52,7 @@ class PretrainingConfig:
     views: ViewSchedule = field(default_factory=ViewSchedule)
     optimiser: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(
-            peak_lr=3e-3, min_lr=3e-5, steps=3000, warmup=100, decay_end=3000, weight_decay=0.1
+            peak_lr=3e-3, min_lr=3e-5, steps=3600, warmup=100, decay_end=3600, weight_decay=0.1
         )
     )
     device: str = "cpu"
