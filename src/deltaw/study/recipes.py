@@ -268,7 +268,7 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
     """`quick` in six seeds that no earlier run has used, with every control: what the verdicts rest on.
 
     seed: which six; those of 0 are 101 to 106. The unit of inference is the seed, so fewer prompts stand behind a
-    number of one seed, and fewer checkpoints are analysed, than in `quick`. Base models are a little shorter, tunings not.
+    number of one seed, and fewer checkpoints are analysed, than in `quick`. Base models are shorter, tunings not.
     """
     whole = quick(device)
     optimiser = replace(whole.pretraining.optimiser, steps=STANDARD_BASE, decay_end=STANDARD_BASE)
