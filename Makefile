@@ -36,7 +36,7 @@ ledger: $(READY)  ## the page of claims, from the code (STUDY=runs/quick: what a
 	$(RUN)/python -m deltaw.evidence.ledger --docs docs $(if $(STUDY),--run $(STUDY))
 
 results: $(READY)  ## keep a finished study in the docs, without its models (STUDY=runs/standard)
-	$(RUN)/python -m deltaw.study.publishing --run $(STUDY) --out docs/results/$(notdir $(STUDY))
+	$(RUN)/python -m deltaw.study.publishing --run $(or $(STUDY),runs/standard) --out docs/results/$(notdir $(or $(STUDY),runs/standard))
 
 lint: $(READY)  ## ruff: style and formatting
 	$(RUN)/ruff check .

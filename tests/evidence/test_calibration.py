@@ -7,7 +7,8 @@ from scipy import stats
 
 from deltaw.evidence import STATEMENTS
 from deltaw.evidence.calibration import Rate, calibrate, rates_of, records, tables
-from deltaw.evidence.conditions import Cell, cells
+from deltaw.evidence.conditions import cells
+from deltaw.evidence.trials import Cell
 from deltaw.report.calibrated import calibration_figure
 
 CELLS = {cell.name: cell for cell in cells()}

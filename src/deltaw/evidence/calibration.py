@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from deltaw.evidence.causes import SWEEP_DRAWS
-from deltaw.evidence.conditions import Cell, cells
+from deltaw.evidence.conditions import cells
 from deltaw.evidence.seedtrials import SEEDS
-from deltaw.evidence.trials import Trials, merged
+from deltaw.evidence.trials import Cell, Trials, merged
+from deltaw.results import markdown_table
 from deltaw.statistics import Interval, wilson
 
 DRAWS, POWER_DRAWS = 2000, 500
@@ -156,18 +157,14 @@ def tables(rates: Sequence[Rate]) -> str:
         of_family = [rate for rate in rates if rate.family == family]
         nothing = [rate for rate in of_family if rate.effect is None]
         planted = [rate for rate in of_family if rate.effect is not None]
-        parts += [f"## {family[0].upper()}{family[1:]}", _table(_NOTHING, map(_false_positives, nothing))]
+        parts += [f"## {family[0].upper()}{family[1:]}", markdown_table(_NOTHING, map(_false_positives, nothing))]
         if planted:
-            parts += ["Planted effects:", _table(_PLANTED, map(_power, planted))]
+            parts += ["Planted effects:", markdown_table(_PLANTED, map(_power, planted))]
     return "\n\n".join(parts) + "\n"
 
 
 _NOTHING = ("test", "condition", "null", "level", "found", "on the other side", "one seed says `holds`", "")
 _PLANTED = ("test", "planted", "found", "one seed says `holds`")
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
 def _false_positives(rate: Rate) -> tuple[str, ...]:

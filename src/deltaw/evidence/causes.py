@@ -18,9 +18,16 @@ from deltaw.analysis import Absent, column_basis, dose_response
 from deltaw.analysis.effect import gelu_tanh
 from deltaw.evidence import planting
 from deltaw.evidence.planting import Generator, Update, anisotropic, haar, isotropic, tensor
-from deltaw.evidence.trials import BOOTSTRAP, DRAWS, Trials, claim, compare
+from deltaw.evidence.trials import BOOTSTRAP, DRAWS, TOP_K, Cell, Trials, claim, compare, mean_beside
 from deltaw.interventions import Split, random_split, shapley_values
-from deltaw.statistics import FloatArray, bootstrap_means, from_draws, percentile_interval, sign_flip_null
+from deltaw.statistics import (
+    FloatArray,
+    bootstrap_means,
+    from_draws,
+    percentile_interval,
+    sign_flip_null,
+    smoothed_log_odds,
+)
 
 ATTACKS, PERMUTATIONS = 4, 50
 """Attacks that each prompt is under; orders of successes behind a null, as in a study."""
@@ -28,7 +35,7 @@ ATTACKS, PERMUTATIONS = 4, 50
 SWEEP_DRAWS = 20
 """Behind each null of an intervention, as in a study: its band reaches no further than its ends, one in 21 a side."""
 
-PROMPTS, TOP_K = 64, 8
+PROMPTS = 64
 ALPHAS = (1.25, 1.5, 2.0, 3.0)
 
 
@@ -66,29 +73,25 @@ def _doses(rng: Generator, slope: float = 0.0, moved: float = 0.0, eased: float 
 def of_difference(difference: FloatArray, rng: Generator) -> Trials:
     """The move under the strongest dose minus that under the weakest, prompt by prompt (`write_doses`)."""
     null = sign_flip_null("dose_permutation", difference, rng, DRAWS)
-    ends = percentile_interval(bootstrap_means([difference], rng, draws=BOOTSTRAP)[:, 0])
-    trial = compare(claim("dose-moves-activations"), float(difference.mean()), null, ends)
-    return {"position_dose_difference, dose_permutation": trial}
+    return mean_beside("dose-moves-activations", "position_dose_difference", difference, null, rng)
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """One MLP map and its update, inputs (N, d), the reading (m,) of its output, and what the rest of tuning adds."""
+    """One MLP map and its update, inputs (N, d), the reading (m,) of its output, the threshold of a refusal, and what
+    the rest of tuning adds to readings.
+    """
 
     update: Update
     a: Tensor
     reading: Tensor
-    rest: float
-
-    def readings(self, change: Tensor) -> Tensor:
-        """(N,) of the output of W + change."""
-        return gelu_tanh(self.a @ (self.update.W + change).T) @ self.reading
+    threshold: Tensor
+    rest: Tensor
 
     def refused(self, change: Tensor, rest: bool) -> FloatArray:
-        """(N,) 1.0 where the reading of W + change exceeds the threshold; `rest` lifts it."""
-        before = self.readings(torch.zeros_like(self.update.W))
-        lifted = self.readings(change) + (self.rest * before.std() if rest else 0.0)
-        return np.asarray((lifted > torch.quantile(before, 0.8)).double())
+        """(N,) 1.0 where the reading of the output of W + change, with `rest` or without, exceeds the threshold."""
+        readings = gelu_tanh(self.a @ (self.update.W + change).T) @ self.reading
+        return np.asarray((readings + (self.rest if rest else 0.0) > self.threshold).double())
 
 
 def _reader(rng: Generator, update: Callable[[Generator], Update], outside: float | None = None) -> Reader:
@@ -102,7 +105,8 @@ def _reader(rng: Generator, update: Callable[[Generator], Update], outside: floa
         apart = reading - inside
         reading = (1 - outside) ** 0.5 * inside / inside.norm() + outside**0.5 * apart / apart.norm()
     a = tensor(anisotropic(rng, PROMPTS, at.W.shape[1], mean=1.0))
-    return Reader(Update(at.W, dW), a, reading, rest=0.3)
+    before = gelu_tanh(a @ at.W.T) @ reading
+    return Reader(Update(at.W, dW), a, reading, torch.quantile(before, 0.8), 0.3 * before.std())
 
 
 def of_split(at: Reader, rng: Generator) -> Trials:
@@ -127,10 +131,8 @@ def of_split(at: Reader, rng: Generator) -> Trials:
             table[number] = equal(drawn, number).mean()
         null, column, _rest = shapley_values(table)
         by_chance.append(null - column)
-    ends = percentile_interval(bootstrap_means([difference], rng, draws=BOOTSTRAP)[:, 0])
-    null_of = from_draws("random_split", by_chance)
-    trial = compare(claim("null-part-carries-behaviour"), float(difference.mean()), null_of, ends)
-    return {"carried_null_minus_column, random_split": trial}
+    chance = from_draws("random_split", by_chance)
+    return mean_beside("null-part-carries-behaviour", "carried_null_minus_column", difference, chance, rng)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,22 +158,20 @@ def of_steps(at: Steps, rng: Generator) -> Trials:
     beyond = {alpha: at.safe_and_able(at.theta + alpha * at.delta) for alpha in ALPHAS}
     alpha = max(ALPHAS, key=lambda one: float(sum(half[::2].mean() for half in beyond[one])))
     before, after = at.safe_and_able(own)[0], beyond[alpha][0]
-    gained = _log_odds(after[1::2].mean(), PROMPTS // 2) - _log_odds(before[1::2].mean(), PROMPTS // 2)
+    gained = smoothed_log_odds(after[1::2].mean(), PROMPTS // 2) - smoothed_log_odds(before[1::2].mean(), PROMPTS // 2)
     by_chance = []
     for _ in range(SWEEP_DRAWS):
         step = rng.permutation(at.delta) * rng.choice([-1.0, 1.0], size=len(at.delta))
         drawn = at.safe_and_able(own + (alpha - 1) * step)[0][: PROMPTS // 2]
-        by_chance.append(_log_odds(drawn.mean(), len(drawn)) - _log_odds(before[: len(drawn)].mean(), len(drawn)))
+        by_chance.append(
+            smoothed_log_odds(drawn.mean(), len(drawn)) - smoothed_log_odds(before[: len(drawn)].mean(), len(drawn))
+        )
     n = len(after[1::2])
     means = bootstrap_means([after[1::2], before[1::2]], rng, [np.arange(n)] * 2, BOOTSTRAP)
-    ends = percentile_interval(_log_odds(means[:, 0], n) - _log_odds(means[:, 1], n))
+    ends = percentile_interval(smoothed_log_odds(means[:, 0], n) - smoothed_log_odds(means[:, 1], n))
     null = from_draws("random_direction", by_chance)
     trial = compare(claim("extrapolation-strengthens"), float(gained), null, ends)
     return {"extrapolation_log_odds, random_direction": trial}
-
-
-def _log_odds(mean: Any, n: int) -> Any:
-    return np.log(mean * n + 0.5) - np.log((1 - mean) * n + 0.5)
 
 
 def _steps(rng: Generator, along: float = 0.0) -> Steps:
@@ -213,19 +213,16 @@ def of_restored(at: Restored, rng: Generator) -> Trials:
         random = tensor(isotropic(rng, *steps.shape))
         random = random * (steps.norm(dim=1) / random.norm(dim=1))[:, None]
         by_chance.append(float((hit[rows] + random @ at.reading > threshold).double().mean()))
-    ends = percentile_interval(bootstrap_means([returned], rng, draws=BOOTSTRAP)[:, 0])
-    null = from_draws("random_direction", by_chance)
-    trial = compare(claim("refusal-returns"), float(returned.mean()), null, ends)
-    return {"refusal_returned, random_direction": trial}
+    return mean_beside("refusal-returns", "refusal_returned", returned, from_draws("random_direction", by_chance), rng)
 
 
-def _restored(rng: Generator, aligned: bool) -> Restored:
-    """aligned: attacked prompts differ from forbidden ones by something; else only by noise that ΔW need not read."""
+def _restored(rng: Generator, read: bool) -> Restored:
+    """Attacked prompts differ from forbidden ones by noise. read: whether what ΔW writes is read at all."""
     at = planting.rotated(rng)
     dW = at.dW * 0.5 * at.W.norm() / at.dW.norm()
     forbidden = isotropic(rng, PROMPTS, planting.IN)
     attacked = forbidden + isotropic(rng, PROMPTS, planting.IN)
-    if aligned:
+    if read:
         reading = tensor(rng.standard_normal(planting.OUT))
     else:  # a reading of what W writes and ΔW does not
         Q = column_basis(dW).Q
@@ -234,52 +231,66 @@ def _restored(rng: Generator, aligned: bool) -> Restored:
     return Restored(Update(at.W, dW), reading, tensor(forbidden), tensor(attacked))
 
 
-CauseCell = tuple[
-    str, str, Callable[[Generator], Any], Callable[[Any, Generator], Trials], tuple[str, ...], float | None, str
-]
-"""Family, condition, build, measure, nulls that are true, a planted effect and its unit; as in `Cell`."""
-
-
-def cause_cells() -> Iterable[CauseCell]:
+def cause_cells() -> Iterable[Cell]:
     """The cells of dose and response and of interventions."""
-    build: Callable[[Generator], Any]
-    family = "dose and response"
-    yield family, "success by attack alone", _doses, of_doses, ("success_permutation",), None, ""
-    apart = partial(_doses, moved=0.3, eased=1.0)
-    yield family, "prompts differ in dose and, for other reasons, in success", apart, of_doses, (), None, ""
-    yield family, "easy prompts move further", partial(apart, same=True), of_doses, (), None, ""
+    for make in (_of_doses, _of_moves, _of_splits, _of_steps, _of_restored):
+        yield from make()
+
+
+def _of_doses() -> Iterable[Cell]:
+    def cell(condition: str, *true: str, slope: float | None = None, **planted: Any) -> Cell:
+        build = partial(_doses, slope=slope or 0.0, **planted)
+        unit = "" if slope is None else "log odds a unit of dose"
+        return Cell("dose and response", condition, build, of_doses, frozenset(true), slope, unit)
+
+    yield cell("success by attack alone", "success_permutation")
+    yield cell("prompts differ in dose and, for other reasons, in success", moved=0.3, eased=1.0)
+    yield cell("easy prompts move further", moved=0.3, eased=1.0, same=True)
     for slope in (1.0, 2.0, 4.0):
-        yield family, f"slope {slope}", partial(_doses, slope=slope), of_doses, (), slope, "log odds a unit of dose"
-    family = "moves by dose"
-    swapped = partial(_differences, mean=0.0)
-    yield family, "doses swapped", swapped, of_difference, ("dose_permutation",), None, ""
-    yield family, "moves skewed to the right, mean 0", _skewed, of_difference, (), None, ""
+        yield cell(f"slope {slope}", slope=slope)
+
+
+def _of_moves() -> Iterable[Cell]:
+    def cell(condition: str, build: Callable[[Generator], FloatArray], *true: str, **more: Any) -> Cell:
+        return Cell("moves by dose", condition, build, of_difference, frozenset(true), **more)
+
+    yield cell("doses swapped", partial(_differences, mean=0.0), "dose_permutation")
+    yield cell("moves skewed to the right, mean 0", _skewed)
     for mean in (0.05, 0.1, 0.2):
         build = partial(_differences, mean=mean)
-        yield family, f"moved {mean} further", build, of_difference, (), mean, "share of the way, sd 0.3"
-    family = "update cut in two"
+        yield cell(f"moved {mean} further", build, effect=mean, unit="share of the way, sd 0.3")
+
+
+def _of_splits() -> Iterable[Cell]:
+    def cell(condition: str, update: Callable[[Generator], Update], *true: str, share: float | None = None) -> Cell:
+        build = partial(_reader, update=update, outside=share)
+        unit = "" if share is None else "share of the reading in N(Wᵀ), by chance 0.75"
+        return Cell("update cut in two", condition, build, of_split, frozenset(true), share, unit)
+
     tied = planting.leverage_tied
-    rotated = partial(_reader, update=planting.rotated)
-    yield family, "rotated update", rotated, of_split, ("random_split",), None, ""
-    for name, power in (("shorter", -1.0), ("longer", 1.0)):
-        build = partial(_reader, update=partial(tied, power=power))
-        yield family, f"rows {name} with leverage", build, of_split, (), None, ""
-    gradient = partial(_reader, update=planting.random_gradient)
-    yield family, "gradient of random errors, anisotropic inputs", gradient, of_split, (), None, ""
+    yield cell("rotated update", planting.rotated, "random_split")
+    yield cell("rows shorter with leverage", partial(tied, power=-1.0))
+    yield cell("rows longer with leverage", partial(tied, power=1.0))
+    yield cell("gradient of random errors, anisotropic inputs", planting.random_gradient)
     for share in (0.9, 1.0):
-        build = partial(rotated, outside=share)
-        unit = "share of the reading in N(Wᵀ), by chance 0.75"
-        yield family, f"{share} of the reading in N(Wᵀ)", build, of_split, (), share, unit
-    family = "extrapolation"
-    yield family, "update without a direction", _steps, of_steps, (), None, ""
+        yield cell(f"{share} of the reading in N(Wᵀ)", planting.rotated, share=share)
+
+
+def _of_steps() -> Iterable[Cell]:
+    yield Cell("extrapolation", "update without a direction", _steps, of_steps)
     for share in (0.1, 0.3):
-        build = partial(_steps, along=share)
-        yield family, f"{share} of the update towards refusal", build, of_steps, (), share, "share of its square"
-    family = "refusal given back"
-    unread = partial(_restored, aligned=False)
-    yield family, "what ΔW writes is not read", unread, of_restored, (), None, ""
-    read = partial(_restored, aligned=True)
-    yield family, "update without meaning, read like all else", read, of_restored, (), None, ""
+        yield Cell(
+            "extrapolation", f"{share} of the update towards refusal", partial(_steps, along=share), of_steps,
+            effect=share, unit="share of its square",
+        )  # fmt: skip
+
+
+def _of_restored() -> Iterable[Cell]:
+    for read, condition in (
+        (False, "what ΔW writes is not read"),
+        (True, "update without meaning, read like all else"),
+    ):
+        yield Cell("refusal given back", condition, partial(_restored, read=read), of_restored)
 
 
 def _differences(rng: Generator, mean: float) -> FloatArray:

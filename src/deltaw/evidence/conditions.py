@@ -3,7 +3,6 @@ and planted effects. A cell of the calibration is one family of tests under one 
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,37 +13,16 @@ from deltaw.evidence import planting, trials
 from deltaw.evidence.causes import cause_cells
 from deltaw.evidence.planting import Generator, Update, anisotropic, haar, isotropic, operators, swapped, tensor
 from deltaw.evidence.seedtrials import SEED_CELLS
+from deltaw.evidence.trials import Cell
 from deltaw.statistics import FloatArray
 
 N, WIDTH = 48, 24
 """Pairs of prompts, and the width of their activations where a matrix does not set it."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A family of tests under one condition.
-
-    build: draws the data. measure: tries the family's tests on them. true: the kinds of null that are true by
-    construction. effect: a planted effect's size, in `unit`; None where there is nothing to find.
-    """
-
-    family: str
-    condition: str
-    build: Callable[[Generator], Any]
-    measure: Callable[[Any, Generator], trials.Trials]
-    true: frozenset[str] = field(default=frozenset())
-    effect: float | None = None
-    unit: str = ""
-
-    @property
-    def name(self) -> str:
-        """Unique among the cells; the draws depend on it and on the seed only."""
-        return f"{self.family}: {self.condition}"
-
-
 def cells() -> tuple[Cell, ...]:
     """All of them, by family."""
-    makers = (_weights, _function, _clusters, _gain, _rows, _attacks, _sensitivity, _causes, _seeds)
+    makers = (_weights, _function, _clusters, _gain, _rows, _attacks, _sensitivity, cause_cells, _seeds)
     return tuple(cell for make in makers for cell in make())
 
 
@@ -310,11 +288,6 @@ def _falling(fall: float) -> Cell:
 
     name = f"falls by {fall} on forbidden, rises by as much on allowed"
     return Cell("sensitivity", name, build, trials.of_sensitivity, effect=fall, unit="log ratio, sd 0.5")
-
-
-def _causes() -> Iterable[Cell]:
-    for family, condition, build, measure, true, effect, unit in cause_cells():
-        yield Cell(family, condition, build, measure, frozenset(true), effect, unit)
 
 
 def _seeds() -> Iterable[Cell]:

@@ -10,7 +10,7 @@ from itertools import permutations
 
 from deltaw.evidence.claims import STATEMENTS, Statement
 from deltaw.evidence.deciding import decide
-from deltaw.results import Claim, Measurement
+from deltaw.results import Claim, Measurement, markdown_table
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def table(compared: Sequence[Compared]) -> str:
     """As Markdown."""
     head = ("claim", "control", "value", "beside the other control", "smallest effect", "verdict", "why")
     rows = [_row(one) for one in compared]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)) + "\n"
+    return markdown_table(head, rows) + "\n"
 
 
 def _row(one: Compared) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import tyro
 from deltaw.evidence.claims import STATEMENTS, Query, Statement
 from deltaw.evidence.deciding import CONTROL, LEAST_SEEDS, LEVEL, SMALLEST, bars_of, weigh
 from deltaw.evidence.reading import Ledger
-from deltaw.results import Measurement, Null, read_measurements, write_json_atomic, write_text_atomic
+from deltaw.results import Measurement, Null, markdown_table, read_measurements, write_json_atomic, write_text_atomic
 from deltaw.statistics import seeds_needed, tolerated_sd
 from deltaw.statistics.power import ALPHA, POWER
 
@@ -173,7 +173,7 @@ near side, so that the seeds are those that let the claim fail. Multiplicity is 
     columns = ("claim", "value", "margin", "bar", "standard error over prompts", "seeds, at least",
                f"{SEEDS} seeds suffice up to")  # fmt: skip
     rows = [_planned(statement.id, plan.get(statement.id)) for statement in statements]
-    return head + "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
+    return head + markdown_table(columns, rows)
 
 
 def _planned(name: str, one: Planned | None) -> tuple[str, ...]:

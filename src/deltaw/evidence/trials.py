@@ -5,8 +5,9 @@ A test compares a value with the band of a null. `Trial` says whether the value 
 null, would be `holds`: that also takes the interval over prompts and the claim's smallest effect.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -68,6 +69,28 @@ Trials = Mapping[str, Trial]
 """By the test's name: the statistic, and the kind of null."""
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A family of tests under one condition.
+
+    build: draws the data. measure: tries the family's tests on them. true: the kinds of null that are true by
+    construction. effect: a planted effect's size, in `unit`; None where there is nothing to find.
+    """
+
+    family: str
+    condition: str
+    build: Callable[[Generator], Any]
+    measure: Callable[[Any, Generator], Trials]
+    true: frozenset[str] = field(default=frozenset())
+    effect: float | None = None
+    unit: str = ""
+
+    @property
+    def name(self) -> str:
+        """Unique among the cells; the draws depend on it and on the seed only."""
+        return f"{self.family}: {self.condition}"
+
+
 def compare(statement: Statement, value: float, null: Null, interval: Interval | None) -> Trial:
     """A value beside one null, on the statement's side. interval: of the value over prompts; None: none."""
     sign = 1.0 if statement.direction == "greater" else -1.0
@@ -83,6 +106,12 @@ def compare(statement: Statement, value: float, null: Null, interval: Interval |
 def claim(prefix: str) -> Statement:
     """The first statement whose name starts like this: its direction and smallest effect stand for its like."""
     return next(statement for statement in STATEMENTS if statement.id.startswith(prefix))
+
+
+def mean_beside(prefix: str, statistic: str, values: FloatArray, null: Null, rng: Generator) -> Trials:
+    """The mean of values (N,), one a prompt, with its bootstrap interval, beside the one null of a claim."""
+    ends = percentile_interval(bootstrap_means([values], rng, draws=BOOTSTRAP)[:, 0])
+    return {f"{statistic}, {null.kind}": compare(claim(prefix), float(values.mean()), null, ends)}
 
 
 def of_weights(at: Update, rng: Generator) -> Trials:
@@ -157,8 +186,7 @@ def of_gain(at: Inputs, rng: Generator) -> Trials:
     )
     ratios = np.log(of_forbidden) - np.log(of_allowed)
     null = sign_flip_null("label_permutation", ratios, rng, DRAWS)
-    trial = compare(claim("acts-on-forbidden"), float(ratios.mean()), null, _of_mean(ratios, rng))
-    return {"gain_log_ratio, label_permutation": trial}
+    return mean_beside("acts-on-forbidden", "gain_log_ratio", ratios, null, rng)
 
 
 def of_rows(at: Inputs, rng: Generator) -> Trials:
@@ -225,10 +253,6 @@ def of_sensitivity(at: Sensitivities, rng: Generator) -> Trials:
         f"{name}, {change.null.kind}": compare(claim(prefix), change.value, change.null, change.interval)
         for prefix, (name, change) in changes.items()
     }
-
-
-def _of_mean(values: FloatArray, rng: Generator) -> Interval:
-    return percentile_interval(bootstrap_means([values], rng, draws=BOOTSTRAP)[:, 0])
 
 
 def merged(found: Sequence[Trials]) -> Mapping[str, list[Trial]]:

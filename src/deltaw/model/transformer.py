@@ -191,9 +191,7 @@ class Attention(nn.Module):
         if mask is not None and hidden_BS is not None:
             itself = torch.eye(length, past + length, dtype=torch.bool, device=k.device).roll(past, 1)
             mask = (mask & ~hidden_BS[:, None, None]) | itself
-        if since:
-            q_BHTE, mask = q_BHTE[:, :, since:], None if mask is None else mask[..., since:, :]
-        mixed_BHTE = attend(q_BHTE, k, v, mask)
+        mixed_BHTE = attend(q_BHTE[:, :, since:], k, v, None if mask is None else mask[..., since:, :])
         return self.out(mixed_BHTE.transpose(1, 2).reshape(rows, length - since, width).to(x_BTD.dtype))  # type: ignore[no-any-return]
 
 

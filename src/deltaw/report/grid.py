@@ -11,7 +11,7 @@ from deltaw.report.following import SHARE
 from deltaw.report.looks import Series, light, set_name, share
 from deltaw.report.panels import Axis, Panel, curves, domain_of
 from deltaw.report.tables import Tables, interval
-from deltaw.results import Results
+from deltaw.results import Results, markdown_table
 
 SUCCESS = Series("", "success: tuned model", None, light("ssft"), (1, 0), "circle", False)
 BASE = Series("", "base model, the same prompts", None, light("base"), (5, 3), "square", True)
@@ -43,8 +43,7 @@ class Table:
 
     def markdown(self) -> str:
         """The table as Markdown."""
-        lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return markdown_table(self.columns, self.rows)
 
 
 class Grid:

@@ -3,6 +3,7 @@ back.
 """
 
 from deltaw.results.files import whole_directory, write_json_atomic, write_jsonl_atomic, write_text_atomic
+from deltaw.results.markdown import markdown_table
 from deltaw.results.schema import SCHEMA_VERSION, Claim, Measurement, ModelEntry, Null
 from deltaw.results.store import (
     Results,
@@ -21,6 +22,7 @@ __all__ = [
     "Null",
     "Results",
     "load",
+    "markdown_table",
     "read_claims",
     "read_measurements",
     "whole_directory",

@@ -80,6 +80,12 @@ def from_scale(values: ArrayLike, scale: Scale) -> FloatArray:
     return np.asarray(_BACK[scale](np.asarray(values, dtype=np.float64)), dtype=np.float64)
 
 
+def smoothed_log_odds(share: ArrayLike, n: int) -> FloatArray:
+    """ln((c + ½) / (n − c + ½)) of shares c / n (Haldane, 1956; Anscombe, 1956): finite at 0 and 1."""
+    c = n * np.asarray(share, dtype=np.float64)
+    return np.asarray(np.log(c + 0.5) - np.log(n - c + 0.5))
+
+
 def t_interval(
     values: ArrayLike, scale: Scale = "identity", confidence: float = 0.95, resolution: float = 0.0
 ) -> Interval:

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -254,15 +254,8 @@ def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:
         if path.is_dir() or name == RECORD or path.name.startswith("."):
             continue
         with path.open("rb") as file:
-            files[name] = {"sha256": _file_digest(file), "bytes": path.stat().st_size}
+            files[name] = {"sha256": file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
     return files
-
-
-def _file_digest(file: Any) -> str:
-    digest = sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _digest(files: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ is the same text under operators that are always and never allowed. Activations 
 """
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from torch import Tensor
 from deltaw.analysis import ColumnBasis, Separation, column_basis, gaussian_spectrum, separation
 from deltaw.model import Transformer, activations, mlp
 from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, percentile_interval, sign_flip_null
-from deltaw.study.making import last_model
+from deltaw.study.making import SeedConfig, last_model
 from deltaw.study.recipes import Sizes
 from deltaw.study.sheet import Sheet
 from deltaw.training.pretraining import as_batch
@@ -118,6 +118,14 @@ class BaseSide:
 def base_side(artifact: Path, world: WorldConfig, sizes: Sizes, seed: int) -> BaseSide:
     """The side of the base model in `artifact`; a process that analyses its tuned models in turn computes it once."""
     return BaseSide(last_model(artifact)[0], World(world), sizes, seed)
+
+
+def base_sides(artifact: Path, shared: SeedConfig) -> tuple[BaseSide, BaseSide]:
+    """The base model's side for a last checkpoint, and for earlier ones, which have no more pairs than `checkpoint`."""
+    sizes = shared.sizes
+    few = replace(sizes, contrast=min(sizes.contrast, sizes.checkpoint))
+    whole, early = (base_side(artifact, shared.world, some, shared.seed) for some in (sizes, few))
+    return whole, early
 
 
 def separate(

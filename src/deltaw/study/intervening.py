@@ -54,7 +54,7 @@ from deltaw.interventions import (
 )
 from deltaw.interventions.states import State
 from deltaw.interventions.subspace import Parts, Split
-from deltaw.statistics import FloatArray, bootstrap_means, from_draws, percentile_interval
+from deltaw.statistics import FloatArray, bootstrap_means, from_draws, percentile_interval, smoothed_log_odds
 from deltaw.study.directed import direction_draws, directions
 from deltaw.study.making import SeedConfig, last_model, tuned_fields
 from deltaw.study.patched import patches
@@ -146,7 +146,7 @@ def extrapolation(subject: Subject, beyond: Mapping[float, Answered]) -> None:
     view = subject.sheet.with_(intervention="interpolation", dose=alpha, module="whole", n_unit="prompt")
     view.add(
         "extrapolation_log_odds", log_odds(pair[0]) - log_odds(pair[1]),
-        percentile_interval(_log_odds(means[:, 0], n) - _log_odds(means[:, 1], n)),
+        percentile_interval(smoothed_log_odds(means[:, 0], n) - smoothed_log_odds(means[:, 1], n)),
         [from_draws("random_direction", draws)], unit="log odds ratio", set=FORBIDDEN, n=n,
     )  # fmt: skip
     cost = able_own[held_out] - able[held_out]
@@ -162,12 +162,8 @@ def _safe_and_able(answered: Answered) -> tuple[FloatArray, FloatArray]:
 
 
 def log_odds(hits: FloatArray) -> float:
-    """ln((c + ½) / (n − c + ½)) of c hits among n (Haldane, 1956; Anscombe, 1956)."""
-    return float(_log_odds(np.array([hits.mean()]), len(hits))[0])
-
-
-def _log_odds(means: FloatArray, n: int) -> FloatArray:
-    return np.asarray(np.log(means * n + 0.5) - np.log((1 - means) * n + 0.5))
+    """`smoothed_log_odds` of hits (n,), values 0 and 1."""
+    return float(smoothed_log_odds(hits.mean(), len(hits)))
 
 
 def subspaces(subject: Subject) -> None:

@@ -4,7 +4,7 @@
 Lines without `layer` are means over the layers: what the claims read.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from deltaw.analysis import (
 from deltaw.model import load
 from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, percentile_interval
 from deltaw.study.acting import observe_attacks, observe_function
-from deltaw.study.comparing import SITES, Comparison, Places, add_mean, base_side, flipped, mean_null, separate
+from deltaw.study.comparing import SITES, Comparison, Places, add_mean, base_sides, flipped, mean_null, separate
 from deltaw.study.making import SeedConfig, step_directory, tuned_fields
 from deltaw.study.recipes import Tuned
 from deltaw.study.sensing import observe_sensitivity
@@ -47,10 +47,7 @@ def analyse(context: StageContext) -> None:
     """Observations 1 to 5, the function and the spectrum of ΔW, at each checkpoint; nulls at the last."""
     config: AnalysisConfig = context.config
     shared = config.shared
-    few = replace(shared.sizes, contrast=min(shared.sizes.contrast, shared.sizes.checkpoint))
-    before, early = (
-        base_side(context.inputs["base"], shared.world, sizes, shared.seed) for sizes in (shared.sizes, few)
-    )
+    before, early = base_sides(context.inputs["base"], shared)
     sheet = Sheet(stage="analysis", **tuned_fields(config.tuned, shared.seed), role="last_prompt")
     steps = [step for step in config.checkpoints if step > 0]
     for number, step in enumerate(steps):

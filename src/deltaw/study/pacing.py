@@ -55,8 +55,8 @@ class Timed:
 def measure(recipe: Recipe, seed: int, budget: float = 0.3) -> Pace:
     """The pace of a recipe on its device. budget: seconds that one timed step may take.
 
-    Pre-training is timed on two threads, as the engine runs it, but on a busy machine two threads wait for each other:
-    the time on one counts if it is shorter. All else is timed on one.
+    Pre-training is timed on as many threads as the engine gives it, but on a busy machine two threads wait for each
+    other: the time on one counts if it is shorter. All else is timed on one.
     """
     world = World(recipe.world)
     update: dict[str, float] = {}

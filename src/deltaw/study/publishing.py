@@ -5,6 +5,7 @@ Beside them stands what the published code's statistics say of the same models, 
 
 import gzip
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +22,8 @@ from deltaw.analysis import Absent
 from deltaw.analysis.published import described_column_space, shipped_column_space, tau
 from deltaw.errors import DeltawError
 from deltaw.model import Transformer, mlp, tap
-from deltaw.results import Results, load, write_json_atomic, write_text_atomic
+from deltaw.report.looks import number
+from deltaw.results import Results, load, markdown_table, write_json_atomic, write_text_atomic
 from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PACKED, PROMPTS
 from deltaw.study.comparing import SECONDARY, contrasts
 from deltaw.study.exhaustive import recipe_of
@@ -32,6 +34,7 @@ from deltaw.world import Prompts, Response, World
 
 WINDOW = 10  # positions that the published code averages: the last of the prompt, and nine of the forced answer
 PAIRS = 200  # behind τ
+_NUMBERS = ("value", "low", "high", "smallest_effect", "power")
 UPDATES = {"gaussian": "Gaussian noise of SSFT's size", "rows": "SSFT's update, rows permuted"}
 
 _CLAIMS = """\
@@ -40,8 +43,6 @@ _CLAIMS = """\
 Seeds {seeds}; made by `make results` from the run's claims.json. *beyond*: the nulls and controls that the interval
 lies beyond; *not*: those that it does not. What each claim says and asks for: [the claims](../../claims.md).
 
-| claim | verdict | value | 95 % interval | smallest effect | beyond | not | power | seeds that would decide |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 _PUBLISHED = """\
 # What the published statistics say of the same models
@@ -53,8 +54,6 @@ of ΔW, where N is what is left beside the outputs of 90 % of W's energy; chance
 hidden units, mean over the last prompt token and nine positions of the forced compliant answer, cluster means of the
 same prompts. Made by `make results`.
 
-| model | shipped | described | τ allowed | τ forbidden |
-| --- | --- | --- | --- | --- |
 """
 
 
@@ -81,23 +80,20 @@ def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
 
 
 def _verdicts(results: Results) -> str:
-    lines = []
+    rows = []
     for claim in results.claims.to_dict("records"):
-        value, low, high, power = (_short(claim[name]) for name in ("value", "low", "high", "power"))
+        value, low, high, bar, power = (number(claim[name]) for name in _NUMBERS)
         beats = set(claim["beats"] or ())
         kinds = [null["kind"] for null in claim["nulls"]]
         beyond, short = ([f"`{kind}`" for kind in kinds if (kind in beats) is side] for side in (True, False))
         needed = "" if pd.isna(claim["seeds_needed"]) else str(int(claim["seeds_needed"]))
-        cells = [
-            f"`{claim['id']}`", claim["verdict"], value, f"{low} to {high}" if low else "",
-            _short(claim["smallest_effect"]), ", ".join(beyond), ", ".join(short), power, needed,
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |\n")
-    return "".join(lines)
-
-
-def _short(value: Any) -> str:
-    return "" if value is None or not np.isfinite(value) else f"{value:.3g}"
+        rows.append(
+            [f"`{claim['id']}`", claim["verdict"], value, f"{low} to {high}", bar, ", ".join(beyond), ", ".join(short),
+             power, needed]
+        )  # fmt: skip
+    columns = ("claim", "verdict", "value", "95 % interval", "smallest effect", "beyond", "not", "power",
+               "seeds that would decide")  # fmt: skip
+    return markdown_table(columns, rows) + "\n"
 
 
 def _published(study: Recipe, results: Results) -> Iterator[dict[str, Any]]:
@@ -109,16 +105,12 @@ def _published(study: Recipe, results: Results) -> Iterator[dict[str, Any]]:
         yield _record(seed, "base", _taus(base, world, pairs.allowed, pairs.forbidden))
         for name in tuned:
             model, _ = last_model(results.model(name, seed=seed).parent)
-            spaces = _spaces([(mlp(base, layer).w_in, mlp(model, layer).w_in) for layer in range(base.config.layers)])
-            yield _record(seed, name, _taus(model, world, pairs.allowed, pairs.forbidden), spaces)
-            if name == tuned[0]:
-                for kind in UPDATES:
-                    generator = torch.Generator().manual_seed(seed)
-                    fakes = [
-                        (old, old + _fake(kind, new - old, generator))
-                        for old, new in ((mlp(base, n).w_in, mlp(model, n).w_in) for n in range(base.config.layers))
-                    ]
-                    yield _record(seed, kind, None, _spaces(fakes))
+            weights = [(mlp(base, layer).w_in, mlp(model, layer).w_in) for layer in range(base.config.layers)]
+            yield _record(seed, name, _taus(model, world, pairs.allowed, pairs.forbidden), _spaces(weights))
+            for kind in UPDATES if name == tuned[0] else ():
+                generator = torch.Generator().manual_seed(seed)
+                fakes = [(old, old + _fake(kind, new - old, generator)) for old, new in weights]
+                yield _record(seed, kind, None, _spaces(fakes))
 
 
 def _fake(kind: str, update: Tensor, generator: torch.Generator) -> Tensor:
@@ -130,18 +122,19 @@ def _fake(kind: str, update: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _record(
-    seed: int, model: str, taus: Mapping[str, list[float]] | None, spaces: Mapping[str, float | None] | None = None
+    seed: int, model: str, taus: Mapping[str, list[float]] | None, spaces: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
-    spaces = spaces or {"shipped": None, "described": None, "chance": None}
-    return {"seed": seed, "model": model, **spaces, "tau": None if taus is None else dict(taus)}
+    found = {name: None if spaces is None else spaces[name] for name in ("shipped", "described", "chance")}
+    return {"seed": seed, "model": model, **found, "tau": None if taus is None else dict(taus)}
 
 
-def _spaces(layers: list[tuple[Tensor, Tensor]]) -> dict[str, float | None]:
+def _spaces(layers: list[tuple[Tensor, Tensor]]) -> dict[str, float] | None:
+    """Means over layers; None if a layer's update is zero."""
     shipped, described, chances = [], [], []
     for old, new in layers:
         found = described_column_space(new - old, old)
         if isinstance(found, Absent):
-            return {"shipped": None, "described": None, "chance": None}
+            return None
         shipped.append(float(np.mean(shipped_column_space(new, old))))
         described.append(float(np.mean(found[0])))
         chances.append(found[1])
@@ -180,15 +173,15 @@ def _rows(found: list[dict[str, Any]]) -> str:
     by_model: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one in found:
         by_model[one["model"]].append(one)
-    lines = []
+    rows = []
     for model, records in by_model.items():
         cells = [_spread([one[name] for one in records]) for name in ("shipped", "described")]
         cells += [
             _spread([None if one["tau"] is None else fmean(one["tau"][name]) for one in records])
             for name in ("allowed", "forbidden")
         ]
-        lines.append(f"| {UPDATES.get(model, f'`{model}`')} | {' | '.join(cells)} |\n")
-    return "".join(lines)
+        rows.append([UPDATES.get(model, f"`{model}`"), *cells])
+    return markdown_table(("model", "shipped", "described", "τ allowed", "τ forbidden"), rows) + "\n"
 
 
 def _spread(values: list[float | None]) -> str:
@@ -202,7 +195,8 @@ def main(run: Path, out: Path) -> None:
     try:
         publish(run, out)
     except DeltawError as error:
-        raise SystemExit(f"error: {error}") from error
+        print(f"deltaw: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
 
 
 if __name__ == "__main__":

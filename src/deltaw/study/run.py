@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,10 @@ def finish(
             measurements += read_measurements(record.path / MEASUREMENTS)
     write_measurements(run_dir / MEASUREMENTS, measurements)
     # The claims are about one world; a grid is about what differs between worlds.
-    write_claims(run_dir / "claims.json", [] if recipe.cells else decide(measurements, recipe.exploratory))
-    samples = [record.path / "prompts.jsonl" for record in records if record.name.startswith("samples-")]
-    write_text_atomic(run_dir / "prompts.jsonl", "".join(path.read_text(encoding="utf-8") for path in samples))
-    write_json_atomic(run_dir / "manifest.json", manifest(recipe, run_dir, records, seconds, engine, workers))
+    write_claims(run_dir / CLAIMS, [] if recipe.cells else decide(measurements, recipe.exploratory))
+    samples = [record.path / PROMPTS for record in records if record.name.startswith("samples-")]
+    write_text_atomic(run_dir / PROMPTS, "".join(path.read_text(encoding="utf-8") for path in samples))
+    write_json_atomic(run_dir / MANIFEST, manifest(recipe, run_dir, records, seconds, engine, workers))
     report = write_report(run_dir)
     write_json_atomic(run_dir / WRITTEN, {"key": key, "files": _digests(run_dir)})
     return report
@@ -105,7 +105,11 @@ def _digests(run_dir: Path) -> dict[str, str]:
     """sha256 of every file of the run that a reader may open, by name."""
     files = [run_dir / name for name in (MANIFEST, MEASUREMENTS, CLAIMS, PROMPTS, REPORT)]
     files += sorted((run_dir / "figures").glob("*.svg"))
-    return {file.relative_to(run_dir).as_posix(): sha256(file.read_bytes()).hexdigest() for file in files}
+    found = {}
+    for path in files:
+        with path.open("rb") as file:
+            found[path.relative_to(run_dir).as_posix()] = file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _is_written(run_dir: Path, key: str) -> bool:

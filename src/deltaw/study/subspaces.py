@@ -7,7 +7,7 @@ means over the layers: what the claims read.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from deltaw.analysis import ActivationRank, LogRank, activation_rank, energy_ran
 from deltaw.analysis.inputs import normals
 from deltaw.model import load
 from deltaw.statistics import Interval, Null, from_draws
-from deltaw.study.comparing import PRIMARY, SITES, BaseSide, Comparison, Places, base_side, mean_null
+from deltaw.study.comparing import PRIMARY, SITES, BaseSide, Comparison, Places, base_sides, mean_null
 from deltaw.study.making import SeedConfig, step_directory, tuned_fields
 from deltaw.study.probing import observe_probe, observe_refusal
 from deltaw.study.recipes import Subspaces, Tuned
@@ -40,10 +40,7 @@ def measure_subspaces(context: StageContext) -> None:
     """Ranks at each checkpoint; the direction of refusal and the probe at the last."""
     config: SubspacesConfig = context.config
     shared = config.shared
-    few = replace(shared.sizes, contrast=min(shared.sizes.contrast, shared.sizes.checkpoint))
-    before, early = (
-        base_side(context.inputs["base"], shared.world, sizes, shared.seed) for sizes in (shared.sizes, few)
-    )
+    before, early = base_sides(context.inputs["base"], shared)
     sheet = Sheet(stage="analysis", **tuned_fields(config.tuned, shared.seed), role="last_prompt")
     steps = [step for step in config.checkpoints if step > 0]
     chance = gaussian_energy_rank(before)
