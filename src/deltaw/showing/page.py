@@ -45,11 +45,12 @@ class Page:
         self._print(Text.assemble(f"{split}; grammar {grammars}; ", key, marks), Text())
 
     def _print(self, *lines: RenderableType) -> None:
-        """Through a buffer, so that a closed pipe raises BrokenPipeError here and not inside of rich."""
+        """Through a buffer, and flushed: rich flushes the stream too, and ends the process if a pipe is closed."""
         with self.console.capture() as captured:
             for line in lines:
                 self.console.print(line, soft_wrap=True)
         self.stream.write(captured.get())
+        self.stream.flush()
 
     def _block(self, found: Samples, row: int) -> Iterator[RenderableType]:
         index = int(found.prompts.index[row])
