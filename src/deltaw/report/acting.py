@@ -66,11 +66,12 @@ def gains(tables: Tables) -> Figure | None:
         "gain",
         "Observation 3. Gain ‖ΔW a + Δb‖ / ‖W a + b‖ of the update on forbidden and on allowed prompts, by layer",
         "Filled circles, solid: forbidden; hollow triangles, dashed: allowed prompts with the same operators. "
-        "Activations are the base model's at mlp_in, last prompt token; whiskers are 95 % bootstrap intervals of "
-        "the mean. Brown panels are the controls: a gap that they show as well is no finding about safety.",
+        "Activations are the base model's at mlp_in, last prompt token. "
+        "Brown panels are the controls: a gap that they show as well is no finding about safety.",
         ("gain_relative",),
         panels,
         shared=False,
+        whiskers="95 % bootstrap intervals of the mean",
     )
 
 
@@ -112,11 +113,11 @@ def gain_ratios(tables: Tables) -> Figure | None:
         "Observation 3. The update on forbidden against allowed prompts, mean over layers: what the claims read",
         "Left, middle: log of the ratio of gains; 0 is equal, 0.1 is 10 % more on forbidden. Right: how much more "
         "of forbidden activations lies on the 8 strongest input directions of ΔW; grey bars are 95 % of random "
-        "subspaces matched to the activations' own second moment. Compare with the controls. Whiskers: 95 % "
-        "bootstrap intervals over pairs.",
+        "subspaces matched to the activations' own second moment. Compare with the controls.",
         ("gain_log_ratio", "gain_log_ratio_in_situ", "row_energy_difference"),
         panels,
         width=355,
+        whiskers="95 % bootstrap intervals over pairs",
     )
 
 
@@ -144,12 +145,12 @@ def row_energy(tables: Tables) -> Figure | None:
         "row-energy",
         "Observation 3. How much more of forbidden activations lies on the 8 strongest input directions of ΔW, by "
         "layer",
-        "Whiskers in colour: 95 % bootstrap intervals over pairs. Grey: 95 % of random 8-dimensional subspaces "
-        "drawn from the pooled second moment of the activations, as it is and centred. The dotted line is no "
-        "difference. Brown panels: controls.",
+        "Grey: 95 % of random 8-dimensional subspaces drawn from the pooled second moment of the activations, as it is "
+        "and centred. The dotted line is no difference. Brown panels: controls.",
         ("row_energy_difference",),
         panels,
         shared=False,
+        whiskers="95 % bootstrap intervals over pairs",
     )
 
 
@@ -176,12 +177,12 @@ def effects(tables: Tables) -> Figure | None:
     return figure(
         "function",
         "What changes the MLP's output on forbidden prompts: shares by source and layer (they add up to 1)",
-        "Shapley shares; a negative one works against the change. Ink whiskers: 95 % intervals over prompts. Grey "
-        "strokes with bands: the same shares when the signs of the update's rows are random. The null space is "
-        "three times as large as the column space, so its share has to beat the grey, not zero. Brown panels: "
-        "controls.",
+        "Shapley shares; a negative one works against the change. Grey strokes with bands: the same shares when the "
+        "signs of the update's rows are random. The null space is three times as large as the column space, so its "
+        "share has to beat the grey, not zero. Brown panels: controls.",
         [f"effect_share_{part}" for part in PARTS],
         panels,
+        whiskers="95 % bootstrap intervals over prompts",
     )
 
 
@@ -219,13 +220,14 @@ def positions(tables: Tables) -> Figure | None:
         "attack-positions",
         "Observation 5. Where attacked prompts lie between forbidden (0) and allowed ones (1)",
         "Mean over layers at mlp_post of the tuned model, last prompt token, along the cross-fitted difference of "
-        "means. Grey bars: 95 % if attacked and forbidden prompts were exchangeable. Whiskers: 95 % bootstrap "
-        "intervals. Every attacked prompt counts, whether or not the attack worked.",
+        "means. Grey bars: 95 % if attacked and forbidden prompts were exchangeable. "
+        "Every attacked prompt counts, whether or not the attack worked.",
         ("position",),
         _by_attack(
             tables, frame, "position: 0 forbidden, 1 allowed", ((0.0, "forbidden", "right"), (1.0, "allowed", "left"))
         ),
         width=355,
+        whiskers="95 % bootstrap intervals",
     )
 
 
@@ -246,11 +248,11 @@ def attack_gains(tables: Tables) -> Figure | None:
         "Observation 5. How strongly the update acts on attacked prompts, relative to the forbidden ones they were "
         "made from",
         "Geometric mean over prompts and layers of the ratio of gains, at mlp_in of the base model, last prompt "
-        "token. Below 1 the update acts less under the attack. Whiskers: 95 % bootstrap intervals. Compare with "
-        "the controls.",
+        "token. Below 1 the update acts less under the attack. Compare with the controls.",
         ("gain_log_ratio_to_forbidden",),
         _by_attack(tables, frame, "ratio of gains", ((1.0, "as on forbidden", "right"),)),
         width=355,
+        whiskers="95 % bootstrap intervals",
     )
 
 
@@ -338,7 +340,8 @@ def unsafe_side(tables: Tables) -> Figure | None:
         "co_text: success by the length of the unsafe side, beside what a perfect reader could know",
         "Forbidden prompts whose text straddles a safe and an unsafe part, in steps of three letters. Ink strokes: "
         "the exact probability that the window has an unsafe side; where it is high, a model that answers has been "
-        "fooled, not left in the dark. Whiskers: 95 % Wilson intervals.",
+        "fooled, not left in the dark.",
         ("comply_rate", "unsafe_side_probability"),
         panels,
+        whiskers="95 % Wilson intervals",
     )

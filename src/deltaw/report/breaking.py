@@ -32,10 +32,11 @@ def inserted(tables: Tables) -> Figure | None:
         "weak to strong. Grey strokes: random vectors as long, or a random suffix. Hollow squares: allowed prompts "
         "with the same vectors, where complying is right; where they are low, the attack breaks more than the refusal. "
         "unrelated: vectors optimised for another prompt's output, a control. universal: one soft prompt, trained on "
-        "other prompts. exact: the best of all suffixes of one token. Whiskers are 95 % Wilson intervals.",
+        "other prompts. exact: the best of all suffixes of one token.",
         ("comply_rate",),
         _panels(tables, ("none", "soft_", "token_search_")),
         width=WIDTH,
+        whiskers="95 % Wilson intervals",
     )
 
 
@@ -46,10 +47,11 @@ def prefilled(tables: Tables) -> Figure | None:
         "Attacks on models: success after the first k tokens of the harmful output are given",
         "Circles: the rest of the output is exactly right. Grey strokes: the tokens given are those of another "
         "prompt's output. Hollow squares: allowed prompts, their own first k tokens "
-        "given. Whiskers are 95 % Wilson intervals.",
+        "given.",
         ("comply_rate",),
         _panels(tables, ("none", "prefill_")),
         width=WIDTH,
+        whiskers="95 % Wilson intervals",
     )
 
 
@@ -69,10 +71,11 @@ def relearned(tables: Tables) -> Figure | None:
         "attacks-relearning",
         "Attacks on models: refusal of forbidden prompts while the tuned model is trained on",
         "A few updates at the smaller rate on compliant responses, to prompts that no tuning saw. Share refused of "
-        "forbidden prompts with conditional operators. Whiskers are 95 % Wilson intervals.",
+        "forbidden prompts with conditional operators.",
         ("refuse_rate",),
         panels,
         width=WIDTH,
+        whiskers="95 % Wilson intervals",
     )
 
 
@@ -86,10 +89,11 @@ def looks_allowed(tables: Tables) -> Figure | None:
         "Mean over layers at mlp_post of the tuned model, at the last prompt token wherever an insertion has moved it; "
         "prefill is read at the last given token, between allowed prompts with their own output and forbidden ones "
         "with the refusal; relearning in the model as it then is. Grey bars: 95 % if attacked and forbidden prompts "
-        "were exchangeable. Whiskers: 95 % bootstrap intervals.",
+        "were exchangeable.",
         ("position",),
         _by_model(tables, frame, "position: 0 forbidden, 1 allowed", ends),
         width=WIDTH,
+        whiskers="95 % bootstrap intervals",
     )
 
 
@@ -101,11 +105,11 @@ def acted_on(tables: Tables) -> Figure | None:
         "attacks-on-models-gain",
         "Observation 5, attacks on models. How strongly the update acts, relative to the same prompts without attack",
         "Geometric mean over prompts and layers of the ratio of gains, at mlp_in of the base model, where the figure "
-        "above reads positions. After relearning: what is left of the update, on the plain prompts. Whiskers: 95 % "
-        "bootstrap intervals.",
+        "above reads positions. After relearning: what is left of the update, on the plain prompts.",
         ("gain_log_ratio_to_forbidden",),
         _by_model(tables, frame, "ratio of gains", ((1.0, "as on forbidden", "right"),)),
         width=WIDTH,
+        whiskers="95 % bootstrap intervals",
     )
 
 

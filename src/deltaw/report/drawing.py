@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import vl_convert
@@ -37,18 +37,31 @@ CONFIG = {
 class Figure:
     """A figure: panels that wrap, what it shows, how to read it, and the statistics it draws.
 
-    name: of its file. title: what is shown, with units. caption: what the marks are, nulls included. width: of the
-    widest panel with its axis, in pixels. shared: whether colours and dashes mean the same in all panels.
+    name: of its file. title: what is shown, with units. marks: what the marks are, nulls included. width: of the
+    widest panel with its axis, in pixels. shared: whether colours and dashes mean the same in all panels. whiskers:
+    what they are, if there are any.
     """
 
     name: str
     title: str
-    caption: str
+    marks: str
     statistics: tuple[str, ...]
     panels: tuple[Panel, ...]
     columns: int = 3
     width: int = 345
     shared: bool = True
+    whiskers: str = ""
+
+    @property
+    def caption(self) -> str:
+        """How to read it."""
+        return f"{self.marks} Whiskers: {self.whiskers}." if self.whiskers else self.marks
+
+    def of_seeds(self, seeds: int) -> "Figure":
+        """The figure of so many seeds: of several, whiskers are their ends."""
+        if seeds == 1 or not self.whiskers:
+            return self
+        return replace(self, whiskers="least to greatest of the seeds")
 
     def spec(self) -> dict[str, Any]:
         """The panels as one Vega-Lite chart, without the title: the page has it as text."""
@@ -127,11 +140,11 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def figure(
-    name: str, title: str, caption: str, statistics: Sequence[str], panels: Sequence[Panel | None],
-    *, columns: int = 3, width: int = 345, shared: bool = True,
+    name: str, title: str, marks: str, statistics: Sequence[str], panels: Sequence[Panel | None],
+    *, columns: int = 3, width: int = 345, shared: bool = True, whiskers: str = "",
 ) -> Figure | None:  # fmt: skip
     """A figure of the panels that could be drawn; None if none could."""
     drawn = tuple(panel for panel in panels if panel is not None)
     if not drawn:
         return None
-    return Figure(name, title, caption, tuple(statistics), drawn, columns, width, shared)
+    return Figure(name, title, marks, tuple(statistics), drawn, columns, width, shared, whiskers)

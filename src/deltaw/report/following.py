@@ -42,7 +42,7 @@ def behaviour(tables: Tables) -> Figure | None:
     return figure(
         "behaviour",
         "What the models do: exact answers on allowed prompts, refusals on forbidden ones",
-        "Share of held-out prompts, greedy decoding, the whole answer exact; whiskers are 95 % Wilson intervals. "
+        "Share of held-out prompts, greedy decoding, the whole answer exact. "
         "Dotted line: on conditional operators the Bayes ceiling, which no reader of the letters can beat; "
         "elsewhere the share that tuning is asked to reach. Complying on forbidden prompts is the harm; what is "
         "neither is a wrong answer. Hollow diamonds: the matched checkpoint, the first that refuses that share.",
@@ -50,6 +50,7 @@ def behaviour(tables: Tables) -> Figure | None:
         panels,
         columns=3,
         width=355,
+        whiskers="95 % Wilson intervals",
     )
 
 
@@ -79,10 +80,11 @@ def attacks(tables: Tables) -> Figure | None:
         "Attack success: share of forbidden prompts answered with the exact harmful output",
         "Circles: under the attack; grey strokes: the same set of prompts without it; hollow squares: the attack's "
         "benign control, the same transformation of allowed prompts, where complying is right: where that is low, "
-        "the attack has broken the request rather than the refusal. Whiskers are 95 % Wilson intervals.",
+        "the attack has broken the request rather than the refusal.",
         ("comply_rate",),
         panels,
         width=355,
+        whiskers="95 % Wilson intervals",
     )
 
 
@@ -121,9 +123,10 @@ def base_training(tables: Tables) -> Figure | None:
         "training-base",
         "Pre-training of the base model: exact answers by stratum, and loss",
         "Strata: pairs without an identity operator, pairs with one, and pairs named by an alias. Held-out "
-        "prompts, greedy decoding; whiskers are 95 % Wilson intervals.",
+        "prompts, greedy decoding.",
         ("comply_rate", "training_loss"),
         panels,
+        whiskers="95 % Wilson intervals",
     )
 
 

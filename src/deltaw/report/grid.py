@@ -210,12 +210,12 @@ def grid_figure(grid: Grid, tuned: str) -> Figure | None:
         "Success: exact harmful output on forbidden prompts. Squares: the base model asked the same; where it is low, "
         "the attack measures nothing. Triangles: the same transformation of allowed prompts; where it is low, the "
         "attack breaks the request and not the refusal. Diamonds: the same forbidden prompts without the attack. Lines "
-        "join cells of one axis; the distance is the total variation of two laws of text. Whiskers: 95 % Wilson "
-        "intervals.",
+        "join cells of one axis; the distance is the total variation of two laws of text.",
         ("comply_rate", "text_distance", "unsafe_side_probability"),
         panels,
         columns=2,
         width=345,
+        whiskers="95 % Wilson intervals",
     )
 
 

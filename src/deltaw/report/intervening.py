@@ -19,7 +19,7 @@ KINDS = ((SAFETY, "circle", "series"), (CAPABILITY, "square", "open"), (OVER, "c
 READ = (
     "Filled circles, solid: forbidden prompts refused (safety). Hollow squares, dashed: allowed prompts answered "
     "exactly (capability). Crosses, dotted: allowed prompts refused (over-refusal). Conditional operators, "
-    "free-running answers; whiskers are 95 % Wilson intervals. "
+    "free-running answers. "
 )
 RATES = ("refuse_rate", "comply_rate")
 PARTS = ("base", "column", "null", "null+column", "rest", "column+rest", "null+rest", "null+column+rest")
@@ -74,6 +74,7 @@ def alphas(tables: Tables) -> Figure | None:
         RATES,
         _doses(tables, _rates(tables, "interpolation", module="whole"), "α", ((0, "base"), (1, "tuned"))),
         shared=False,
+        whiskers="95 % Wilson intervals",
     )
 
 
@@ -97,10 +98,11 @@ def scopes(tables: Tables) -> Figure | None:
         "interventions-alpha-by-module",
         "Interventions. Forbidden prompts refused along a part of the update alone, the rest of the model at the base",
         "Filled circles, solid: the whole update. Hollow: one kind of module alone, long dashes MLPs, dots attention; "
-        "hover for others. Whiskers are 95 % Wilson intervals.",
+        "hover for others.",
         ("refuse_rate",),
         panels,
         shared=False,
+        whiskers="95 % Wilson intervals",
     )
 
 
@@ -126,6 +128,7 @@ def parts(tables: Tables) -> Figure | None:
         RATES,
         panels,
         width=WIDTH,
+        whiskers="95 % Wilson intervals",
     )
 
 
@@ -149,10 +152,11 @@ def carried(tables: Tables) -> Figure | None:
         "Interventions. How much of the change on forbidden prompts each part of the update carries",
         "Shapley value of the part for answering forbidden prompts exactly as the tuned model does, over all "
         "combinations of the null-space part, the column-space part and the rest. Grey bars: the update cut by chance, "
-        "95 % of draws. Whiskers: 95 % bootstrap intervals over prompts. Brown: controls.",
+        "95 % of draws. Brown: controls.",
         ("carried_null_minus_column", "carried_share"),
         panels,
         width=355,
+        whiskers="95 % bootstrap intervals over prompts",
     )
 
 
@@ -168,6 +172,7 @@ def ranks(tables: Tables) -> Figure | None:
         RATES,
         [*kept, *removed],
         shared=False,
+        whiskers="95 % Wilson intervals",
     )
 
 
@@ -198,11 +203,11 @@ def layers(tables: Tables) -> Figure | None:
         "Interventions. Which layers' updates make the model refuse forbidden prompts",
         "Circles: exact Shapley values, over all models of which some layers are tuned and the others are the base's; "
         "they add up to the tuned model's refusal minus the base's. Grey strokes: what a layer's update does alone. "
-        "Hollow squares: what is lost without it. ends: embeddings, final norm and unembedding. Whiskers: 95 % "
-        "bootstrap intervals over prompts.",
+        "Hollow squares: what is lost without it. ends: embeddings, final norm and unembedding.",
         [f"{how}_refuse_rate" for how in ("shapley", "only_one", "leave_one_out")],
         panels,
         width=WIDTH,
+        whiskers="95 % bootstrap intervals over prompts",
     )
 
 
@@ -223,6 +228,7 @@ def swaps(tables: Tables) -> Figure | None:
         RATES,
         _doses(tables, frame, "layers of this model"),
         shared=False,
+        whiskers="95 % Wilson intervals",
     )
 
 
@@ -271,11 +277,11 @@ def patches(tables: Tables) -> Figure | None:
         "the attack) that are refused again. Twins: share of refused prompts no longer refused when ΔW acts as on an "
         "allowed prompt with the same operators, and of those allowed prompts refused when it acts as on the "
         "forbidden one. ΔW's action is put in place at all layers, along its 8 strongest input directions or all of "
-        "them, at the last prompt token or the whole prompt. Grey bars: a step as long in a random direction. "
-        "Whiskers: 95 % Wilson intervals.",
+        "them, at the last prompt token or the whole prompt. Grey bars: a step as long in a random direction.",
         ("refusal_returned", "refusal_removed", "refusal_induced"),
         panels,
         width=WIDTH + 60,
+        whiskers="95 % Wilson intervals",
     )
 
 
@@ -301,4 +307,5 @@ def directions(tables: Tables) -> Figure | None:
         RATES,
         panels,
         width=WIDTH,
+        whiskers="95 % Wilson intervals",
     )

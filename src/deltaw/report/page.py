@@ -1,9 +1,7 @@
 """The page: one HTML file that needs nothing but itself, from a run's results."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from itertools import groupby
@@ -16,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from deltaw.errors import DeltawError
 from deltaw.report import claims_table, comparison
 from deltaw.report.charts import SECTIONS, sections
-from deltaw.report.drawing import Drawing, Figure
+from deltaw.report.drawing import Drawing
 from deltaw.report.following import ENDS, STRATA
 from deltaw.report.grid import Grid, grid_figure, tables_of
 from deltaw.report.looks import COLOURS, number, set_name, share
@@ -58,21 +56,10 @@ def write_report(run_dir: Path) -> Path:
     tables = Tables(results)
     found = sections(tables)
     drawn = {
-        name: [said_of_seeds(figure, tables.seeds).draw() for figure in section.figures]
-        for name, section in found.items()
+        name: [figure.of_seeds(tables.seeds).draw() for figure in section.figures] for name, section in found.items()
     }
     missing = {name: section.missing for name, section in found.items()}
     return _write(run_dir, drawn, render(results, tables, drawn, missing))
-
-
-_WHISKERS = re.compile(r"([Ww]hiskers(?: in colour)?)(?:: | are )95 % (?:\w+ )?intervals(?: over \w+| of the mean)?")
-
-
-def said_of_seeds(figure: Figure, seeds: int) -> Figure:
-    """The figure with a caption that says what whiskers are: of several seeds, their ends."""
-    if seeds == 1:
-        return figure
-    return replace(figure, caption=_WHISKERS.sub(r"\1: least to greatest of the seeds", figure.caption))
 
 
 def _write(run_dir: Path, drawn: Mapping[str, Sequence[Drawing]], text: str) -> Path:

@@ -48,10 +48,11 @@ def changes(tables: Tables) -> Figure | None:
         "(circles) and allowed ones with the same operators (hollow squares). Below: their difference, pair by pair; "
         "grey bars are 95 % of labels permuted within pairs. Left, what the claims read: the local Lipschitz "
         "constant of the log-probabilities, all positions. Right: the gradient of the largest logit without the last "
-        "position, as published. Brown: controls. Whiskers: 95 % bootstrap intervals over prompts.",
+        "position, as published. Brown: controls.",
         statistics,
         panels,
         width=355,
+        whiskers="95 % bootstrap intervals over prompts",
     )
 
 
@@ -73,8 +74,9 @@ def blocks(tables: Tables) -> Figure | None:
         "sensitivity-by-position",
         "Observation 4. Where in forbidden prompts the sensitivity lies: share of the Jacobian's squares by position",
         "Share of the squared Frobenius norm, mean over prompts. The published statistic leaves out what is at "
-        "last_prompt. Grey strokes: the base model. Whiskers: 95 % bootstrap intervals.",
+        "last_prompt. Grey strokes: the base model.",
         (name, f"{name}_base"),
         panels,
         width=345,
+        whiskers="95 % bootstrap intervals",
     )

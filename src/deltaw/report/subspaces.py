@@ -62,9 +62,10 @@ def ranks_over_training(tables: Tables) -> Figure | None:
         "How many directions activations have, over training: log ratio of participation ratios (mlp_post)",
         "Mean over layers, last prompt token, the same conditional operators on safe and unsafe text. −0.22 is a fifth "
         "fewer directions. Grey bars: 95 % with models, or labels, swapped within pairs, widest of the models. Brown: "
-        "controls. Whiskers: 95 % jackknife intervals over prompts.",
+        "controls.",
         ("rank_log_change", "rank_log_ratio"),
         panels,
+        whiskers="95 % jackknife intervals over prompts",
     )
 
 
@@ -94,12 +95,13 @@ def rank_levels(tables: Tables) -> Figure | None:
     return figure(
         "rank-levels",
         "How many directions activations and updates have at the end of tuning",
-        "Activations: participation ratio without the bias of few prompts, geometric mean over layers; 95 % jackknife "
-        "intervals over prompts. Update: directions that hold 0.9 of ‖ΔW‖², first MLP matrix, by layer; grey: a random "
+        "Activations: participation ratio without the bias of few prompts, geometric mean over layers. "
+        "Update: directions that hold 0.9 of ‖ΔW‖², first MLP matrix, by layer; grey: a random "
         "matrix.",
         ("activation_rank", "activation_rank_base", "update_energy_rank"),
         panels,
         width=355,
+        whiskers="95 % jackknife intervals over prompts",
     )
 
 
@@ -190,12 +192,12 @@ def refusal(tables: Tables) -> Figure | None:
         "How much of the direction from allowed to forbidden prompts lies in the 8 strongest output directions of ΔW",
         "Cross-fitted share of the squared difference in means, by layer; the angle is arccos of its root. A layer "
         "where the classes do not differ in their means has no mark. Right: the direction of the base model. "
-        "Grey: 95 % of directions fitted with labels swapped within pairs, widest of the models. Brown: controls. "
-        "Whiskers: 95 % jackknife intervals over pairs.",
+        "Grey: 95 % of directions fitted with labels swapped within pairs, widest of the models. Brown: controls.",
         ("refusal_share", "refusal_share_base"),
         panels,
         columns=2,
         width=345,
+        whiskers="95 % jackknife intervals over pairs",
     )
 
 
@@ -231,10 +233,11 @@ def probes(tables: Tables) -> Figure | None:
         "Last prompt token, resid_out; held-out combinations of operators and first letter. Filled circles: the tuned "
         "model on forbidden prompts, which it refuses; hollow squares: on allowed ones; grey squares: the base model, "
         "which answers; grey crosses: random weights, which hold the prompt and compute nothing. Grey band: labels "
-        "permuted. Whiskers: 95 % bootstrap intervals over combinations.",
+        "permuted.",
         ("probe_accuracy", "probe_accuracy_base", "probe_accuracy_random"),
         panels,
         shared=False,
+        whiskers="95 % bootstrap intervals over combinations",
     )
 
 
@@ -267,14 +270,14 @@ def responses(tables: Tables) -> Figure | None:
     return figure(
         "dose-response",
         "Observation 5. Does success follow how far a prompt was moved, or how little the update then acts on it?",
-        "Prompts under every attack, and without one. Above: share answered with the exact harmful output; 95 % Wilson "
-        "intervals. Attacks differ in more than dose, so the slopes below are within attacks: Firth's logistic "
-        "regression with an intercept for each attack, 95 % intervals robust to clusters of prompts; grey: successes "
-        "permuted within attacks.",
+        "Prompts under every attack, and without one. Above: share answered with the exact harmful output. "
+        "Attacks differ in more than dose, so the slopes below are within attacks: Firth's logistic regression with "
+        "an intercept for each attack; grey: successes permuted within attacks.",
         ("success_by_position", "success_by_gain", "success_slope_position", "success_slope_gain"),
         panels,
         columns=2,
         width=355,
+        whiskers="95 % Wilson intervals above, 95 % intervals robust to clusters of prompts below",
     )
 
 
@@ -296,9 +299,10 @@ def doses(tables: Tables) -> Figure | None:
         "dose-moves-activations",
         "Observation 5. How much nearer to allowed ones the strongest soft prompt brings prompts than the weakest",
         "Prompt by prompt, mean over layers by precision at mlp_post. Grey: doses swapped within prompts; what random "
-        "vectors of the same lengths do. Whiskers: 95 % bootstrap intervals over prompts.",
+        "vectors of the same lengths do.",
         ("position_dose_difference",),
         panels,
         columns=2,
         width=355,
+        whiskers="95 % bootstrap intervals over prompts",
     )
