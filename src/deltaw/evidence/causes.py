@@ -94,19 +94,27 @@ class Reader:
         return np.asarray((readings + (self.rest if rest else 0.0) > self.threshold).double())
 
 
-def _reader(rng: Generator, update: Callable[[Generator], Update], outside: float | None = None) -> Reader:
-    """outside: the share of the reading's square in N(Wᵀ); None: at random."""
+def _reader(rng: Generator, update: Callable[[Generator], Update], pushed: float = 0.0) -> Reader:
+    """pushed: the share of the update's energy that raises readings out of N(Wᵀ): their mean gradient, projected."""
     at = update(rng)
-    dW = at.dW * 0.5 * at.W.norm() / at.dW.norm()
     reading = tensor(rng.standard_normal(len(at.W)))
-    if outside is not None:
-        Q = column_basis(at.W).Q
-        inside = Q @ (Q.T @ reading)
-        apart = reading - inside
-        reading = (1 - outside) ** 0.5 * inside / inside.norm() + outside**0.5 * apart / apart.norm()
     a = tensor(anisotropic(rng, PROMPTS, at.W.shape[1], mean=1.0))
     before = gelu_tanh(a @ at.W.T) @ reading
+    dW = at.dW
+    if pushed:
+        Q = column_basis(at.W).Q
+        gradient = _gradient(at.W, a, reading)
+        push = torch.outer(gradient - Q @ (Q.T @ gradient), a.mean(0))
+        dW = (1 - pushed) ** 0.5 * dW / dW.norm() + pushed**0.5 * push / push.norm()
+    dW = dW * 0.5 * at.W.norm() / dW.norm()
     return Reader(Update(at.W, dW), a, reading, torch.quantile(before, 0.8), 0.3 * before.std())
+
+
+def _gradient(W: Tensor, a: Tensor, reading: Tensor) -> Tensor:
+    """(m,) the gradient of the mean reading with respect to what is added to W a, for all prompts alike."""
+    added = torch.zeros(len(W), dtype=W.dtype, requires_grad=True)
+    mean = (gelu_tanh(a @ W.T + added) @ reading).mean()
+    return torch.autograd.grad(mean, added)[0]
 
 
 def of_split(at: Reader, rng: Generator) -> Trials:
@@ -216,14 +224,18 @@ def of_restored(at: Restored, rng: Generator) -> Trials:
     return mean_beside("refusal-returns", "refusal_returned", returned, from_draws("random_direction", by_chance), rng)
 
 
-def _restored(rng: Generator, read: bool) -> Restored:
-    """Attacked prompts differ from forbidden ones by noise. read: whether what ΔW writes is read at all."""
+def _restored(rng: Generator, read: bool, along: float = 0.0) -> Restored:
+    """Attacked prompts differ from forbidden ones by noise. read: whether what ΔW writes is read at all. along: the
+    share of the reading's square that lies on ΔW's strongest output direction; the rest is at random.
+    """
     at = planting.rotated(rng)
     dW = at.dW * 0.5 * at.W.norm() / at.dW.norm()
     forbidden = isotropic(rng, PROMPTS, planting.IN)
     attacked = forbidden + isotropic(rng, PROMPTS, planting.IN)
     if read:
-        reading = tensor(rng.standard_normal(planting.OUT))
+        top = torch.linalg.svd(dW, full_matrices=False)[0][:, 0]
+        drawn = tensor(rng.standard_normal(planting.OUT))
+        reading = (1 - along) ** 0.5 * drawn / drawn.norm() + along**0.5 * top
     else:  # a reading of what W writes and ΔW does not
         Q = column_basis(dW).Q
         drawn = tensor(rng.standard_normal(planting.OUT))
@@ -262,23 +274,23 @@ def _of_moves() -> Iterable[Cell]:
 
 
 def _of_splits() -> Iterable[Cell]:
-    def cell(condition: str, update: Callable[[Generator], Update], *true: str, share: float | None = None) -> Cell:
-        build = partial(_reader, update=update, outside=share)
-        unit = "" if share is None else "share of the reading in N(Wᵀ), by chance 0.75"
-        return Cell("update cut in two", condition, build, of_split, frozenset(true), share, unit)
+    def cell(condition: str, update: Callable[[Generator], Update], *true: str, pushed: float | None = None) -> Cell:
+        build = partial(_reader, update=update, pushed=pushed or 0.0)
+        unit = "" if pushed is None else "share of the update's energy"
+        return Cell("update cut in two", condition, build, of_split, frozenset(true), pushed, unit)
 
     tied = planting.leverage_tied
     yield cell("rotated update", planting.rotated, "random_split")
     yield cell("rows shorter with leverage", partial(tied, power=-1.0))
     yield cell("rows longer with leverage", partial(tied, power=1.0))
     yield cell("gradient of random errors, anisotropic inputs", planting.random_gradient)
-    for share in (0.9, 1.0):
-        yield cell(f"{share} of the reading in N(Wᵀ)", planting.rotated, share=share)
+    for share in (0.003, 0.01, 0.03):
+        yield cell(f"{share} of the update refuses out of N(Wᵀ)", planting.rotated, pushed=share)
 
 
 def _of_steps() -> Iterable[Cell]:
     yield Cell("extrapolation", "update without a direction", _steps, of_steps)
-    for share in (0.1, 0.3):
+    for share in (0.1, 0.3, 1.0):
         yield Cell(
             "extrapolation", f"{share} of the update towards refusal", partial(_steps, along=share), of_steps,
             effect=share, unit="share of its square",
@@ -291,6 +303,11 @@ def _of_restored() -> Iterable[Cell]:
         (True, "update without meaning, read like all else"),
     ):
         yield Cell("refusal given back", condition, partial(_restored, read=read), of_restored)
+    for share in (0.03, 0.1):
+        yield Cell(
+            "refusal given back", f"{share} of the reading on ΔW's strongest output direction",
+            partial(_restored, read=True, along=share), of_restored, effect=share, unit="share of its square",
+        )  # fmt: skip
 
 
 def _differences(rng: Generator, mean: float) -> FloatArray:
