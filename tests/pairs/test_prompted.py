@@ -1,6 +1,7 @@
 """`compare --prompts` on small models: planted truths, resuming, and no answer left behind."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from tiny_chat import write_model
 
 import deltaw
 from deltaw.errors import DeltawError
-from deltaw.pairs import Effort, Prompt, Verdict, builtin_prompts, compare, compare_prompts, load_chat
+from deltaw.pairs import ATTACKS, Effort, Prompt, Verdict, builtin_prompts, compare, compare_prompts, load_chat
 from deltaw.pairs.compare import open_sources
 from deltaw.pairs.interpolation import move_to
 from deltaw.pairs.language import next_token_logits
-from deltaw.results import read_measurements
+from deltaw.report import write_report
+from deltaw.results import read_claims, read_measurements
 
 pytest.importorskip("transformers")
 EFFORT = Effort(pairs=12, attacked=10, corpus=4, sensitive=3, iterations=4, new_tokens=2, batch=8, draws=50)
@@ -78,9 +80,35 @@ def test_whole_run(tmp_path: Path) -> None:
         for label in ("harmless", "harmful")
         for alpha in ("0", "0.25", "0.5", "0.75", "1")
     }
+    assert {x.attack for x in lines if x.statistic == "position" and x.layer is None} <= set(ATTACKS)
+    asked = {claim.id for claim in read_claims(out / "claims.json")}
+    assert {"update-is-small/mlp.gate_up", "acts-on-forbidden/operand", "attack-escapes-update/prefill"} <= asked
     again = compare_prompts(base, tuned, out, FEW, by_words, EFFORT)
+    assert {claim.id for claim in read_claims(out / "claims.json")} == asked
     assert read_measurements(again) == lines
     assert len(deltaw.load(out).prompts) == len(records)
+
+
+def test_the_page_has_what_was_asked_beside_the_control(tmp_path: Path) -> None:
+    base, tuned = pair_of(tmp_path)
+    other = write_model(tmp_path / "other", noise=0.03)
+    for name, side in (("other", other), ("tuned", tuned)):
+        compare(base, side, tmp_path / f"compare-{name}")
+    control = tmp_path / "compare-other"
+    with pytest.raises(DeltawError, match="holds no finished comparison with prompts"):
+        compare_prompts(base, tuned, tmp_path / "compare-tuned", FEW, by_words, EFFORT, control=control)
+    compare_prompts(base, other, control, FEW, by_words, EFFORT)
+    compare_prompts(base, tuned, tmp_path / "compare-tuned", FEW, by_words, EFFORT, control=control)
+    page = write_report(tmp_path / "compare-tuned").read_text(encoding="utf-8")
+    drawn = set(re.findall(r'id="figure-(prompts-[\w-]+)"', page))
+    assert drawn >= {"prompts-refused", "prompts-between", "prompts-clusters", "prompts-gain", "prompts-row-energy",
+                     "prompts-sensitivity"}  # fmt: skip
+    assert "control:other" in (tmp_path / "compare-tuned" / "claims.json").read_text()
+    assert "what the control <b>other</b>" in page
+    with pytest.raises(DeltawError, match=r"asked otherwise \(digest\)"):
+        compare_prompts(base, tuned, tmp_path / "compare-tuned", FEW[:-1], by_words, EFFORT, control=control)
+    with pytest.raises(DeltawError, match="another base"):
+        compare_prompts(other, tuned, tmp_path / "compare-tuned", FEW, by_words, EFFORT, control=control)
 
 
 def test_a_stopped_run_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from deltaw.errors import DeltawError
-from deltaw.statistics import from_beta, from_draws, from_normal, permutation_null, sign_flip_null
+from deltaw.statistics import from_beta, from_draws, from_normal, mean_null, permutation_null, sign_flip_null
 
 
 def test_closed_forms() -> None:
@@ -59,3 +59,16 @@ def test_a_band_of_few_draws_has_its_level(draws: int, level: float) -> None:
     # The end's standard deviation is at most 0.05; over 4,000 bands that is 8e-4.
     assert np.mean([1 - band.high for band in bands]) == pytest.approx(level, abs=0.003)
     assert np.mean([band.low for band in bands]) == pytest.approx(level, abs=0.003)
+
+
+def test_the_null_of_a_mean_takes_equal_draws_together() -> None:
+    """Layers that say the same have a mean with one layer's band; draws of their own would make it narrower."""
+    values = np.random.default_rng(0).standard_normal(60)
+    one, same = (sign_flip_null("s", values, np.random.default_rng(1), 2000) for _ in range(2))
+    apart = sign_flip_null("s", values, np.random.default_rng(2), 2000)
+    assert (mean_null([one, same]).low, mean_null([one, same]).high) == pytest.approx((one.low, one.high))
+    assert mean_null([one, apart]).high == pytest.approx(one.high / 2**0.5, rel=0.1)
+    weighed = mean_null([one, from_draws("s", np.zeros(2000))], np.array([0.25, 0.75]))
+    assert weighed.high == pytest.approx(one.high / 4)
+    closed = mean_null([from_normal("x", 0, 1), from_normal("x", 0, 1)])
+    assert closed.high == pytest.approx(stats.norm.ppf(0.975) / 2**0.5)

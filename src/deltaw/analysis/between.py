@@ -58,6 +58,7 @@ def position(
     generator: np.random.Generator,
     *,
     source: ArrayLike | None = None,
+    ids: tuple[ArrayLike, ArrayLike] | None = None,
     folds: int = 5,
     draws: int = 1000,
 ) -> Position | Absent:
@@ -65,18 +66,19 @@ def position(
 
     source: (N,) the row of `forbidden` each attacked prompt was made from. Then its direction is fitted
     without that row, the two are resampled together, and the null flips signs of differences within pairs;
-    else attacked prompts are dealt to folds like the others, and the null permutes. Absent if the 95 %
-    interval of the held-out distance between allowed and forbidden reaches 0: the scale has no length.
+    else attacked prompts are dealt to folds like the others, and the null permutes. ids: of forbidden and of
+    allowed rows, (N_f,) and (N_a,): equal ones share a fold and are resampled together; None: all differ. Absent
+    if the 95 % interval of the held-out distance between allowed and forbidden reaches 0: the scale has no length.
     """
     f, a = matrix(forbidden, "forbidden"), matrix(allowed, "allowed", columns=forbidden.shape[1])
     x = matrix(attacked, "attacked", columns=f.shape[1])
-    of_f, of_a = deal([np.arange(len(f)), len(f) + np.arange(len(a))], folds, generator)
+    ids_f, ids_a = (np.arange(len(f)), len(f) + np.arange(len(a))) if ids is None else _numbered(*ids, len(f), len(a))
+    of_f, of_a = deal([ids_f, ids_a], folds, generator)
     origin = None if source is None else _rows(source, len(x), len(f))
     of_x = generator.permutation(len(x)) % folds if origin is None else of_f[origin]
     s_f, s_a, s_x = _project(f, a, x, (of_f, of_a, of_x))
-    ids_x = len(f) + len(a) + np.arange(len(x)) if origin is None else origin
-    ids = [np.arange(len(f)), len(f) + np.arange(len(a)), ids_x]
-    means = bootstrap_means([s_f, s_a, s_x], generator, ids, draws)
+    ids_x = len(f) + len(a) + np.arange(len(x)) if origin is None else ids_f[origin]
+    means = bootstrap_means([s_f, s_a, s_x], generator, [ids_f, ids_a, ids_x], draws)
     zero, length = s_f.mean(), s_a.mean() - s_f.mean()
     if percentile_interval(means[:, 1] - means[:, 0]).low <= 0:
         return Absent("allowed and forbidden prompts are not separated here, so there is no scale between them")
@@ -143,6 +145,18 @@ def gain_ratio(
         interval=Interval(float(np.exp(inside.low)), float(np.exp(inside.high))),
         null=Null(null.kind, 1.0, float(np.exp(null.low)), float(np.exp(null.high)), of_ratio),
     )
+
+
+def _numbered(forbidden: ArrayLike, allowed: ArrayLike, n_forbidden: int, n_allowed: int) -> tuple[IntArray, IntArray]:
+    """Both classes' ids as numbers, the same for the same id."""
+    both = [np.asarray(ids) for ids in (forbidden, allowed)]
+    if [ids.shape for ids in both] != [(n_forbidden,), (n_allowed,)]:
+        raise DeltawError(
+            f"ids have shapes {both[0].shape} and {both[1].shape} for {n_forbidden} forbidden and {n_allowed} allowed "
+            "prompts; expected one each"
+        )
+    numbers = np.unique(np.concatenate(both), return_inverse=True)[1]
+    return numbers[:n_forbidden], numbers[n_forbidden:]
 
 
 def _rows(source: ArrayLike, n: int, n_forbidden: int) -> IntArray:

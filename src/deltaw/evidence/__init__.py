@@ -8,6 +8,7 @@ calibration  how often each test finds what is not there, and what is         do
 """
 
 from deltaw.evidence.claims import STATEMENTS, Query, Statement
-from deltaw.evidence.deciding import decide, judge
+from deltaw.evidence.deciding import decide, judge, verdicts, weigh
+from deltaw.evidence.reading import Collected, Found
 
-__all__ = ["STATEMENTS", "Query", "Statement", "decide", "judge"]
+__all__ = ["STATEMENTS", "Collected", "Found", "Query", "Statement", "decide", "judge", "verdicts", "weigh"]

@@ -12,7 +12,7 @@ from deltaw.analysis import Mlp
 from deltaw.evidence import planting, trials
 from deltaw.evidence.causes import cause_cells
 from deltaw.evidence.planting import Generator, Update, anisotropic, haar, isotropic, operators, swapped, tensor
-from deltaw.evidence.seedtrials import SEED_CELLS
+from deltaw.evidence.seedtrials import seed_cells
 from deltaw.evidence.trials import Cell
 from deltaw.statistics import FloatArray
 
@@ -22,7 +22,7 @@ N, WIDTH = 48, 24
 
 def cells() -> tuple[Cell, ...]:
     """All of them, by family."""
-    makers = (_weights, _function, _clusters, _gain, _rows, _attacks, _sensitivity, cause_cells, _seeds)
+    makers = (_weights, _function, _clusters, _gain, _rows, _attacks, _sensitivity, cause_cells, seed_cells)
     return tuple(cell for make in makers for cell in make())
 
 
@@ -288,8 +288,3 @@ def _falling(fall: float) -> Cell:
 
     name = f"falls by {fall} on forbidden, rises by as much on allowed"
     return Cell("sensitivity", name, build, trials.of_sensitivity, effect=fall, unit="log ratio, sd 0.5")
-
-
-def _seeds() -> Iterable[Cell]:
-    for condition, build, measure, true, effect in SEED_CELLS:
-        yield Cell("seeds", condition, build, measure, frozenset(true), effect, "sd of a seed" if effect else "")

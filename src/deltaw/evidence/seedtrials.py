@@ -2,7 +2,7 @@
 the whole family of claims with Benjamini–Hochberg.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from deltaw.evidence.claims import Query, Statement
 from deltaw.evidence.deciding import LEVEL, Weighed, adjust, judge, rule, weigh
 from deltaw.evidence.planting import Generator
 from deltaw.evidence.reading import Collected, Found
-from deltaw.evidence.trials import Trial, Trials
+from deltaw.evidence.trials import Cell, Trial, Trials
 from deltaw.results.schema import Null
 from deltaw.statistics import FloatArray
 
@@ -26,6 +26,7 @@ CLAIMS = 40
 _STATEMENT = Statement(
     "planted", 1, "the mean is greater than 0", "", Query("planted", ("model",)), smallest_effect=0.0
 )
+Measure = Callable[[Any, Generator], Trials]
 NONE = -1e9
 """A smallest effect that is no bar, so that only the null or the control is."""
 
@@ -118,32 +119,33 @@ def _family(rng: Generator, share: float, effect: float = 3.0, common: float = 0
     return Family(noise + effect * true[:, None], true)
 
 
-Build = Callable[[Generator], Any]
-Measure = Callable[[Any, Generator], Trials]
-_PARTS = ("t interval", "sign_flip", "whole rule")
+def seed_cells() -> Iterable[Cell]:
+    """The cells of the rule over seeds."""
 
-SEED_CELLS: tuple[tuple[str, Build, Measure, tuple[str, ...], float | None], ...] = (
-    ("normal seeds, mean at the bar", lambda rng: rng.standard_normal(SEEDS), of_seeds, _PARTS, None),
-    (
-        "heavy tails (t with 3 degrees of freedom)", lambda rng: rng.standard_t(3, size=SEEDS), of_seeds,
-        ("sign_flip",), None,
-    ),
-    ("skewed to the right (exponential)", lambda rng: rng.exponential(size=SEEDS) - 1, of_seeds, (), None),
-    ("skewed to the left (exponential)", lambda rng: 1 - rng.exponential(size=SEEDS), of_seeds, (), None),
-    ("two tunings of each of three bases taken for six seeds", _two_tunings, of_seeds, (), None),
-    ("seeds drawn from the null", lambda rng: rng.standard_normal(SEEDS), of_seeds_beside_a_null, (), None),
-    (
-        "claim and control of one law, half of the variance shared", _correlated_pairs, of_seeds_beside_a_control,
-        ("t test of the pairs", "whole rule"), None,
-    ),
-    ("no claim is true", partial(_family, share=0.0), of_family, ("Benjamini–Hochberg", "whole rule"), None),
-    ("a quarter of the claims true", partial(_family, share=0.25), of_family,
-     ("Benjamini–Hochberg", "whole rule"), None),
-    ("a quarter true, half of a seed's variance common to all claims", partial(_family, share=0.25, common=0.5),
-     of_family, (), None),
-    *(
-        (f"mean {effect} sd beyond the bar", lambda rng, effect=effect: rng.standard_normal(SEEDS) + effect, of_seeds,
-         (), effect)
-        for effect in (0.5, 1.0, 1.5, 2.0)
-    ),
-)  # fmt: skip
+    def cell(condition: str, build: Callable[[Generator], Any], measure: Measure, *true: str, **more: Any) -> Cell:
+        return Cell("seeds", condition, build, measure, frozenset(true), **more)
+
+    family = ("Benjamini–Hochberg", "whole rule")
+    yield cell("normal seeds, mean at the bar", _normal, of_seeds, "t interval", "sign_flip", "whole rule")
+    yield cell("heavy tails (t with 3 degrees of freedom)", _heavy, of_seeds, "sign_flip")
+    yield cell("skewed to the right (exponential)", lambda rng: rng.exponential(size=SEEDS) - 1, of_seeds)
+    yield cell("skewed to the left (exponential)", lambda rng: 1 - rng.exponential(size=SEEDS), of_seeds)
+    yield cell("two tunings of each of three bases taken for six seeds", _two_tunings, of_seeds)
+    yield cell("seeds drawn from the null", _normal, of_seeds_beside_a_null)
+    pairs = "claim and control of one law, half of the variance shared"
+    yield cell(pairs, _correlated_pairs, of_seeds_beside_a_control, "t test of the pairs", "whole rule")
+    yield cell("no claim is true", partial(_family, share=0.0), of_family, *family)
+    yield cell("a quarter of the claims true", partial(_family, share=0.25), of_family, *family)
+    alike = partial(_family, share=0.25, common=0.5)
+    yield cell("a quarter true, half of a seed's variance common to all claims", alike, of_family)
+    for effect in (0.5, 1.0, 1.5, 2.0):
+        build = partial(_normal, mean=effect)
+        yield cell(f"mean {effect} sd beyond the bar", build, of_seeds, effect=effect, unit="sd of a seed")
+
+
+def _normal(rng: Generator, mean: float = 0.0) -> FloatArray:
+    return rng.standard_normal(SEEDS) + mean
+
+
+def _heavy(rng: Generator) -> FloatArray:
+    return rng.standard_t(3, size=SEEDS)

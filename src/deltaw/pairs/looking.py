@@ -12,11 +12,14 @@ from torch import Tensor
 
 from deltaw.analysis import (
     Absent,
+    Position,
+    RowContrast,
     Separation,
     difference_of_differences,
     gain,
     gain_ratio,
     position,
+    precision_weights,
     row_contrast,
     separation,
 )
@@ -30,6 +33,7 @@ from deltaw.statistics import (
     Null,
     bootstrap_means,
     from_draws,
+    mean_null,
     percentile_interval,
     sign_flip_null,
 )
@@ -70,7 +74,7 @@ def write_clusters(sheet: Sheet, pairs: Sequence[MatchedPair], base: Seen, tuned
     site, layers = "resid_out", _layers(base)
     found = []
     for layer in layers:
-        before, after = (_separate(seen, (layer, site), ids, layer, effort) for seen in (base, tuned))
+        before, after = (_separate(seen, (layer, site), ids, effort) for seen in (base, tuned))
         found.append((before, after))
         view = sheet.with_(site=site, layer=layer, n=len(pairs), n_unit="pair")
         changes = difference_of_differences(before, after, _generator(effort, 11, layer), draws=effort.draws)
@@ -84,9 +88,9 @@ def write_clusters(sheet: Sheet, pairs: Sequence[MatchedPair], base: Seen, tuned
     _write_over_layers(sheet.with_(site=site, n=len(pairs), n_unit="pair"), found, ids, effort)
 
 
-def _separate(seen: Seen, place: Place, ids: Names, layer: int, effort: Effort) -> Separation:
-    # equal generators for both models: equal folds and permutations
-    generator = _generator(effort, 10, layer)
+def _separate(seen: Seen, place: Place, ids: Names, effort: Effort) -> Separation:
+    # equal generators for both models and all layers: equal folds and permutations
+    generator = _generator(effort, 10)
     return separation(
         seen.harmless[place], seen.harmful[place], generator, paired=True, ids=(ids, ids), folds=FOLDS,
         null_draws=LABEL_DRAWS, bootstrap_draws=effort.draws,
@@ -132,6 +136,7 @@ def write_gains(
     ids = np.array([pair.harmful.cluster for pair in pairs])
     absent: dict[str, str] = {}
     ratios: list[FloatArray] = []
+    energies: list[RowContrast] = []
     of_attacks: dict[str, list[FloatArray]] = {attack: [] for attack in base.attacked}
     for layer, maps in layers:
         place = (layer, "mlp_in")
@@ -155,6 +160,7 @@ def write_gains(
         else:
             energy = view.with_(unit="share of energy", n=len(pairs), n_unit="pair")
             energy.add("row_energy_difference", rows.value, rows.interval, rows.nulls)
+            energies.append(rows)
         for attack, places in base.attacked.items():
             of_attack = gain(places[place].double(), maps.dW, maps.db, maps.W, maps.b).relative
             ratio = gain_ratio(
@@ -167,6 +173,11 @@ def write_gains(
     view = sheet.with_(site="mlp_in", unit="log ratio")
     if ratios:
         _add_paired(view.with_(n=len(pairs), n_unit="pair"), "gain_log_ratio", ratios, ids, "label_permutation", effort)
+    if energies:  # random directions of one layer have nothing to do with another's
+        differences = np.mean([one.forbidden - one.allowed for one in energies], axis=0)
+        nulls = [mean_null(kind) for kind in zip(*(one.nulls for one in energies), strict=True)]
+        energy = view.with_(unit="share of energy", n=len(pairs), n_unit="pair")
+        _add_mean(energy, "row_energy_difference", differences, ids, nulls, effort)
     for attack, logs in of_attacks.items():
         if logs:
             named = view.with_(attack=attack, n=len(logs[0]), n_unit="prompt")
@@ -175,27 +186,37 @@ def write_gains(
     return absent
 
 
-def write_positions(sheet: Sheet, tuned: Seen, base: Seen, effort: Effort) -> dict[str, str]:
-    """Observation 5: where attacked harmful prompts lie between harmful (0) and harmless (1) ones, layer by layer.
+def write_positions(
+    sheet: Sheet, pairs: Sequence[MatchedPair], tuned: Seen, base: Seen, effort: Effort
+) -> dict[str, str]:
+    """Observation 5: where attacked harmful prompts lie between harmful (0) and harmless (1) ones, by layer, and their
+    mean over the layers that have such a scale, by precision.
 
     Attacked prompt i is made from harmful prompt i. Returns where there is no such scale.
     """
+    ids = np.array([pair.harmful.cluster for pair in pairs])
     absent: dict[str, str] = {}
     for suffix, seen in (("", tuned), ("_base", base)):
         for attack, places in seen.attacked.items():
+            placed: list[Position] = []
+            view = sheet.with_(site="resid_out", attack=attack, n_unit="prompt", unit="share of distance")
             for layer in _layers(seen):
                 place = (layer, "resid_out")
                 count = len(places[place])
                 found = position(
-                    places[place], seen.harmful[place][:count], seen.harmless[place][:count],
-                    _generator(effort, 7, layer), source=np.arange(count), folds=FOLDS, draws=effort.draws,
+                    places[place], seen.harmful[place], seen.harmless[place],
+                    _generator(effort, 7), source=np.arange(count), ids=(ids, ids), folds=FOLDS, draws=effort.draws,
                 )  # fmt: skip
                 if isinstance(found, Absent):
                     absent[f"position{suffix}, layer {layer}"] = found.reason
                     continue
-                view = sheet.with_(site="resid_out", layer=layer, attack=attack, n=count, n_unit="prompt")
-                unit = "share of distance"
-                view.add(f"position{suffix}", found.mean, found.interval, [found.null], unit=unit)
+                placed.append(found)
+                view.add(f"position{suffix}", found.mean, found.interval, [found.null], layer=layer, n=count)
+            if placed:
+                weights = precision_weights(placed)
+                means = weights @ np.array([one.positions for one in placed])
+                null = mean_null([one.null for one in placed], weights)
+                _add_mean(view.with_(n=len(means)), f"position{suffix}", means, ids[: len(means)], [null], effort)
     return absent
 
 

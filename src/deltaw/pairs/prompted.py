@@ -2,7 +2,8 @@
 
 One model is in memory, and is moved along the line from base to tuned (`interpolation`). What is slow goes to
 OUT/verdicts.jsonl as it is finished: verdicts and sensitivities, so that a stopped run goes on. At the end the lines
-join those of the weights in measurements.jsonl, prompts.jsonl gets the verdicts, and the manifest what was asked.
+join those of the weights in measurements.jsonl, claims.json gets those about activations, prompts.jsonl the verdicts,
+and the manifest what was asked.
 No answer is kept, and of a prompt its place, set, label, pair and attack, not its text.
 """
 
@@ -31,8 +32,18 @@ from deltaw.pairs.language import Chat, activations_of, embedded, encode, frozen
 from deltaw.pairs.layouts import Module
 from deltaw.pairs.looking import FOLDS, SITES, Layer, Seen, write_clusters, write_gains, write_positions
 from deltaw.pairs.lora import Adapter
+from deltaw.pairs.prompt_claims import prompt_claims
 from deltaw.pairs.prompts import BUILTIN, CONTRASTS, MatchedPair, Prompt, matched, read_prompts, spread, under_attack
-from deltaw.results import read_measurements, write_json_atomic, write_jsonl_atomic, write_measurements
+from deltaw.pairs.summary import CLAIMED
+from deltaw.results import (
+    Measurement,
+    read_claims,
+    read_measurements,
+    write_claims,
+    write_json_atomic,
+    write_jsonl_atomic,
+    write_measurements,
+)
 from deltaw.results.sheet import Sheet
 from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval
 
@@ -64,12 +75,14 @@ def compare_prompts(
     device: str = "cpu",
     say: Say = lambda text: None,
     base_parts: Path | None = None,
+    control: Path | None = None,
 ) -> Path:
     """Ask both models, look at their activations, and add the lines to OUT/measurements.jsonl, which `compare` wrote.
 
     prompts: a JSONL file, the word builtin, or prompts. judge: of every answer. base_parts: a file that several
-    comparisons of one base share, so that it is asked once. DeltawError if a model, the prompts or an earlier run's
-    journal are at fault, or OUT holds no finished comparison of weights.
+    comparisons of one base share, so that it is asked once. control: a finished comparison of the same base, on the
+    same prompts, with a tuning that teaches something harmless: claims have to beat it. DeltawError if a model, the
+    prompts, the control or an earlier run's journal are at fault, or OUT holds no finished comparison of weights.
     """
     started, effort = time.perf_counter(), effort or Effort()
     asked = list(prompts) if not isinstance(prompts, str | Path) else read_prompts(prompts)
@@ -83,6 +96,8 @@ def compare_prompts(
         "judge": f"{judge.__module__}.{getattr(judge, '__qualname__', type(judge).__name__)}",
         "effort": asdict(effort),
     }
+    header = json.loads(json.dumps(header))  # as files hold it
+    beside = None if control is None else _control(control, header)
     shared = {"model": sources.directory.resolve().name, "seed": effort.seed}
     try:
         journal = Journal.open(out / JOURNAL, header)
@@ -94,13 +109,32 @@ def compare_prompts(
             _behaviour(work, asked, judge, out)
             _activations(work, asked)
             _sensitivity(work, asked)
-        _finish(work, out, prompts, header, time.perf_counter() - started)
+        _finish(work, out, prompts, header, time.perf_counter() - started, beside)
     except OSError as error:
         raise DeltawError(
             f"{out} cannot be written ({error.strerror or error}); what is finished is kept, and the same command goes "
             "on from it"
         ) from error
     return out / "measurements.jsonl"
+
+
+def _control(directory: Path, header: dict[str, Any]) -> tuple[str, list[Measurement]]:
+    """(its name, its lines). DeltawError unless it is a comparison of the same base on the same prompts."""
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        asked, of_base = manifest["prompts"], manifest["comparison"]["pair"]["base"]
+        name = str(manifest["names"][1])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise DeltawError(
+            f"the control {directory} holds no finished comparison with prompts; make it first: deltaw compare BASE "
+            f"CONTROL --out {directory} --prompts FILE"
+        ) from error
+    if of_base != header["pair"]["base"]:
+        raise DeltawError(f"the control {directory} compares another base model; give one of the same base")
+    for what in ("digest", "judge", "effort"):
+        if asked.get(what) != header["prompts" if what == "digest" else what]:
+            raise DeltawError(f"the control {directory} was asked otherwise ({what}); compare it with the same prompts")
+    return name, read_measurements(directory / "measurements.jsonl")
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:
@@ -174,7 +208,7 @@ def _activations(work: _Work, prompts: Sequence[Prompt]) -> None:
         write_clusters(sheet, pairs, seen[0], seen[1], effort)
         work.absent.update(write_gains(sheet, pairs, seen[0], _layers(work), effort))
         if contrast == first:
-            work.absent.update(write_positions(sheet, seen[1], seen[0], effort))
+            work.absent.update(write_positions(sheet, pairs, seen[1], seen[0], effort))
 
 
 def _see(work: _Work, pairs: Sequence[MatchedPair], attacks: Sequence[str]) -> Seen:
@@ -274,15 +308,28 @@ def _spectral_norms(work: _Work, pairs: Sequence[MatchedPair]) -> dict[str, list
     return found
 
 
-def _finish(work: _Work, out: Path, prompts: object, header: dict[str, Any], seconds: float) -> None:
+def _finish(
+    work: _Work,
+    out: Path,
+    prompts: object,
+    header: dict[str, Any],
+    seconds: float,
+    control: tuple[str, list[Measurement]] | None,
+) -> None:
     path = out / "measurements.jsonl"
     weights = [line for line in read_measurements(path) if line.seed is None]  # only ours have one
     write_measurements(path, [*weights, *work.sheet.lines])
+    name, lines = control or (None, [])
+    asked = prompt_claims(work.sheet.lines, lines, name)
+    of_weights = [claim for claim in read_claims(out / "claims.json") if claim.id.partition("/")[0] in CLAIMED]
+    write_claims(out / "claims.json", [*of_weights, *asked])
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     manifest["prompts"] = {
         "source": str(prompts) if isinstance(prompts, str | Path) else "given",
+        "digest": header["prompts"],
         "judge": header["judge"],
         "effort": header["effort"],
+        "control": name,
         "absent": work.absent,
         "seconds": {"this_call": round(seconds, 1)},
     }

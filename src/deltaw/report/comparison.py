@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from deltaw.report import prompted
 from deltaw.report.drawing import Figure, figure
 from deltaw.report.grid import Table
 from deltaw.report.looks import NULL_NAMES, Series, light, number, share
@@ -44,6 +45,11 @@ class Pair:
         self.kinds = sorted(
             {_kind(module, layer) for module, layer in zip(frame["module"], frame["layer"], strict=True)}
         )
+
+    @property
+    def asked(self) -> bool:
+        """Whether the models were given prompts."""
+        return bool(self.manifest.get("prompts"))
 
     def take(self, statistic: str) -> pd.DataFrame:
         """The rows of a statistic in layers, with `kind`, and `at` and `x`, the layer."""
@@ -254,15 +260,22 @@ SECTIONS = {
         ("cosine with the old matrix", cosines),
     ),
 }  # fmt: skip
-CONTENTS = (
-    ("claims", "Claims"), ("size", "Size"), ("null-space", "Null space"), ("spectrum", "Spectrum"),
-    ("absent", "What is not here"), ("matrices", "Every matrix"), ("words", "How to read"),
-)  # fmt: skip
+
+
+def contents(pair: Pair) -> list[tuple[str, str]]:
+    """The sections of the page, (id, title)."""
+    asked = [("behaviour", "Behaviour"), ("activations", "Activations")] if pair.asked else []
+    return [
+        ("claims", "Claims"), *asked, ("size", "Size"), ("null-space", "Null space"), ("spectrum", "Spectrum"),
+        ("absent", "What is not here"), ("matrices", "Every matrix"), ("words", "How to read"),
+    ]  # fmt: skip
 
 
 def drawn(pair: Pair) -> tuple[dict[str, list[Figure]], dict[str, list[str]]]:
     """The figures of each section, and what could not be drawn."""
     made = {name: [(what, make(pair)) for what, make in makers] for name, makers in SECTIONS.items()}
+    for name, asked in prompted.SECTIONS.items() if pair.asked else ():
+        made[name] = [(what, of_tables(pair.tables)) for what, of_tables in asked]
     return (
         {name: [one for _, one in figures if one is not None] for name, figures in made.items()},
         {name: [what for what, one in figures if one is None] for name, figures in made.items()},
@@ -279,17 +292,24 @@ def head(pair: Pair) -> dict[str, Any]:
         ("base", base), (f"tuned {kind}", tuned), ("architecture", manifest.get("model_type") or "unknown"),
         ("matrices", str(manifest["matrices"])), ("skipped", str(len(manifest["skipped"]))),
         ("identical entries", f"{share(float(same.mean()))} %" if len(same) else ""),
+        ("control", str((manifest.get("prompts") or {}).get("control") or "none") if pair.asked else ""),
         ("finished", str(manifest["finished"]).replace("T", " ").replace("+00:00", " UTC")),
     ]  # fmt: skip
     return {
         "title": f"{tuned} beside {base}", "facts": [(name, value) for name, value in facts if value],
-        "version": manifest["comparison"]["version"],
+        "version": manifest["comparison"]["version"], "asked": pair.asked,
+        "control": (manifest.get("prompts") or {}).get("control"),
     }  # fmt: skip
 
 
 def tables_of(pair: Pair) -> dict[str, Table | None]:
-    """skipped, absent and matrices: as tables; None where there is nothing."""
-    return {"skipped": _skipped(pair), "absent": _absent(pair), "matrices": _matrices(pair)}
+    """skipped, absent, unmeasured and matrices: as tables; None where there is nothing."""
+    return {
+        "skipped": _skipped(pair),
+        "absent": _absent(pair),
+        "unmeasured": _unmeasured(pair),
+        "matrices": _matrices(pair),
+    }
 
 
 def _skipped(pair: Pair) -> Table | None:
@@ -310,6 +330,20 @@ def _absent(pair: Pair) -> Table | None:
     )
     title = "Statistics that some matrices lack, and why"
     return Table(title, ("statistic", "why", "matrices", "which"), rows) if rows else None
+
+
+def _unmeasured(pair: Pair) -> Table | None:
+    """What of the prompts could not be measured, layers with the same reason together."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, why in (pair.manifest.get("prompts") or {}).get("absent", {}).items():
+        statistic, _, layer = str(name).partition(", layer ")
+        found.setdefault((statistic, str(why)), []).append(layer)
+    rows = tuple((statistic, why, ", ".join(filter(None, layers)) or "–") for (statistic, why), layers in found.items())
+    return (
+        Table("What of the prompts could not be measured, and why", ("statistic", "why", "layers"), rows)
+        if rows
+        else None
+    )
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

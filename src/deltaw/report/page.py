@@ -100,7 +100,7 @@ def render_comparison(
     return template.render(
         css=_css(), script=_asset("page.js"), bundle=_bundle(), head=comparison.head(pair), drawn=drawn,
         missing=missing, claims=claims_table.groups(claims, {}), tables=comparison.tables_of(pair),
-        contents=comparison.CONTENTS,
+        contents=comparison.contents(pair),
     )  # fmt: skip
 
 

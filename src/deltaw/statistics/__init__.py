@@ -25,7 +25,15 @@ from deltaw.statistics.intervals import (
 )
 from deltaw.statistics.jackknife import jackknife_interval
 from deltaw.statistics.logistic import LogisticFit, bootstrap_coefficients, firth_logistic, permuted_coefficients
-from deltaw.statistics.nulls import Null, from_beta, from_draws, from_normal, permutation_null, sign_flip_null
+from deltaw.statistics.nulls import (
+    Null,
+    from_beta,
+    from_draws,
+    from_normal,
+    mean_null,
+    permutation_null,
+    sign_flip_null,
+)
 from deltaw.statistics.power import seeds_needed, t_power, tolerated_sd
 from deltaw.statistics.tests import SignFlip, auroc, benjamini_hochberg, d_prime, sign_flip, t_test
 from deltaw.statistics.variance import VarianceComponents, variance_components
@@ -49,6 +57,7 @@ __all__ = [
     "from_normal",
     "from_scale",
     "jackknife_interval",
+    "mean_null",
     "percentile_interval",
     "permutation_null",
     "permuted_coefficients",

@@ -6,6 +6,7 @@ add no noise. Where only some moments are known in closed form, the band is that
 with these moments.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,3 +105,22 @@ def sign_flip_null(kind: str, differences: ArrayLike, generator: np.random.Gener
     d = vector(differences, "differences")
     signs = generator.integers(0, 2, size=(draws, len(d))) * 2.0 - 1.0
     return from_draws(kind, signs @ d / len(d), mean=0.0)
+
+
+def mean_null(nulls: Sequence[Null], weights: FloatArray | None = None) -> Null:
+    """The null of a mean of statistics, such as one over layers: draw by draw where all have draws, else by the bands'
+    half widths, as if they were independent.
+
+    Statistics of the same prompts need nulls of equal generators, so that a draw exchanges the same prompts in all of
+    them: others in each would make the band too narrow. weights: (nulls,), summing to 1; None: all alike.
+    """
+    w = np.full(len(nulls), 1 / len(nulls)) if weights is None else weights
+    kind, mean = nulls[0].kind, float(w @ np.array([null.mean for null in nulls]))
+    draws = [null.draws for null in nulls]
+    if all(d is not None for d in draws):
+        return from_draws(kind, w @ np.array([d for d in draws if d is not None]), mean=mean)
+    low, high = (
+        float(np.sqrt(np.sum([(x * (getattr(null, edge) - null.mean)) ** 2 for x, null in zip(w, nulls, strict=True)])))
+        for edge in ("low", "high")
+    )
+    return Null(kind, mean, mean - low, mean + high)

@@ -14,8 +14,8 @@ from deltaw.analysis import (
     position,
     precision_weights,
 )
-from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, from_draws, percentile_interval
-from deltaw.study.comparing import PRIMARY, SECONDARY, SITES, Comparison, Places, add_mean, flipped, mean_null, read
+from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, from_draws, mean_null, percentile_interval
+from deltaw.study.comparing import PRIMARY, SECONDARY, SITES, Comparison, Places, add_mean, flipped, read
 from deltaw.study.sheet import Sheet, present
 from deltaw.world import FORBIDDEN_SOURCES, attacked
 
@@ -119,7 +119,7 @@ def write_positions(
         nulls: list[Null] = []
         for layer in at.layers:
             place = (layer, site)
-            source, generator = np.arange(len(attacked_at[place])), at.generator(5, number, layer)
+            source, generator = np.arange(len(attacked_at[place])), at.generator(5, number)  # equal draws in all layers
             found = present(
                 position(
                     attacked_at[place], forbidden[place], allowed[place], generator, source=source, draws=at.bootstrap

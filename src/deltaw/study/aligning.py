@@ -29,8 +29,8 @@ from deltaw.analysis import (
     top_right,
 )
 from deltaw.model import Transformer, mlp
-from deltaw.statistics import Null
-from deltaw.study.comparing import PRIMARY, contrasts, mean_null, read
+from deltaw.statistics import Null, mean_null
+from deltaw.study.comparing import PRIMARY, contrasts, read
 from deltaw.study.making import SeedConfig, last_model, tuned_fields
 from deltaw.study.recipes import Subspaces, Tuned
 from deltaw.study.sheet import Sheet

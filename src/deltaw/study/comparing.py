@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deltaw.analysis import ColumnBasis, Separation, column_basis, gaussian_spectrum, separation
 from deltaw.model import Transformer, activations, mlp
-from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, percentile_interval, sign_flip_null
+from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval, sign_flip_null
 from deltaw.study.making import SeedConfig, last_model
 from deltaw.study.recipes import Sizes
 from deltaw.study.sheet import Sheet
@@ -133,7 +133,7 @@ def separate(
 ) -> Separation:
     """Separation of (allowed, forbidden) activations at one place, on the folds that both models share."""
     allowed, forbidden = (found[(layer, SITES[site])] for found in places)
-    generator = before.generator(1, site, layer)
+    generator = before.generator(1, site)  # equal in all layers: a pair changes its fold or labels as a whole
     return separation(allowed, forbidden, generator, paired=True, null_draws=draws, bootstrap_draws=bootstrap)
 
 
@@ -161,23 +161,6 @@ class Comparison:
         """(ΔW, W) of the MLP's first matrix."""
         old, new = self.mlps[layer]
         return new.w_in - old.w_in, old.w_in
-
-
-def mean_null(nulls: list[Null], weights: FloatArray | None = None) -> Null:
-    """The null of a mean over layers: of its draws where all have some, else by the bands' half widths.
-
-    weights: (layers,), summing to 1; None: all alike.
-    """
-    w = np.full(len(nulls), 1 / len(nulls)) if weights is None else weights
-    kind, mean = nulls[0].kind, float(w @ np.array([null.mean for null in nulls]))
-    draws = [null.draws for null in nulls]
-    if all(d is not None for d in draws):
-        return from_draws(kind, w @ np.array([d for d in draws if d is not None]), mean=mean)
-    low, high = (
-        float(np.sqrt(np.sum([(x * (getattr(null, edge) - null.mean)) ** 2 for x, null in zip(w, nulls, strict=True)])))
-        for edge in ("low", "high")
-    )
-    return Null(kind, mean, mean - low, mean + high)
 
 
 def flipped(at: Comparison, kind: str, values: FloatArray) -> Null:

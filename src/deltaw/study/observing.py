@@ -21,9 +21,9 @@ from deltaw.analysis import (
     update_spectrum,
 )
 from deltaw.model import load
-from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, percentile_interval
+from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, mean_null, percentile_interval
 from deltaw.study.acting import observe_attacks, observe_function
-from deltaw.study.comparing import SITES, Comparison, Places, add_mean, base_sides, flipped, mean_null, separate
+from deltaw.study.comparing import SITES, Comparison, Places, add_mean, base_sides, flipped, separate
 from deltaw.study.making import SeedConfig, step_directory, tuned_fields
 from deltaw.study.recipes import Tuned
 from deltaw.study.sensing import observe_sensitivity

@@ -68,7 +68,8 @@ def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in (MANIFEST, CLAIMS, PROMPTS):
         shutil.copyfile(run / name, out / name)
-    shutil.copytree(run / "figures", out / "figures", dirs_exist_ok=True)
+    shutil.rmtree(out / "figures", ignore_errors=True)  # of an earlier run, which may have had others
+    shutil.copytree(run / "figures", out / "figures")
     packed = gzip.compress((run / MEASUREMENTS).read_bytes(), compresslevel=9, mtime=0)
     (out / PACKED).write_bytes(packed)
     names = {"name": study.name, "seeds": ", ".join(map(str, study.seeds))}

@@ -70,7 +70,7 @@ class ModelAttacks:
     """
 
     models: tuple[str, ...] = ("ssft-medium", "dpo-medium", "unlearn-medium")
-    prompts: int = 48
+    prompts: int = 32
     doses: tuple[str, ...] = ("soft_weak", "soft_1", "soft_2", "soft_4", "soft_4_wide", "soft_strong")
     restarts: int = 1
     universal: str = "soft_4"
@@ -289,7 +289,7 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
         checkpoints=(0, 40, 160, steps),
         base_checkpoints=(0, STANDARD_BASE),
         sizes=replace(whole.sizes, final=500, checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
-        model_attacks=replace(whole.model_attacks, prompts=32, universal="soft_weak"),
+        model_attacks=replace(whole.model_attacks, universal="soft_weak"),
         seeds=tuple(range(101 + STANDARD_SEEDS * seed, 101 + STANDARD_SEEDS * (seed + 1))),
         exploratory=False,
         left_out=None,

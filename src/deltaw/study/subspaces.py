@@ -15,8 +15,8 @@ import torch
 from deltaw.analysis import ActivationRank, LogRank, activation_rank, energy_rank, rank_null
 from deltaw.analysis.inputs import normals
 from deltaw.model import load
-from deltaw.statistics import Interval, Null, from_draws
-from deltaw.study.comparing import PRIMARY, SITES, BaseSide, Comparison, Places, base_sides, mean_null
+from deltaw.statistics import Interval, Null, from_draws, mean_null
+from deltaw.study.comparing import PRIMARY, SITES, BaseSide, Comparison, Places, base_sides
 from deltaw.study.making import SeedConfig, step_directory, tuned_fields
 from deltaw.study.probing import observe_probe, observe_refusal
 from deltaw.study.recipes import Subspaces, Tuned
@@ -130,14 +130,14 @@ def _compare(
 ) -> None:
     """Log ratios of ranks: between verdicts in each model, between models on each verdict, and the difference of both.
 
-    Equal generators swap the same pairs in both models, so that the last has a null too.
+    Equal generators swap the same pairs in both models and all layers, so that the last and the means have nulls too.
     """
 
     def swapped(kind: str, first: Places, second: Places, word: int) -> list[Null]:
         if not at.last:
             return []
         return [
-            rank_null(first[(k, site)], second[(k, site)], kind, at.generator(41, word, number, k), at.draws)
+            rank_null(first[(k, site)], second[(k, site)], kind, at.generator(41, word, number), at.draws)
             for k in at.layers
         ]
 

@@ -8,11 +8,12 @@ from tiny_chat import write_model
 
 import deltaw
 from deltaw.errors import DeltawError
-from deltaw.pairs import Effort, SafetyTuning, real, smollm2, tuning
+from deltaw.pairs import Effort, SafetyTuning, smollm2, tuning
+from deltaw.study import realmodel
 
 pytest.importorskip("transformers")
 SMALL = {"steps": 2, "batch": 2, "requests": 4, "new_tokens": 2}
-PLAN = real.Plan(
+PLAN = realmodel.Plan(
     {"ssft": SafetyTuning("ssft", **SMALL), "other": SafetyTuning("ssft", "other", **SMALL)},  # type: ignore[arg-type]
     Effort(pairs=2, attacked=2, corpus=2, sensitive=2, iterations=1, new_tokens=1, alphas=(0.5,), draws=20),
 )
@@ -22,7 +23,7 @@ def test_whole_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     install(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     write_model(tmp_path / "run" / "base")
-    real.run(tmp_path / "run", PLAN)
+    realmodel.run(tmp_path / "run", PLAN)
     said = capsys.readouterr().out
     for name in PLAN.tunings:
         results = deltaw.load(tmp_path / "run" / f"compare-{name}")
@@ -33,7 +34,7 @@ def test_whole_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert not any(text in written for text in HARMFUL)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     monkeypatch.setattr(tuning, "load_chat", None)  # nothing is tuned again
-    real.run(tmp_path / "run", PLAN)
+    realmodel.run(tmp_path / "run", PLAN)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == times
 
 
