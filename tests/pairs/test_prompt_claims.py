@@ -77,7 +77,7 @@ def test_every_claim_asked_is_one_of_the_study_with_its_bars() -> None:
     for prefix, asked in {**ASKED, **OF_ATTACKS}.items():
         known = [one for one in STATEMENTS if one.id == prefix or one.id.startswith(f"{prefix}/")]
         assert known, prefix
-        where = dict(asked.where) | {"set": asked.set.format(contrast="operand")}
+        where: dict[str, Any] = dict(asked.where) | {"set": asked.set.format(contrast="operand")}
         attack = "prefill" if prefix in OF_ATTACKS else None
         made = replace(line(asked.statistic), site=None, attack=attack)
         (claim,) = (
