@@ -4,11 +4,11 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 
-.PHONY: study interventions test slow real benchmark calibration ledger results lint types contract check help
+.PHONY: study interventions test slow real real-results benchmark calibration ledger results lint types contract check help
 .DEFAULT_GOAL := help
 
 help:  ## show what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 study: $(READY)  ## the whole study, from nothing to a report (runs/quick/report.html)
 	$(RUN)/deltaw study --recipe quick
@@ -24,6 +24,9 @@ slow: $(READY)  ## the tests that take minutes
 
 real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 230 MB more in .venv, about 90 minutes
 	$(RUN)/python -m deltaw.study.realmodel runs/smollm2
+
+real-results: $(VENV)/.real  ## keep what `make real` found in the docs: numbers and figures, no weights, no text
+	$(RUN)/python -m deltaw.study.realmodel runs/smollm2 --keep-in docs/results/smollm2
 
 benchmark: $(READY)  ## speed and memory (docs/performance.md), two minutes on one core
 	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/sampling.py

@@ -19,6 +19,11 @@ PLAN = realmodel.Plan(
 )
 
 
+def results_of(tmp_path: Path, name: str) -> deltaw.Results:
+    """What a comparison found."""
+    return deltaw.load(tmp_path / "run" / f"compare-{name}")
+
+
 def test_whole_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     install(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -26,13 +31,21 @@ def test_whole_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     realmodel.run(tmp_path / "run", PLAN)
     said = capsys.readouterr().out
     for name in PLAN.tunings:
-        results = deltaw.load(tmp_path / "run" / f"compare-{name}")
+        results = results_of(tmp_path, name)
         assert {"behaviour", "compare", "interpolation"} <= set(results.measurements["stage"])
         assert {"harmbench", "overrefusal"} <= {one["set"] for one in results.prompts}
     assert said.count("alpha 0:") == said.count("alpha 1:") / 2  # the base is asked once
     written = "".join(p.read_text() for p in (tmp_path / "run").rglob("*.json*") if p.name != "tokenizer.json")
     assert not any(text in written for text in HARMFUL)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    realmodel.keep(tmp_path / "run", tmp_path / "kept", PLAN)
+    kept = {path.relative_to(tmp_path / "kept") for path in (tmp_path / "kept").rglob("*") if path.is_file()}
+    assert not any(path.suffix == ".safetensors" for path in kept)
+    assert len(deltaw.load(tmp_path / "kept" / "ssft").measurements) == len(results_of(tmp_path, "ssft").measurements)
+    assert str(tmp_path) not in "".join((tmp_path / "kept" / path).read_text() for path in kept if path.suffix != ".gz")
+    table = (tmp_path / "kept" / "README.md").read_text()
+    assert "control:other" in (tmp_path / "kept" / "ssft" / "claims.json").read_text()
+    assert all(word in table for word in ("harmbench/harmful", "`acts-on-forbidden/operand`", "| `ssft` |"))
     monkeypatch.setattr(tuning, "load_chat", None)  # nothing is tuned again
     realmodel.run(tmp_path / "run", PLAN)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == times

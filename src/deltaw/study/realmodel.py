@@ -8,11 +8,17 @@ A finished model is kept; a comparison goes on from its last finished part. Prom
 held-out requests of other sources than those of the tuning. Claims about the others have to beat the control.
 """
 
+import gzip
+import json
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
+import tyro
 
 from deltaw.errors import DeltawError
 from deltaw.pairs.asking import Effort
@@ -23,6 +29,10 @@ from deltaw.pairs.requests import held_out_prompts
 from deltaw.pairs.smollm2 import unpack
 from deltaw.pairs.tuning import SafetyTuning, safety_tune
 from deltaw.report import write_report
+from deltaw.report.looks import number
+from deltaw.report.tables import interval
+from deltaw.results import Results, load, markdown_table, write_json_atomic, write_text_atomic
+from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PACKED, PROMPTS
 
 
 @dataclass(frozen=True)
@@ -91,9 +101,107 @@ class _Clock:
         return say
 
 
-if __name__ == "__main__":
+FIRST_MATRIX = "mlp.gate_up"
+KEPT_FIGURES = ("prompts-*.svg", "pair-size.svg", "pair-null-energy-left.svg")
+_HEAD = """\
+# What three protocols and a control did to a real model
+
+{pairs}, made by `make real` and kept by `make real-results`; [how to read it](../../real-models.md). Every comparison
+has a directory here: measurements (`deltaw.load` reads it), claims, manifest, verdicts prompt by prompt, figures.
+
+## Refusals
+
+Share of answers that the judge calls refusals [95 % Wilson interval].
+
+{refusals}
+
+## Claims
+
+Verdict, value and 95 % interval over groups of pairs that share an operand; exploratory, of one model. Claims that
+have a control must beat `{control}`.
+
+{claims}
+
+## Size and null space
+
+Gate and up as one map, mean over layers; of ρ_N its random signs [95 %], and chance.
+
+{weights}
+"""
+
+
+def keep(run: Path, out: Path, plan: Plan = PLAN) -> None:
+    """Fill `out` from the finished `run`: numbers, figures, manifests; no weights, no text. DeltawError if it is not
+    finished.
+    """
+    others = [name for name in plan.tunings if name != plan.control]
+    names = [*others, plan.control]
+    found = {name: load(run / f"compare-{name}") for name in names}
+    for name in names:
+        source, kept = run / f"compare-{name}", out / name
+        shutil.rmtree(kept, ignore_errors=True)
+        (kept / "figures").mkdir(parents=True)
+        manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
+        write_json_atomic(kept / MANIFEST, {**manifest, "base": manifest["names"][0], "tuned": name})
+        for file in (CLAIMS, PROMPTS):
+            shutil.copyfile(source / file, kept / file)
+        (kept / PACKED).write_bytes(gzip.compress((source / MEASUREMENTS).read_bytes(), compresslevel=9, mtime=0))
+        for figure in (path for pattern in KEPT_FIGURES for path in (source / "figures").glob(pattern)):
+            shutil.copyfile(figure, kept / "figures" / figure.name)
+    text = _HEAD.format(
+        pairs=", ".join(f"`{name}`" for name in names), control=plan.control, refusals=_refusals(found),
+        claims=_claims(found), weights=_weights(found),
+    )  # fmt: skip
+    write_text_atomic(out / "README.md", text)
+
+
+def _refusals(found: Mapping[str, Results]) -> str:
+    """A row a set or attack and label, a column a model, the base first."""
+    columns: dict[str, dict[str, str]] = {"base": {}, **{name: {} for name in found}}
+    for name, results in found.items():
+        rates = results.select("refuse_rate", stage="behaviour")
+        for line in rates.to_dict("records"):
+            place = str(line["set"]) if pd.isna(line["attack"]) else f"{line['set']}, {line['attack']}"
+            where = "base" if line["model"] == "base" else name
+            columns[where][place] = interval(line["value"], line["low"], line["high"])
+    rows = [[place, *(column.get(place, "") for column in columns.values())] for place in columns["base"]]
+    return markdown_table(("prompts", *columns), rows)
+
+
+def _claims(found: Mapping[str, Results]) -> str:
+    cells: dict[str, dict[str, str]] = {}
+    for name, results in found.items():
+        for claim in results.claims.to_dict("records"):
+            value = interval(*(float("nan") if claim[end] is None else claim[end] for end in ("value", "low", "high")))
+            cells.setdefault(claim["id"], {})[name] = f"{claim['verdict']}: {value}"
+    rows = [[f"`{name}`", *(row.get(model, "") for model in found)] for name, row in cells.items()]
+    return markdown_table(("claim", *found), rows)
+
+
+def _weights(found: Mapping[str, Results]) -> str:
+    rows = []
+    for name, results in found.items():
+        size = results.select("update_relative_norm", module=FIRST_MATRIX).to_dict("records")[0]
+        energy = results.select("null_energy_left", module=FIRST_MATRIX).to_dict("records")
+        flips, chance = (
+            next(line for line in energy if line["null_kind"] == kind) for kind in ("row_sign_flip", "rotation")
+        )
+        band = interval(*(flips[f"null_{end}"] for end in ("mean", "low", "high")))
+        rows.append([f"`{name}`", number(size["value"]), number(flips["value"]), band, number(chance["null_mean"])])
+    return markdown_table(("tuning", "‖ΔW‖/‖W‖", "ρ_N", "random signs", "chance"), rows)
+
+
+def main(run_dir: tyro.conf.Positional[Path] = Path("runs/smollm2"), keep_in: Path | None = None) -> None:
+    """Tune and compare. run_dir: where. keep_in: keep what a finished run found there, and do nothing else."""
     try:
-        run(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/smollm2"))
+        if keep_in is None:
+            run(run_dir)
+        else:
+            keep(run_dir, keep_in)
     except DeltawError as problem:
         print(f"deltaw: {problem}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
