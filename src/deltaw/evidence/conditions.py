@@ -231,6 +231,20 @@ def _attacks() -> Iterable[Cell]:
     def exchanged(rng: Generator) -> trials.Attacked:
         return build(rng, np.full(N, 0.5), 0.5, swap=True)
 
+    def in_layers(rng: Generator, shift: float, swap: bool) -> list[trials.Attacked]:
+        """Four layers with three quarters of their variance in common."""
+        allowed, forbidden = _prompts(rng, 4)
+        attacked = forbidden - shift * (forbidden.mean(0) - allowed.mean(0)) + 0.5 * isotropic(rng, N, planting.IN)
+        layers = [
+            [one + 0.6 * isotropic(rng, N, planting.IN) for one in (attacked, forbidden, allowed)] for _ in range(4)
+        ]
+        pairs = [(x, f) for x, f, _ in layers]
+        gains = (np.ones(N), np.ones(N))
+        return [
+            trials.Attacked(tensor(x), tensor(f), tensor(a), gains)
+            for (x, f), (*_, a) in zip(swapped(rng, *pairs) if swap else pairs, layers, strict=True)
+        ]
+
     def noisier(rng: Generator) -> trials.Attacked:
         return build(rng, np.zeros(N), 1.0)
 
@@ -244,10 +258,15 @@ def _attacks() -> Iterable[Cell]:
         return Cell("attacks", condition, made, trials.of_attacks, frozenset(true), **more)
 
     yield cell("attacked and source swapped", exchanged, "exchangeable_with_source")
+    over_layers = partial(Cell, "attacks", measure=trials.of_layers)
+    alike = partial(in_layers, shift=0.5, swap=True)
+    yield over_layers("four like layers, swapped in all", build=alike, true=frozenset({"exchangeable_with_source"}))
     yield cell("attacked prompts vary more than their sources", noisier)
     yield cell("operators as clusters, each moved at random", by_operator)
     for shift in (0.05, 0.1, 0.2):
         yield cell(f"moved by {shift}", partial(moved, shift=shift), effect=shift, unit="share of the way; −log gain")
+    farther = partial(in_layers, shift=0.1, swap=False)
+    yield over_layers("moved by 0.1 in four layers", build=farther, effect=0.1, unit="share of the way")
 
 
 def _sensitivity() -> Iterable[Cell]:

@@ -24,6 +24,7 @@ from deltaw.analysis import (
     null_energy,
     null_energy_nulls,
     position,
+    precision_weights,
     row_contrast,
     sensitivity_change,
     separation,
@@ -39,6 +40,7 @@ from deltaw.statistics import (
     Null,
     bootstrap_means,
     from_draws,
+    mean_null,
     percentile_interval,
     sign_flip_null,
 )
@@ -229,6 +231,22 @@ def of_attacks(at: Attacked, rng: Generator) -> Trials:
     if not isinstance(placed, Absent):
         found["position, exchangeable_with_source"] = compare(looks, placed.mean, placed.null, placed.interval)
     return found
+
+
+def of_layers(at: Sequence[Attacked], rng: Generator) -> Trials:
+    """Where attacked prompts lie, mean over layers by precision (`write_positions`): a prompt is exchanged in all."""
+    seed, found = int(rng.integers(2**32)), []
+    for layer in at:
+        source, generator = np.arange(len(layer.attacked)), np.random.default_rng(seed)
+        one = position(layer.attacked, layer.forbidden, layer.allowed, generator, source=source, draws=BOOTSTRAP)
+        if not isinstance(one, Absent):
+            found.append(one)
+    if not found:
+        return {}
+    weights = precision_weights(found)
+    means, null = weights @ np.array([one.positions for one in found]), mean_null([one.null for one in found], weights)
+    (trial,) = mean_beside("attack-looks-allowed", "position", means, null, rng).values()
+    return {"position over layers, exchangeable_with_source": trial}
 
 
 @dataclass(frozen=True, eq=False)
