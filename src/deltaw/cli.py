@@ -210,7 +210,7 @@ class Compare:
 
     def run(self) -> int:
         """Compare; prints a line a matrix, what was skipped, and where measurements and report are."""
-        from deltaw.pairs import compare, compare_prompts, read_prompts
+        from deltaw.pairs import compare, compare_prompts, read_control, read_prompts
         from deltaw.pairs.language import transformers
         from deltaw.report import write_report
 
@@ -220,6 +220,8 @@ class Compare:
         if self.prompts is not None:  # a mistake is said before hours of work
             transformers()
             asked = read_prompts(self.prompts)
+            if self.control is not None:
+                read_control(self.control, self.base, asked)
         out = self.out or Path("runs") / f"compare-{_last(self.base)}-{_last(self.tuned)}"
         measurements = compare(self.base, self.tuned, out, self.modules, self.curve, _say_matrix)
         _say_skipped(out)

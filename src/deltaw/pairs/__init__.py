@@ -23,7 +23,7 @@ from deltaw.pairs.judge import Judge, Verdict, refusal_judge
 from deltaw.pairs.language import Chat, load_chat
 from deltaw.pairs.layouts import FAMILIES, MODEL_TYPES, Module, find_modules
 from deltaw.pairs.measure import Found, measure
-from deltaw.pairs.prompted import compare_prompts
+from deltaw.pairs.prompted import compare_prompts, read_control
 from deltaw.pairs.prompts import Prompt, builtin_prompts, read_prompts
 from deltaw.pairs.tuning import SafetyTuning, safety_tune
 from deltaw.pairs.weights import Checkpoint, open_checkpoint
@@ -49,6 +49,7 @@ __all__ = [
     "load_chat",
     "measure",
     "open_checkpoint",
+    "read_control",
     "read_prompts",
     "refusal_judge",
     "safety_tune",

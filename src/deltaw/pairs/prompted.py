@@ -35,6 +35,7 @@ from deltaw.pairs.lora import Adapter
 from deltaw.pairs.prompt_claims import prompt_claims
 from deltaw.pairs.prompts import BUILTIN, CONTRASTS, MatchedPair, Prompt, matched, read_prompts, spread, under_attack
 from deltaw.pairs.summary import CLAIMED
+from deltaw.pairs.weights import find_directory, open_checkpoint
 from deltaw.results import (
     Measurement,
     read_claims,
@@ -89,15 +90,8 @@ def compare_prompts(
     if not (out / "measurements.jsonl").is_file():
         raise DeltawError(f"{out} holds no finished comparison; compare the weights first")
     sources = open_sources(base, tuned)
-    header = {
-        "format": FORMAT,
-        "pair": sources.fingerprint(),
-        "prompts": _digest(asked),
-        "judge": f"{judge.__module__}.{getattr(judge, '__qualname__', type(judge).__name__)}",
-        "effort": asdict(effort),
-    }
-    header = json.loads(json.dumps(header))  # as files hold it
-    beside = None if control is None else _control(control, header)
+    header = {"format": FORMAT, "pair": sources.fingerprint(), **_asked(asked, judge, effort)}
+    beside = None if control is None else read_control(control, base, asked, judge, effort)
     shared = {"model": sources.directory.resolve().name, "seed": effort.seed}
     try:
         journal = Journal.open(out / JOURNAL, header)
@@ -118,8 +112,25 @@ def compare_prompts(
     return out / "measurements.jsonl"
 
 
-def _control(directory: Path, header: dict[str, Any]) -> tuple[str, list[Measurement]]:
-    """(its name, its lines). DeltawError unless it is a comparison of the same base on the same prompts."""
+def _asked(prompts: Sequence[Prompt], judge: Judge, effort: Effort) -> dict[str, Any]:
+    """What names the questions, as files hold it: a hash of the prompts, the judge, the effort."""
+    judge_name = f"{judge.__module__}.{getattr(judge, '__qualname__', type(judge).__name__)}"
+    found: dict[str, Any] = json.loads(
+        json.dumps({"prompts": _digest(prompts), "judge": judge_name, "effort": asdict(effort)})
+    )
+    return found
+
+
+def read_control(
+    directory: Path,
+    base: str | Path,
+    prompts: Sequence[Prompt],
+    judge: Judge = refusal_judge,
+    effort: Effort | None = None,
+) -> tuple[str, list[Measurement]]:
+    """(its name, its lines) of a control's comparison. DeltawError unless it is finished, of the same base, and asked
+    the same.
+    """
     try:
         manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
         asked, of_base = manifest["prompts"], manifest["comparison"]["pair"]["base"]
@@ -129,10 +140,10 @@ def _control(directory: Path, header: dict[str, Any]) -> tuple[str, list[Measure
             f"the control {directory} holds no finished comparison with prompts; make it first: deltaw compare BASE "
             f"CONTROL --out {directory} --prompts FILE"
         ) from error
-    if of_base != header["pair"]["base"]:
+    if of_base != open_checkpoint(find_directory(base)).fingerprint():
         raise DeltawError(f"the control {directory} compares another base model; give one of the same base")
-    for what in ("digest", "judge", "effort"):
-        if asked.get(what) != header["prompts" if what == "digest" else what]:
+    for what, expected in _asked(prompts, judge, effort or Effort()).items():
+        if asked.get(what) != expected:
             raise DeltawError(f"the control {directory} was asked otherwise ({what}); compare it with the same prompts")
     return name, read_measurements(directory / "measurements.jsonl")
 
@@ -326,9 +337,7 @@ def _finish(
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     manifest["prompts"] = {
         "source": str(prompts) if isinstance(prompts, str | Path) else "given",
-        "digest": header["prompts"],
-        "judge": header["judge"],
-        "effort": header["effort"],
+        **{name: header[name] for name in ("prompts", "judge", "effort")},
         "control": name,
         "absent": work.absent,
         "seconds": {"this_call": round(seconds, 1)},
