@@ -112,7 +112,7 @@ def _claim(name: str, kind: str, lines: Sequence[Measurement]) -> Claim:
         id=f"{name}/{kind}", observation=statement.observation, statement=_text(name), statistic=first.statistic,
         site=f"{kind}, mean over layers", smallest_effect=statement.smallest_effect, direction=statement.direction,
         scale=statement.scale, value=first.value, n=1, n_unit="pair", nulls=tuple(nulls), verdict="undecided",
-        exploratory=True, why=f"one pair gives no interval, and there is no control; the value lies {lies}",
+        exploratory=True, why=f"one pair gives no interval; the value lies {lies}",
     )  # fmt: skip
 
 
