@@ -123,3 +123,15 @@ def test_another_machines_lock_is_respected(tmp_path: Path) -> None:
     (tmp_path / ".lock").unlink()
     with run_lock(tmp_path):
         pass
+
+
+def test_what_differs_is_said_in_a_sentence_names_first(tmp_path: Path) -> None:
+    whole = {"recipe": {"checkpoints": list(range(40)), "sizes": {"final": 1}, "name": "quick"}}
+    other = {"recipe": {"checkpoints": list(range(1, 50)), "sizes": {"final": 2}, "name": "smoke"}}
+    claim_directory(tmp_path / "run", whole)
+    with pytest.raises(DeltawError) as caught:
+        claim_directory(tmp_path / "run", other)
+    text = str(caught.value)
+    assert "(recipe.name is 'quick' there and 'smoke' here; " in text
+    assert "[0, 1, 2" in text
+    assert len(text) < 400

@@ -95,7 +95,10 @@ def _check_same(run_dir: Path, wanted: dict[str, Any]) -> None:
             f"{path} is damaged, so it cannot be told whose {run_dir} is. Name another output directory."
         ) from error
     if found != wanted:
-        differences = _differences(found, wanted)
+        # What stands high and is short to say, such as the recipe's name, says most.
+        differences = sorted(
+            _differences(found, wanted), key=lambda line: (line.partition(" is ")[0].count("."), len(line))
+        )
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
         shown = "; ".join(differences[:3]) + more
         raise DeltawError(
@@ -112,7 +115,12 @@ def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
             path = f"{where}.{name}" if where else name
             lines += _differences(found.get(name, "nothing"), wanted.get(name, "nothing"), path)
         return lines
-    return [] if found == wanted else [f"{where or 'study'} is {found!r} there and {wanted!r} here"]
+    return [] if found == wanted else [f"{where or 'study'} is {_short(found)} there and {_short(wanted)} here"]
+
+
+def _short(value: Any, longest: int = 40) -> str:
+    text = repr(value)
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _check_writable(run_dir: Path) -> None:
