@@ -4,7 +4,7 @@
     python benchmarks/pairs.py --layers 2 --width 2048 --hidden 5504      an eighth of the work
 
 Prints processor seconds a matrix and a layer, the highest anonymous and total resident memory of the comparing process,
-sampled every 50 ms, and those of one `torch.linalg.svd` of a gate matrix (float64, thin) in a process
+sampled every 5 ms, and those of one `torch.linalg.svd` of a gate matrix (float64, thin) in a process
 of its own. OMP_NUM_THREADS says how many threads there are.
 """
 
@@ -80,7 +80,7 @@ def watch(process: subprocess.Popen[str]) -> tuple[float, float]:
             total = max(total, int(fields["VmRSS"].split()[0]) / 1024)
         except (OSError, KeyError):
             pass
-        time.sleep(0.05)
+        time.sleep(0.005)
     return anonymous, total
 
 
