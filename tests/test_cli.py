@@ -80,6 +80,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "modules": (),
             "curve": False,
             "prompts": None,
+            "control": None,
         },
         "safetytune": {
             "model": "required",
