@@ -206,7 +206,7 @@ class Compare:
     harmful) and optionally pair and attack a line, or the word builtin. Needs the extra deltaw[hf]."""
     control: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A finished comparison of the same BASE, on the same prompts, with a tuning that teaches something harmless.
-    Claims about activations have to beat it; without one they can fail, and do not hold."""
+    Claims that have a control in the study have to beat it; without one they can fail, and do not hold."""
 
     def run(self) -> int:
         """Compare; prints a line a matrix, what was skipped, and where measurements and report are."""

@@ -1,5 +1,7 @@
 """Observation 1 on Gaussian clusters of known distance, on no clusters at all, and on matched pairs."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -179,3 +181,19 @@ def test_mistakes_get_a_sentence() -> None:
         run(a, f[:30], paired=True)
     with pytest.raises(DeltawError, match="columns"):
         run(a, f[:, :3])
+
+
+def test_pairs_of_one_group_swap_together() -> None:
+    """Four copies of every pair add nothing: by name the band of the null stays as it was, without names it shrinks."""
+    a, f = clusters(40, 12, 1.0, 0)
+    names, rows = np.array([f"operand {number}" for number in range(40)]), np.arange(40).repeat(4)
+
+    def width(a: torch.Tensor, f: torch.Tensor, ids: np.ndarray[Any, Any] | None) -> float:
+        both = None if ids is None else (ids, ids)
+        generator = np.random.default_rng(0)
+        null = separation(a, f, generator, paired=True, ids=both, null_draws=400, bootstrap_draws=2).nulls["tau_gap"]
+        return null.high - null.low
+
+    once, copies = width(a, f, names), (a.repeat_interleave(4, 0), f.repeat_interleave(4, 0))
+    assert width(*copies, names[rows]) == pytest.approx(once, rel=0.25)
+    assert width(*copies, None) < 0.8 * once

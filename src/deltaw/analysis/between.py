@@ -91,7 +91,7 @@ def position(
         positions=placed,
         forbidden=reference,
         allowed=(s_a - zero) / length,
-        null=_null_of_mean(placed, reference, origin, generator, draws),
+        null=_null_of_mean(placed, reference, origin, generator, draws, None if origin is None else ids_f[origin]),
     )
 
 
@@ -189,11 +189,16 @@ def _project(
 
 
 def _null_of_mean(
-    x: FloatArray, reference: FloatArray, origin: IntArray | None, generator: np.random.Generator, draws: int
+    x: FloatArray,
+    reference: FloatArray,
+    origin: IntArray | None,
+    generator: np.random.Generator,
+    draws: int,
+    groups: IntArray | None = None,
 ) -> Null:
-    """Null of mean(x) − mean(reference): permuted, or by signs of x − its reference, one sign a source."""
+    """Null of mean(x) − mean(reference): permuted, or by signs of x − its reference, one sign a group (or source)."""
     if origin is None:
         return permutation_null("exchangeable_with_forbidden", x, reference, generator, draws)
-    used, numbers = np.unique(origin, return_inverse=True)
+    used, numbers = np.unique(origin if groups is None else groups, return_inverse=True)
     sums = np.bincount(numbers, weights=x - reference[origin])
     return sign_flip_null("exchangeable_with_source", sums * len(used) / len(x), generator, draws)

@@ -86,7 +86,7 @@ def separation(
     """Separation of allowed (N_a, w) and forbidden (N_f, w) activations at one site.
 
     paired: row i of one and row i of the other are a matched pair; pairs stay in one fold, and the null swaps
-    within pairs. ids: names of the texts (or operator sets) of the rows, which then share a fold and are
+    within pairs. ids: names of the texts (or operator sets) of the rows, which then share a fold, swap and are
     resampled together; default the pair, or the row. The unpaired null takes rows of a fold as exchangeable:
     with repeated ids, pair them. The generator deals folds, then permutes, then resamples: equal generators
     give two models equal folds and permutations, which `difference_of_differences` needs. null_draws = 0
@@ -98,10 +98,11 @@ def separation(
         raise DeltawError(f"{len(a)} allowed and {len(f)} forbidden rows; expected as many of both, since paired")
     names = _numbered(ids or _default_ids(len(a), len(f), paired))
     fold = np.concatenate(deal(names, folds, generator))
+    groups = names[0] if paired else None
     x, truth = torch.cat([a, f]), np.repeat([1, 0], [len(a), len(f)])
     labels = truth[None]
     if null_draws:
-        labels = np.concatenate([labels, permuted_labels(truth, fold, generator, null_draws, paired)])
+        labels = np.concatenate([labels, permuted_labels(truth, fold, generator, null_draws, groups)])
     table, scores = _statistics(x, labels, fold, paired)
     held = np.stack(scores, axis=1)
     kind = "label_permutation"

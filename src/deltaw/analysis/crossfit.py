@@ -84,16 +84,16 @@ def cross_fit(X: Tensor, labels: Tensor, fold: IntArray) -> Scores:
 
 
 def permuted_labels(
-    labels: IntArray, fold: IntArray, generator: np.random.Generator, draws: int, paired: bool
+    labels: IntArray, fold: IntArray, generator: np.random.Generator, draws: int, pairs: IntArray | None
 ) -> IntArray:
-    """Labels (N,) in `draws` random orders, (draws, N). paired: row i of the one class and of the other may
-    swap.
+    """Labels (N,) in `draws` random orders, (draws, N). pairs: (N / 2,) the group, from 0, of row i of the one class
+    and of the other, which may swap: all pairs of a group or none; None: rows are not paired.
 
     Unpaired labels move within their fold, which keeps the number of ones there and hence the statistic's own
     law.
     """
-    if paired:
-        swap = generator.integers(0, 2, size=(draws, len(labels) // 2))
+    if pairs is not None:
+        swap = generator.integers(0, 2, size=(draws, int(pairs.max()) + 1))[:, pairs]
         return np.concatenate([1 - swap, swap], axis=1)
     out = np.empty((draws, len(labels)), dtype=np.int64)
     for f in np.unique(fold):

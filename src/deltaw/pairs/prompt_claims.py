@@ -16,7 +16,7 @@ from deltaw.results import Claim, Measurement
 from deltaw.results import Null as ClaimNull
 from deltaw.statistics import Interval
 
-NO_CONTROL = "another tuning"
+NO_CONTROL = "not given"
 LIPSCHITZ = "log of the tuned over the base model's spectral norm of the Jacobian at the embeddings"
 RESID, MLP = "resid_out, last token before the answer", "mlp_in of the base model, last token before the answer"
 

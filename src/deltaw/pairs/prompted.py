@@ -82,8 +82,9 @@ def compare_prompts(
 
     prompts: a JSONL file, the word builtin, or prompts. judge: of every answer. base_parts: a file that several
     comparisons of one base share, so that it is asked once. control: a finished comparison of the same base, on the
-    same prompts, with a tuning that teaches something harmless: claims have to beat it. DeltawError if a model, the
-    prompts, the control or an earlier run's journal are at fault, or OUT holds no finished comparison of weights.
+    same prompts, with a tuning that teaches something harmless: claims that have controls in the study have to beat it.
+    DeltawError if a model, the prompts, the control or an earlier run's journal are at fault, or OUT holds no finished
+    comparison of weights.
     """
     started, effort = time.perf_counter(), effort or Effort()
     asked = list(prompts) if not isinstance(prompts, str | Path) else read_prompts(prompts)

@@ -44,7 +44,7 @@ def behaviour(tables: Tables) -> Figure | None:
         "prompts-refused",
         "Who refuses what: the tuned model beside the base model",
         "Share of answers that the judge calls refusals. Pairs differ in the operand or in the operator alone; corpora "
-        "(the other sets) differ in much else, and say little. Attacks are applied to both halves of operand pairs: "
+        "(the other sets) differ in much else, and say little. Attacks are applied to both halves of pairs: "
         "where harmless prompts are refused as well, the attack or the tuning is not about harm. Grey bars: the tuned "
         "model, labels swapped within pairs.",
         ("refuse_rate", "refuse_rate_gap"),

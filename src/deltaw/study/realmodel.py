@@ -5,7 +5,8 @@ runs/smollm2/ssft, dpo, …          the tuned models
 runs/smollm2/compare-ssft, …       measurements, claims and report, as `deltaw compare BASE TUNED --prompts` writes them
 
 A finished model is kept; a comparison goes on from its last finished part. Prompts are the built-in pairs, and the
-held-out requests of other sources than those of the tuning. Claims about the others have to beat the control.
+held-out requests of other sources than those of the tuning. Claims that have controls in the study have to beat the
+control.
 """
 
 import gzip
@@ -48,6 +49,8 @@ class Plan:
         return next(name for name, config in self.tunings.items() if config.control == "other")
 
 
+FINISHED = "finished"  # an empty file in the directory of a comparison that is whole
+
 # DPO gets the likelihood term of the synthetic study: without it the tuned model's answers fall apart.
 PLAN = Plan(
     tunings={
@@ -70,7 +73,7 @@ def run(out: Path, plan: Plan = PLAN) -> None:
     prompts = [*builtin_prompts(), *held_out_prompts()]
     for name in sorted(plan.tunings, key=lambda name: name != plan.control):  # the others are set beside it
         where, say = out / f"compare-{name}", clock.about(name)
-        if (where / "finished").is_file():
+        if (where / FINISHED).is_file():
             continue
 
         def say_matrix(at: Progress, say: Callable[[str], None] = say) -> None:
@@ -83,7 +86,7 @@ def run(out: Path, plan: Plan = PLAN) -> None:
             control=control,
         )  # fmt: skip
         say(f"report: {write_report(where)}")
-        (where / "finished").touch()
+        (where / FINISHED).touch()
 
 
 class _Clock:
@@ -136,6 +139,9 @@ def keep(run: Path, out: Path, plan: Plan = PLAN) -> None:
     """
     others = [name for name in plan.tunings if name != plan.control]
     names = [*others, plan.control]
+    for name in names:
+        if not (run / f"compare-{name}" / FINISHED).is_file():
+            raise DeltawError(f"{run}/compare-{name} is not finished; `make real` goes on with it")
     found = {name: load(run / f"compare-{name}") for name in names}
     for name in names:
         source, kept = run / f"compare-{name}", out / name
