@@ -31,7 +31,7 @@ from deltaw.analysis.angles import (
     subspace_overlap,
     top_left,
 )
-from deltaw.analysis.between import GainRatio, Position, gain_ratio, position, precision_weights
+from deltaw.analysis.between import GainRatio, Position, gain_ratio, mean_position, position, precision_weights
 from deltaw.analysis.chance import (
     gaussian_null,
     null_energy_nulls,
@@ -146,6 +146,7 @@ __all__ = [
     "log_rank",
     "matched_null",
     "matched_overlap_null",
+    "mean_position",
     "mlp_effect",
     "module_budget",
     "null_curve",

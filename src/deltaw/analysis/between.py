@@ -25,11 +25,12 @@ from deltaw.statistics import (
     Interval,
     Null,
     bootstrap_means,
+    mean_null,
     percentile_interval,
     permutation_null,
     sign_flip_null,
 )
-from deltaw.statistics.arrays import IntArray, vector
+from deltaw.statistics.arrays import IntArray, clusters_of, vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +110,15 @@ def precision_weights(found: Sequence[Position]) -> FloatArray:
     return np.asarray(inverse / inverse.sum())
 
 
+def mean_position(found: Sequence[Position]) -> tuple[FloatArray, Null]:
+    """(N,) each attacked prompt's position, mean over layers by precision, and the null of their mean.
+
+    found: one a layer, of the same prompts and equal generators, so that a draw exchanges a prompt in all layers.
+    """
+    weights = precision_weights(found)
+    return weights @ np.array([one.positions for one in found]), mean_null([one.null for one in found], weights)
+
+
 @dataclass(frozen=True, eq=False)
 class GainRatio:
     """Geometric mean gain of attacked prompts over that of forbidden ones; 1: ΔW acts on both alike."""
@@ -149,14 +159,14 @@ def gain_ratio(
 
 def _numbered(forbidden: ArrayLike, allowed: ArrayLike, n_forbidden: int, n_allowed: int) -> tuple[IntArray, IntArray]:
     """Both classes' ids as numbers, the same for the same id."""
-    both = [np.asarray(ids) for ids in (forbidden, allowed)]
-    if [ids.shape for ids in both] != [(n_forbidden,), (n_allowed,)]:
+    shapes = [np.shape(ids) for ids in (forbidden, allowed)]
+    if shapes != [(n_forbidden,), (n_allowed,)]:
         raise DeltawError(
-            f"ids have shapes {both[0].shape} and {both[1].shape} for {n_forbidden} forbidden and {n_allowed} allowed "
+            f"ids have shapes {shapes[0]} and {shapes[1]} for {n_forbidden} forbidden and {n_allowed} allowed "
             "prompts; expected one each"
         )
-    numbers = np.unique(np.concatenate(both), return_inverse=True)[1]
-    return numbers[:n_forbidden], numbers[n_forbidden:]
+    (first, second), _ = clusters_of((forbidden, allowed))
+    return first, second
 
 
 def _rows(source: ArrayLike, n: int, n_forbidden: int) -> IntArray:

@@ -9,6 +9,6 @@ calibration  how often each test finds what is not there, and what is         do
 
 from deltaw.evidence.claims import STATEMENTS, Query, Statement
 from deltaw.evidence.deciding import decide, judge, verdicts, weigh
-from deltaw.evidence.reading import Collected, Found
+from deltaw.evidence.reading import Collected, found_in
 
-__all__ = ["STATEMENTS", "Collected", "Found", "Query", "Statement", "decide", "judge", "verdicts", "weigh"]
+__all__ = ["STATEMENTS", "Collected", "Query", "Statement", "decide", "found_in", "judge", "verdicts", "weigh"]

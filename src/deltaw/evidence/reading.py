@@ -88,22 +88,32 @@ class Ledger:
         parts = [self.find(query, model, seed) for model in query.models]
         if not all(parts):
             return None
-        firsts = [lines[0] for lines in parts]
-        value = float(np.mean([line.value for line in firsts]))
-        intervals = [Interval(line.low, line.high) for line in firsts if line.low is not None and line.high is not None]
+        firsts = [found_in(lines) for lines in parts]
+        value = float(np.mean([one.value for one in firsts]))
+        intervals = [one.interval for one in firsts if one.interval is not None]
         interval = None
         if len(intervals) == len(firsts):
             # The models answer the same prompts: the mean's interval is at most the mean of the intervals.
             interval = Interval(float(np.mean([i.low for i in intervals])), float(np.mean([i.high for i in intervals])))
         kinds: dict[str, list[Null]] = {}
-        for lines in parts:
-            for line in lines:
-                if line.null_kind is not None and line.null_mean is not None:
-                    null = Null(kind=line.null_kind, mean=line.null_mean, low=line.null_low, high=line.null_high)
-                    kinds.setdefault(line.null_kind, []).append(null)
-        counts = [line.n for line in firsts if line.n is not None]
+        for one in firsts:
+            for kind, null in one.nulls.items():
+                kinds.setdefault(kind, []).append(null)
+        counts = [one.n for one in firsts if one.n is not None]
         nulls = {kind: mean_of(kind, found) for kind, found in kinds.items()}
         return Found(value, interval, min(counts) if counts else None, nulls)
+
+
+def found_in(lines: Sequence[Measurement]) -> Found:
+    """The lines of one value, a null each, as what was found."""
+    first = lines[0]
+    interval = None if first.low is None or first.high is None else Interval(first.low, first.high)
+    nulls = {
+        line.null_kind: Null(kind=line.null_kind, mean=line.null_mean, low=line.null_low, high=line.null_high)
+        for line in lines
+        if line.null_kind is not None and line.null_mean is not None
+    }
+    return Found(first.value, interval, first.n, nulls)
 
 
 def mean_of(kind: str, nulls: Sequence[Null]) -> Null:

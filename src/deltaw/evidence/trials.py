@@ -20,11 +20,11 @@ from deltaw.analysis import (
     effect_nulls,
     gain,
     gain_ratio,
+    mean_position,
     mlp_effect,
     null_energy,
     null_energy_nulls,
     position,
-    precision_weights,
     row_contrast,
     sensitivity_change,
     separation,
@@ -40,7 +40,6 @@ from deltaw.statistics import (
     Null,
     bootstrap_means,
     from_draws,
-    mean_null,
     percentile_interval,
     sign_flip_null,
 )
@@ -243,8 +242,7 @@ def of_layers(at: Sequence[Attacked], rng: Generator) -> Trials:
             found.append(one)
     if not found:
         return {}
-    weights = precision_weights(found)
-    means, null = weights @ np.array([one.positions for one in found]), mean_null([one.null for one in found], weights)
+    means, null = mean_position(found)
     (trial,) = mean_beside("attack-looks-allowed", "position", means, null, rng).values()
     return {"position over layers, exchangeable_with_source": trial}
 

@@ -18,8 +18,8 @@ from deltaw.analysis import (
     difference_of_differences,
     gain,
     gain_ratio,
+    mean_position,
     position,
-    precision_weights,
     row_contrast,
     separation,
 )
@@ -213,9 +213,7 @@ def write_positions(
                 placed.append(found)
                 view.add(f"position{suffix}", found.mean, found.interval, [found.null], layer=layer, n=count)
             if placed:
-                weights = precision_weights(placed)
-                means = weights @ np.array([one.positions for one in placed])
-                null = mean_null([one.null for one in placed], weights)
+                means, null = mean_position(placed)
                 _add_mean(view.with_(n=len(means)), f"position{suffix}", means, ids[: len(means)], [null], effort)
     return absent
 

@@ -9,12 +9,10 @@ Without one it can fail, and does not hold.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from deltaw.evidence import STATEMENTS, Collected, Found, Query, Statement, verdicts, weigh
+from deltaw.evidence import STATEMENTS, Collected, Query, Statement, found_in, verdicts, weigh
 from deltaw.pairs.jailbreaks import ATTACKS
 from deltaw.pairs.prompts import CONTRASTS
 from deltaw.results import Claim, Measurement
-from deltaw.results import Null as ClaimNull
-from deltaw.statistics import Interval
 
 NO_CONTROL = "not given"
 LIPSCHITZ = "log of the tuned over the base model's spectral norm of the Jacobian at the embeddings"
@@ -121,8 +119,8 @@ def _weigh(
         controls=controls, query=Query(asked.statistic, ()), against=None,
     )  # fmt: skip
     beside = _rows(control, asked.statistic, where) if controls else []
-    measured = {name: {0: _found(beside)} if beside else {} for name in controls}
-    return statement, Collected({0: _found(rows)}, measured), rows[0].n_unit
+    measured = {name: {0: found_in(beside)} if beside else {} for name in controls}
+    return statement, Collected({0: found_in(rows)}, measured), rows[0].n_unit
 
 
 def _rows(lines: Iterable[Measurement], statistic: str, where: Mapping[str, str | None]) -> list[Measurement]:
@@ -134,14 +132,3 @@ def _rows(lines: Iterable[Measurement], statistic: str, where: Mapping[str, str 
         and line.layer is None
         and all(getattr(line, name) == value for name, value in where.items())
     ]
-
-
-def _found(rows: Sequence[Measurement]) -> Found:
-    first = rows[0]
-    interval = None if first.low is None or first.high is None else Interval(first.low, first.high)
-    nulls = {
-        line.null_kind: ClaimNull(kind=line.null_kind, mean=line.null_mean, low=line.null_low, high=line.null_high)
-        for line in rows
-        if line.null_kind is not None and line.null_mean is not None
-    }
-    return Found(first.value, interval, first.n, nulls)

@@ -338,7 +338,7 @@ def _finish(
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     manifest["prompts"] = {
         "source": str(prompts) if isinstance(prompts, str | Path) else "given",
-        **{name: header[name] for name in ("prompts", "judge", "effort")},
+        **{what: header[what] for what in ("prompts", "judge", "effort")},
         "control": name,
         "absent": work.absent,
         "seconds": {"this_call": round(seconds, 1)},

@@ -10,9 +10,9 @@ from deltaw.analysis import (
     effect_nulls,
     gain,
     gain_ratio,
+    mean_position,
     mlp_effect,
     position,
-    precision_weights,
 )
 from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, from_draws, mean_null, percentile_interval
 from deltaw.study.comparing import PRIMARY, SECONDARY, SITES, Comparison, Places, add_mean, flipped, read
@@ -114,9 +114,7 @@ def write_positions(
     view = sheet.with_(unit="share of the way to allowed")
     means: dict[str, FloatArray] = {}
     for number, site in enumerate(SITES):
-        placed: list[FloatArray] = []
-        scales: list[Position] = []
-        nulls: list[Null] = []
+        placed: list[Position] = []
         for layer in at.layers:
             place = (layer, site)
             source, generator = np.arange(len(attacked_at[place])), at.generator(5, number)  # equal draws in all layers
@@ -127,14 +125,11 @@ def write_positions(
             )
             if found is None:
                 continue
-            placed.append(found.positions)
-            scales.append(found)
-            nulls.append(found.null)
+            placed.append(found)
             view.add(statistic, found.mean, found.interval, [found.null], site=site, layer=layer)
         if placed:
-            weights = precision_weights(scales)  # plain, layers that hardly tell the classes apart would rule the mean
-            means[site] = weights @ np.array(placed)
-            add_mean(at, view.with_(site=site), statistic, means[site], [mean_null(nulls, weights)])
+            means[site], null = mean_position(placed)
+            add_mean(at, view.with_(site=site), statistic, means[site], [null])
     return means
 
 

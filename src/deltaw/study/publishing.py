@@ -5,9 +5,8 @@ Beside them stands what the published code's statistics say of the same models, 
 
 import gzip
 import shutil
-import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from deltaw.analysis import Absent
 from deltaw.analysis.published import described_column_space, shipped_column_space, tau
-from deltaw.errors import DeltawError
+from deltaw.errors import mistakes_said
 from deltaw.model import Transformer, mlp, tap
 from deltaw.report.looks import number
 from deltaw.results import Results, load, markdown_table, write_json_atomic, write_text_atomic
@@ -66,18 +65,26 @@ def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
     study = recipe_of(results.manifest) if chosen is None else chosen
     found = list(_published(study, results))
     out.mkdir(parents=True, exist_ok=True)
-    for name in (MANIFEST, CLAIMS, PROMPTS):
-        shutil.copyfile(run / name, out / name)
-    shutil.rmtree(out / "figures", ignore_errors=True)  # of an earlier run, which may have had others
-    shutil.copytree(run / "figures", out / "figures")
-    packed = gzip.compress((run / MEASUREMENTS).read_bytes(), compresslevel=9, mtime=0)
-    (out / PACKED).write_bytes(packed)
+    shutil.copyfile(run / MANIFEST, out / MANIFEST)
+    keep_files(run, out)
     names = {"name": study.name, "seeds": ", ".join(map(str, study.seeds))}
     write_text_atomic(out / "claims.md", _CLAIMS.format(**names) + _verdicts(results))
     write_json_atomic(out / "published.json", found)
     chance = fmean(one["chance"] for one in found if one["chance"] is not None)
     text = _PUBLISHED.format(**names, chance=f"{chance:.3f}") + _rows(found)
     write_text_atomic(out / "published.md", text)
+
+
+def keep_files(run: Path, out: Path, figures: Sequence[str] = ("*",)) -> None:
+    """Copy claims, prompts, measurements (packed) and the figures of these patterns; `out` keeps no others."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (CLAIMS, PROMPTS):
+        shutil.copyfile(run / name, out / name)
+    (out / PACKED).write_bytes(gzip.compress((run / MEASUREMENTS).read_bytes(), compresslevel=9, mtime=0))
+    shutil.rmtree(out / "figures", ignore_errors=True)  # of an earlier run, which may have had others
+    (out / "figures").mkdir()
+    for figure in (path for pattern in figures for path in (run / "figures").glob(pattern)):
+        shutil.copyfile(figure, out / "figures" / figure.name)
 
 
 def _verdicts(results: Results) -> str:
@@ -193,11 +200,8 @@ def _spread(values: list[float | None]) -> str:
 def main(run: Path, out: Path) -> None:
     """Keep a finished study's results. run: its directory. out: where they go."""
     torch.set_num_threads(1)  # matrices this small gain nothing from a second thread
-    try:
+    with mistakes_said():
         publish(run, out)
-    except DeltawError as error:
-        print(f"deltaw: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
 
 
 if __name__ == "__main__":

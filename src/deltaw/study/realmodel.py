@@ -9,10 +9,7 @@ held-out requests of other sources than those of the tuning. Claims that have co
 control.
 """
 
-import gzip
 import json
-import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 import tyro
 
-from deltaw.errors import DeltawError
+from deltaw.errors import DeltawError, mistakes_said
 from deltaw.pairs.asking import Effort
 from deltaw.pairs.compare import Progress, compare
 from deltaw.pairs.prompted import compare_prompts
@@ -33,7 +30,8 @@ from deltaw.report import write_report
 from deltaw.report.looks import number
 from deltaw.report.tables import interval
 from deltaw.results import Results, load, markdown_table, write_json_atomic, write_text_atomic
-from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PACKED, PROMPTS
+from deltaw.results.store import MANIFEST
+from deltaw.study.publishing import keep_files
 
 
 @dataclass(frozen=True)
@@ -145,15 +143,9 @@ def keep(run: Path, out: Path, plan: Plan = PLAN) -> None:
     found = {name: load(run / f"compare-{name}") for name in names}
     for name in names:
         source, kept = run / f"compare-{name}", out / name
-        shutil.rmtree(kept, ignore_errors=True)
-        (kept / "figures").mkdir(parents=True)
+        keep_files(source, kept, KEPT_FIGURES)
         manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
         write_json_atomic(kept / MANIFEST, {**manifest, "base": manifest["names"][0], "tuned": name})
-        for file in (CLAIMS, PROMPTS):
-            shutil.copyfile(source / file, kept / file)
-        (kept / PACKED).write_bytes(gzip.compress((source / MEASUREMENTS).read_bytes(), compresslevel=9, mtime=0))
-        for figure in (path for pattern in KEPT_FIGURES for path in (source / "figures").glob(pattern)):
-            shutil.copyfile(figure, kept / "figures" / figure.name)
     text = _HEAD.format(
         pairs=", ".join(f"`{name}`" for name in names), control=plan.control, refusals=_refusals(found),
         claims=_claims(found), weights=_weights(found),
@@ -199,14 +191,11 @@ def _weights(found: Mapping[str, Results]) -> str:
 
 def main(run_dir: tyro.conf.Positional[Path] = Path("runs/smollm2"), keep_in: Path | None = None) -> None:
     """Tune and compare. run_dir: where. keep_in: keep what a finished run found there, and do nothing else."""
-    try:
+    with mistakes_said():
         if keep_in is None:
             run(run_dir)
         else:
             keep(run_dir, keep_in)
-    except DeltawError as problem:
-        print(f"deltaw: {problem}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
 
 
 if __name__ == "__main__":
