@@ -33,13 +33,8 @@ def behaviour(tables: Tables) -> Figure | None:
     if len(gaps):
         named = gaps.assign(row=_rows(gaps))
         null = nulls(named[named["kind"] == TUNED.label])
-        ends = (named["low"], named["high"], null["null_low"], null["null_high"])
-        axis, rows = Axis("difference of shares", domain_of(*ends, include=(0,))), list(dict.fromkeys(named["row"]))
-        under = [rule(0, "alike", axis, vertical=True)]
-        title = "Harmful − harmless, pair by pair"
-        panels.append(
-            dots(values(named), (TUNED,), title, axis, kinds=KINDS, null=null, rows=rows, row="row", under=under)
-        )
+        title, unit = "Harmful − harmless, pair by pair", "difference of shares"
+        panels.append(_beside_nulls(named, null, title, unit, 0, "alike", kinds=KINDS))
     return figure(
         "prompts-refused",
         "Who refuses what: the tuned model beside the base model",
@@ -156,18 +151,13 @@ def sensitivity(tables: Tables) -> Figure | None:
     if frame.empty:
         return None
     frame = frame.assign(row=_rows(frame.assign(set=frame["set"].str.replace("/", ": "))))
-    null = nulls(frame)
-    ends = (frame["low"], frame["high"], null["null_low"], null["null_high"])
-    axis, rows = Axis("log ratio", domain_of(*ends, include=(0,))), list(dict.fromkeys(frame["row"]))
-    drawn = values(frame).assign(series=TUNED.label)
-    under = [rule(0, "alike", axis, vertical=True)]
     return figure(
         "prompts-sensitivity",
         "Observation 4. Change of the local Lipschitz constant at the prompt's embeddings",
         "Log of the tuned over the base model's spectral norm of the Jacobian of the next token's log-probabilities, "
         "by power iteration, which gives a lower bound. Grey bars: models, or labels, swapped.",
         (name, f"{name}_difference"),
-        [dots(drawn, (TUNED,), "Tuned over base", axis, null=null, rows=rows, row="row", under=under)],
+        [_beside_nulls(frame, nulls(frame), "Tuned over base", "log ratio", 0, "alike")],
         whiskers="95 % bootstrap intervals over prompts",
     )
 
@@ -177,18 +167,13 @@ def attacks(tables: Tables) -> Figure | None:
     placed = tables.take("position", layer=None)
     acted = as_ratios(tables.take("gain_log_ratio_attacked", layer=None))
     panels: list[Panel | None] = []
-    for frame, title, unit, level, said in (
-        (placed, "Position", "0 harmful, 1 harmless", 1.0, "harmless"),
-        (acted, "Gain", "ratio to the plain harmful prompt", 1.0, "as without"),
+    for frame, title, unit, said in (
+        (placed, "Position", "0 harmful, 1 harmless", "harmless"),
+        (acted, "Gain", "ratio to the plain harmful prompt", "as without"),
     ):
-        if frame.empty:
-            continue
-        null = nulls(frame)
-        ends = (frame["low"], frame["high"], null["null_low"], null["null_high"])
-        axis = Axis(unit, domain_of(*ends, include=(0, 1)))
-        under, rows = [rule(level, said, axis, vertical=True)], list(dict.fromkeys(frame["attack"]))
-        drawn = values(frame).assign(series=TUNED.label)
-        panels.append(dots(drawn, (TUNED,), title, axis, null=null, rows=rows, row="attack", under=under))
+        if len(frame):
+            named = frame.assign(row=frame["attack"])
+            panels.append(_beside_nulls(named, nulls(named), title, unit, 1, said, include=(0, 1)))
     return figure(
         "prompts-attacks",
         "Observation 5. Where harmful prompts under attack lie, and how strongly the update acts on them",
@@ -199,6 +184,19 @@ def attacks(tables: Tables) -> Figure | None:
         panels,
         whiskers=PAIRS,
     )
+
+
+def _beside_nulls(
+    frame: pd.DataFrame, null: pd.DataFrame, title: str, unit: str, at: float, said: str,
+    *, include: tuple[float, ...] = (0,), kinds: tuple[tuple[str, str, str], ...] = (),
+) -> Panel:  # fmt: skip
+    """Dots by the column `row`, the bands of their nulls, and a line where there is nothing to see."""
+    ends = (frame["low"], frame["high"], null["null_low"], null["null_high"])
+    axis = Axis(unit, domain_of(*ends, include=include))
+    return dots(
+        values(frame).assign(series=TUNED.label), (TUNED,), title, axis, kinds=kinds, null=null,
+        rows=list(dict.fromkeys(frame["row"])), row="row", under=[rule(at, said, axis, vertical=True)],
+    )  # fmt: skip
 
 
 def _of_both(frame: pd.DataFrame) -> pd.DataFrame:
