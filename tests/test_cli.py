@@ -73,6 +73,7 @@ def test_the_options_are_these_and_no_others() -> None:
         },
         "report": {"run_dir": "runs/quick"},
         "interventions": {"run_dir": "runs/quick", "workers": 0},
+        "pool": {"runs": "required", "out": None},
         "compare": {
             "base": "required",
             "tuned": "required",

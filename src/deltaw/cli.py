@@ -1,4 +1,4 @@
-"""The command line: `deltaw study`, `sample`, `report`, `interventions`, `compare`, `safety-tune`.
+"""The command line: `deltaw study`, `sample`, `report`, `interventions`, `pool`, `compare`, `safety-tune`.
 
 A user's mistake is one sentence, status 2.
 """
@@ -183,6 +183,32 @@ class Interventions:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """Decide the claims over the seeds of several finished runs of one recipe, as one run with a report.
+
+    An undecided claim says how many seeds would decide it. To add them: run the recipe with another --seed, then pool.
+    Who adds seeds because a claim was undecided looks at it twice; docs/calibration.md says what that costs.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
+    """The directories of the runs, or of their results as kept in docs/results. Nothing in them is changed."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Where results go. Default: runs/FIRST-pooled."""
+
+    def run(self) -> int:
+        """Pool; prints the verdicts and where the report is."""
+        from deltaw.study.pooling import pool
+
+        if not self.runs:
+            raise DeltawError("name at least two finished runs of one recipe")
+        out = self.out or Path("runs") / f"{_last(str(self.runs[0]))}-pooled"
+        report = pool(self.runs, out)
+        _say(_summary(out))
+        _say(f"Report: {report}")
+        return 0
+
+
+@dataclass(frozen=True)
 class Compare:
     """Compare two checkpoints of one architecture, matrix by matrix, from their safetensors files.
 
@@ -290,6 +316,7 @@ Command = (
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Interventions, tyro.conf.subcommand("interventions")]
+    | Annotated[Pool, tyro.conf.subcommand("pool")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[SafetyTune, tyro.conf.subcommand("safety-tune")]
 )

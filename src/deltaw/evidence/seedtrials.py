@@ -57,6 +57,14 @@ def of_seeds(values: FloatArray, _: Generator) -> Trials:
     }
 
 
+def of_seeds_added(values: FloatArray, _: Generator) -> Trials:
+    """One claim looked at twice: on the first `SEEDS` seeds, and on all where those leave it undecided."""
+    looks = (weigh(_STATEMENT, _collected(some)) for some in (values[:SEEDS], values))
+    verdicts = [_verdict(weighed) for weighed in looks]
+    decided = next((one for one in verdicts if one.beyond or one.other_side), verdicts[-1])
+    return {"one claim, more seeds where undecided, whole rule": decided}
+
+
 def of_seeds_beside_a_null(values: FloatArray, _: Generator) -> Trials:
     """A claim that must lie beyond a null's band, of which each seed is a draw."""
     statement = replace(_STATEMENT, nulls=("rotation",), smallest_effect=NONE)
@@ -127,6 +135,9 @@ def seed_cells() -> Iterable[Cell]:
 
     family = ("Benjamini–Hochberg", "whole rule")
     yield cell("normal seeds, mean at the bar", _normal, of_seeds, "t interval", "sign_flip", "whole rule")
+    yield cell(
+        "normal seeds, mean at the bar, as many again where undecided", _twice_as_many, of_seeds_added, "whole rule"
+    )
     yield cell("heavy tails (t with 3 degrees of freedom)", _heavy, of_seeds, "sign_flip")
     yield cell("skewed to the right (exponential)", lambda rng: rng.exponential(size=SEEDS) - 1, of_seeds)
     yield cell("skewed to the left (exponential)", lambda rng: 1 - rng.exponential(size=SEEDS), of_seeds)
@@ -141,10 +152,17 @@ def seed_cells() -> Iterable[Cell]:
     for effect in (0.5, 1.0, 1.5, 2.0):
         build = partial(_normal, mean=effect)
         yield cell(f"mean {effect} sd beyond the bar", build, of_seeds, effect=effect, unit="sd of a seed")
+        again = partial(_twice_as_many, mean=effect)
+        condition = f"mean {effect} sd beyond the bar, as many again where undecided"
+        yield cell(condition, again, of_seeds_added, effect=effect, unit="sd of a seed")
 
 
 def _normal(rng: Generator, mean: float = 0.0) -> FloatArray:
     return rng.standard_normal(SEEDS) + mean
+
+
+def _twice_as_many(rng: Generator, mean: float = 0.0) -> FloatArray:
+    return rng.standard_normal(2 * SEEDS) + mean
 
 
 def _heavy(rng: Generator) -> FloatArray:

@@ -165,6 +165,7 @@ def _head(results: Results, tables: Tables) -> dict[str, Any]:
     processor, engine, seconds = (manifest.get(name) or {} for name in ("processor", "engine", "seconds"))
     facts = [
         ("recipe", manifest.get("recipe")), ("seed" if len(seeds) == 1 else "seeds", ", ".join(seeds)),
+        ("pooled from", _runs(manifest.get("pooled") or ())),
         ("finished", str(manifest.get("finished", "")).replace("T", " ").replace("+00:00", " UTC")),
         ("processor", f"{processor.get('name', 'unknown')}, {processor.get('cores', '?')} cores"),
         ("engine", f"{engine.get('name', '?')}, workers: {engine.get('workers', '?')}"),
@@ -198,6 +199,12 @@ def _head(results: Results, tables: Tables) -> dict[str, Any]:
         "exploratory": exploratory if manifest.get("exploratory") else None,
         "version": (manifest.get("versions") or {}).get("deltaw", ""),
     }  # fmt: skip
+
+
+def _runs(pooled: Sequence[Mapping[str, Any]]) -> str:
+    """The runs that were taken as one: how many, and when each was finished."""
+    days = ", ".join(str(one.get("finished", ""))[:10] for one in pooled)
+    return f"{len(pooled)} runs, finished {days}" if pooled else ""
 
 
 def _world(tables: Tables) -> str:

@@ -138,14 +138,15 @@ def load(run: str | Path) -> Results:
     return Results(
         path=path,
         manifest=manifest,
-        measurements=_table(read_measurements(_measurements_of(path)), MEASUREMENT_FIELDS),
+        measurements=_table(read_measurements(measurements_of(path)), MEASUREMENT_FIELDS),
         claims=_claims_table(read_claims(path / CLAIMS)),
         models=_table(models, MODEL_FIELDS).assign(path=[str(path / entry.path) for entry in models]),
         prompts=_read_lines(path / PROMPTS, _parse_prompt),
     )
 
 
-def _measurements_of(path: Path) -> Path:
+def measurements_of(path: Path) -> Path:
+    """The file of a run's measurements, which is packed where the run is kept without its models."""
     packed = path / PACKED
     return packed if packed.is_file() and not (path / MEASUREMENTS).is_file() else path / MEASUREMENTS
 
@@ -155,7 +156,7 @@ def _check_finished(path: Path) -> None:
         runs = sorted(p.parent.name for p in path.parent.glob(f"*/{MANIFEST}")) if path.parent.is_dir() else []
         there = f"{path.parent} has the runs {_listed(runs)}" if runs else f"{path.parent} has no finished run"
         raise DeltawError(f"There is no run at {path}; {there}. `deltaw study` makes one.")
-    files = (path / MANIFEST, _measurements_of(path), path / CLAIMS, path / PROMPTS)
+    files = (path / MANIFEST, measurements_of(path), path / CLAIMS, path / PROMPTS)
     missing = [file.name for file in files if not file.is_file()]
     if not missing:
         return
