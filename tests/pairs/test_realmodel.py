@@ -51,6 +51,11 @@ def test_whole_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == times
 
 
+def test_a_plan_without_the_control_is_refused() -> None:
+    with pytest.raises(DeltawError, match="control 'other'"):
+        realmodel.Plan({"ssft": SafetyTuning("ssft")}, Effort())
+
+
 def test_a_directory_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(DeltawError, match="holds no model"):

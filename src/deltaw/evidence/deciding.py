@@ -74,7 +74,7 @@ class Bar:
 class Weighed:
     """A statement's numbers before multiplicity. bars, p, p_sign_flip: empty and None unless there are several seeds.
 
-    missing: nulls and controls that this study lacks.
+    missing: nulls and controls that were not measured.
     """
 
     statement: Statement
@@ -217,7 +217,7 @@ def rule(one: Weighed, adjusted: float | None, tested: int) -> tuple[str, str]:
     if verdict != "holds":
         return verdict, why
     if one.missing:
-        return "undecided", f"not compared with {', '.join(one.missing)}, which this study lacks"
+        return "undecided", f"not compared with {', '.join(one.missing)}, which was not measured"
     if adjusted is None or one.p_sign_flip is None:  # one seed, whose prompts say it
         return "holds", why
     after = f"p = {adjusted:.2g} after Benjamini–Hochberg over {tested} claims"

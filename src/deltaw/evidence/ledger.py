@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tyro
 
+from deltaw.errors import mistakes_said
 from deltaw.evidence.claims import STATEMENTS, Query, Statement
 from deltaw.evidence.deciding import CONTROL, LEAST_SEEDS, LEVEL, SMALLEST, bars_of, weigh
 from deltaw.evidence.reading import Ledger
@@ -206,4 +207,5 @@ def write(docs: Path, run: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(write)
+    with mistakes_said():
+        tyro.cli(write)

@@ -14,7 +14,7 @@ from deltaw.pairs.jailbreaks import ATTACKS
 from deltaw.pairs.prompts import CONTRASTS
 from deltaw.results import Claim, Measurement
 
-NO_CONTROL = "not given"
+NO_CONTROL = "harmless tuning"  # what a claim's control would be, where none was given
 LIPSCHITZ = "log of the tuned over the base model's spectral norm of the Jacobian at the embeddings"
 RESID, MLP = "resid_out, last token before the answer", "mlp_in of the base model, last token before the answer"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from deltaw.errors import DeltawError
+from deltaw.errors import DeltawError, mistakes_said
 from deltaw.evidence import calibration, controls
 from deltaw.report.calibrated import calibration_figure
 from deltaw.results import read_measurements, write_json_atomic, write_text_atomic
@@ -64,4 +64,5 @@ def calibrate(
 
 
 if __name__ == "__main__":
-    tyro.cli(calibrate)
+    with mistakes_said():
+        tyro.cli(calibrate)

@@ -36,10 +36,14 @@ from deltaw.study.publishing import keep_files
 
 @dataclass(frozen=True)
 class Plan:
-    """The tunings by name, a control `other` among them, and what comparing spends."""
+    """The tunings by name, a control `other` among them, and what comparing spends. DeltawError without the control."""
 
     tunings: dict[str, SafetyTuning]
     effort: Effort
+
+    def __post_init__(self) -> None:
+        if not any(config.control == "other" for config in self.tunings.values()):
+            raise DeltawError("none of the tunings has the control 'other', which the others have to beat; add one")
 
     @property
     def control(self) -> str:
