@@ -78,6 +78,31 @@ def test_every_figure_is_drawn_as_valid_xml(run: Path) -> None:
         assert "undefined" not in svg
 
 
+def test_attacks_are_tables_of_the_same_numbers(run: Path) -> None:
+    text = (run / "tables.md").read_text(encoding="utf-8")
+    results = deltaw.load(run)
+    where = {"stage": "behaviour", "attack": "soft_4", "set": "forbidden/conditional/unsafe"}
+    measured = results.select("comply_rate", **where).set_index("model")
+    labels = {one.model: one.label for one in Tables(results).series}
+    titles, tables = text.split("\n\n")[::2], text.split("\n\n")[1::2]
+    head, _, *rows = [line.strip("| ").split(" | ") for line in tables[0].splitlines()]
+    column = head.index(labels["ssft-medium"])
+    cells = {row[0]: row[column] for row in rows}
+    one = measured.loc["ssft-medium"]
+    assert cells["soft_4"] == f"{100 * one['value']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
+    names = [row[0] for row in rows]
+    assert names.index("co_task") < names.index("soft_weak") < names.index("soft_weak/random") < names.index("soft_4")
+    assert [title.split()[0] for title in titles] == ["Forbidden", "Allowed", "Position"]
+    assert "<summary>The attacks in numbers" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_study_without_attacks_on_models_has_no_such_tables(tmp_path: Path) -> None:
+    lines = [line for line in measurements(0) if line.attack != "none"]
+    write_report(write_run(tmp_path / "run", lines))
+    assert not (tmp_path / "run" / "tables.md").exists()
+    assert "<summary>The attacks in numbers" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
 def test_the_page_needs_nothing_but_itself(run: Path) -> None:
     text = (run / "report.html").read_text(encoding="utf-8")
     elements = Elements(text)

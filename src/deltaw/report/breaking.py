@@ -115,10 +115,10 @@ def acted_on(tables: Tables) -> Figure | None:
 
 def _rates(tables: Tables, statistic: str, *sets: str) -> pd.DataFrame:
     frame = values(tables.take(statistic, stage="behaviour", set=sets))
-    return frame[frame["attack"].notna() & frame["model"].isin([one.model for one in _attacked(tables)])]
+    return frame[frame["attack"].notna() & frame["model"].isin([one.model for one in attacked_models(tables)])]
 
 
-def _attacked(tables: Tables) -> list[Series]:
+def attacked_models(tables: Tables) -> list[Series]:
     """The models that were attacked by more than prompts."""
     frame = tables.take("comply_rate", stage="behaviour", attack="none")
     return [one for one in tables.series if one.model in set(frame["model"])]
@@ -143,7 +143,7 @@ def _panels(tables: Tables, families: tuple[str, ...]) -> list[Panel | None]:
     rows = _order(frame.loc[frame["set"] == FORBIDDEN, "row"])
     return [
         dots(frame[frame["model"] == one.model], tables.series, named(one), SHARE, kinds=KINDS, rows=rows, row="row")
-        for one in _attacked(tables)
+        for one in attacked_models(tables)
     ]
 
 
@@ -158,7 +158,7 @@ def _by_model(
     axis = Axis(title, domain_of(*ends, include=[at for at, *_ in references]))
     rows = _order(frame["attack"])
     panels: list[Panel | None] = []
-    for one in _attacked(tables):
+    for one in attacked_models(tables):
         part = frame[frame["model"] == one.model]
         under = [rule(at, words, axis, vertical=True, align=side) for at, words, side in references]  # type: ignore[arg-type]
         panels.append(

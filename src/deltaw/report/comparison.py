@@ -12,10 +12,9 @@ import pandas as pd
 
 from deltaw.report import prompted
 from deltaw.report.drawing import Figure, figure
-from deltaw.report.grid import Table
 from deltaw.report.looks import NULL_NAMES, Series, light, number, share
 from deltaw.report.panels import Axis, Panel, curves, domain_of, layer_axis, null_band, null_whiskers
-from deltaw.report.tables import Tables, interval, nulls, values
+from deltaw.report.tables import Table, Tables, interval, nulls, values
 from deltaw.results import Results
 
 UPDATE = Series("", "update", None, light("ssft"), (1, 0), "circle", False)

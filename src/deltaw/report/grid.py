@@ -1,7 +1,6 @@
 """The report of a grid: when attacks on prompts work. One figure, and every cell in tables; all of it from the run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -10,8 +9,8 @@ from deltaw.report.drawing import Figure, figure
 from deltaw.report.following import SHARE
 from deltaw.report.looks import Series, light, set_name, share
 from deltaw.report.panels import Axis, Panel, curves, domain_of
-from deltaw.report.tables import Tables, interval
-from deltaw.results import Results, markdown_table
+from deltaw.report.tables import Table, Tables, interval
+from deltaw.results import Results
 
 SUCCESS = Series("", "success: tuned model", None, light("ssft"), (1, 0), "circle", False)
 BASE = Series("", "base model, the same prompts", None, light("base"), (5, 3), "square", True)
@@ -31,19 +30,6 @@ BENIGN_OF = {
     ("misgen_text", CONDITIONAL): "allowed/always/unsafe",
 }
 """The attacks, each with the set that it is made from: its benign control is the same transformation of this set."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the page. columns: its head. rows: of text."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def markdown(self) -> str:
-        """The table as Markdown."""
-        return markdown_table(self.columns, self.rows)
 
 
 class Grid:

@@ -13,15 +13,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from deltaw.errors import DeltawError
 from deltaw.report import claims_table, comparison
+from deltaw.report.attacked import attack_tables
 from deltaw.report.charts import SECTIONS, sections
 from deltaw.report.drawing import Drawing
 from deltaw.report.following import ENDS, STRATA
 from deltaw.report.grid import Grid, grid_figure, tables_of
 from deltaw.report.looks import COLOURS, number, set_name, share
 from deltaw.report.spread import spread_table
-from deltaw.report.tables import Tables, values
+from deltaw.report.tables import Table, Tables, values
 from deltaw.results import Results, load, write_text_atomic
 
+TABLES = "tables.md"
 CONTENTS = (
     ("claims", "Claims"), ("behaviour", "Behaviour"), ("training", "Training"), ("clusters", "1 Clusters"),
     ("null-space", "2 Null space"), ("row-space", "3 Row space"), ("sensitivity", "4 Sensitivity"),
@@ -36,7 +38,8 @@ _STAGES = {
 
 
 def write_report(run_dir: Path) -> Path:
-    """Writes report.html and figures/*.svg (of a grid, tables.md too) into a finished run; returns the page's path.
+    """Writes report.html, figures/*.svg and, where attacks were many, tables.md into a finished run; returns the page's
+    path.
 
     DeltawError if the run has not come to its end or a file of it is damaged.
     """
@@ -45,9 +48,7 @@ def write_report(run_dir: Path) -> Path:
         grid = Grid(results)
         charts = (grid_figure(grid, tuned) for tuned in grid.tuned)
         drawings = [chart.draw() for chart in charts if chart is not None]
-        texts = [f"{table.title}:\n\n{table.markdown()}\n" for table in tables_of(grid)]
-        write_text_atomic(run_dir / "tables.md", "\n".join(texts))
-        return _write(run_dir, {"grid": drawings}, render_grid(results, grid, drawings))
+        return _write(run_dir, {"grid": drawings}, render_grid(results, grid, drawings), tables_of(grid))
     if "comparison" in results.manifest:
         pair = comparison.Pair(results)
         figures, lacking = comparison.drawn(pair)
@@ -59,10 +60,13 @@ def write_report(run_dir: Path) -> Path:
         name: [figure.of_seeds(tables.seeds).draw() for figure in section.figures] for name, section in found.items()
     }
     missing = {name: section.missing for name, section in found.items()}
-    return _write(run_dir, drawn, render(results, tables, drawn, missing))
+    attacked = attack_tables(tables)
+    return _write(run_dir, drawn, render(results, tables, drawn, missing, attacked), attacked)
 
 
-def _write(run_dir: Path, drawn: Mapping[str, Sequence[Drawing]], text: str) -> Path:
+def _write(
+    run_dir: Path, drawn: Mapping[str, Sequence[Drawing]], text: str, tables: Sequence[Table] = ()
+) -> Path:  # fmt: skip
     figures, page = run_dir / "figures", run_dir / "report.html"
     wanted = {f"{drawing.figure.name}.svg": drawing.file for drawings in drawn.values() for drawing in drawings}
     try:
@@ -72,6 +76,9 @@ def _write(run_dir: Path, drawn: Mapping[str, Sequence[Drawing]], text: str) -> 
                 stale.unlink()
         for name, svg in wanted.items():
             write_text_atomic(figures / name, svg)
+        if tables:
+            texts = [f"{table.title}:\n\n{table.markdown()}\n" for table in tables]
+            write_text_atomic(run_dir / TABLES, "\n".join(texts))
         write_text_atomic(page, text)
     except OSError as error:
         raise DeltawError(
@@ -105,9 +112,13 @@ def render_comparison(
 
 
 def render(
-    results: Results, tables: Tables, drawn: Mapping[str, Sequence[Drawing]], missing: Mapping[str, Sequence[str]]
+    results: Results,
+    tables: Tables,
+    drawn: Mapping[str, Sequence[Drawing]],
+    missing: Mapping[str, Sequence[str]],
+    attacked: Sequence[Table],
 ) -> str:
-    """The page as text. drawn, missing: figures, and what could not be drawn, by section."""
+    """The page as text. drawn, missing: figures, and what could not be drawn, by section. attacked: its tables."""
     labels = {one.model: one.label for one in tables.series}
     claims: list[Mapping[str, Any]] = results.claims.to_dict("records")  # type: ignore[assignment]
     measured = [claim for claim in claims if claims_table.is_measured(claim)]
@@ -127,6 +138,7 @@ def render(
             unmeasured=[claim["statement"] for claim in claims if not claims_table.is_measured(claim)],
             world=_world(tables),
             tables=_rate_tables(tables),
+            attacked=attacked,
             rates_used=_learning_rates(results.manifest),
             prompts=_prompts(results.prompts, labels),
             cost=_cost(results.manifest),

@@ -1,12 +1,13 @@
 """Measurements as the figures want them: plain columns, one row a value or one a null, seeds averaged."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from deltaw.report.looks import NULL_NAMES, Series, number, series_of
-from deltaw.results import Results
+from deltaw.results import Results, markdown_table
 
 _PLACE = (
     "stage", "model", "protocol", "strength", "control", "step", "module", "layer", "site", "role", "set", "attack",
@@ -14,6 +15,19 @@ _PLACE = (
 )  # fmt: skip
 _NUMBERS = ("dose", "value", "low", "high", "n", "null_mean", "null_low", "null_high")
 _SEVERAL = (tuple, list, set, frozenset)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page. columns: its head. rows: of text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """The table as Markdown."""
+        return markdown_table(self.columns, self.rows)
 
 
 class Tables:

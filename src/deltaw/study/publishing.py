@@ -22,6 +22,7 @@ from deltaw.analysis.published import described_column_space, shipped_column_spa
 from deltaw.errors import mistakes_said
 from deltaw.model import Transformer, mlp, tap
 from deltaw.report.looks import number
+from deltaw.report.page import TABLES
 from deltaw.results import Results, load, markdown_table, write_json_atomic, write_text_atomic
 from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PACKED, PROMPTS
 from deltaw.study.comparing import SECONDARY, contrasts
@@ -76,10 +77,14 @@ def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
 
 
 def keep_files(run: Path, out: Path, figures: Sequence[str] = ("*",)) -> None:
-    """Copy claims, prompts, measurements (packed) and the figures of these patterns; `out` keeps no others."""
+    """Copy claims, prompts, tables if any, measurements (packed) and the figures of these patterns; `out` keeps no
+    others.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    for name in (CLAIMS, PROMPTS):
-        shutil.copyfile(run / name, out / name)
+    (out / TABLES).unlink(missing_ok=True)
+    for name in (CLAIMS, PROMPTS, TABLES):
+        if name != TABLES or (run / name).is_file():
+            shutil.copyfile(run / name, out / name)
     (out / PACKED).write_bytes(gzip.compress((run / MEASUREMENTS).read_bytes(), compresslevel=9, mtime=0))
     shutil.rmtree(out / "figures", ignore_errors=True)  # of an earlier run, which may have had others
     (out / "figures").mkdir()

@@ -14,6 +14,7 @@ from typing import Any
 from deltaw.evidence import decide
 from deltaw.model import choose_precision
 from deltaw.report import write_report
+from deltaw.report.page import TABLES
 from deltaw.results import (
     Measurement,
     ModelEntry,
@@ -104,7 +105,7 @@ def _key(recipe: Recipe, records: Sequence[StageRecord]) -> str:
 def _digests(run_dir: Path) -> dict[str, str]:
     """sha256 of every file of the run that a reader may open, by name."""
     files = [run_dir / name for name in (MANIFEST, MEASUREMENTS, CLAIMS, PROMPTS, REPORT)]
-    files += sorted((run_dir / "figures").glob("*.svg"))
+    files += [*run_dir.glob(TABLES), *sorted((run_dir / "figures").glob("*.svg"))]
     found = {}
     for path in files:
         with path.open("rb") as file:
