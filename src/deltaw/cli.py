@@ -196,14 +196,15 @@ class Pool:
     """Where results go. Default: runs/FIRST-pooled."""
 
     def run(self) -> int:
-        """Pool; prints the verdicts and where the report is."""
-        from deltaw.study.pooling import pool
+        """Pool; prints the verdicts, and where the verdicts of each run and the report are."""
+        from deltaw.study.pooling import REPLICATION, pool
 
         if not self.runs:
             raise DeltawError("name at least two finished runs of one recipe")
         out = self.out or Path("runs") / f"{_last(str(self.runs[0]))}-pooled"
         report = pool(self.runs, out)
         _say(_summary(out))
+        _say(f"Run by run: {report.with_name(REPLICATION)}")
         _say(f"Report: {report}")
         return 0
 

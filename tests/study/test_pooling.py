@@ -14,6 +14,7 @@ from deltaw.errors import DeltawError
 from deltaw.evidence import decide
 from deltaw.results import Measurement, read_measurements, write_claims, write_measurements
 from deltaw.study.pooling import pool
+from deltaw.study.publishing import publish
 
 CLAIM = "update-is-small/ssft-medium"  # of a statistic without nulls: less than 0.1
 STEP = "artifacts/base/step-000008"
@@ -78,6 +79,24 @@ def test_all_seeds_decide_what_neither_run_does(tmp_path: Path, values: np.ndarr
     assert found.model("base", seed=112).samefile(tmp_path / "b" / STEP)
     assert "2 runs, finished 2026-01-02, 2026-01-02" in report.read_text(encoding="utf-8")
     assert {path: path.read_bytes() for path in before} == before
+    text = (tmp_path / "both" / "replication.md").read_text()
+    row = next(line for line in text.splitlines() if f"`{CLAIM}`" in line).strip("| ").split(" | ")
+    assert [cell.partition(",")[0] for cell in row[1:]] == ["undecided", "undecided", "holds"]
+    assert "seeds 101 to 106 | seeds 107 to 112 | together" in text
+    assert f"Of {len(found.claims)} claims {len(found.claims)} have the same verdict in every run; 0 hold" in text
+
+
+def test_what_one_run_found_and_the_next_contradicts_is_counted(tmp_path: Path) -> None:
+    spread = np.array([0.99, 1.0, 1.01, 0.99, 1.0, 1.01])
+    runs = [write(tmp_path / "a", FIRST, 0.05 * spread), write(tmp_path / "b", SECOND, 0.2 * spread)]
+    pool(runs, tmp_path / "both")
+    text = (tmp_path / "both" / "replication.md").read_text()
+    assert "1 hold in one and fail in another" in text
+    publish(tmp_path / "both", tmp_path / "kept")
+    assert (tmp_path / "kept" / "replication.md").read_text() == text
+    kept = {path.name for path in (tmp_path / "kept").iterdir()}
+    assert kept == {"claims.md", "claims.json", "replication.md", "figures"}
+    assert f"`{CLAIM}`" in (tmp_path / "kept" / "claims.md").read_text()
 
 
 def test_the_order_of_runs_does_not_matter_and_pooled_runs_can_be_pooled(

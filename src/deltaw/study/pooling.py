@@ -2,7 +2,8 @@
 
 An undecided claim says how many seeds would decide it; this is how they are added. Nothing is made again, and the runs
 stay as they are: the directory made here is a run of its own, whose models lie where they were. Who adds seeds because
-a claim was undecided looks at it twice: docs/calibration.md has how often the rule then errs.
+a claim was undecided looks at it twice: docs/calibration.md has how often the rule then errs. replication.md beside the
+page has the verdict of each run alone, by the same rule: what the first run found, the next could have missed.
 """
 
 import os
@@ -15,19 +16,30 @@ from typing import Any
 from deltaw.errors import DeltawError
 from deltaw.evidence import decide
 from deltaw.report import write_report
+from deltaw.report.tables import interval
 from deltaw.results import (
+    Claim,
     Results,
     load,
+    markdown_table,
     read_measurements,
     write_claims,
     write_json_atomic,
     write_jsonl_atomic,
     write_measurements,
+    write_text_atomic,
 )
 from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS, measurements_of
 from deltaw.study.artifacts import canonical
 from deltaw.study.directory import claim_directory
 
+REPLICATION = "replication.md"
+_HEAD = """\
+# Verdicts of `{recipe}`, run by run and together
+
+Each run's seeds alone and all of them, by the rule as it is now: verdict, value [95 % interval]. Made by `deltaw pool`.
+
+"""
 _OF_EACH = ("seeds", "finished", "versions", "processor", "engine", "seconds", "peak_bytes")
 
 
@@ -42,13 +54,50 @@ def pool(runs: Sequence[Path], out: Path) -> Path:
     found = [load(run) for run in runs]
     _check_alike(found)
     seeds = [seed for one in found for seed in one.manifest["seeds"]]
-    claim_directory(out, {"pooled": found[0].manifest["config"], "seeds": seeds})
-    lines = [line for one in found for line in read_measurements(measurements_of(one.path))]
+    first = found[0].manifest
+    claim_directory(out, {"pooled": first["config"], "seeds": seeds})
+    parts, exploratory = [read_measurements(measurements_of(one.path)) for one in found], first["exploratory"]
+    lines = [line for part in parts for line in part]
+    claims = decide(lines, exploratory)
     write_measurements(out / MEASUREMENTS, lines)
-    write_claims(out / CLAIMS, decide(lines, found[0].manifest["exploratory"]))
+    write_claims(out / CLAIMS, claims)
+    alone = [decide(part, exploratory) for part in parts]
+    names = [f"seeds {_listed(one.manifest['seeds'])}" for one in found]
+    write_text_atomic(out / REPLICATION, _HEAD.format(recipe=first["recipe"]) + replication(names, alone, claims))
     write_jsonl_atomic(out / PROMPTS, [prompt for one in found for prompt in one.prompts])
     write_json_atomic(out / MANIFEST, _manifest(found, seeds, out))
     return write_report(out)
+
+
+def replication(names: Sequence[str], alone: Sequence[Sequence[Claim]], together: Sequence[Claim]) -> str:
+    """How many claims have one verdict in every run and how many are contradicted, then a row a claim, as Markdown.
+
+    alone: by run, as `names`, the same claims in the same order as `together`.
+    """
+    rows = [
+        [f"`{all_.id}`", *map(_verdict, each), _verdict(all_)] for *each, all_ in zip(*alone, together, strict=True)
+    ]
+    verdicts = [{claim.verdict for claim in each} for each in zip(*alone, strict=True)]
+    alike = sum(len(found) == 1 for found in verdicts)
+    against = sum({"holds", "fails"} <= found for found in verdicts)
+    text = (
+        f"Of {len(rows)} claims {alike} have the same verdict in every run; {against} hold in one and fail in another."
+    )
+    return f"{text}\n\n{markdown_table(('claim', *names, 'together'), rows)}\n"
+
+
+def _verdict(claim: Claim) -> str:
+    if claim.value is None:
+        return claim.verdict
+    nowhere = float("nan")
+    ends = (nowhere, nowhere) if claim.low is None or claim.high is None else (claim.low, claim.high)
+    return f"{claim.verdict}, {interval(claim.value, *ends)}"
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    """`101 to 106` where they follow each other."""
+    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
 
 
 def _check_alike(found: Sequence[Results]) -> None:

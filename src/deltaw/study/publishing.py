@@ -28,6 +28,7 @@ from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PACKED, PROMPTS
 from deltaw.study.comparing import SECONDARY, contrasts
 from deltaw.study.exhaustive import recipe_of
 from deltaw.study.making import last_model
+from deltaw.study.pooling import REPLICATION
 from deltaw.study.recipes import Recipe
 from deltaw.training.pretraining import as_batch
 from deltaw.world import Prompts, Response, World
@@ -60,9 +61,12 @@ same prompts. Made by `make results`.
 def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
     """Fill `out` from the finished study `run`. chosen: its recipe, if it has none of the known names.
 
-    DeltawError if the run is not finished, or its models are gone.
+    Of a pooled run it keeps what its parts do not have. DeltawError if the run is not finished, or its models are gone.
     """
     results = load(run)
+    if "pooled" in results.manifest:
+        _publish_pooled(results, out)
+        return
     study = recipe_of(results.manifest) if chosen is None else chosen
     found = list(_published(study, results))
     out.mkdir(parents=True, exist_ok=True)
@@ -76,6 +80,17 @@ def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
     write_text_atomic(out / "published.md", text)
 
 
+def _publish_pooled(results: Results, out: Path) -> None:
+    """Verdicts, tables and figures alone: the runs that were pooled have measurements and models of their own."""
+    out.mkdir(parents=True, exist_ok=True)
+    names = {"name": results.manifest["recipe"], "seeds": ", ".join(map(str, results.manifest["seeds"]))}
+    write_text_atomic(out / "claims.md", _CLAIMS.format(**names) + _verdicts(results))
+    for name in (CLAIMS, REPLICATION, TABLES):
+        if (results.path / name).is_file():
+            shutil.copyfile(results.path / name, out / name)
+    _keep_figures(results.path, out)
+
+
 def keep_files(run: Path, out: Path, figures: Sequence[str] = ("*",)) -> None:
     """Copy claims, prompts, tables if any, measurements (packed) and the figures of these patterns; `out` keeps no
     others.
@@ -86,6 +101,10 @@ def keep_files(run: Path, out: Path, figures: Sequence[str] = ("*",)) -> None:
         if name != TABLES or (run / name).is_file():
             shutil.copyfile(run / name, out / name)
     (out / PACKED).write_bytes(gzip.compress((run / MEASUREMENTS).read_bytes(), compresslevel=9, mtime=0))
+    _keep_figures(run, out, figures)
+
+
+def _keep_figures(run: Path, out: Path, figures: Sequence[str] = ("*",)) -> None:
     shutil.rmtree(out / "figures", ignore_errors=True)  # of an earlier run, which may have had others
     (out / "figures").mkdir()
     for figure in (path for pattern in figures for path in (run / "figures").glob(pattern)):
