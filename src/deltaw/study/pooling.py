@@ -74,16 +74,12 @@ def replication(names: Sequence[str], alone: Sequence[Sequence[Claim]], together
 
     alone: by run, as `names`, the same claims in the same order as `together`.
     """
-    rows = [
-        [f"`{all_.id}`", *map(_verdict, each), _verdict(all_)] for *each, all_ in zip(*alone, together, strict=True)
-    ]
+    rows = [[f"`{each[0].id}`", *map(_verdict, each)] for each in zip(*alone, together, strict=True)]
     verdicts = [{claim.verdict for claim in each} for each in zip(*alone, strict=True)]
     alike = sum(len(found) == 1 for found in verdicts)
     against = sum({"holds", "fails"} <= found for found in verdicts)
-    text = (
-        f"Of {len(rows)} claims {alike} have the same verdict in every run; {against} hold in one and fail in another."
-    )
-    return f"{text}\n\n{markdown_table(('claim', *names, 'together'), rows)}\n"
+    counts = f"{alike} have the same verdict in every run; {against} hold in one and fail in another."
+    return f"Of {len(rows)} claims {counts}\n\n{markdown_table(('claim', *names, 'together'), rows)}\n"
 
 
 def _verdict(claim: Claim) -> str:
