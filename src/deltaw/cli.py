@@ -186,22 +186,21 @@ class Interventions:
 class Pool:
     """Decide the claims over the seeds of several finished runs of one recipe, as one run with a report.
 
-    An undecided claim says how many seeds would decide it. To add them: run the recipe with another --seed, then pool.
-    Who adds seeds because a claim was undecided looks at it twice; docs/calibration.md says what that costs.
+    An undecided claim says how many seeds would decide it. To add them: run the recipe with another --seed, on a device
+    with the same number format, then pool. replication.md has each run's own verdicts beside those of all seeds.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
     """The directories of the runs, or of their results as kept in docs/results. Nothing in them is changed."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where results go. Default: runs/FIRST-pooled."""
+    """Where results go. Default: runs/FIRST-pooled-RUNS, with the number of runs."""
 
     def run(self) -> int:
         """Pool; prints the verdicts, and where the verdicts of each run and the report are."""
         from deltaw.study.pooling import REPLICATION, pool
 
-        if not self.runs:
-            raise DeltawError("name at least two finished runs of one recipe")
-        out = self.out or Path("runs") / f"{_last(str(self.runs[0]))}-pooled"
+        first = _last(str(self.runs[0])) if self.runs else ""
+        out = self.out or Path("runs") / f"{first}-pooled-{len(self.runs)}"
         report = pool(self.runs, out)
         _say(_summary(out))
         _say(f"Run by run: {report.with_name(REPLICATION)}")

@@ -99,6 +99,7 @@ def test_a_claim_beside_its_own_null_s_band_is_almost_never_held() -> None:
         "attacks: moved by",
         "moves by dose: moved",
         "seeds: mean",
+        "seeds: of twelve",
     ],
 )
 def test_power_grows_with_the_effect(family: str) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 import deltaw
 from deltaw.errors import DeltawError
 from deltaw.evidence import decide
-from deltaw.results import Measurement, read_measurements, write_claims, write_measurements
-from deltaw.study.pooling import pool
+from deltaw.results import Claim, Measurement, read_measurements, write_claims, write_measurements
+from deltaw.study.pooling import pool, replication
 from deltaw.study.publishing import publish
 
 CLAIM = "update-is-small/ssft-medium"  # of a statistic without nulls: less than 0.1
@@ -74,7 +75,10 @@ def test_all_seeds_decide_what_neither_run_does(tmp_path: Path, values: np.ndarr
     assert found.manifest["seeds"] == found.manifest["config"]["seeds"] == [*FIRST, *SECOND]
     assert [one["seeds"] for one in found.manifest["pooled"]] == [[*FIRST], [*SECOND]]
     assert found.manifest["processor"]["name"] == "of 101; of 107"
-    assert found.manifest["seconds"]["all_stages"] == 4.0
+    assert found.manifest["seconds"] == {"all_stages": 4.0}
+    assert [tmp_path / "both" / one["path"] for one in found.manifest["pooled"]] == [
+        tmp_path / "both" / ".." / name for name in "ab"
+    ]
     assert len(found.prompts) == 2
     assert found.model("base", seed=112).samefile(tmp_path / "b" / STEP)
     assert "2 runs, finished 2026-01-02, 2026-01-02" in report.read_text(encoding="utf-8")
@@ -83,7 +87,8 @@ def test_all_seeds_decide_what_neither_run_does(tmp_path: Path, values: np.ndarr
     row = next(line for line in text.splitlines() if f"`{CLAIM}`" in line).strip("| ").split(" | ")
     assert [cell.partition(",")[0] for cell in row[1:]] == ["undecided", "undecided", "holds"]
     assert "seeds 101 to 106 | seeds 107 to 112 | together" in text
-    assert f"Of {len(found.claims)} claims {len(found.claims)} have the same verdict in every run; 0 hold" in text
+    assert "Of 1 claims that every run measured: 0 hold in each, 0 fail in each" in text
+    assert "1 are undecided in one or more." in text
 
 
 def test_what_one_run_found_and_the_next_contradicts_is_counted(tmp_path: Path) -> None:
@@ -92,22 +97,51 @@ def test_what_one_run_found_and_the_next_contradicts_is_counted(tmp_path: Path) 
     pool(runs, tmp_path / "both")
     text = (tmp_path / "both" / "replication.md").read_text()
     assert "1 hold in one and fail in another" in text
+    assert "unknown ones" in (tmp_path / "both" / "report.html").read_text(), "of no run is the code known"
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "prompts.jsonl").write_text("of another run")
     publish(tmp_path / "both", tmp_path / "kept")
     assert (tmp_path / "kept" / "replication.md").read_text() == text
     kept = {path.name for path in (tmp_path / "kept").iterdir()}
-    assert kept == {"claims.md", "claims.json", "replication.md", "figures"}
+    assert kept == {"claims.md", "claims.json", "manifest.json", "replication.md", "figures"}
     assert f"`{CLAIM}`" in (tmp_path / "kept" / "claims.md").read_text()
+    with pytest.raises(DeltawError, match="only the verdicts of pooled runs"):
+        deltaw.load(tmp_path / "kept")
+
+
+def test_agreement_is_counted_by_verdict() -> None:
+    never = Claim(
+        id="never", observation=1, statement="s", statistic="x", why="w", exploratory=False, verdict="undecided"
+    )
+
+    def claims(*verdicts: str) -> list[Claim]:
+        return [*(replace(never, id=f"{k}", verdict=verdict, value=1.0) for k, verdict in enumerate(verdicts)), never]
+
+    first = claims("holds", "fails", "holds", "holds", "fails")
+    second = claims("holds", "fails", "fails", "undecided", "fails")
+    both = claims("holds", "fails", "undecided", "holds", "fails")
+    text = replication(["a", "b"], [first, second], both)
+    assert text.startswith(
+        "Of 5 claims that every run measured: 1 hold in each, 2 fail in each, 1 hold in one and fail"
+    )
+    assert "another, 1 are undecided in one or more." in text
+    assert "never" not in text
 
 
 def test_the_order_of_runs_does_not_matter_and_pooled_runs_can_be_pooled(
     tmp_path: Path, values: np.ndarray[Any, Any]
 ) -> None:
-    third = write(tmp_path / "c", range(1, 7), values[:6])
+    third = write(tmp_path / "c", range(113, 119), values[:6])
     runs = [write(tmp_path / "a", FIRST, values[:6]), write(tmp_path / "b", SECOND, values[6:]), third]
     pool(runs, tmp_path / "abc")
     pool(runs[:2], tmp_path / "ab")
     pool([third, tmp_path / "ab"], tmp_path / "c-ab")
+    pool(runs[::-1], tmp_path / "abc")  # the same pool, named otherwise
     one, other = (deltaw.load(tmp_path / name) for name in ("abc", "c-ab"))
+    assert one.manifest["seeds"] == other.manifest["seeds"]
+    assert len(one.manifest["pooled"]) == len(other.manifest["pooled"]) == 3
+    for part in other.manifest["pooled"]:
+        assert (tmp_path / "c-ab" / part["path"] / "manifest.json").is_file()
     first, second = (results.claims.set_index("id").loc[CLAIM] for results in (one, other))
     assert first["value"] == pytest.approx(second["value"])
     assert (first["verdict"], first["n"]) == (second["verdict"], second["n"]) == ("holds", 18)
@@ -121,7 +155,40 @@ def test_results_that_were_kept_without_models_are_pooled(tmp_path: Path, values
         (run / "measurements.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
         plain.unlink()
     pool(runs, tmp_path / "both")
-    assert len(deltaw.load(tmp_path / "both").measurements) == 12
+    found = deltaw.load(tmp_path / "both")
+    assert found.claims.set_index("id").loc[CLAIM, "verdict"] == "holds"
+
+
+def test_models_are_found_through_links(tmp_path: Path, values: np.ndarray[Any, Any]) -> None:
+    runs = [write(tmp_path / "a", FIRST, values[:6]), write(tmp_path / "b", SECOND, values[6:])]
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    pool(runs, tmp_path / "link" / "both")
+    assert deltaw.load(tmp_path / "link" / "both").model("base", seed=107).samefile(tmp_path / "b" / STEP)
+
+
+def test_a_null_that_half_of_the_seeds_have_is_no_null(tmp_path: Path, values: np.ndarray[Any, Any]) -> None:
+    name = "update-in-null-space/ssft-medium"
+    nulls = ("rotation", "row_permutation", "row_sign_flip")
+
+    def energies(seeds: range, kinds: tuple[str, ...]) -> list[Measurement]:
+        models = ("ssft-medium", "other-ssft-medium", "operators-ssft-medium")
+        return [
+            replace(
+                size(seed, 0.9 if model == models[0] else 0.7), model=model, statistic="null_energy_left",
+                null_kind=kind, null_mean=0.75, null_low=0.74, null_high=0.76,
+            )
+            for seed in seeds for model in models for kind in kinds
+        ]  # fmt: skip
+
+    runs = [write(tmp_path / "a", FIRST, values[:6]), write(tmp_path / "b", SECOND, values[6:])]
+    for kinds, verdict in ((nulls, "holds"), (nulls[:2], "undecided")):
+        write_measurements(runs[0] / "measurements.jsonl", energies(FIRST, nulls))
+        write_measurements(runs[1] / "measurements.jsonl", energies(SECOND, kinds))
+        pool(runs, tmp_path / "both")
+        claim = deltaw.load(tmp_path / "both").claims.set_index("id").loc[name]
+        assert (claim["verdict"], claim["n"]) == (verdict, 12)
+    assert "not in every seed: row_sign_flip" in claim["why"]
 
 
 def test_a_second_call_writes_the_same(tmp_path: Path, values: np.ndarray[Any, Any]) -> None:
@@ -142,11 +209,15 @@ def test_what_cannot_be_pooled_is_a_sentence(tmp_path: Path, values: np.ndarray[
         pool([first, tmp_path / "nowhere"], out)
     with pytest.raises(DeltawError, match="seed 101 is in two"):
         pool([first, first], out)
+    manifest = json.loads((second / "manifest.json").read_text())
+    (second / "manifest.json").write_text(json.dumps({**manifest, "sweep": {"prompts": 256}}))
+    with pytest.raises(DeltawError, match="sweep"):
+        pool([first, second], out)
     grid = write(tmp_path / "grid", SECOND, values[6:], {"cells": [1]})
     with pytest.raises(DeltawError, match="is a grid"):
         pool([first, grid], out)
     other = write(tmp_path / "other", SECOND, values[6:], {"sizes": {"final": 9}, "subspaces": None})
-    with pytest.raises(DeltawError, match="differ in sizes, subspaces, not in seeds alone"):
+    with pytest.raises(DeltawError, match=r"more than seeds: subspaces is .*; sizes.final is 8 there and 9 here"):
         pool([first, other], out)
     (second / "claims.json").unlink()
     (second / "study.json").write_text("{}")

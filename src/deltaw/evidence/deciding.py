@@ -74,7 +74,7 @@ class Bar:
 class Weighed:
     """A statement's numbers before multiplicity. bars, p, p_sign_flip: empty and None unless there are several seeds.
 
-    missing: nulls and controls that were not measured.
+    missing: nulls and controls that were not measured, or not in every seed.
     """
 
     statement: Statement
@@ -121,7 +121,8 @@ def weigh(statement: Statement, found: Collected) -> Weighed:
     nulls = [mean_of(kind, some) for kind, some in kinds.items() if some]
     controls = {f"{CONTROL}{name}": list(some.values()) for name, some in found.controls.items()}
     nulls += [_as_null(kind, statement, some) for kind, some in controls.items() if some]
-    missing = tuple(kind for kind, some in {**kinds, **controls}.items() if not some)
+    missing = tuple(kind for kind, some in kinds.items() if len(some) < len(values))
+    missing += tuple(kind for kind, some in controls.items() if len(some) < len(values))
     common = Weighed(statement, value, interval, n, unit, tuple(nulls), missing)
     if len(values) < 2:
         return common
@@ -217,7 +218,7 @@ def rule(one: Weighed, adjusted: float | None, tested: int) -> tuple[str, str]:
     if verdict != "holds":
         return verdict, why
     if one.missing:
-        return "undecided", f"not compared with {', '.join(one.missing)}, which was not measured"
+        return "undecided", f"not compared with what was not measured, or not in every seed: {', '.join(one.missing)}"
     if adjusted is None or one.p_sign_flip is None:  # one seed, whose prompts say it
         return "holds", why
     after = f"p = {adjusted:.2g} after Benjamini–Hochberg over {tested} claims"

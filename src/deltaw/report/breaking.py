@@ -124,10 +124,10 @@ def attacked_models(tables: Tables) -> list[Series]:
     return [one for one in tables.series if one.model in set(frame["model"])]
 
 
-def _order(names: "pd.Series[str]") -> list[str]:
+def in_order(names: "pd.Series[str]", families: tuple[str, ...] = ("none", *FAMILIES)) -> list[str]:
     """Attacks by family, in order of dose as measured (their order in the file); variants after what they vary."""
     there = list(dict.fromkeys(names))
-    return [name for family in ("none", *FAMILIES) for name in there if name.startswith(family)]
+    return [name for family in families for name in there if name.startswith(family)]
 
 
 def _panels(tables: Tables, families: tuple[str, ...]) -> list[Panel | None]:
@@ -140,7 +140,7 @@ def _panels(tables: Tables, families: tuple[str, ...]) -> list[Panel | None]:
     kind = np.where(frame["set"] == ALLOWED, KINDS[2][0], np.where(control, KINDS[1][0], KINDS[0][0]))
     frame = frame.assign(row=np.where(control, parts[0], frame["attack"]), kind=kind)
     frame = frame[~(control & (frame["set"] == ALLOWED))]
-    rows = _order(frame.loc[frame["set"] == FORBIDDEN, "row"])
+    rows = in_order(frame.loc[frame["set"] == FORBIDDEN, "row"])
     return [
         dots(frame[frame["model"] == one.model], tables.series, named(one), SHARE, kinds=KINDS, rows=rows, row="row")
         for one in attacked_models(tables)
@@ -156,7 +156,7 @@ def _by_model(
     band = nulls(frame)
     ends = (frame["low"], frame["high"], frame["value"], band["null_low"], band["null_high"])
     axis = Axis(title, domain_of(*ends, include=[at for at, *_ in references]))
-    rows = _order(frame["attack"])
+    rows = in_order(frame["attack"])
     panels: list[Panel | None] = []
     for one in attacked_models(tables):
         part = frame[frame["model"] == one.model]

@@ -1,6 +1,5 @@
 """The page: one HTML file that needs nothing but itself, from a run's results."""
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -20,7 +19,7 @@ from deltaw.report.following import ENDS, STRATA
 from deltaw.report.grid import Grid, grid_figure, tables_of
 from deltaw.report.looks import COLOURS, number, set_name, share
 from deltaw.report.spread import spread_table
-from deltaw.report.tables import Table, Tables, values
+from deltaw.report.tables import Table, Tables, ends, rate, values
 from deltaw.results import Results, load, write_text_atomic
 
 TABLES = "tables.md"
@@ -76,6 +75,7 @@ def _write(
                 stale.unlink()
         for name, svg in wanted.items():
             write_text_atomic(figures / name, svg)
+        (run_dir / TABLES).unlink(missing_ok=True)
         if tables:
             texts = [f"{table.title}:\n\n{table.markdown()}\n" for table in tables]
             write_text_atomic(run_dir / TABLES, "\n".join(texts))
@@ -180,7 +180,7 @@ def _head(results: Results, tables: Tables) -> dict[str, Any]:
         ("pooled from", _runs(manifest.get("pooled") or ())),
         ("finished", str(manifest.get("finished", "")).replace("T", " ").replace("+00:00", " UTC")),
         ("processor", f"{processor.get('name', 'unknown')}, {processor.get('cores', '?')} cores"),
-        ("engine", f"{engine.get('name', '?')}, workers: {engine.get('workers', '?')}"),
+        ("engine", f"{engine.get('name', '?')}, workers: {engine.get('workers', '?')}" if engine else ""),
         ("stages took", duration(seconds.get("all_stages"))), ("peak memory", _bytes(manifest.get("peak_bytes"))),
     ]  # fmt: skip
     tuned = len(tables.series) - 1
@@ -214,9 +214,12 @@ def _head(results: Results, tables: Tables) -> dict[str, Any]:
 
 
 def _runs(pooled: Sequence[Mapping[str, Any]]) -> str:
-    """The runs that were taken as one: how many, and when each was finished."""
-    days = ", ".join(str(one.get("finished", ""))[:10] for one in pooled)
-    return f"{len(pooled)} runs, finished {days}" if pooled else ""
+    """The runs that were taken as one: how many, when each was finished, and whether one code made them."""
+    if not pooled:
+        return ""
+    days, codes = ", ".join(str(one.get("finished", ""))[:10] for one in pooled), {one.get("code") for one in pooled}
+    code = "" if len(codes) == 1 and None not in codes else "; by different versions of the code, or unknown ones"
+    return f"{len(pooled)} runs, finished {days}{code}"
 
 
 def _world(tables: Tables) -> str:
@@ -244,13 +247,9 @@ def _learning_rates(manifest: Mapping[str, Any]) -> str:
     return f" ({'; '.join(listed)})" if listed else ""
 
 
-def _ends(tables: Tables) -> str:
-    return "95 % interval" if tables.seeds == 1 else "least, greatest of the seeds"
-
-
 def _rate_tables(tables: Tables) -> list[dict[str, Any]]:
     """The numbers of the behaviour figure, at the end and at the matched checkpoint, and the base's strata."""
-    found, ends = [], _ends(tables)
+    found, between = [], ends(tables)
     for stage, title in (
         ("behaviour", "at the end"),
         ("matched", "at the matched checkpoint, the first that refuses enough"),
@@ -259,7 +258,7 @@ def _rate_tables(tables: Tables) -> list[dict[str, Any]]:
         for place, (statistic, name, _) in enumerate(ENDS):
             for row in values(tables.take(statistic, stage=stage, attack=None, set=name)).to_dict("records"):
                 line = rows.setdefault(str(row["series"]), [f"{row['step']:.0f}", *["–"] * len(ENDS)])
-                line[place + 1] = _rate(row)
+                line[place + 1] = rate(row)
         if rows:
             order = [one.label for one in tables.series if one.label in rows]
             body = [[label, *rows[label]] for label in order] + _ceiling(tables)
@@ -268,17 +267,17 @@ def _rate_tables(tables: Tables) -> list[dict[str, Any]]:
                 "update",
                 *(f"{statistic.removesuffix('_rate')}, {set_name(name)}" for statistic, name, _ in ENDS),
             ]
-            found.append({"title": f"Behaviour {title}, in per cent [{ends}]", "columns": columns, "rows": body})
+            found.append({"title": f"Behaviour {title}, in per cent [{between}]", "columns": columns, "rows": body})
     found += _targets(tables)
     strata = values(
         tables.take("comply_rate", stage="pretrain", last=True, set=tuple(f"pretrain/{name}" for name in STRATA))
     )
     if len(strata):
         rows_ = [
-            [str(row["set"]).removeprefix("pretrain/").replace("_", " "), _rate(row), f"{row['n']:.0f}"]
+            [str(row["set"]).removeprefix("pretrain/").replace("_", " "), rate(row), f"{row['n']:.0f}"]
             for row in strata.to_dict("records")
         ]
-        title = f"The base model by stratum: exact answers to held-out prompts, in per cent [{ends}]"
+        title = f"The base model by stratum: exact answers to held-out prompts, in per cent [{between}]"
         unit = "prompts" if tables.seeds == 1 else "seeds"
         found.append({"title": title, "columns": ["stratum", "exact answers", unit], "rows": rows_})
     spread = spread_table(tables)
@@ -294,8 +293,8 @@ def _targets(tables: Tables) -> list[dict[str, Any]]:
     rows = []
     for one in tables.of(*frame["model"]):
         mine = {str(row["set"]): row for row in frame[frame["model"] == one.model].to_dict("records")}
-        rows.append([one.label, *(_rate(mine[name]) if name in mine else "–" for name in sets)])
-    title = f"Controls: answers that are exactly what the control teaches, in per cent [{_ends(tables)}]"
+        rows.append([one.label, *(rate(mine[name]) if name in mine else "–" for name in sets)])
+    title = f"Controls: answers that are exactly what the control teaches, in per cent [{ends(tables)}]"
     return [{"title": title, "columns": ["model", *map(set_name, sets)], "rows": rows}]
 
 
@@ -306,12 +305,6 @@ def _ceiling(tables: Tables) -> list[list[str]]:
         right = not (statistic == "comply_rate" and name.startswith("forbidden/"))
         cells.append(share(float(frame["value"].iloc[0])) if len(frame) and right else "")
     return [["Bayes ceiling", "", *cells]] if any(cells) else []
-
-
-def _rate(row: Mapping[Any, Any]) -> str:
-    if math.isnan(row["low"]):
-        return share(row["value"])
-    return f"{share(row['value'])} [{share(row['low'])}, {share(row['high'])}]"
 
 
 def _prompts(records: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -373,10 +366,14 @@ def _cost(manifest: Mapping[str, Any]) -> dict[str, Any]:
     ]
     seconds = manifest.get("seconds") or {}
     workers = (manifest.get("engine") or {}).get("workers", "?")
-    summary = (
-        f"All stages together took {duration(seconds.get('all_stages'))} of work; the call that wrote this page took "
-        f"{duration(seconds.get('this_call'))} (workers: {workers}), without the stages it found already made."
-    )
+    summary = f"All stages together took {duration(seconds.get('all_stages'))} of work"
+    if "pooled" in manifest:
+        summary += f", in {len(manifest['pooled'])} runs."
+    else:
+        summary += (
+            f"; the call that wrote this page took {duration(seconds.get('this_call'))} (workers: {workers}), without "
+            "the stages it found already made."
+        )
     columns = ["stage", "time", "peak memory", "found already made"]
     return {"kinds": rows, "summary": summary, "stages": {"title": "Every stage", "columns": columns, "rows": each}}
 

@@ -1,12 +1,13 @@
 """Measurements as the figures want them: plain columns, one row a value or one a null, seeds averaged."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from deltaw.report.looks import NULL_NAMES, Series, number, series_of
+from deltaw.report.looks import NULL_NAMES, Series, number, series_of, share
 from deltaw.results import Results, markdown_table
 
 _PLACE = (
@@ -103,6 +104,18 @@ def interval(value: float, low: float, high: float) -> str:
 
 def _shown(value: float, low: float, high: float, n: float, unit: str | None) -> str:
     return interval(value, low, high) + counted(n, unit)
+
+
+def ends(tables: Tables) -> str:
+    """What the ends in brackets are."""
+    return "95 % interval" if tables.seeds == 1 else "least, greatest of the seeds"
+
+
+def rate(row: Mapping[Any, Any]) -> str:
+    """A rate and its ends in per cent, `97.2 [95.1, 98.5]`."""
+    if math.isnan(row["low"]):
+        return share(row["value"])
+    return f"{share(row['value'])} [{share(row['low'])}, {share(row['high'])}]"
 
 
 def counted(n: float | None, unit: str | None) -> str:

@@ -160,12 +160,25 @@ def _check_finished(path: Path) -> None:
     missing = [file.name for file in files if not file.is_file()]
     if not missing:
         return
+    if _is_pooled(path / MANIFEST) or _is_pooled(path / "study.json"):
+        raise DeltawError(
+            f"{path} has only the verdicts of pooled runs ({_listed(missing)} missing); "
+            "`deltaw pool` on those runs makes the whole."
+        )
     if (path / "study.json").is_file() or len(missing) < 4:
         raise DeltawError(
             f"The run at {path} has not come to its end ({_listed(missing)} missing); "
             "run the same `deltaw study` again and it goes on where it stopped."
         )
     raise DeltawError(f"{path} is not a run of deltaw: it has no {MANIFEST}. `deltaw study` makes a run.")
+
+
+def _is_pooled(path: Path) -> bool:
+    try:
+        found = _read_json(path)
+    except DeltawError:
+        return False
+    return isinstance(found, dict) and ("pooled" in found or "pooled" in (found.get("study") or {}))
 
 
 def _matches(column: pd.Series, value: object, name: str) -> "pd.Series[bool]":

@@ -95,16 +95,18 @@ def _check_same(run_dir: Path, wanted: dict[str, Any]) -> None:
             f"{path} is damaged, so it cannot be told whose {run_dir} is. Name another output directory."
         ) from error
     if found != wanted:
-        # What stands high and is short to say, such as the recipe's name, says most.
-        differences = sorted(
-            _differences(found, wanted), key=lambda line: (line.partition(" is ")[0].count("."), len(line))
-        )
-        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-        shown = "; ".join(differences[:3]) + more
         raise DeltawError(
-            f"{run_dir} belongs to another study ({shown}). "
+            f"{run_dir} belongs to another study ({differences(found, wanted)}). "
             "Name another output directory, or repeat that study's command."
         )
+
+
+def differences(found: Any, wanted: Any) -> str:
+    """In what two plain values differ, three at most: `sizes.final is 400 there and 500 here; and 2 more`."""
+    # What stands high and is short to say, such as the recipe's name, says most.
+    lines = sorted(_differences(found, wanted), key=lambda line: (line.partition(" is ")[0].count("."), len(line)))
+    more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
+    return "; ".join(lines[:3]) + more
 
 
 def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:

@@ -2,7 +2,8 @@
 
 Nothing of the study is made again or changed. The directory `interventions` in its run becomes a run of its own: the
 study's measurements with those of the sweep in the place of what interventions it had, the claims decided anew, and a
-report. Models are taken by the hashes in the manifest, so that a stopped sweep goes on and a changed study is noticed.
+report; its manifest has the sweep, which tells it from the study. Models are taken by the hashes in the manifest, so
+that a stopped sweep goes on and a changed study is noticed.
 """
 
 import os
@@ -74,7 +75,7 @@ def run_interventions(
     graph = list(_graph(study, run_dir, results.manifest, sweep))
     claim_directory(out, {"interventions": plain(sweep), "recipe": plain(study)})
     records = execute(graph, out, engine, workers, listener)
-    return _finish(study, run_dir, out, results.manifest, records)
+    return _finish(study, run_dir, out, {**results.manifest, "sweep": plain(sweep)}, records)
 
 
 def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
@@ -127,12 +128,16 @@ def _finish(
     write_measurements(out / MEASUREMENTS, lines)
     write_claims(out / "claims.json", decide(lines, study.exploratory))
     write_text_atomic(out / "prompts.jsonl", (run_dir / "prompts.jsonl").read_text(encoding="utf-8"))
-    models = [{**model, "path": os.path.join(os.pardir, model["path"])} for model in manifest["models"]]  # noqa: PTH118
+    kept = {
+        name: [{**entry, "path": os.path.join(os.pardir, entry["path"])} for entry in manifest[name]]  # noqa: PTH118
+        for name in ("models", "stages")
+    }
     swept = [
         {"name": record.name, "key": record.key, "digest": record.digest, "path": str(record.path.relative_to(out)),
          "seconds": round(record.seconds, 2), "started": record.started, "reused": record.reused,
          "peak_bytes": record.peak_bytes}
         for record in records if record.name.startswith("interventions-")
     ]  # fmt: skip
-    write_json_atomic(out / "manifest.json", {**manifest, "models": models, "stages": [*manifest["stages"], *swept]})
+    manifest = {name: value for name, value in manifest.items() if name != "pooled"}  # the sweep is not the parts'
+    write_json_atomic(out / "manifest.json", {**manifest, **kept, "stages": [*kept["stages"], *swept]})
     return write_report(out)

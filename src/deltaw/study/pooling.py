@@ -1,9 +1,9 @@
 """Finished runs of one recipe with other seeds, taken as one: the claims are decided anew over the seeds of all.
 
 An undecided claim says how many seeds would decide it; this is how they are added. Nothing is made again, and the runs
-stay as they are: the directory made here is a run of its own, whose models lie where they were. Who adds seeds because
-a claim was undecided looks at it twice: docs/calibration.md has how often the rule then errs. replication.md beside the
-page has the verdict of each run alone, by the same rule: what the first run found, the next could have missed.
+stay as they are: the directory made here is a run of its own, whose models lie where they were. replication.md beside
+the page has each run's own verdicts, by the same rule. What looking at the first runs before adding seeds costs is in
+docs/calibration.md.
 """
 
 import os
@@ -30,17 +30,18 @@ from deltaw.results import (
     write_text_atomic,
 )
 from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS, measurements_of
-from deltaw.study.artifacts import canonical
-from deltaw.study.directory import claim_directory
+from deltaw.study.directory import claim_directory, differences
 
 REPLICATION = "replication.md"
 _HEAD = """\
 # Verdicts of `{recipe}`, run by run and together
 
-Each run's seeds alone and all of them, by the rule as it is now: verdict, value [95 % interval]. Made by `deltaw pool`.
+Each run's seeds alone and all of them, by the rule as it is now: verdict, value [95 % interval, over seeds, or over
+prompts where a run has one seed]. Made by `deltaw pool`.
 
 """
-_OF_EACH = ("seeds", "finished", "versions", "processor", "engine", "seconds", "peak_bytes")
+_OF_EACH = ("seeds", "finished", "code", "versions", "processor", "engine", "seconds", "peak_bytes")
+_NEEDED = {"recipe", "config", "seeds", "exploratory", "stages", "models", "seconds", "processor", "peak_bytes"}
 
 
 def pool(runs: Sequence[Path], out: Path) -> Path:
@@ -53,41 +54,48 @@ def pool(runs: Sequence[Path], out: Path) -> Path:
         raise DeltawError("there is nothing to pool; name at least two finished runs of one recipe")
     found = [load(run) for run in runs]
     _check_alike(found)
-    seeds = [seed for one in found for seed in one.manifest["seeds"]]
-    first = found[0].manifest
-    claim_directory(out, {"pooled": first["config"], "seeds": seeds})
-    parts, exploratory = [read_measurements(measurements_of(one.path)) for one in found], first["exploratory"]
+    found.sort(key=lambda one: one.manifest["seeds"])
+    manifest = _manifest(found, out)
+    claim_directory(out, {"pooled": manifest["config"]})
+    parts = [read_measurements(measurements_of(one.path)) for one in found]
     lines = [line for part in parts for line in part]
-    claims = decide(lines, exploratory)
-    write_measurements(out / MEASUREMENTS, lines)
-    write_claims(out / CLAIMS, claims)
-    alone = [decide(part, exploratory) for part in parts]
+    *alone, together = (decide(some, manifest["exploratory"]) for some in (*parts, lines))
     names = [f"seeds {_listed(one.manifest['seeds'])}" for one in found]
-    write_text_atomic(out / REPLICATION, _HEAD.format(recipe=first["recipe"]) + replication(names, alone, claims))
+    head = _HEAD.format(recipe=manifest["recipe"])
+    write_measurements(out / MEASUREMENTS, lines)
+    write_claims(out / CLAIMS, together)
+    write_text_atomic(out / REPLICATION, head + replication(names, alone, together))
     write_jsonl_atomic(out / PROMPTS, [prompt for one in found for prompt in one.prompts])
-    write_json_atomic(out / MANIFEST, _manifest(found, seeds, out))
+    write_json_atomic(out / MANIFEST, manifest)
     return write_report(out)
 
 
 def replication(names: Sequence[str], alone: Sequence[Sequence[Claim]], together: Sequence[Claim]) -> str:
-    """How many claims have one verdict in every run and how many are contradicted, then a row a claim, as Markdown.
+    """How the runs' verdicts agree, then a row a claim that every run has measured, as Markdown.
 
     alone: by run, as `names`, the same claims in the same order as `together`.
     """
-    rows = [[f"`{each[0].id}`", *map(_verdict, each)] for each in zip(*alone, together, strict=True)]
-    verdicts = [{claim.verdict for claim in each} for each in zip(*alone, strict=True)]
-    alike = sum(len(found) == 1 for found in verdicts)
-    against = sum({"holds", "fails"} <= found for found in verdicts)
-    counts = f"{alike} have the same verdict in every run; {against} hold in one and fail in another."
-    return f"Of {len(rows)} claims {counts}\n\n{markdown_table(('claim', *names, 'together'), rows)}\n"
+    both = [each for each in zip(*alone, together, strict=True) if all(claim.value is not None for claim in each)]
+    agreeing = Counter(_agreement([claim.verdict for claim in each[:-1]]) for each in both)
+    counts = ", ".join(f"{agreeing[kind]} {kind}" for kind in _AGREEMENTS)
+    rows = [[f"`{each[0].id}`", *map(_verdict, each)] for each in both]
+    text = f"Of {len(rows)} claims that every run measured: {counts}."
+    return f"{text}\n\n{markdown_table(('claim', *names, 'together'), rows)}\n"
+
+
+_AGREEMENTS = ("hold in each", "fail in each", "hold in one and fail in another", "are undecided in one or more")
+
+
+def _agreement(verdicts: Sequence[str]) -> str:
+    kinds, (hold, fail, contradict, undecided) = set(verdicts), _AGREEMENTS
+    if {"holds", "fails"} <= kinds:
+        return contradict
+    return undecided if "undecided" in kinds else hold if "holds" in kinds else fail
 
 
 def _verdict(claim: Claim) -> str:
-    if claim.value is None:
-        return claim.verdict
-    nowhere = float("nan")
-    ends = (nowhere, nowhere) if claim.low is None or claim.high is None else (claim.low, claim.high)
-    return f"{claim.verdict}, {interval(claim.value, *ends)}"
+    value, low, high = (float("nan") if end is None else end for end in (claim.value, claim.low, claim.high))
+    return f"{claim.verdict}, {interval(value, low, high)}"
 
 
 def _listed(seeds: Sequence[int]) -> str:
@@ -97,18 +105,15 @@ def _listed(seeds: Sequence[int]) -> str:
 
 
 def _check_alike(found: Sequence[Results]) -> None:
-    first, *others = found
     for one in found:
-        if not {"config", "seeds", "exploratory"} <= one.manifest.keys():
+        if not one.manifest.keys() >= _NEEDED:
             raise DeltawError(f"{one.path} is not a study of seeds, which alone can be pooled")
         if one.manifest["config"].get("cells"):
             raise DeltawError(f"{one.path} is a grid; claims are decided on studies of one world")
-    wanted = _but_seeds(first)
+    first, *others = found
     for one in others:
-        other = _but_seeds(one)
-        unlike = [name for name in wanted.keys() | other.keys() if wanted.get(name) != other.get(name)]
-        if unlike:
-            raise DeltawError(f"{one.path} and {first.path} differ in {', '.join(sorted(unlike))}, not in seeds alone")
+        if unlike := differences(_but_seeds(first), _but_seeds(one)):
+            raise DeltawError(f"{first.path} and {one.path} differ in more than seeds: {unlike}")
     counts = Counter(seed for one in found for seed in one.manifest["seeds"])
     twice = sorted(seed for seed, count in counts.items() if count > 1)
     if twice:
@@ -117,28 +122,41 @@ def _check_alike(found: Sequence[Results]) -> None:
         )
 
 
-def _but_seeds(one: Results) -> dict[str, str]:
-    return {name: canonical(value) for name, value in one.manifest["config"].items() if name != "seeds"}
+def _but_seeds(one: Results) -> dict[str, Any]:
+    """What made the run, seeds apart: its recipe, and the sweep if its interventions were made by one."""
+    config = {name: value for name, value in one.manifest["config"].items() if name != "seeds"}
+    return {**config, "sweep": one.manifest.get("sweep")}
 
 
-def _manifest(found: Sequence[Results], seeds: Sequence[int], out: Path) -> dict[str, Any]:
-    """The first run's, with what the runs have together; `pooled` has what each had of its own."""
+def _manifest(found: Sequence[Results], out: Path) -> dict[str, Any]:
+    """What the runs have in common and together; `pooled` has what each has of its own."""
     manifests = [one.manifest for one in found]
-    first = manifests[0]
-    processors = dict.fromkeys(m["processor"]["name"] for m in manifests)
+    seeds = [seed for manifest in manifests for seed in manifest["seeds"]]
+    processors = dict.fromkeys(str(manifest["processor"].get("name")) for manifest in manifests)
+    common = {name: value for name, value in manifests[0].items() if name not in _OF_EACH}
     return {
-        **first,
-        "seeds": list(seeds),
-        "config": {**first["config"], "seeds": list(seeds)},
+        **common,
+        "seeds": seeds,
+        "config": {**common["config"], "seeds": seeds},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": {**first["processor"], "name": "; ".join(processors)},
-        "seconds": {name: round(sum(m["seconds"][name] for m in manifests), 1) for name in first["seconds"]},
-        "peak_bytes": max(m["peak_bytes"] for m in manifests),
-        "stages": [{**stage, "path": _seen_from(out, one, stage)} for one in found for stage in one.manifest["stages"]],
-        "models": [{**model, "path": _seen_from(out, one, model)} for one in found for model in one.manifest["models"]],
-        "pooled": [{name: m[name] for name in _OF_EACH} for m in manifests],
+        "versions": manifests[0].get("versions"),
+        "processor": {**manifests[0]["processor"], "name": "; ".join(processors)},
+        "seconds": {"all_stages": round(sum(manifest["seconds"]["all_stages"] for manifest in manifests), 1)},
+        "peak_bytes": max(manifest["peak_bytes"] for manifest in manifests),
+        "stages": [_seen_from(out, one, stage) for one in found for stage in one.manifest["stages"]],
+        "models": [_seen_from(out, one, model) for one in found for model in one.manifest["models"]],
+        "pooled": [part for one in found for part in _parts(one, out)],
     }
 
 
-def _seen_from(out: Path, one: Results, entry: Mapping[str, Any]) -> str:
-    return os.path.relpath(one.path / entry["path"], out.absolute())
+def _parts(one: Results, out: Path) -> list[dict[str, Any]]:
+    """The run, or the runs that it was pooled from."""
+    whole = {"path": ".", **{name: one.manifest.get(name) for name in _OF_EACH}}
+    return [_seen_from(out, one, part) for part in one.manifest.get("pooled", [whole])]
+
+
+def _seen_from(out: Path, one: Results, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry with its path, if it has one, relative to `out`; links are followed, as opening the path would."""
+    if "path" not in entry:
+        return dict(entry)
+    return {**entry, "path": os.path.relpath((one.path / entry["path"]).resolve(), out.resolve())}

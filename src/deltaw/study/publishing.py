@@ -82,30 +82,26 @@ def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
 
 def _publish_pooled(results: Results, out: Path) -> None:
     """Verdicts, tables and figures alone: the runs that were pooled have measurements and models of their own."""
-    out.mkdir(parents=True, exist_ok=True)
+    _keep(results.path, out, (MANIFEST, CLAIMS, REPLICATION, TABLES))
     names = {"name": results.manifest["recipe"], "seeds": ", ".join(map(str, results.manifest["seeds"]))}
     write_text_atomic(out / "claims.md", _CLAIMS.format(**names) + _verdicts(results))
-    for name in (CLAIMS, REPLICATION, TABLES):
-        if (results.path / name).is_file():
-            shutil.copyfile(results.path / name, out / name)
-    _keep_figures(results.path, out)
 
 
 def keep_files(run: Path, out: Path, figures: Sequence[str] = ("*",)) -> None:
-    """Copy claims, prompts, tables if any, measurements (packed) and the figures of these patterns; `out` keeps no
-    others.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    (out / TABLES).unlink(missing_ok=True)
-    for name in (CLAIMS, PROMPTS, TABLES):
-        if name != TABLES or (run / name).is_file():
-            shutil.copyfile(run / name, out / name)
+    """Keep claims, prompts, tables if any, measurements (packed) and the figures of these patterns."""
+    _keep(run, out, (CLAIMS, PROMPTS, TABLES), figures)
     (out / PACKED).write_bytes(gzip.compress((run / MEASUREMENTS).read_bytes(), compresslevel=9, mtime=0))
-    _keep_figures(run, out, figures)
 
 
-def _keep_figures(run: Path, out: Path, figures: Sequence[str] = ("*",)) -> None:
-    shutil.rmtree(out / "figures", ignore_errors=True)  # of an earlier run, which may have had others
+def _keep(run: Path, out: Path, names: Sequence[str], figures: Sequence[str] = ("*",)) -> None:
+    """Copy these files and figures; of an earlier run, which may have had others, `out` keeps none."""
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in (PROMPTS, PACKED, REPLICATION, TABLES):
+        (out / stale).unlink(missing_ok=True)
+    for path in (run / name for name in names):
+        if path.is_file():
+            shutil.copyfile(path, out / path.name)
+    shutil.rmtree(out / "figures", ignore_errors=True)
     (out / "figures").mkdir()
     for figure in (path for pattern in figures for path in (run / "figures").glob(pattern)):
         shutil.copyfile(figure, out / "figures" / figure.name)

@@ -139,6 +139,7 @@ def manifest(
         "config": plain(recipe),
         "parameters": parameters,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "code": Sources().fingerprint(*{stage.run for stage in stages(recipe)}),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "processor": {
             "name": _processor(),
