@@ -60,7 +60,7 @@ def pool(runs: Sequence[Path], out: Path) -> Path:
     parts = [read_measurements(measurements_of(one.path)) for one in found]
     lines = [line for part in parts for line in part]
     *alone, together = (decide(some, manifest["exploratory"]) for some in (*parts, lines))
-    names = [f"seeds {_listed(one.manifest['seeds'])}" for one in found]
+    names = [_named(one.manifest["seeds"]) for one in found]
     head = _HEAD.format(recipe=manifest["recipe"])
     write_measurements(out / MEASUREMENTS, lines)
     write_claims(out / CLAIMS, together)
@@ -98,10 +98,11 @@ def _verdict(claim: Claim) -> str:
     return f"{claim.verdict}, {interval(value, low, high)}"
 
 
-def _listed(seeds: Sequence[int]) -> str:
-    """`101 to 106` where they follow each other."""
+def _named(seeds: Sequence[int]) -> str:
+    """`seed 0`, `seeds 101 to 106` where they follow each other, else all of them."""
     whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
-    return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+    listed = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+    return f"seed{'s' if len(seeds) > 1 else ''} {listed}"
 
 
 def _check_alike(found: Sequence[Results]) -> None:

@@ -82,7 +82,9 @@ def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
 
 def _publish_pooled(results: Results, out: Path) -> None:
     """Verdicts, tables and figures alone: the runs that were pooled have measurements and models of their own."""
-    _keep(results.path, out, (MANIFEST, CLAIMS, REPLICATION, TABLES))
+    _keep(results.path, out, (CLAIMS, REPLICATION, TABLES))
+    of_parts = ("stages", "models")
+    write_json_atomic(out / MANIFEST, {name: v for name, v in results.manifest.items() if name not in of_parts})
     names = {"name": results.manifest["recipe"], "seeds": ", ".join(map(str, results.manifest["seeds"]))}
     write_text_atomic(out / "claims.md", _CLAIMS.format(**names) + _verdicts(results))
 
