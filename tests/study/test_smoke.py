@@ -288,6 +288,8 @@ def test_interventions_are_measured_and_the_exhaustive_sweep_makes_a_run_of_its_
     assert report == copy / "interventions" / "report.html"
     assert all(path.read_bytes() == held for path, held in before.items()), "the study itself stays as it was"
     found = deltaw.load(copy / "interventions")
+    assert found.manifest["sweep"]["prompts"] == 4
+    assert all((found.path / stage["path"]).is_dir() for stage in found.manifest["stages"])
     new = found.measurements[found.measurements["stage"] == "intervention"]
     assert set(new["model"]) == {tuned.name for tuned in recipe("smoke").tunings}
     assert set(new["intervention"].dropna()) >= {"interpolation", "swap/dpo-medium", "swap/ssft-medium"}
