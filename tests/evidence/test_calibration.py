@@ -47,6 +47,9 @@ def test_every_null_of_the_paper_s_observations_is_tried() -> None:
 EXACT = [
     ("null space of weights: rotated update", 300),
     ("clusters: labels permuted", 100),
+    ("clusters by depth: labels permuted", 60),
+    ("ranks: labels permuted", 200),
+    ("ranks: models swapped", 200),
     ("gain: labels permuted, anisotropic activations", 400),
     ("row space: directions drawn from N(0, M)", 150),
     ("attacks: attacked and source swapped", 300),
@@ -100,6 +103,8 @@ def test_a_claim_beside_its_own_null_s_band_is_almost_never_held() -> None:
         "moves by dose: moved",
         "seeds: mean",
         "seeds: of twelve",
+        "ranks: directions gone",
+        "clusters by depth: clusters",
     ],
 )
 def test_power_grows_with_the_effect(family: str) -> None:

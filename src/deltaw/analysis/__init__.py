@@ -39,7 +39,7 @@ from deltaw.analysis.chance import (
     row_permutation_null,
     row_sign_flip_null,
 )
-from deltaw.analysis.clusters import Difference, Separation, difference_of_differences, separation
+from deltaw.analysis.clusters import Difference, Separation, difference_of_differences, gap_over_layers, separation
 from deltaw.analysis.dose import Bin, DoseResponse, dose_response, success_by_dose
 from deltaw.analysis.effect import SOURCES, Effect, Mlp, effect_nulls, mlp_effect
 from deltaw.analysis.inputs import Absent
@@ -59,7 +59,15 @@ from deltaw.analysis.nullspace import (
     null_profile,
 )
 from deltaw.analysis.probe import Probe, probe
-from deltaw.analysis.rank import ActivationRank, LogRank, activation_rank, energy_rank, log_rank, rank_null
+from deltaw.analysis.rank import (
+    ActivationRank,
+    LogRank,
+    activation_rank,
+    energy_rank,
+    log_rank,
+    mean_log_rank,
+    rank_null,
+)
 from deltaw.analysis.refusal import DirectionShare, direction_share
 from deltaw.analysis.rowspace import (
     Gain,
@@ -140,12 +148,14 @@ __all__ = [
     "frobenius_norm",
     "gain",
     "gain_ratio",
+    "gap_over_layers",
     "gaussian_null",
     "gaussian_spectrum",
     "joined",
     "log_rank",
     "matched_null",
     "matched_overlap_null",
+    "mean_log_rank",
     "mean_position",
     "mlp_effect",
     "module_budget",

@@ -12,7 +12,7 @@ what tuning did is the difference of differences, tuned minus base on the same p
 Cost: 6 N w operations a labelling; 1,000 prompts, width 512 and 200 permutations take 0.2 s on one core.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -172,6 +172,39 @@ def difference_of_differences(
         interval = percentile_interval(after[name] - before[name])
         out[name] = Difference(name, value, interval, base.values[name], tuned.values[name], null, n_a + n_f)
     return out
+
+
+def gap_over_layers(found: Sequence[tuple[Separation, Separation]]) -> dict[str, tuple[FloatArray, Null | None]]:
+    """From the (base, tuned) separations of the same pairs in each layer: what each pair (N,) has of the change of the
+    relative gap, and the null of its mean if all separations have draws.
+
+    `tau_gap_relative_change` is the mean over layers; `tau_gap_relative_change_depth`, of two layers or more, that of
+    the later half minus that of the earlier one. The separations' generators must be equal, so that a draw permutes the
+    same labels in all layers.
+    """
+    name = "tau_gap_relative"
+    gaps = np.array(
+        [(b.allowed[:, 2] - a.allowed[:, 2]) - (b.forbidden[:, 2] - a.forbidden[:, 2]) for a, b in found]
+    )  # (layers, pairs)
+    draws = [(model.nulls[name].draws if name in model.nulls else None) for pair in found for model in pair]
+    known = [one for one in draws if one is not None]
+    shifts = (
+        np.array([b - a for a, b in zip(known[::2], known[1::2], strict=True)]) if len(known) == len(draws) else None
+    )
+
+    def deeper(values: FloatArray) -> FloatArray:
+        half = len(values) // 2
+        return np.asarray(values[half:].mean(0) - values[:half].mean(0))
+
+    def mean(values: FloatArray) -> FloatArray:
+        return np.asarray(values.mean(0))
+
+    kinds = {f"{name}_change": mean, f"{name}_change_depth": deeper}
+    return {
+        statistic: (of(gaps), None if shifts is None else from_draws("label_permutation", of(shifts)))
+        for statistic, of in kinds.items()
+        if of is mean or len(gaps) > 1
+    }
 
 
 def _numbered(ids: tuple[ArrayLike, ArrayLike]) -> tuple[IntArray, IntArray]:

@@ -22,7 +22,19 @@ N, WIDTH = 48, 24
 
 def cells() -> tuple[Cell, ...]:
     """All of them, by family."""
-    makers = (_weights, _function, _clusters, _gain, _rows, _attacks, _sensitivity, cause_cells, seed_cells)
+    makers = (
+        _weights,
+        _function,
+        _clusters,
+        _depth,
+        _ranks,
+        _gain,
+        _rows,
+        _attacks,
+        _sensitivity,
+        cause_cells,
+        seed_cells,
+    )
     return tuple(cell for make in makers for cell in make())
 
 
@@ -110,6 +122,100 @@ def _clusters() -> Iterable[Cell]:
         yield cell(
             f"clusters {more} further apart", partial(moved, after=2 + more), effect=more, unit="sd of the noise"
         )
+
+
+LAYERS = 2
+Models = list[tuple[FloatArray, FloatArray]]
+"""[base, tuned] of (allowed, forbidden), (N, WIDTH) each."""
+
+
+def _layers(rng: Generator, models: Models, noise: float = 0.6, count: int = LAYERS) -> list[Models]:
+    """Layers that see the same models, each with noise of its own."""
+    return [
+        [(a + noise * isotropic(rng, *a.shape), f + noise * isotropic(rng, *f.shape)) for a, f in models]
+        for _ in range(count)
+    ]
+
+
+def _relabelled(rng: Generator, layers: list[Models]) -> list[Models]:
+    """Labels swapped within the same pairs in all layers and both models."""
+    pairs = iter(swapped(rng, *(pair for models in layers for pair in models)))
+    return [[next(pairs) for _ in models] for models in layers]
+
+
+def _layered(
+    family: str,
+    measure: Callable[[Any, Generator], trials.Trials],
+    condition: str,
+    build: Callable[[Generator], list[Models]],
+    *true: str,
+    **more: Any,
+) -> Cell:
+    """A cell of tests that are made over layers."""
+
+    def made(rng: Generator) -> list[trials.Clusters]:
+        found = build(rng)
+        return [trials.Clusters(*((tensor(a), tensor(f)) for a, f in models)) for models in found]
+
+    return Cell(family, condition, made, measure, frozenset(true), **more)
+
+
+def _depth() -> Iterable[Cell]:
+    def growing(rng: Generator, more: float) -> list[Models]:
+        """Clusters move further apart by 2, and in the later half by `more` than that."""
+        early, late = (_two_models(rng, 2, 4 + extra) for extra in (0.0, more))
+        half = LAYERS // 2
+        return [*_layers(rng, early, count=half), *_layers(rng, late, count=half)]
+
+    def relabelled(rng: Generator) -> list[Models]:
+        return _relabelled(rng, growing(rng, 2.0))
+
+    cell = partial(_layered, "clusters by depth", trials.of_depth)
+    yield cell("labels permuted", relabelled, "label_permutation")
+    yield cell("clusters move as far in all layers", partial(growing, more=0.0))
+    for more in (1.0, 2.0, 4.0):
+        build = partial(growing, more=more)
+        yield cell(f"clusters {more} further apart in later layers", build, effect=more, unit="sd of the noise")
+
+
+def _ranks() -> Iterable[Cell]:
+    def further(rng: Generator) -> list[Models]:
+        return _layers(rng, _two_models(rng, 2, 4, anisotropic))
+
+    def relabelled(rng: Generator) -> list[Models]:
+        return _relabelled(rng, further(rng))
+
+    def exchanged(rng: Generator) -> list[Models]:
+        """What the base and the tuned model make of forbidden prompts, swapped at the same rows in all layers."""
+        layers = further(rng)
+        pairs = swapped(rng, *((base[1], tuned[1]) for base, tuned in layers))
+        return [[(base[0], b), (tuned[0], t)] for (base, tuned), (b, t) in zip(layers, pairs, strict=True)]
+
+    def by_operator(rng: Generator) -> list[Models]:
+        """Each operator pushes its prompts, another way in each model and for each verdict."""
+        which = operators(rng, N)
+
+        def push() -> FloatArray:
+            return np.asarray(isotropic(rng, planting.OPERATORS, WIDTH)[which])
+
+        return _layers(rng, [(a + push(), f + push()) for a, f in _two_models(rng, 2, 2)])
+
+    def fewer(rng: Generator, gone: int) -> list[Models]:
+        """Tuning takes some directions of forbidden prompts away."""
+        base, (allowed, forbidden) = _two_models(rng, 2, 2)
+        kept = haar(rng, WIDTH, WIDTH - gone)
+        return _layers(rng, [base, (allowed, forbidden @ kept @ kept.T)], noise=0.0)
+
+    cell = partial(_layered, "ranks")
+    yield cell(trials.of_rank_ratio, "labels permuted", relabelled, "label_permutation")
+    yield cell(trials.of_rank_change, "models swapped", exchanged, "model_swap")
+    yield cell(trials.of_ranks, "clusters further apart, as many directions", further)
+    yield cell(trials.of_ranks, "operators as clusters, each pushed at random", by_operator)
+    for gone in (1, 2, 4):
+        condition = f"directions gone, {gone} of {WIDTH}"
+        yield cell(
+            trials.of_ranks, condition, partial(fewer, gone=gone), effect=float(gone), unit=f"of {WIDTH} directions"
+        )  # fmt: skip
 
 
 def _prompts(

@@ -14,17 +14,23 @@ from torch import Tensor
 
 from deltaw.analysis import (
     Absent,
+    ActivationRank,
+    LogRank,
     Mlp,
+    activation_rank,
     column_basis,
     difference_of_differences,
     effect_nulls,
     gain,
     gain_ratio,
+    gap_over_layers,
+    mean_log_rank,
     mean_position,
     mlp_effect,
     null_energy,
     null_energy_nulls,
     position,
+    rank_null,
     row_contrast,
     sensitivity_change,
     separation,
@@ -40,6 +46,7 @@ from deltaw.statistics import (
     Null,
     bootstrap_means,
     from_draws,
+    mean_null,
     percentile_interval,
     sign_flip_null,
 )
@@ -169,6 +176,56 @@ def of_clusters(at: Clusters, rng: Generator) -> Trials:
         raise DeltawError("the difference of differences has no null; expected draws in both separations")
     trial = compare(claim("clusters-form"), found.value, found.null, found.interval)
     return {"tau_gap_relative_change, label_permutation": trial}
+
+
+def of_depth(at: Sequence[Clusters], rng: Generator) -> Trials:
+    """How much more the relative gap changes in the later half of the layers (`observe_clusters`)."""
+    seed = int(rng.integers(2**32))
+    found = []
+    for layer in at:
+        before, after = (
+            separation(*model, np.random.default_rng(seed), paired=True, null_draws=DRAWS, bootstrap_draws=2)
+            for model in (layer.base, layer.tuned)
+        )
+        found.append((before, after))
+    values, null = gap_over_layers(found)["tau_gap_relative_change_depth"]
+    if null is None:
+        raise DeltawError("the change over depth has no null; expected draws in all separations")
+    return mean_beside("clusters-grow-with-depth", "tau_gap_relative_change_depth", values, null, rng)
+
+
+def of_rank_ratio(at: Sequence[Clusters], rng: Generator) -> Trials:
+    """Directions of forbidden prompts beside those of allowed ones (`observe_ranks`)."""
+    clouds = [(layer.tuned[1], layer.tuned[0]) for layer in at]
+    return _of_ranks("forbidden-rank-is-low", "rank_log_ratio", "label_permutation", clouds, rng)
+
+
+def of_rank_change(at: Sequence[Clusters], rng: Generator) -> Trials:
+    """Directions of forbidden prompts beside those that the base model gives them (`observe_ranks`)."""
+    clouds = [(layer.tuned[1], layer.base[1]) for layer in at]
+    return _of_ranks("forbidden-rank-falls", "rank_log_change", "model_swap", clouds, rng)
+
+
+def of_ranks(at: Sequence[Clusters], rng: Generator) -> Trials:
+    """Both comparisons of ranks."""
+    return {**of_rank_ratio(at, rng), **of_rank_change(at, rng)}
+
+
+def _of_ranks(
+    prefix: str, statistic: str, kind: str, clouds: Sequence[tuple[Tensor, Tensor]], rng: Generator
+) -> Trials:  # fmt: skip
+    """Mean over layers of log ranks, first minus second; the same rows are swapped in all layers."""
+    seed = int(rng.integers(2**32))
+    mean = mean_log_rank([_log_rank(first) - _log_rank(second) for first, second in clouds])
+    null = mean_null([rank_null(*pair, kind, np.random.default_rng(seed), DRAWS) for pair in clouds])
+    return {f"{statistic}, {kind}": compare(claim(prefix), mean.value, null, mean.interval)}
+
+
+def _log_rank(cloud: Tensor) -> LogRank:
+    found = activation_rank(cloud)
+    if not isinstance(found, ActivationRank):
+        raise DeltawError("a planted cloud has no directions; plant another one")
+    return found.log
 
 
 @dataclass(frozen=True, eq=False)

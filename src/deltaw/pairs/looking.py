@@ -18,6 +18,7 @@ from deltaw.analysis import (
     difference_of_differences,
     gain,
     gain_ratio,
+    gap_over_layers,
     mean_position,
     position,
     row_contrast,
@@ -32,7 +33,6 @@ from deltaw.statistics import (
     FloatArray,
     Null,
     bootstrap_means,
-    from_draws,
     mean_null,
     percentile_interval,
     sign_flip_null,
@@ -104,26 +104,9 @@ def _write_over_layers(
     effort: Effort,
 ) -> None:
     """The change of τ / ‖Δμ‖, mean over layers, and how much more of it there is in the later half."""
-    name = "tau_gap_relative"
-    gaps = np.array(
-        [(a.allowed[:, 2] - b.allowed[:, 2]) - (a.forbidden[:, 2] - b.forbidden[:, 2]) for b, a in found]
-    )  # (layers, pairs)
-    null_draws = [(after.nulls[name].draws, before.nulls[name].draws) for before, after in found]
-    shifts = np.array([a - b for a, b in null_draws if a is not None and b is not None])
-    half = len(gaps) // 2
-    for statistic, values, permuted in (
-        (f"{name}_change", gaps.mean(0), shifts.mean(0)),
-        (f"{name}_change_depth", _deeper(gaps, half), _deeper(shifts, half)),
-    ):
-        if not len(values):
-            continue
-        null = from_draws("label_permutation", permuted)
-        _add_mean(sheet.with_(unit=UNITS[name]), statistic, values, ids, [null], effort)
-
-
-def _deeper(values: FloatArray, half: int) -> FloatArray:
-    found: FloatArray = values[half:].mean(0) - values[:half].mean(0) if half else np.empty(0)
-    return found
+    for statistic, (values, null) in gap_over_layers(found).items():
+        nulls = [] if null is None else [null]
+        _add_mean(sheet.with_(unit=UNITS["tau_gap_relative"]), statistic, values, ids, nulls, effort)
 
 
 def write_gains(

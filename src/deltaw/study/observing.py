@@ -12,6 +12,7 @@ from deltaw.analysis import (
     Separation,
     difference_of_differences,
     gain,
+    gap_over_layers,
     module_budget,
     null_curve,
     null_energy,
@@ -21,7 +22,7 @@ from deltaw.analysis import (
     update_spectrum,
 )
 from deltaw.model import load
-from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws, mean_null, percentile_interval
+from deltaw.statistics import FloatArray, Null, bootstrap_means, mean_null, percentile_interval
 from deltaw.study.acting import observe_attacks, observe_function
 from deltaw.study.comparing import SITES, Comparison, Places, add_mean, base_sides, flipped, separate
 from deltaw.study.making import SeedConfig, step_directory, tuned_fields
@@ -185,27 +186,9 @@ def _write_clusters(at: Comparison, found: list[tuple[Separation, Separation]], 
 
 def _cluster_claims(at: Comparison, found: list[tuple[Separation, Separation]], sheet: Sheet) -> None:
     """Means over layers of the change of the relative gap, and how much more of it there is in the later half."""
-    per_layer = [
-        (after.allowed[:, 2] - before.allowed[:, 2], after.forbidden[:, 2] - before.forbidden[:, 2])
-        for before, after in found
-    ]
-    gaps = np.array([allowed - forbidden for allowed, forbidden in per_layer])  # (layers, pairs)
-    half = len(gaps) // 2
-    name = "tau_gap_relative"
-    kinds = {
-        f"{name}_change": gaps.mean(0),
-        f"{name}_change_depth": gaps[half:].mean(0) - gaps[:half].mean(0),
-    }
-    draws = [
-        (after.nulls[name].draws, before.nulls[name].draws) if after.nulls else (None, None) for before, after in found
-    ]
-    for statistic, pairs in kinds.items():
+    for statistic, (pairs, null) in gap_over_layers(found).items():
         means = bootstrap_means([pairs], at.generator(12), draws=at.bootstrap)
-        nulls = []
-        if all(a is not None and b is not None for a, b in draws) and draws:
-            shifts = np.array([a - b for a, b in draws if a is not None and b is not None])
-            permuted = shifts.mean(0) if statistic.endswith("change") else shifts[half:].mean(0) - shifts[:half].mean(0)
-            nulls = [from_draws("label_permutation", permuted)]
+        nulls = [] if null is None else [null]
         sheet.add(statistic, float(pairs.mean()), percentile_interval(means[:, 0]), nulls)
 
 

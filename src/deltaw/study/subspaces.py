@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from deltaw.analysis import ActivationRank, LogRank, activation_rank, energy_rank, rank_null
+from deltaw.analysis import ActivationRank, LogRank, activation_rank, energy_rank, mean_log_rank, rank_null
 from deltaw.analysis.inputs import normals
 from deltaw.model import load
 from deltaw.statistics import Interval, Null, from_draws, mean_null
@@ -113,7 +113,7 @@ def _ranks(at: Comparison, sheet: Sheet, suffix: str, places: tuple[Places, Plac
             view.add(f"activation_rank{suffix}", rank.participation_ratio, rank.interval, [rank.independent_units])
             view.add(f"activation_stable_rank{suffix}", rank.stable_rank)
             view.add(f"activation_energy_rank{suffix}", rank.energy_rank)
-        mean = _mean(found)
+        mean = mean_log_rank(found)
         ends = Interval(float(np.exp(mean.interval.low)), float(np.exp(mean.interval.high)))
         whole = sheet.with_(set=f"{PRIMARY}/{verdict}", n_unit="prompt", unit="dimensions")
         whole.add(f"activation_rank{suffix}", float(np.exp(mean.value)), ends)
@@ -165,10 +165,5 @@ def _add(sheet: Sheet, statistic: str, found: Sequence[LogRank], nulls: Sequence
     """A line a layer, and their mean."""
     for layer, one in enumerate(found):
         sheet.add(statistic, one.value, one.interval, nulls[layer : layer + 1], layer=layer)
-    mean = _mean(found)
+    mean = mean_log_rank(found)
     sheet.add(statistic, mean.value, mean.interval, [mean_null(list(nulls))] if nulls else [])
-
-
-def _mean(found: Sequence[LogRank]) -> LogRank:
-    values, left_out = [one.value for one in found], np.array([one.left_out for one in found])
-    return LogRank(float(np.mean(values)), left_out.mean(0))
