@@ -112,8 +112,9 @@ interval.
   never hold.
 - *fails*: the interval ends on the near side of any bar. Failing against a control is failing: what tuning on the
   same prompts for something else does as well is no finding about safety.
-- *undecided*: all else; also where a null or control was not measured, or where one seed alone of a study that decides
-  has a value. It states its power and the seeds that would decide it, were the true mean and spread as measured.
+- *undecided*: all else; also where a null or control was not measured in every seed, or where one seed alone of a
+  study that decides has a value. It states its power and the seeds that would decide it, were the true mean and
+  spread as measured; `deltaw pool` adds the seeds of another run.
 
 What each null keeps and rules out is said in [chance.py](../src/deltaw/analysis/chance.py) (weights),
 [clusters.py](../src/deltaw/analysis/clusters.py), [rowspace.py](../src/deltaw/analysis/rowspace.py) and
