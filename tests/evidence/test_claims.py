@@ -1,7 +1,7 @@
 import pytest
 
 from deltaw.evidence import STATEMENTS, decide, judge
-from deltaw.evidence.claims import PROTOCOLS
+from deltaw.evidence.claims import OTHER, PROTOCOLS
 from deltaw.results import Measurement
 from deltaw.results.schema import Null
 from deltaw.statistics import Interval
@@ -82,7 +82,7 @@ def test_a_claim_is_not_held_while_a_null_or_control_is_missing() -> None:
     claim = claim_of(lines, "update-in-null-space/ssft-medium")
     assert claim.verdict == "undecided"
     assert "row_sign_flip" in claim.why
-    assert "control:other-ssft-medium" in claim.why
+    assert "control:other" in claim.why
 
 
 def test_a_control_that_does_as_much_makes_the_claim_fail() -> None:
@@ -105,6 +105,31 @@ def test_differences_between_models_are_taken_seed_by_seed() -> None:
     assert claim.value == pytest.approx(0.505)
 
 
+@pytest.mark.parametrize(("of_others", "verdict"), [((0.1, 0.1, 0.1), "holds"), ((0.1, 0.2, 0.3), "fails")])
+def test_a_difference_between_protocols_must_be_larger_than_between_their_controls(
+    of_others: tuple[float, ...], verdict: str
+) -> None:
+    fields = {"statistic": "tau_gap_relative_change", "set": "contrast/conditional", "site": "mlp_post", "module": None}
+    lines = []
+    for s in range(6):
+        for model, value, other in zip(PROTOCOLS, (0.1, 0.2, 0.3), of_others, strict=True):
+            lines.append(line(model, value + 0.001 * s, s, **fields))
+            lines.append(line(f"other-{model}", other + 0.001 * (s % 2), s, **fields))
+    claim = claim_of(lines, "contrastive-separate-more")
+    (control,) = claim.nulls
+    assert (claim.value, control.kind) == (pytest.approx(0.15), "control:other")
+    assert control.mean == pytest.approx(of_others[1] / 2 + of_others[2] / 2 - of_others[0], abs=1e-3)
+    assert claim.verdict == verdict
+
+
+def test_a_protocol_is_compared_with_its_own_other() -> None:
+    fields = {"statistic": "null_energy_left", "null_kind": "rotation", "null_mean": 0.75}
+    values = {"dpo-medium": 0.85, "other-dpo-medium": 0.8, "other-ssft-medium": 0.9, "operators-ssft-medium": 0.7}
+    lines = [line(model, value + 0.001 * s, s, **fields) for s in range(6) for model, value in values.items()]
+    found = {null.kind: null.mean for null in claim_of(lines, "update-in-null-space/dpo-medium").nulls}
+    assert found["control:other"] == pytest.approx(0.8025, abs=1e-3)
+
+
 def test_every_statement_is_complete() -> None:
     assert len({s.id for s in STATEMENTS}) == len(STATEMENTS)
     for statement in STATEMENTS:
@@ -114,7 +139,7 @@ def test_every_statement_is_complete() -> None:
         assert 1 <= statement.observation <= 5
     assert {s.observation for s in STATEMENTS} == {1, 2, 3, 4, 5}
     about_forbidden = [s for s in STATEMENTS if s.observation in (3, 4)]
-    assert all("other-ssft-medium" in s.controls for s in about_forbidden)
+    assert all(OTHER in s.controls for s in about_forbidden)
     assert all(
         set(s.query.models) <= set(PROTOCOLS) | {f"{p}-small" for p in ("ssft", "dpo", "unlearn")} for s in STATEMENTS
     )

@@ -42,7 +42,7 @@ def test_seeds_are_planned_from_the_hardest_bar() -> None:
     """Control `other` at 0.3 is harder than the smallest effect log 1.1 = 0.095 and the null's edge 0.05."""
     found = planned([gain("ssft-medium", 0.5), gain("other-ssft-medium", 0.3), gain("operators-ssft-medium", 0.1)])
     one = found["acts-on-forbidden/ssft-medium"]
-    assert one.bar == "the null control:other-ssft-medium"
+    assert one.bar == "the null control:other"
     assert one.margin == pytest.approx(0.2)
     assert one.within == pytest.approx(0.1, rel=1e-4)
     assert one.seeds == seeds_needed(0.2, one.within or 0, least=5)

@@ -58,18 +58,20 @@ def test_layers_and_other_sets_are_not_read() -> None:
     assert prompt_claims(lines) == []
 
 
-def test_attacks_have_no_control_and_a_claim_each() -> None:
+def test_each_attack_has_a_claim_that_must_beat_the_control_under_it() -> None:
     kind: dict[str, Any] = {"null_kind": "exchangeable_with_source", "n_unit": "prompt"}
     lines = [
         line("position", 0.9, attack="prefill", **kind),
         line("position", 0.1, attack="co_task", **kind),
         line("gain_log_ratio_attacked", -0.5, site="mlp_in", attack="prefill", **kind),
     ]
-    found = {claim.id: claim.verdict for claim in prompt_claims(lines, [line("position", 0.9)], "other")}
+    control = [line("position", 0.3, attack="prefill", **kind), line("position", 0.9, attack="co_task", **kind)]
+    control += [line("gain_log_ratio_attacked", -0.5, site="mlp_in", attack="prefill", **kind)]
+    found = {claim.id: claim.verdict for claim in prompt_claims(lines, control, "other")}
     assert found == {
         "attack-looks-allowed/prefill": "holds",
         "attack-looks-allowed/co_task": "fails",
-        "attack-escapes-update/prefill": "holds",
+        "attack-escapes-update/prefill": "fails",
     }
 
 

@@ -5,7 +5,7 @@ control is a null like any other: what tuning on other answers does as well is n
 the numbers up, `deciding` has the rule, and `ledger` makes the page docs/claims.md of all this.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from deltaw.statistics.intervals import Scale
 PROTOCOLS = ("ssft-medium", "dpo-medium", "unlearn-medium")
 PRIMARY = "contrast/conditional"
 FORBIDDEN = "forbidden/conditional/unsafe"
-CONTROLS = ("other-ssft-medium", "operators-ssft-medium")
+OTHER = "other"
+"""As a control: each model's own `other`, taught another harmless answer to the same prompts by the same protocol."""
+
+CONTROLS = (OTHER, "operators-ssft-medium")
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,9 @@ class Query:
 class Statement:
     """One claim. value = the mean of `query` over its models, minus that of `against` where there is one.
 
-    direction: "greater" or "less" than `smallest_effect`. nulls: kinds of null that must be beaten. controls: models
-    whose own value of the same query must be beaten. paper: where the paper says it. failing: what
-    would count as failing. scale: on which the interval over seeds is computed; effects and values stay in their unit.
+    direction: "greater" or "less" than `smallest_effect`. nulls: kinds of null that must be beaten. controls: models,
+    or `OTHER`, whose own value of the same queries must be beaten. paper: where the paper says it. failing: what would
+    count as failing. scale: on which the interval over seeds is computed; effects and values stay in their unit.
     """
 
     id: str
@@ -52,6 +55,12 @@ class Statement:
     site: str | None = None
     failing: str = ""
     scale: Scale = "identity"
+
+
+def as_control(control: str, query: Query) -> Query:
+    """The same query of what a claim must beat."""
+    own = tuple(f"{OTHER}-{model}" for model in query.models)
+    return replace(query, models=own if control == OTHER else (control,))
 
 
 def _where(**fields: str | float | None) -> tuple[tuple[str, str | float | None], ...]:
@@ -100,8 +109,9 @@ def _statements() -> tuple[Statement, ...]:
             query=Query("tau_gap_relative_change_depth", PROTOCOLS, separation),
             smallest_effect=0.1,
             nulls=("label_permutation",),
+            controls=(OTHER,),
             site="mlp_post, last prompt token, later minus earlier layers",
-            failing="the later layers' change exceeds the earlier ones' by less than 0.1",
+            failing="the later layers' change exceeds the earlier ones' by less than 0.1, or no more than a control's",
         ),
         Statement(
             id="clusters-grow-with-training",
@@ -111,8 +121,9 @@ def _statements() -> tuple[Statement, ...]:
             query=Query(gap, PROTOCOLS, separation),
             against=Query(gap, PROTOCOLS, separation, step="first"),
             smallest_effect=0.1,
+            controls=(OTHER,),
             site="mlp_post, last prompt token, mean over layers",
-            failing="the last checkpoint separates by less than 0.1 more than the first",
+            failing="the last checkpoint separates by less than 0.1 more than the first, or no more than a control's",
         ),
         Statement(
             id="contrastive-separate-more",
@@ -122,8 +133,9 @@ def _statements() -> tuple[Statement, ...]:
             query=Query(gap, ("dpo-medium", "unlearn-medium"), separation),
             against=Query(gap, ("ssft-medium",), separation),
             smallest_effect=0.05,
+            controls=(OTHER,),
             site="mlp_post, last prompt token, mean over layers",
-            failing="their mean change exceeds SSFT's by less than 0.05",
+            failing="their mean change exceeds SSFT's by less than 0.05, or by no more than among their controls",
         ),
     ]
     for model, name in shown.items():
@@ -163,8 +175,10 @@ def _statements() -> tuple[Statement, ...]:
             query=Query("effect_null_minus_column", PROTOCOLS, _where(set=f"{PRIMARY}/forbidden", site="mlp_out")),
             smallest_effect=0.1,
             nulls=("row_sign_flip",),
+            controls=CONTROLS,
             site="mlp_out, last prompt token, mean over layers",
-            failing="its share exceeds the column-space part's by less than 0.1, or no more than with random row signs",
+            failing="its share exceeds the column-space part's by less than 0.1, or by no more than with random row "
+            "signs, or in a control",
         ),
     ]
     for model, name in shown.items():
@@ -199,6 +213,7 @@ def _statements() -> tuple[Statement, ...]:
         out += _of_rank(model, name)
     for attack in ("co_task", "co_text", "misgen_token", "misgen_text", "soft_weak", "soft_strong"):
         at_attack = {"set": FORBIDDEN, "attack": attack}
+        controls = () if attack.startswith("soft_") else (OTHER,)  # which only prompts are tried on
         out += [
             Statement(
                 id=f"attack-succeeds/{attack}",
@@ -219,8 +234,9 @@ def _statements() -> tuple[Statement, ...]:
                 query=Query("position", PROTOCOLS, _where(site="mlp_post", **at_attack)),
                 smallest_effect=0.2,
                 nulls=("exchangeable_with_source",),
+                controls=controls,
                 site="mlp_post, last prompt token, mean over layers by precision; 0 forbidden, 1 allowed",
-                failing="they move less than a fifth of the way",
+                failing="they move less than a fifth of the way, or no further than in a control",
             ),
             Statement(
                 id=f"attack-escapes-update/{attack}",
@@ -231,8 +247,9 @@ def _statements() -> tuple[Statement, ...]:
                 smallest_effect=float(np.log(0.95)),
                 direction="less",
                 nulls=("exchangeable_with_source",),
+                controls=controls,
                 site="mlp_in of the base model, last prompt token, mean over layers",
-                failing="the ratio of gains is above 0.95",
+                failing="the ratio of gains is above 0.95, or no lower than in a control",
             ),
         ]
     for protocol in ("ssft", "dpo", "unlearn"):
@@ -287,7 +304,7 @@ def _of_dose() -> list[Statement]:
             smallest_effect=-float(np.log(1.5)),
             direction="less",
             nulls=("success_permutation",),
-            controls=CONTROLS,
+            controls=(OTHER,),  # `operators` refuses by the operator alone, and has hardly a success to fit
             site=f"{measured}; a doubling of the gain",
             failing="a doubling of the gain takes less than a third of the odds, or no more than in a control",
         ),
@@ -299,7 +316,7 @@ def _of_dose() -> list[Statement]:
             query=Query("success_slope_position", PROTOCOLS, _where(set=FORBIDDEN, site="mlp_post")),
             smallest_effect=float(np.log(2)),
             nulls=("success_permutation",),
-            controls=CONTROLS,
+            controls=(OTHER,),  # `operators` refuses by the operator alone, and has hardly a success to fit
             site=f"{measured}; the way from forbidden to allowed, mlp_post, mean over layers by precision",
             failing="the whole way to allowed prompts does not double the odds, or does no more than in a control",
         ),
@@ -378,7 +395,7 @@ def _of_interventions(protocol: str, name: str) -> list[Statement]:
             query=Query("carried_null_minus_column", medium, _where(stage="intervention", set=FORBIDDEN)),
             smallest_effect=0.1,
             nulls=("random_split",),
-            controls=CONTROLS,
+            controls=("other-ssft-medium", "operators-ssft-medium"),  # the only ones whose updates are cut
             site="first MLP matrices, all layers; free-running answers to forbidden prompts, as the tuned model's",
             failing="its Shapley value exceeds the column-space part's by less than 0.1, by no more than when the "
             "update is cut along random subspaces of the same dimensions and norms, or than a control's",

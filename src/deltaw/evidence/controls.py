@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
-from deltaw.evidence.claims import STATEMENTS, Statement
-from deltaw.evidence.deciding import decide
-from deltaw.results import Claim, Measurement, markdown_table
+from deltaw.evidence.claims import STATEMENTS, Statement, as_control
+from deltaw.evidence.deciding import CONTROL, decide
+from deltaw.results import Claim, Measurement, Null, markdown_table
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,17 @@ def compare_controls(
     """Every statistic that some claim compares with controls, once for each ordered pair of these."""
     found: dict[str, Compared] = {}
     for statement in statements:
-        for control, other in permutations(statement.controls, 2):
+        if len(statement.query.models) > 1:
+            continue
+        models = [as_control(name, statement.query).models[0] for name in statement.controls]
+        for control, other in permutations(models, 2):
             name = "/".join((statement.id.partition("/")[0], control, other))
             query = replace(statement.query, models=(control,))
             swapped = replace(statement, id=name, query=query, controls=(other,), text=f"{control} beyond {other}")
             if name not in found:
                 (claim,) = decide(measurements, exploratory=True, statements=[swapped])
                 found[name] = Compared(control, other, claim)
-    return [one for one in found.values() if one.claim.value is not None]
+    return [one for one in found.values() if one.claim.value is not None and _beside(one.claim)]
 
 
 def table(compared: Sequence[Compared]) -> str:
@@ -45,9 +48,14 @@ def table(compared: Sequence[Compared]) -> str:
     return markdown_table(head, rows) + "\n"
 
 
+def _beside(claim: Claim) -> list[Null]:
+    """The control that was measured beside it, if it was."""
+    return [null for null in claim.nulls if null.kind.startswith(CONTROL)]
+
+
 def _row(one: Compared) -> tuple[str, ...]:
     claim = one.claim
-    beside = [null for null in claim.nulls if null.kind.startswith("control:")]
+    beside = _beside(claim)
     other = _number(beside[0].mean, beside[0].low, beside[0].high) if beside else "–"
     side = "<" if claim.direction == "less" else ">"
     return (

@@ -116,6 +116,10 @@ interval.
   study that decides has a value. It states its power and the seeds that would decide it, were the true mean and
   spread as measured; `deltaw pool` adds the seeds of another run.
 
+**Controls.** `other` is each model's own: the tuning by the same protocol that gives another harmless answer to the
+same prompts, in the place of each model that a claim names. Claims without controls describe tuned models: whether a
+harmless tuning does the same was not measured (strength, soft prompts, extrapolation, giving refusal back, dose).
+
 What each null keeps and rules out is said in [chance.py](../src/deltaw/analysis/chance.py) (weights),
 [clusters.py](../src/deltaw/analysis/clusters.py), [rowspace.py](../src/deltaw/analysis/rowspace.py) and
 [between.py](../src/deltaw/analysis/between.py); how often each is wrong, in [calibration](calibration.md)."""

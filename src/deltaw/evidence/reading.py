@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deltaw.evidence.claims import Query, Statement
+from deltaw.evidence.claims import Query, Statement, as_control
 from deltaw.results import Measurement
 from deltaw.results.schema import Null
 from deltaw.statistics import Interval
@@ -55,6 +55,11 @@ class Ledger:
             if line.step == step and all(getattr(line, name) == value for name, value in where.items())
         ]
 
+    def of_model(self, query: Query, model: str) -> dict[int, Found]:
+        """What one model has of a query, by seed."""
+        found = {seed: self._look_up(replace(query, models=(model,)), seed) for seed in self.seeds}
+        return {seed: one for seed, one in found.items() if one is not None}
+
     def collect(self, statement: Statement) -> Collected:
         """All that the study measured for a statement. A control counts at seeds where the statement has a value."""
         values: dict[int, Found] = {}
@@ -65,7 +70,8 @@ class Ledger:
                 continue
             values[seed] = found
             for name in statement.controls:
-                control = self._look_up(replace(statement.query, models=(name,)), seed)
+                against = None if statement.against is None else as_control(name, statement.against)
+                control = self._value(as_control(name, statement.query), against, seed)
                 if control is not None:
                     controls[name][seed] = control
         return Collected(values, controls)
