@@ -41,6 +41,7 @@ def test_every_null_of_the_paper_s_observations_is_tried() -> None:
     assert asked & tried >= {
         "row_sign_flip", "row_permutation", "rotation", "label_permutation", "m_matched", "m_matched_centred",
         "model_swap", "exchangeable_with_source", "success_permutation", "dose_permutation", "random_split",
+        "random_direction",
     }  # fmt: skip
 
 

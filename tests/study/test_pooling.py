@@ -15,7 +15,7 @@ from deltaw.errors import DeltawError
 from deltaw.evidence import decide
 from deltaw.results import Claim, Measurement, read_measurements, write_claims, write_measurements
 from deltaw.study.pooling import pool, replication
-from deltaw.study.publishing import publish
+from deltaw.study.publishing import by_model, publish
 
 CLAIM = "update-is-small/ssft-medium"  # of a statistic without nulls: less than 0.1
 STEP = "artifacts/base/step-000008"
@@ -103,10 +103,19 @@ def test_what_one_run_found_and_the_next_contradicts_is_counted(tmp_path: Path) 
     publish(tmp_path / "both", tmp_path / "kept")
     assert (tmp_path / "kept" / "replication.md").read_text() == text
     kept = {path.name for path in (tmp_path / "kept").iterdir()}
-    assert kept == {"claims.md", "claims.json", "manifest.json", "replication.md", "figures"}
+    assert kept == {"claims.md", "claims.json", "manifest.json", "models.md", "replication.md", "figures"}
     assert f"`{CLAIM}`" in (tmp_path / "kept" / "claims.md").read_text()
     with pytest.raises(DeltawError, match="only the verdicts of pooled runs"):
         deltaw.load(tmp_path / "kept")
+
+
+def test_every_model_s_mean_has_its_interval_over_seeds() -> None:
+    lines = [size(seed, value) for seed, value in zip(FIRST, (0.1, 0.2, 0.4, 0.1, 0.2, 0.4), strict=True)]
+    lines += [replace(size(101, 0.3), model="other-ssft-medium")]  # one seed has no interval over seeds
+    text = by_model(lines, ["ssft-medium", "other-ssft-medium"])
+    (row,) = [line.strip("| ").split(" | ") for line in text.splitlines() if "medium" in line]
+    assert row[0] == "`ssft-medium`"
+    assert row[1:] == ["0.2", "0.104 to 0.383", "6"]  # the geometric mean, for the claim is on a log scale
 
 
 def test_agreement_is_counted_by_verdict() -> None:

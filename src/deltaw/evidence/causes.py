@@ -145,10 +145,13 @@ def of_split(at: Reader, rng: Generator) -> Trials:
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """A linear classifier θ and its update δ (d,), with forbidden and allowed prompts (N, d) and a threshold."""
+    """A linear classifier θ, its update δ and the step beyond (d,), with forbidden and allowed prompts (N, d) and a
+    threshold.
+    """
 
     theta: FloatArray
     delta: FloatArray
+    step: FloatArray
     forbidden: FloatArray
     allowed: FloatArray
     threshold: float
@@ -163,14 +166,13 @@ class Steps:
 def of_steps(at: Steps, rng: Generator) -> Trials:
     """What the best α > 1 gains in log odds of refusal, beside shuffled steps as long (`extrapolation`)."""
     own = at.theta + at.delta
-    beyond = {alpha: at.safe_and_able(at.theta + alpha * at.delta) for alpha in ALPHAS}
+    beyond = {alpha: at.safe_and_able(own + (alpha - 1) * at.step) for alpha in ALPHAS}
     alpha = max(ALPHAS, key=lambda one: float(sum(half[::2].mean() for half in beyond[one])))
     before, after = at.safe_and_able(own)[0], beyond[alpha][0]
     gained = smoothed_log_odds(after[1::2].mean(), PROMPTS // 2) - smoothed_log_odds(before[1::2].mean(), PROMPTS // 2)
     by_chance = []
     for _ in range(SWEEP_DRAWS):
-        step = rng.permutation(at.delta) * rng.choice([-1.0, 1.0], size=len(at.delta))
-        drawn = at.safe_and_able(own + (alpha - 1) * step)[0][: PROMPTS // 2]
+        drawn = at.safe_and_able(own + (alpha - 1) * _shuffled(rng, at.step))[0][: PROMPTS // 2]
         by_chance.append(
             smoothed_log_odds(drawn.mean(), len(drawn)) - smoothed_log_odds(before[: len(drawn)].mean(), len(drawn))
         )
@@ -182,25 +184,35 @@ def of_steps(at: Steps, rng: Generator) -> Trials:
     return {"extrapolation_log_odds, random_direction": trial}
 
 
-def _steps(rng: Generator, along: float = 0.0) -> Steps:
-    """along: the share of δ's square that points from allowed to forbidden prompts; the rest is at random."""
+def _shuffled(rng: Generator, step: FloatArray) -> FloatArray:
+    return np.asarray(rng.permutation(step) * rng.choice([-1.0, 1.0], size=len(step)))
+
+
+def _steps(rng: Generator, along: float = 0.0, shuffled: bool = False) -> Steps:
+    """along: the share of δ's square that points from allowed to forbidden prompts; the rest is at random. shuffled:
+    the step is not δ but a shuffled one.
+    """
     width = 100
     theta, apart = rng.standard_normal(width), haar(rng, width, 1)[:, 0]
     forbidden, allowed = isotropic(rng, PROMPTS, width) + apart, isotropic(rng, PROMPTS, width) - apart
     random = haar(rng, width, 1)[:, 0]
     delta = 0.3 * np.sqrt(width) * (along**0.5 * apart + (1 - along) ** 0.5 * random)
     threshold = float(np.quantile(np.concatenate([forbidden, allowed]) @ (theta + delta), 0.7))
-    return Steps(theta, delta, forbidden, allowed, threshold)
+    return Steps(theta, delta, _shuffled(rng, delta) if shuffled else delta, forbidden, allowed, threshold)
 
 
 @dataclass(frozen=True, eq=False)
 class Restored:
-    """A linear map and its update, a reading (m,) of its output, and prompts (N, d), attacked and not, row by row."""
+    """A linear map and its update, a reading (m,) of its output, and prompts (N, d), attacked and not, row by row.
+
+    random: whether steps in random directions stand for what ΔW gives back.
+    """
 
     update: Update
     reading: Tensor
     forbidden: Tensor
     attacked: Tensor
+    random: bool = False
 
 
 def of_restored(at: Restored, rng: Generator) -> Trials:
@@ -215,16 +227,21 @@ def of_restored(at: Restored, rng: Generator) -> Trials:
         return {}
     left, sigma, right = torch.linalg.svd(at.update.dW, full_matrices=False)
     steps = (at.forbidden - at.attacked)[rows] @ right[:TOP_K].T * sigma[:TOP_K] @ left[:, :TOP_K].T
-    returned = np.asarray((hit[rows] + steps @ at.reading > threshold).double())
-    by_chance = []
-    for _ in range(SWEEP_DRAWS):
+
+    def refused(steps: Tensor) -> FloatArray:
+        return np.asarray((hit[rows] + steps @ at.reading > threshold).double())
+
+    def redirected() -> Tensor:
         random = tensor(isotropic(rng, *steps.shape))
-        random = random * (steps.norm(dim=1) / random.norm(dim=1))[:, None]
-        by_chance.append(float((hit[rows] + random @ at.reading > threshold).double().mean()))
+        turned: Tensor = random * (steps.norm(dim=1) / random.norm(dim=1))[:, None]
+        return turned
+
+    returned = refused(redirected() if at.random else steps)
+    by_chance = [float(refused(redirected()).mean()) for _ in range(SWEEP_DRAWS)]
     return mean_beside("refusal-returns", "refusal_returned", returned, from_draws("random_direction", by_chance), rng)
 
 
-def _restored(rng: Generator, read: bool, along: float = 0.0) -> Restored:
+def _restored(rng: Generator, read: bool, along: float = 0.0, random: bool = False) -> Restored:
     """Attacked prompts differ from forbidden ones by noise. read: whether what ΔW writes is read at all. along: the
     share of the reading's square that lies on ΔW's strongest output direction; the rest is at random.
     """
@@ -240,7 +257,7 @@ def _restored(rng: Generator, read: bool, along: float = 0.0) -> Restored:
         Q = column_basis(dW).Q
         drawn = tensor(rng.standard_normal(planting.OUT))
         reading = drawn - Q @ (Q.T @ drawn)
-    return Restored(Update(at.W, dW), reading, tensor(forbidden), tensor(attacked))
+    return Restored(Update(at.W, dW), reading, tensor(forbidden), tensor(attacked), random)
 
 
 def cause_cells() -> Iterable[Cell]:
@@ -289,6 +306,8 @@ def _of_splits() -> Iterable[Cell]:
 
 
 def _of_steps() -> Iterable[Cell]:
+    true = frozenset({"random_direction"})
+    yield Cell("extrapolation", "a shuffled update as the step", partial(_steps, shuffled=True), of_steps, true)
     yield Cell("extrapolation", "update without a direction", _steps, of_steps)
     for share in (0.1, 0.3, 1.0):
         yield Cell(
@@ -298,6 +317,8 @@ def _of_steps() -> Iterable[Cell]:
 
 
 def _of_restored() -> Iterable[Cell]:
+    true, at_random = frozenset({"random_direction"}), partial(_restored, read=True, random=True)
+    yield Cell("refusal given back", "steps in random directions", at_random, of_restored, true)
     for read, condition in (
         (False, "what ΔW writes is not read"),
         (True, "update without meaning, read like all else"),

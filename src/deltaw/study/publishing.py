@@ -20,11 +20,22 @@ from torch import Tensor
 from deltaw.analysis import Absent
 from deltaw.analysis.published import described_column_space, shipped_column_space, tau
 from deltaw.errors import mistakes_said
+from deltaw.evidence.claims import STATEMENTS, Statement
+from deltaw.evidence.reading import Ledger
 from deltaw.model import Transformer, mlp, tap
 from deltaw.report.looks import number
 from deltaw.report.page import TABLES
-from deltaw.results import Results, load, markdown_table, write_json_atomic, write_text_atomic
-from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PACKED, PROMPTS
+from deltaw.results import (
+    Measurement,
+    Results,
+    load,
+    markdown_table,
+    read_measurements,
+    write_json_atomic,
+    write_text_atomic,
+)
+from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PACKED, PROMPTS, measurements_of
+from deltaw.statistics import from_scale, t_interval, to_scale
 from deltaw.study.comparing import SECONDARY, contrasts
 from deltaw.study.exhaustive import recipe_of
 from deltaw.study.making import last_model
@@ -43,6 +54,13 @@ _CLAIMS = """\
 
 Seeds {seeds}; made by `make results` from the run's claims.json. *beyond*: the nulls and controls that the interval
 lies beyond; *not*: those that it does not. What each claim says and asks for: [the claims](../../claims.md).
+
+"""
+_MODELS = """\
+# What every model has of the claims' statistics
+
+Run `{name}`, seeds {seeds}: mean over seeds and its 95 % t interval, on the scale of the claim; controls included. What
+each says: [the claims](../../claims.md). Made by `make results`.
 
 """
 _PUBLISHED = """\
@@ -74,10 +92,32 @@ def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
     keep_files(run, out)
     names = {"name": study.name, "seeds": ", ".join(map(str, study.seeds))}
     write_text_atomic(out / "claims.md", _CLAIMS.format(**names) + _verdicts(results))
+    write_text_atomic(out / "models.md", _MODELS.format(**names) + _models(results))
     write_json_atomic(out / "published.json", found)
     chance = fmean(one["chance"] for one in found if one["chance"] is not None)
     text = _PUBLISHED.format(**names, chance=f"{chance:.3f}") + _rows(found)
     write_text_atomic(out / "published.md", text)
+
+
+def by_model(lines: Sequence[Measurement], models: Sequence[str]) -> str:
+    """Every statistic that some claim reads, of every model that has it: mean and 95 % interval over seeds."""
+    ledger, parts = Ledger(lines), []
+    asked: dict[Any, Statement] = {}
+    for statement in STATEMENTS:
+        asked.setdefault((statement.query.statistic, statement.query.where), statement)
+    for (statistic, where), statement in asked.items():
+        rows = []
+        for model in models:
+            found = np.array([one.value for one in ledger.of_model(statement.query, model).values()])
+            if len(found) > 1:
+                ends = t_interval(found, statement.scale)
+                mean = float(from_scale(to_scale(found, statement.scale).mean(), statement.scale))
+                rows.append([f"`{model}`", number(mean), f"{number(ends.low)} to {number(ends.high)}", str(len(found))])
+        if rows:
+            place = ", ".join(f"{name} {value}" for name, value in where)
+            table = markdown_table(("model", "mean", "95 % interval", "seeds"), rows)
+            parts.append(f"**`{statistic}`**, {place}\n\n{table}\n")
+    return "\n".join(parts)
 
 
 def _publish_pooled(results: Results, out: Path) -> None:
@@ -87,6 +127,11 @@ def _publish_pooled(results: Results, out: Path) -> None:
     write_json_atomic(out / MANIFEST, {name: v for name, v in results.manifest.items() if name not in of_parts})
     names = {"name": results.manifest["recipe"], "seeds": ", ".join(map(str, results.manifest["seeds"]))}
     write_text_atomic(out / "claims.md", _CLAIMS.format(**names) + _verdicts(results))
+    write_text_atomic(out / "models.md", _MODELS.format(**names) + _models(results))
+
+
+def _models(results: Results) -> str:
+    return by_model(read_measurements(measurements_of(results.path)), list(results.models["name"].unique()))
 
 
 def keep_files(run: Path, out: Path, figures: Sequence[str] = ("*",)) -> None:
