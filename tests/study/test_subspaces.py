@@ -12,7 +12,7 @@ from deltaw.analysis import log_rank, subspace_overlap, top_left
 from deltaw.analysis.rank import LogRank
 from deltaw.attacks import requests_for
 from deltaw.evidence import STATEMENTS, decide
-from deltaw.evidence.claims import CONTROLS
+from deltaw.evidence.claims import OTHER, PROTOCOLS
 from deltaw.model import Transformer, mlp, save
 from deltaw.results import Measurement, read_measurements
 from deltaw.study.aligning import (
@@ -315,9 +315,10 @@ def test_claims_find_what_is_written() -> None:
     at = compared(moved(0.5))
     observe_ranks(at, sheet)
     lines = list(sheet.lines)
-    for model in ("ssft-medium", "dpo-medium", "unlearn-medium", *CONTROLS):
+    others = tuple(f"{OTHER}-{model}" for model in PROTOCOLS)
+    for model in (*PROTOCOLS, *others):
         view = Sheet(**{**FIELDS, "model": model}).with_(set="forbidden/conditional/unsafe")
-        write_responses(Rows.of(planted_rows(0.0, 0.0) if model in CONTROLS else planted_rows(4.0, -2.0)), at, 10, view)
+        write_responses(Rows.of(planted_rows(0.0, 0.0) if model in others else planted_rows(4.0, -2.0)), at, 10, view)
         kept = [{"attack": name, "positions": [shift, shift + 0.1]} for name, shift in
                 (("soft_weak", 0.1), ("soft_2", 0.7), ("soft_weak/random", 0), ("soft_2/random", 0))]  # fmt: skip
         write_doses(at, kept, ("soft_weak", "soft_2"), view)
