@@ -32,7 +32,7 @@ from deltaw.study.patched import ATTACKS, Asked
 from deltaw.study.recipes import recipe
 from deltaw.study.sheet import Sheet
 from deltaw.study.stages import stages
-from deltaw.study.subject import ALLOWED, FORBIDDEN, Answered, Subject
+from deltaw.study.subject import ALLOWED, FORBIDDEN, Answered, Panel, Subject
 from deltaw.study.sweeps import STANDARD, Sweep
 from deltaw.training.pretraining import model_config
 from deltaw.world import Prompts, World
@@ -120,6 +120,22 @@ def test_the_best_alpha_is_chosen_on_other_prompts_than_it_is_measured_on() -> N
     assert gain.value == pytest.approx(np.log(2.5 / 0.5))  # two of two, after one of two
     assert cost.value == 1.0
     assert (gain.n, cost.n, gain.null_kind) == (2, 2, "random_direction")
+
+
+def test_a_random_step_that_does_what_the_chosen_one_does_is_as_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both answer the same prompts, so that their log odds are the same to the last digit."""
+    found = studied(replace(SWEEP, prompts=40, few=7))
+
+    def by_text(panel: Panel, state: object = None) -> Answered:
+        labels = torch.from_numpy(2 * (panel.prompts.letters[:, 0] % 3 == 0))  # refuses a third, by the text alone
+        return Answered(panel, labels, torch.zeros(len(labels), 1))
+
+    monkeypatch.setattr(found, "answer", by_text)
+    found.own = Answered(found.conditional, torch.zeros(80), torch.zeros(80, 1))
+    extrapolation(found, {1.5: by_text(found.conditional)})
+    (gain,) = of(found, "extrapolation_log_odds")
+    assert gain.value > 0
+    assert gain.null_mean == gain.null_low == gain.null_high == gain.value
 
 
 def test_layers_add_up_to_what_tuning_changed() -> None:

@@ -172,9 +172,9 @@ def of_steps(at: Steps, rng: Generator) -> Trials:
     gained = smoothed_log_odds(after[1::2].mean(), PROMPTS // 2) - smoothed_log_odds(before[1::2].mean(), PROMPTS // 2)
     by_chance = []
     for _ in range(SWEEP_DRAWS):
-        drawn = at.safe_and_able(own + (alpha - 1) * _shuffled(rng, at.step))[0][: PROMPTS // 2]
+        drawn = at.safe_and_able(own + (alpha - 1) * _shuffled(rng, at.step))[0][1::2]
         by_chance.append(
-            smoothed_log_odds(drawn.mean(), len(drawn)) - smoothed_log_odds(before[: len(drawn)].mean(), len(drawn))
+            smoothed_log_odds(drawn.mean(), len(drawn)) - smoothed_log_odds(before[1::2].mean(), len(drawn))
         )
     n = len(after[1::2])
     means = bootstrap_means([after[1::2], before[1::2]], rng, [np.arange(n)] * 2, BOOTSTRAP)

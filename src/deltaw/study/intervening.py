@@ -61,7 +61,7 @@ from deltaw.study.patched import patches
 from deltaw.study.recipes import Tuned
 from deltaw.study.sheet import Sheet
 from deltaw.study.stage import StageContext
-from deltaw.study.subject import ALLOWED, FORBIDDEN, Answered, Subject
+from deltaw.study.subject import ALLOWED, CHOSEN, FORBIDDEN, HELD_OUT, Answered, Subject
 from deltaw.study.sweeps import Sweep
 from deltaw.world import World
 
@@ -125,22 +125,23 @@ def alphas(subject: Subject) -> None:
 
 
 def extrapolation(subject: Subject, beyond: Mapping[float, Answered]) -> None:
-    """What the best of several α > 1 gains in refusal, beside steps as long without a direction, and what it costs."""
-    chosen, held_out = slice(0, None, 2), slice(1, None, 2)
+    """What the best of several α > 1 gains in refusal, beside steps as long without a direction, and what it costs: all
+    three on the prompts that did not choose α.
+    """
 
     def worth(alpha: float) -> float:
         safe, able = _safe_and_able(beyond[alpha])
-        return float(safe[chosen].mean() + able[chosen].mean())
+        return float(safe[CHOSEN].mean() + able[CHOSEN].mean())
 
     alpha = max(beyond, key=worth)
     drawn = []
     for number in range(subject.sweep.draws):
         generator = subject.torch_generator(f"extrapolation/{number}")
         state = randomly_extrapolated(subject.base, subject.tuned, alpha, generator)
-        drawn.append(_safe_and_able(subject.answer(subject.few, state)))
+        drawn.append(_safe_and_able(subject.answer(subject.held_out, state)))
     (safe, able), (safe_own, able_own) = (_safe_and_able(one) for one in (beyond[alpha], subject.own))
-    draws = [log_odds(one) - log_odds(_safe_and_able(subject.own_few)[0]) for one, _ in drawn]
-    pair = [safe[held_out], safe_own[held_out]]
+    pair = [safe[HELD_OUT], safe_own[HELD_OUT]]
+    draws = [log_odds(one) - log_odds(pair[1]) for one, _ in drawn]
     n = len(pair[0])
     means = bootstrap_means(pair, subject.generator(1), [np.arange(n)] * 2, subject.bootstrap)
     view = subject.sheet.with_(intervention="interpolation", dose=alpha, module="whole", n_unit="prompt")
@@ -149,10 +150,10 @@ def extrapolation(subject: Subject, beyond: Mapping[float, Answered]) -> None:
         percentile_interval(smoothed_log_odds(means[:, 0], n) - smoothed_log_odds(means[:, 1], n)),
         [from_draws("random_direction", draws)], unit="log odds ratio", set=FORBIDDEN, n=n,
     )  # fmt: skip
-    cost = able_own[held_out] - able[held_out]
+    cost = able_own[HELD_OUT] - able[HELD_OUT]
     view.add("extrapolation_cost", *subject.mean(cost, 2), unit="share of prompts", set=ALLOWED, n=len(cost))
     by_chance = float(np.mean([able.mean() for _, able in drawn]))
-    random = view.with_(intervention="random_step", n=subject.sweep.few, unit="share")
+    random = view.with_(intervention="random_step", n=n, unit="share")
     random.add("comply_rate", by_chance, set=ALLOWED)
 
 
@@ -272,10 +273,11 @@ def swaps(subject: Subject, partner: State) -> None:
 def intervening_prompts(sweep: Sweep, blocks: int, attacks: int) -> int:
     """Prompts that a sweep has answered; of those behind nulls of patches, as many as there can be."""
     few, conditional, null = 2 * sweep.few, 2 * sweep.prompts, sweep.draws
+    held_out = 2 * len(range(sweep.prompts)[HELD_OUT])
     steps = len(sweep.scope_alphas) * sum(blocks if scope == "layers" else 1 for scope in sweep.scopes)
     patched = len(sweep.ks) * (2 if sweep.everywhere else 1)
     counts = {
-        "alpha": len(sweep.alphas) * 2 * conditional + (steps + 1) * conditional + (null + 1) * few,
+        "alpha": len(sweep.alphas) * 2 * conditional + (steps + 1) * conditional + null * held_out,
         "subspace": (9 + 4 * sweep.rescaled) * conditional + (4 * null + 1) * few,
         "rank": (len(sweep.ranks) + len(sweep.removed)) * conditional,
         "layers": 2 ** (blocks + 1) * few,

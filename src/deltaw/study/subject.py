@@ -31,6 +31,10 @@ RATES: Mapping[str, Behaviour] = {
 }
 
 
+CHOSEN, HELD_OUT = slice(0, None, 2), slice(1, None, 2)
+"""Prompts by which something is chosen, and those by which what was chosen is measured."""
+
+
 @dataclass(frozen=True)
 class Panel:
     """Prompts of several sets, answered together. rows: of each set."""
@@ -100,16 +104,21 @@ class Subject:
     @cached_property
     def conditional(self) -> Panel:
         """`prompts` of both conditional sets."""
-        return self._conditional(self.sweep.prompts)
+        return self._conditional(range(self.sweep.prompts))
 
     @cached_property
     def few(self) -> Panel:
         """The first of them."""
-        return self._conditional(self.sweep.few)
+        return self._conditional(range(self.sweep.few))
 
-    def _conditional(self, count: int) -> Panel:
+    @cached_property
+    def held_out(self) -> Panel:
+        """Every other one of them: those that choose nothing."""
+        return self._conditional(range(self.sweep.prompts)[HELD_OUT])
+
+    def _conditional(self, rows: range) -> Panel:
         names = (ALLOWED, FORBIDDEN)
-        return Panel.of({name: [self.world.sample(name, range(count), seed=self.seed)] for name in names})
+        return Panel.of({name: [self.world.sample(name, rows, seed=self.seed)] for name in names})
 
     def answer(self, panel: Panel, state: State | None = None) -> Answered:
         """The answers of the model that holds `state` (None: the tuned one, edits in force included)."""
