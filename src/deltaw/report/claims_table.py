@@ -126,7 +126,7 @@ def _words(why: str, labels: Mapping[str, str]) -> str:
         why = why.replace(f"control:{model}", label)
     for kind, name in sorted(NULL_NAMES.items(), key=lambda item: -len(item[0])):
         why = why.replace(f"the null {kind}", f"the null “{name}”")
-    return why.replace("the null control:", "the control:")
+    return why.replace("the null control:", "the control:").replace("control:other", "control: other")
 
 
 def _number(value: object) -> float | None:
