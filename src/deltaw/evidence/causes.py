@@ -168,19 +168,17 @@ def of_steps(at: Steps, rng: Generator) -> Trials:
     own = at.theta + at.delta
     beyond = {alpha: at.safe_and_able(own + (alpha - 1) * at.step) for alpha in ALPHAS}
     alpha = max(ALPHAS, key=lambda one: float(sum(half[::2].mean() for half in beyond[one])))
-    before, after = at.safe_and_able(own)[0], beyond[alpha][0]
-    gained = smoothed_log_odds(after[1::2].mean(), PROMPTS // 2) - smoothed_log_odds(before[1::2].mean(), PROMPTS // 2)
-    by_chance = []
-    for _ in range(SWEEP_DRAWS):
-        drawn = at.safe_and_able(own + (alpha - 1) * _shuffled(rng, at.step))[0][1::2]
-        by_chance.append(
-            smoothed_log_odds(drawn.mean(), len(drawn)) - smoothed_log_odds(before[1::2].mean(), len(drawn))
-        )
-    n = len(after[1::2])
-    means = bootstrap_means([after[1::2], before[1::2]], rng, [np.arange(n)] * 2, BOOTSTRAP)
+    before, after, n = at.safe_and_able(own)[0][1::2], beyond[alpha][0][1::2], PROMPTS // 2
+
+    def gained(safe: FloatArray) -> float:
+        return float(smoothed_log_odds(safe.mean(), n) - smoothed_log_odds(before.mean(), n))
+
+    steps = (_shuffled(rng, at.step) for _ in range(SWEEP_DRAWS))
+    by_chance = [gained(at.safe_and_able(own + (alpha - 1) * step)[0][1::2]) for step in steps]
+    means = bootstrap_means([after, before], rng, [np.arange(n)] * 2, BOOTSTRAP)
     ends = percentile_interval(smoothed_log_odds(means[:, 0], n) - smoothed_log_odds(means[:, 1], n))
     null = from_draws("random_direction", by_chance)
-    trial = compare(claim("extrapolation-strengthens"), float(gained), null, ends)
+    trial = compare(claim("extrapolation-strengthens"), gained(after), null, ends)
     return {"extrapolation_log_odds, random_direction": trial}
 
 

@@ -116,7 +116,7 @@ def weigh(statement: Statement, found: Collected) -> Weighed:
     values = list(found.values.values())
     if not values:
         return Weighed(statement)
-    value, interval, n, unit = _summary(statement, values)
+    value, interval, n, unit = summary(statement, values)
     kinds = {kind: [one.nulls[kind] for one in values if kind in one.nulls] for kind in statement.nulls}
     nulls = [mean_of(kind, some) for kind, some in kinds.items() if some]
     controls = {f"{CONTROL}{name}": list(some.values()) for name, some in found.controls.items()}
@@ -287,14 +287,16 @@ def _beaten(one: Weighed, interval: Interval) -> Iterable[str]:
 
 
 def _as_null(kind: str, statement: Statement, found: Sequence[Found]) -> Null:
-    value, interval, _, _ = _summary(statement, found)
+    value, interval, _, _ = summary(statement, found)
     if interval is None:
         return Null(kind=kind, mean=value)
     return Null(kind=kind, mean=value, low=interval.low, high=interval.high)
 
 
-def _summary(statement: Statement, found: Sequence[Found]) -> tuple[float, Interval | None, int | None, str]:
-    """(value, interval, n, unit): over seeds where there are several, else over the one seed's prompts."""
+def summary(statement: Statement, found: Sequence[Found]) -> tuple[float, Interval | None, int | None, str]:
+    """(value, interval, n, unit): over seeds where there are several, else over the one seed's prompts; on the
+    statement's scale.
+    """
     if len(found) > 1:
         scale = statement.scale
         values = _inside(np.array([one.value for one in found]), statement)

@@ -17,6 +17,7 @@ from deltaw.analysis import (
     ActivationRank,
     LogRank,
     Mlp,
+    Separation,
     activation_rank,
     column_basis,
     difference_of_differences,
@@ -166,11 +167,7 @@ class Clusters:
 
 def of_clusters(at: Clusters, rng: Generator) -> Trials:
     """The change of the relative gap (`observe_clusters`): equal folds and permutations in both models."""
-    seed = int(rng.integers(2**32))
-    before, after = (
-        separation(*model, np.random.default_rng(seed), paired=True, null_draws=DRAWS, bootstrap_draws=2)
-        for model in (at.base, at.tuned)
-    )
+    before, after = _separations(at, int(rng.integers(2**32)))
     found = difference_of_differences(before, after, rng, draws=BOOTSTRAP)["tau_gap_relative"]
     if found.null is None:
         raise DeltawError("the difference of differences has no null; expected draws in both separations")
@@ -178,17 +175,19 @@ def of_clusters(at: Clusters, rng: Generator) -> Trials:
     return {"tau_gap_relative_change, label_permutation": trial}
 
 
+def _separations(at: Clusters, seed: int) -> tuple[Separation, Separation]:
+    """Of the base and the tuned model: equal seeds, equal folds and permutations."""
+    before, after = (
+        separation(*model, np.random.default_rng(seed), paired=True, null_draws=DRAWS, bootstrap_draws=2)
+        for model in (at.base, at.tuned)
+    )
+    return before, after
+
+
 def of_depth(at: Sequence[Clusters], rng: Generator) -> Trials:
     """How much more the relative gap changes in the later half of the layers (`observe_clusters`)."""
     seed = int(rng.integers(2**32))
-    found = []
-    for layer in at:
-        before, after = (
-            separation(*model, np.random.default_rng(seed), paired=True, null_draws=DRAWS, bootstrap_draws=2)
-            for model in (layer.base, layer.tuned)
-        )
-        found.append((before, after))
-    values, null = gap_over_layers(found)["tau_gap_relative_change_depth"]
+    values, null = gap_over_layers([_separations(layer, seed) for layer in at])["tau_gap_relative_change_depth"]
     if null is None:
         raise DeltawError("the change over depth has no null; expected draws in all separations")
     return mean_beside("clusters-grow-with-depth", "tau_gap_relative_change_depth", values, null, rng)

@@ -1,6 +1,7 @@
 """The claims as the page shows them: verdict, value, and each null and control on one scale."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -126,7 +127,7 @@ def _words(why: str, labels: Mapping[str, str]) -> str:
         why = why.replace(f"control:{model}", label)
     for kind, name in sorted(NULL_NAMES.items(), key=lambda item: -len(item[0])):
         why = why.replace(f"the null {kind}", f"the null “{name}”")
-    return why.replace("the null control:", "the control:").replace("control:other", "control: other")
+    return re.sub(r"control:(?=\S)", "control: ", why.replace("the null control:", "the control:"))
 
 
 def _number(value: object) -> float | None:

@@ -75,7 +75,8 @@ def run_interventions(
     graph = list(_graph(study, run_dir, results.manifest, sweep))
     claim_directory(out, {"interventions": plain(sweep), "recipe": plain(study)})
     records = execute(graph, out, engine, workers, listener)
-    return _finish(study, run_dir, out, {**results.manifest, "sweep": plain(sweep)}, records)
+    manifest = {name: value for name, value in results.manifest.items() if name != "pooled"}  # which the sweep is not
+    return _finish(study, run_dir, out, {**manifest, "sweep": plain(sweep)}, records)
 
 
 def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
@@ -138,6 +139,5 @@ def _finish(
          "peak_bytes": record.peak_bytes}
         for record in records if record.name.startswith("interventions-")
     ]  # fmt: skip
-    manifest = {name: value for name, value in manifest.items() if name != "pooled"}  # the sweep is not the parts'
     write_json_atomic(out / "manifest.json", {**manifest, **kept, "stages": [*kept["stages"], *swept]})
     return write_report(out)

@@ -21,6 +21,7 @@ from deltaw.analysis import Absent
 from deltaw.analysis.published import described_column_space, shipped_column_space, tau
 from deltaw.errors import mistakes_said
 from deltaw.evidence.claims import STATEMENTS, Statement
+from deltaw.evidence.deciding import summary
 from deltaw.evidence.reading import Ledger
 from deltaw.model import Transformer, mlp, tap
 from deltaw.report.looks import number
@@ -35,7 +36,6 @@ from deltaw.results import (
     write_text_atomic,
 )
 from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PACKED, PROMPTS, measurements_of
-from deltaw.statistics import from_scale, t_interval, to_scale
 from deltaw.study.comparing import SECONDARY, contrasts
 from deltaw.study.exhaustive import recipe_of
 from deltaw.study.making import last_model
@@ -90,9 +90,7 @@ def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(run / MANIFEST, out / MANIFEST)
     keep_files(run, out)
-    names = {"name": study.name, "seeds": ", ".join(map(str, study.seeds))}
-    write_text_atomic(out / "claims.md", _CLAIMS.format(**names) + _verdicts(results))
-    write_text_atomic(out / "models.md", _MODELS.format(**names) + _models(results))
+    names = _write_tables(results, out)
     write_json_atomic(out / "published.json", found)
     chance = fmean(one["chance"] for one in found if one["chance"] is not None)
     text = _PUBLISHED.format(**names, chance=f"{chance:.3f}") + _rows(found)
@@ -108,11 +106,10 @@ def by_model(lines: Sequence[Measurement], models: Sequence[str]) -> str:
     for (statistic, where), statement in asked.items():
         rows = []
         for model in models:
-            found = np.array([one.value for one in ledger.of_model(statement.query, model).values()])
-            if len(found) > 1:
-                ends = t_interval(found, statement.scale)
-                mean = float(from_scale(to_scale(found, statement.scale).mean(), statement.scale))
-                rows.append([f"`{model}`", number(mean), f"{number(ends.low)} to {number(ends.high)}", str(len(found))])
+            found = list(ledger.of_model(statement.query, model).values())
+            mean, ends, seeds, _ = summary(statement, found) if len(found) > 1 else (0.0, None, 0, "")
+            if ends is not None:
+                rows.append([f"`{model}`", number(mean), f"{number(ends.low)} to {number(ends.high)}", str(seeds)])
         if rows:
             place = ", ".join(f"{name} {value}" for name, value in where)
             table = markdown_table(("model", "mean", "95 % interval", "seeds"), rows)
@@ -125,13 +122,16 @@ def _publish_pooled(results: Results, out: Path) -> None:
     _keep(results.path, out, (CLAIMS, REPLICATION, TABLES))
     of_parts = ("stages", "models")
     write_json_atomic(out / MANIFEST, {name: v for name, v in results.manifest.items() if name not in of_parts})
+    _write_tables(results, out)
+
+
+def _write_tables(results: Results, out: Path) -> dict[str, str]:
+    """claims.md and models.md; returns what their heads name the run by."""
     names = {"name": results.manifest["recipe"], "seeds": ", ".join(map(str, results.manifest["seeds"]))}
+    models = by_model(read_measurements(measurements_of(results.path)), list(results.models["name"].unique()))
     write_text_atomic(out / "claims.md", _CLAIMS.format(**names) + _verdicts(results))
-    write_text_atomic(out / "models.md", _MODELS.format(**names) + _models(results))
-
-
-def _models(results: Results) -> str:
-    return by_model(read_measurements(measurements_of(results.path)), list(results.models["name"].unique()))
+    write_text_atomic(out / "models.md", _MODELS.format(**names) + models)
+    return names
 
 
 def keep_files(run: Path, out: Path, figures: Sequence[str] = ("*",)) -> None:
