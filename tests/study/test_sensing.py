@@ -12,7 +12,7 @@ from deltaw.model import Transformer
 from deltaw.results import Measurement
 from deltaw.study.comparing import PRIMARY, BaseSide, Comparison
 from deltaw.study.recipes import recipe
-from deltaw.study.sensing import measure, observe_sensitivity
+from deltaw.study.sensing import measure, measure_finite, observe_sensitivity
 from deltaw.study.sheet import Sheet
 from deltaw.training.pretraining import as_batch, model_config
 from deltaw.world import Response, World
@@ -57,11 +57,36 @@ def test_it_is_the_jacobian_at_the_last_prompt_token() -> None:
 def test_a_model_beside_itself_has_not_changed() -> None:
     found = lines(tiny(0), tiny(0))
     ratios = [x for x in found if "log_ratio" in x.statistic]
-    assert len(ratios) == 6 * 3
+    assert len(ratios) == (6 + 1 + 5) * 3  # statistics of all positions, of finite steps, and of five blocks
     assert all(x.value == 0 and x.low == 0 and x.high == 0 for x in ratios)
     for verdict in ("allowed", "forbidden"):
         shares = of(found, "sensitivity_block_share", set=f"{PRIMARY}/{verdict}")
         assert sum(x.value for x in shares) == pytest.approx(1)
+
+
+def test_a_block_reacts_less_than_the_whole_and_a_short_step_as_the_derivative_says() -> None:
+    model, prompts = tiny(0), BaseSide(tiny(0), WORLD, SIZES, 0).contrasts[PRIMARY].forbidden
+    exact = measure(model, WORLD, prompts, 4)
+    blocks = np.stack(list(exact.block_spectral.values()))
+    assert (blocks > 0).all()
+    assert (blocks.max(0) <= exact.spectral).all()
+    assert (exact.spectral <= np.sqrt((blocks**2).sum(0))).all()
+    short = measure_finite(model, WORLD, prompts, 4, 1e-3, np.random.default_rng(0))
+    assert (short <= exact.spectral * 1.01).all()  # a lower bound of it, but for the step's length and rounding
+    assert (short >= exact.spectral * 0.9).all()
+
+
+def test_steps_are_a_tenth_of_the_base_models_embeddings_in_both_models() -> None:
+    base, tuned = tiny(0), tiny(0)
+    with torch.no_grad():
+        tuned.embed.weight.mul_(2)
+    before = BaseSide(base, WORLD, SIZES, 0)
+    radius = 0.1 * float(base.embed.weight.detach().norm(dim=1).mean())
+    for suffix, model in (("", tuned), ("_base", base)):
+        (line,) = of(lines(base, tuned), f"sensitivity_finite{suffix}", set=f"{PRIMARY}/allowed")
+        found = measure_finite(model, WORLD, before.contrasts[PRIMARY].allowed, 2, radius, before.generator(23))
+        assert line.n == len(found)
+        assert line.value == pytest.approx(float(np.exp(np.log(found).mean())))
 
 
 def test_a_scaled_unembedding_scales_sensitivity_and_not_elasticity() -> None:
