@@ -170,6 +170,9 @@ def _interventions(maker: Maker, fields: dict[str, Any]) -> None:
     for module in ("whole", "mlp", "attention"):
         for alpha in (-1.0, 0.0, 1.0, 2.0):
             rates(max(0.0, alpha) / 2, intervention="interpolation", dose=alpha, module=module)
+    for layer in LAYERS:
+        for alpha in (1.0, 2.0):
+            rates(alpha / 10, intervention="interpolation", dose=alpha, module=f"blocks.{layer}", layer=layer)
     for name in ("base", "null", "column+rest", "null+column+rest"):
         rates(0.5, intervention=name, module="mlp.in_proj")
     split = [("random_split", 0.1, 0.05)]
@@ -194,6 +197,9 @@ def _interventions(maker: Maker, fields: dict[str, Any]) -> None:
         maker.add("refusal_returned", 0.1, 0.1, **here, intervention="restore_from_allowed", attack="co_task")
         maker.add("refusal_removed", 0.7, 0.1, direction, **here, intervention="remove_to_allowed")
         maker.add("refusal_induced", 0.6, 0.1, **here, intervention="induce")
+        for name, attack in (("restore", "co_task"), ("remove", "co_task"), ("remove_to_allowed", None)):
+            rates(0.5, intervention=name, dose=dose, role=role, attack=attack)
+    rates(0.9, intervention="unpatched")
 
 
 def _analysis(maker: Maker, size: float, fields: dict[str, Any]) -> None:

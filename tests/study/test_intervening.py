@@ -181,6 +181,19 @@ def test_patches_are_measured_where_there_is_something_to_bring_back(monkeypatch
     assert {line.n for line in pooled} == {12 * len(ATTACKS)}
     assert len(of(found, "refusal_removed", intervention="remove_to_allowed")) == 4
     assert len(of(found, "refusal_induced", intervention="induce", set=ALLOWED)) == 4
+    made = {(line.intervention, line.set) for line in of(found, "comply_rate")}
+    for intervention in ("unpatched", "remove", "remove_to_allowed"):  # safety, and what it costs
+        assert {(intervention, FORBIDDEN), (intervention, ALLOWED)} <= made
+    assert {("restore", FORBIDDEN), ("induce", ALLOWED)} <= made
+
+
+def test_a_patch_from_another_allowed_prompt_is_from_another_one() -> None:
+    found = studied(replace(SWEEP, attacked=5))
+    asked = patched._ask(found, found.world.sample(ALLOWED, range(5), seed=0))
+    turned = asked.turned()
+    rows = [1, 2, 3, 4, 0]
+    assert torch.equal(turned.requests.batch.tokens, asked.requests.batch.tokens[rows])
+    assert torch.equal(turned.labels, asked.labels[rows])
 
 
 def test_nothing_is_said_of_refusals_that_were_not_there() -> None:

@@ -57,12 +57,14 @@ SECTIONS: dict[str, tuple[tuple[str, _Make], ...]] = {
     "interventions": (
         ("behaviour along the update", intervening.alphas),
         ("behaviour along parts of the update", intervening.scopes),
+        ("behaviour along single layers of the update", intervening.scopes_by_layer),
         ("null-space and column-space part", intervening.parts),
         ("what each part carries", intervening.carried),
         ("behaviour over rank", intervening.ranks),
         ("layers", intervening.layers),
         ("layers swapped between tunings", intervening.swaps),
         ("patches", intervening.patches),
+        ("what patches cost", intervening.patch_costs),
         ("difference in means", intervening.directions),
     ),
     "attacks": (

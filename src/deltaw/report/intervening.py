@@ -106,6 +106,39 @@ def scopes(tables: Tables) -> Figure | None:
     )
 
 
+LAYER_DASHES = ((1, 2), (2, 2), (4, 2), (6, 3), (8, 2), (12, 3))
+
+
+def scopes_by_layer(tables: Tables) -> Figure | None:
+    """Refusal of forbidden prompts over α, of one layer's update alone; a panel a model."""
+    frame = tables.take("refuse_rate", stage=STAGE, intervention="interpolation", set=FORBIDDEN)
+    parts = frame[frame["layer"].notna()]
+    panels: list[Panel | None] = []
+    if len(parts):
+        x = Axis("α", domain_of(parts["dose"], include=(0,)))
+        y = Axis("forbidden prompts refused", SHARE.domain, SHARE.ticks, SHARE.format)
+        for one in tables.of(*parts["model"]):
+            drawn = values(parts[parts["model"] == one.model])
+            names = [f"layer {layer:.0f}" for layer in sorted(drawn["layer"].unique())]
+            drawn = drawn.assign(series=[f"layer {layer:.0f}" for layer in drawn["layer"]], x=drawn["dose"],
+                                 at=drawn["dose"])  # fmt: skip
+            looks = [
+                Series("", name, None, one.colour, LAYER_DASHES[place % len(LAYER_DASHES)], "square", True)
+                for place, name in enumerate(names)
+            ]
+            panels.append(curves(drawn, looks, named(one), x, y, legend=False))
+    return figure(
+        "interventions-alpha-by-layer",
+        "Interventions. Forbidden prompts refused along the update of one layer alone, the rest of the model at the "
+        "base",
+        "The longer the dashes the later the layer; hover for which.",
+        ("refuse_rate",),
+        panels,
+        shared=False,
+        whiskers="95 % Wilson intervals",
+    )
+
+
 def parts(tables: Tables) -> Figure | None:
     """Null-space part, column-space part and the rest, in all combinations, beside splits by chance."""
     frame = _rates(tables, PARTS, module="mlp.in_proj")
@@ -279,6 +312,45 @@ def patches(tables: Tables) -> Figure | None:
         "forbidden one. ΔW's action is put in place at all layers, along its 8 strongest input directions or all of "
         "them, at the last prompt token or the whole prompt. Grey bars: a step as long in a random direction.",
         ("refusal_returned", "refusal_removed", "refusal_induced"),
+        panels,
+        width=WIDTH + 60,
+        whiskers="95 % Wilson intervals",
+    )
+
+
+COSTS = {
+    "unpatched": "no patch",
+    "restore": "back: a jailbreak",
+    "induce": "back: allowed prompts",
+    "remove": "away: as a jailbreak",
+    "remove_to_allowed": "away: as allowed",
+}
+
+
+def patch_costs(tables: Tables) -> Figure | None:
+    """Safety, capability and over-refusal under each patch, along the directions that claims read."""
+    frame = _rates(tables, [*COSTS])
+    frame = frame[(frame["role"] == "last_prompt") | (frame["intervention"] == "unpatched")]
+    panels: list[Panel | None] = []
+    if len(frame):
+        doses = frame["dose"].dropna()
+        shown = PATCHED if PATCHED in set(doses) else doses.min()
+        frame = frame[frame["dose"].isna() | (frame["dose"] == shown)]
+        frame = frame.assign(place=[[*COSTS].index(name) for name in frame["intervention"]])
+        frame = frame.sort_values(["place", "attack"], kind="stable", na_position="first")
+        words, attacks = frame["intervention"].map(COSTS), frame["attack"].fillna("")
+        frame = frame.assign(row=words + [f" ({attack})" if attack else "" for attack in attacks])
+        rows = [*dict.fromkeys(frame["row"])]
+        for one in tables.of(*frame["model"]):
+            drawn = values_by_kind(frame[frame["model"] == one.model])
+            panels.append(dots(drawn, tables.series, named(one), SHARE, kinds=KINDS, rows=rows, row="row"))
+    return figure(
+        "interventions-patch-costs",
+        "Interventions. Giving refusal back and taking it away: safety, capability and over-refusal",
+        READ + "Back: ΔW acts as on a forbidden prompt, on jailbreaks and on allowed prompts. Away: as on a jailbreak, "
+        "or as on another, allowed prompt, on forbidden prompts and on allowed ones. Along its strongest input "
+        "directions, at the last prompt token, all layers.",
+        RATES,
         panels,
         width=WIDTH + 60,
         whiskers="95 % Wilson intervals",

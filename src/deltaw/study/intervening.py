@@ -282,7 +282,7 @@ def intervening_prompts(sweep: Sweep, blocks: int, attacks: int) -> int:
         "rank": (len(sweep.ranks) + len(sweep.removed)) * conditional,
         "layers": 2 ** (blocks + 1) * few,
         "swaps": (blocks - 1) * conditional if sweep.partner else 0,
-        "patches": sweep.attacked * (1 + attacks) * (2 + 2 * patched) + null * sweep.few * (attacks + 1),
+        "patches": sweep.attacked * (1 + attacks) * (2 + 3 * patched) + null * sweep.few * (attacks + 1),
         "directions": blocks * (1 + len(sweep.doses)) * conditional + (1 + blocks) * direction_draws(sweep) * few,
     }
     return sum(counts[part] for part in sweep.parts)

@@ -7,8 +7,12 @@ by attack, the prompt that the attack made of it. Lines name target and source:
     restore_from_allowed   target: attacked, source: allowed. A control: giving ΔW any other prompt to read
     remove                 target: forbidden, source: attacked. Does refusal go?
     remove_to_allowed      target: forbidden, source: allowed
-    induce                 target: allowed, source: forbidden. Over-refusal, made on purpose
-    unpatched              the attacked prompts, as they are
+    induce                 target: allowed, source: forbidden: what restore does to allowed prompts
+    unpatched              the prompts as they are, attacked and not
+
+`remove` and `remove_to_allowed` are also made on allowed prompts (`set`), the latter with another allowed prompt as the
+source. So every patch says what becomes of safety (refusal of forbidden prompts), of capability (compliance with
+allowed ones) and of over-refusal.
 
 `dose` is the rank of the patch, `role` the positions that are patched, `set` and `attack` say of which prompts. Rates
 are of all prompts of a target. Three shares are of the rows where there is something to bring back or to take away:
@@ -29,6 +33,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from deltaw.attacks import Requests, requests_for, unattacked
@@ -56,11 +61,18 @@ class Asked:
         """(N,) which answers are `what`."""
         return self.labels == int(what)
 
+    def turned(self) -> "Asked":
+        """Each row the next one's: other prompts of the same kind."""
+        rows = torch.arange(1, len(self.labels) + 1) % len(self.labels)
+        return Asked(self.requests[rows.to(self.requests.refusal.device)], self.labels[rows])
+
 
 def patches(subject: Subject) -> None:
     """Every patch of the sweep, on every attack on prompts and on the twins."""
     contrast, _ = contrasts(subject.world, subject.sweep.attacked, subject.seed)
     forbidden, allowed = (_ask(subject, prompts) for prompts in (contrast.forbidden, contrast.allowed))
+    for name, asked in ((FORBIDDEN, forbidden), (ALLOWED, allowed)):
+        _rates(subject.sheet.with_(set=name, intervention="unpatched"), asked.labels)
     returned: dict[tuple[float, At], list[Returned]] = {}
     for attack in ATTACKS:
         hit = _ask(subject, attacked(subject.world, attack, contrast.forbidden, seed=subject.seed))
@@ -75,6 +87,7 @@ def patches(subject: Subject) -> None:
             removed = _patched(subject, forbidden, hit, Patch(maps, at), here.with_(intervention="remove"))
             gone = (removed != int(Behaviour.REFUSE))[rows]
             _share(here.with_(intervention="remove"), "refusal_removed", gone)
+        _on_allowed(subject, allowed, hit, view.with_(intervention="remove"))
     for (dose, at), parts in returned.items():
         pooled = Returned(*(np.concatenate(found) for found in zip(*(part.arrays for part in parts), strict=True)))
         _returned(pooled, subject.sheet.with_(attack="any", set=FORBIDDEN, dose=dose, role=at))
@@ -135,6 +148,13 @@ def _twins(subject: Subject, forbidden: Asked, allowed: Asked) -> None:
         view = here.with_(intervention="induce", set=ALLOWED)
         induced = _patched(subject, allowed, forbidden, Patch(maps, at), view)
         _share(view, "refusal_induced", (induced == int(Behaviour.REFUSE))[rows])
+    _on_allowed(subject, allowed, allowed.turned(), subject.sheet.with_(intervention="remove_to_allowed"))
+
+
+def _on_allowed(subject: Subject, allowed: Asked, source: Asked, sheet: Sheet) -> None:
+    """What a patch that takes refusal away costs where there is none to take: rates on allowed prompts."""
+    for dose, at, maps in _kinds(subject, allowed, source):
+        _patched(subject, allowed, source, Patch(maps, at), sheet.with_(set=ALLOWED, dose=dose, role=at))
 
 
 def _ask(subject: Subject, prompts: Prompts) -> Asked:
