@@ -10,7 +10,7 @@ import toy_stages
 
 from deltaw.study.engine import execute
 from deltaw.study.fingerprint import Sources
-from deltaw.study.making import make_world
+from deltaw.study.making import make_base, make_tuned, make_world
 from deltaw.study.stage import Stage
 
 FILES = {
@@ -98,6 +98,19 @@ def test_the_engine_does_not_count() -> None:
     assert "deltaw.study.stage" in read
     assert "deltaw.study.engine" not in read
     assert "deltaw.study.jobs" not in read
+
+
+def test_models_are_not_made_anew_for_how_runs_are_read_judged_or_shown() -> None:
+    sources = Sources()
+    sources.fingerprint(make_base, make_tuned)
+    read = {name for name, module in sources._modules.items() if module is not None}
+    assert "deltaw.results.records" in read
+    assert not read & {
+        "deltaw.results.store",
+        "deltaw.evidence.deciding",
+        "deltaw.evidence.claims",
+        "deltaw.report.page",
+    }
 
 
 def test_a_changed_grammar_file_rebuilds_what_samples_from_it(monkeypatch: pytest.MonkeyPatch) -> None:

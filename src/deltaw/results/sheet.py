@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from deltaw.results.records import MEASUREMENTS, write_measurements
 from deltaw.results.schema import Measurement
-from deltaw.results.store import MEASUREMENTS, write_measurements
 from deltaw.statistics import Interval, Null
 
 

@@ -1,68 +1,35 @@
-"""A finished run as tables: `load(run)` for users, and the readers and writers of the run's files.
+"""A finished run as tables: `load(run)`.
 
-A run's directory holds manifest.json, measurements.jsonl, claims.json, prompts.jsonl and the models'
-directories. What is wrong with a file is said with its name and line.
+Apart from `records`, so that a change of how runs are read makes no model anew: every stage writes records.
 """
 
-import gzip
-import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 
 from deltaw.errors import DeltawError
-from deltaw.results.files import write_json_atomic, write_text_atomic
-from deltaw.results.schema import (
-    CLAIM_FIELDS,
-    MEASUREMENT_FIELDS,
-    MODEL_FIELDS,
-    Claim,
-    Measurement,
-    ModelEntry,
-    parse_json,
-    parse_lines,
+from deltaw.results.records import (
+    CLAIMS,
+    MANIFEST,
+    MEASUREMENTS,
+    PACKED,
+    PROMPTS,
+    read_claims,
+    read_entries,
+    read_json,
+    read_lines,
+    read_measurements,
 )
+from deltaw.results.schema import CLAIM_FIELDS, MEASUREMENT_FIELDS, MODEL_FIELDS, Claim, ModelEntry, parse_json
 
-MANIFEST = "manifest.json"
-MEASUREMENTS = "measurements.jsonl"
-PACKED = f"{MEASUREMENTS}.gz"  # of a run that is kept without its models
-CLAIMS = "claims.json"
-PROMPTS = "prompts.jsonl"
-
-_Record = TypeVar("_Record")
 _INTEGERS = ("schema_version", "seed", "step", "layer", "n", "observation", "seeds_needed")
 _NUMBERS = (
     "dose", "value", "low", "high", "null_mean", "null_low", "null_high", "smallest_effect",
     "p", "p_sign_flip", "p_adjusted", "power",
 )  # fmt: skip
-
-
-def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
-    """Writes one line a measurement, in the order given; the file appears whole or not at all."""
-    write_text_atomic(path, "".join(measurement.to_line() + "\n" for measurement in measurements))
-
-
-def read_measurements(path: Path) -> list[Measurement]:
-    """The measurements of a file, which may be packed (.gz). DeltawError naming the file and the line of the first bad
-    one.
-    """
-    return _read_lines(path, Measurement.from_line)
-
-
-def write_claims(path: Path, claims: Iterable[Claim]) -> None:
-    """Writes claims.json, in the order given; the file appears whole or not at all."""
-    write_json_atomic(path, [claim.to_json() for claim in claims])
-
-
-def read_claims(path: Path) -> list[Claim]:
-    """The entries of claims.json. DeltawError naming the file and the entry (from 1) of the first bad one."""
-    entries = _read_json(path)
-    if not isinstance(entries, list):
-        raise DeltawError(f"{path} must hold a list of claims, found {type(entries).__name__}.")
-    return _read_entries(entries, Claim.from_json, f"{path}, claim")
 
 
 @dataclass(frozen=True)
@@ -131,17 +98,17 @@ def load(run: str | Path) -> Results:
     """
     path = Path(run).absolute()
     _check_finished(path)
-    manifest = _read_json(path / MANIFEST)
+    manifest = read_json(path / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("models", []), list):
         raise DeltawError(f"{path / MANIFEST} is not a study's manifest; run the study again to make it anew.")
-    models = _read_entries(manifest.get("models", []), ModelEntry.from_json, f"{path / MANIFEST}, model")
+    models = read_entries(manifest.get("models", []), ModelEntry.from_json, f"{path / MANIFEST}, model")
     return Results(
         path=path,
         manifest=manifest,
         measurements=_table(read_measurements(measurements_of(path)), MEASUREMENT_FIELDS),
         claims=_claims_table(read_claims(path / CLAIMS)),
         models=_table(models, MODEL_FIELDS).assign(path=[str(path / entry.path) for entry in models]),
-        prompts=_read_lines(path / PROMPTS, _parse_prompt),
+        prompts=read_lines(path / PROMPTS, _parse_prompt),
     )
 
 
@@ -175,7 +142,7 @@ def _check_finished(path: Path) -> None:
 
 def _is_pooled(path: Path) -> bool:
     try:
-        found = _read_json(path)
+        found = read_json(path)
     except DeltawError:
         return False
     return isinstance(found, dict) and ("pooled" in found or "pooled" in (found.get("study") or {}))
@@ -213,45 +180,6 @@ def _table(records: Sequence[object], columns: tuple[str, ...]) -> pd.DataFrame:
 def _claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
     table = _table(claims, CLAIM_FIELDS)
     return table.assign(nulls=pd.Series([claim.to_json()["nulls"] for claim in claims], dtype="object"))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if path.suffix == ".gz":
-            return gzip.decompress(path.read_bytes()).decode("utf-8")
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DeltawError(f"{path} is damaged: it is not UTF-8 text ({error.reason}, byte {error.start}).") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DeltawError(f"{path} is damaged: {error}.") from error
-    except OSError as error:
-        raise DeltawError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return parse_json(_read_text(path))
-    except ValueError as error:
-        raise DeltawError(f"{path} is damaged: {error}. Run the study again to make it anew.") from error
-
-
-def _read_lines(path: Path, parse: Callable[[str], _Record]) -> list[_Record]:
-    # Not splitlines(): it also splits at separators that JSON allows inside a string.
-    lines = _read_text(path).removesuffix("\n").split("\n")
-    try:
-        return parse_lines(lines if lines != [""] else [], parse, str(path))
-    except ValueError as error:
-        raise DeltawError(f"{error}. Run the study again to make the file anew.") from error
-
-
-def _read_entries(entries: list[Any], parse: Callable[[object], _Record], where: str) -> list[_Record]:
-    records = []
-    for number, entry in enumerate(entries, start=1):
-        try:
-            records.append(parse(entry))
-        except ValueError as error:
-            raise DeltawError(f"{where} {number}: {error}. Run the study again to make the file anew.") from error
-    return records
 
 
 def _parse_prompt(line: str) -> dict[str, Any]:

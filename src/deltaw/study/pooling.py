@@ -29,7 +29,8 @@ from deltaw.results import (
     write_measurements,
     write_text_atomic,
 )
-from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS, measurements_of
+from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS
+from deltaw.results.store import measurements_of
 from deltaw.study.directory import claim_directory, differences
 
 REPLICATION = "replication.md"

@@ -35,7 +35,8 @@ from deltaw.results import (
     write_json_atomic,
     write_text_atomic,
 )
-from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PACKED, PROMPTS, measurements_of
+from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PACKED, PROMPTS
+from deltaw.results.store import measurements_of
 from deltaw.study.comparing import SECONDARY, contrasts
 from deltaw.study.exhaustive import recipe_of
 from deltaw.study.making import last_model

@@ -30,7 +30,7 @@ from deltaw.report import write_report
 from deltaw.report.looks import number
 from deltaw.report.tables import interval
 from deltaw.results import Results, load, markdown_table, write_json_atomic, write_text_atomic
-from deltaw.results.store import MANIFEST
+from deltaw.results.records import MANIFEST
 from deltaw.study.publishing import keep_files
 
 

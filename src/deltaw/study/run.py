@@ -24,7 +24,7 @@ from deltaw.results import (
     write_measurements,
     write_text_atomic,
 )
-from deltaw.results.store import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS
+from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS
 from deltaw.study.artifacts import canonical, plain
 from deltaw.study.directory import claim_directory
 from deltaw.study.engine import StageRecord, execute

@@ -3,8 +3,8 @@
 from typing import Any
 
 from deltaw.analysis import Absent
+from deltaw.results.records import MEASUREMENTS
 from deltaw.results.sheet import Sheet
-from deltaw.results.store import MEASUREMENTS
 
 __all__ = ["MEASUREMENTS", "Sheet", "present"]
 
