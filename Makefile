@@ -35,8 +35,8 @@ benchmark: $(READY)  ## speed and memory (docs/performance.md), two minutes on o
 calibration: $(READY)  ## how often the tests find what is not there: a quarter of an hour of one core (STUDY=runs/quick: controls too)
 	OMP_NUM_THREADS=1 $(RUN)/python -m deltaw.study.calibrating --out docs/results/calibration $(if $(STUDY),--run $(STUDY))
 
-ledger: $(READY)  ## the page of claims, from the code (STUDY=runs/quick: what a run says about seeds, too)
-	$(RUN)/python -m deltaw.evidence.ledger --docs docs $(if $(STUDY),--run $(STUDY))
+ledger: $(READY)  ## the page of claims, from the code (STUDY=runs/quick: what a run says about seeds, too; LATE: what others add)
+	$(RUN)/python -m deltaw.evidence.ledger --docs docs $(if $(STUDY),--run $(STUDY)) $(if $(LATE),--late $(LATE))
 
 results: $(READY)  ## keep a finished study in the docs, without its models (STUDY=runs/standard)
 	$(RUN)/python -m deltaw.study.publishing --run $(or $(STUDY),runs/standard) --out docs/results/$(notdir $(or $(STUDY),runs/standard))

@@ -4,7 +4,13 @@ import torch
 from planted import draw, outside
 
 from deltaw.analysis import Absent
-from deltaw.analysis.published import described_column_space, shipped_column_space, tau
+from deltaw.analysis.published import (
+    described_column_space,
+    described_row_space,
+    shipped_column_space,
+    shipped_row_space,
+    tau,
+)
 from deltaw.errors import DeltawError
 
 W = draw(1, 768, 192) * torch.linspace(1.5, 0.3, 192).double()
@@ -39,8 +45,24 @@ def test_tau_is_the_difference_of_the_distances_and_scales_with_the_activations(
     np.testing.assert_allclose(tau(40 * a, 40 * allowed, 40 * forbidden), [200, -200, 0])
 
 
+def test_row_space_is_the_gain_and_forgets_directions_of_the_output() -> None:
+    dW, a = draw(3, *W.shape), draw(4, 5, 192)
+    found = described_row_space(a, dW)
+    np.testing.assert_allclose(found, np.linalg.norm(a @ dW.T, axis=1) / np.linalg.norm(a, axis=1))
+    np.testing.assert_allclose(described_row_space(7 * a, dW[torch.randperm(len(dW))]), found)
+
+
+def test_the_shipped_row_space_sums_up_what_the_script_saves() -> None:
+    a = draw(4, 5, 192)
+    _, sigma, right = torch.linalg.svd(W - W.mean(0), full_matrices=False)
+    saved = sigma * (a @ right.T) / a.norm(dim=1, keepdim=True)
+    np.testing.assert_allclose(shipped_row_space(a, W), saved.norm(dim=1))
+
+
 def test_matrices_that_do_not_fit_are_refused() -> None:
     with pytest.raises(DeltawError, match="rows"):
         shipped_column_space(W[:5], W)
+    with pytest.raises(DeltawError, match="columns"):
+        described_row_space(draw(4, 5, 191), W)
     with pytest.raises(DeltawError, match="first singular value"):
         shipped_column_space(*(torch.outer(draw(5, 8), torch.ones(4)),) * 2)

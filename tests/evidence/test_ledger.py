@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deltaw.evidence import STATEMENTS
-from deltaw.evidence.ledger import PLAN, SEEDS, Planned, page, planned, read_plan, write
+from deltaw.evidence.ledger import LATE, PLAN, SEEDS, Planned, page, planned, read_plan, write
 from deltaw.results import Measurement, write_measurements
 from deltaw.statistics import seeds_needed, tolerated_sd
 
@@ -13,8 +13,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_page_is_up_to_date() -> None:
-    source, plan = read_plan(DOCS / PLAN)
-    assert (DOCS / "claims.md").read_text(encoding="utf-8") == page(plan, source), "run `make ledger`"
+    (source, plan), (_, late) = read_plan(DOCS / PLAN), read_plan(DOCS / LATE)
+    assert (DOCS / "claims.md").read_text(encoding="utf-8") == page(plan, source, late=late), "run `make ledger`"
+    assert {statement.id for statement in STATEMENTS} == plan.keys() | late.keys()
 
 
 def test_every_claim_is_on_the_page_with_all_that_decides_it() -> None:
@@ -73,3 +74,21 @@ def test_written_from_a_run(tmp_path: Path) -> None:
     write(docs)  # from what is kept of the run
     assert (docs / "claims.md").read_text(encoding="utf-8") == first
     assert "| `acts-on-forbidden/ssft-medium` | 0.5 |" in first
+
+
+def test_what_was_planned_late_is_told_apart(tmp_path: Path) -> None:
+    """What the first run has measured stays as it was planned, whatever later runs say."""
+    runs = {"quick": [gain("ssft-medium", 0.5)], "later": [gain("ssft-medium", 0.7), gain("dpo-medium", 0.6)]}
+    for name, lines in runs.items():
+        (tmp_path / name).mkdir()
+        write_measurements(tmp_path / name / "measurements.jsonl", lines)
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    write(docs, tmp_path / "quick")
+    assert "Planned too late" not in (docs / "claims.md").read_text(encoding="utf-8")
+    write(docs, late=(tmp_path / "later",))
+    early, _, late = (docs / "claims.md").read_text(encoding="utf-8").partition("### Planned too late")
+    assert "| `acts-on-forbidden/ssft-medium` | 0.5 |" in early
+    assert "acts-on-forbidden/ssft-medium" not in late
+    assert "| `acts-on-forbidden/dpo-medium` | 0.6 |" in late
+    assert "| `acts-on-forbidden/dpo-medium` |" not in early

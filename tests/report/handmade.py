@@ -197,8 +197,8 @@ def _interventions(maker: Maker, fields: dict[str, Any]) -> None:
         maker.add("refusal_returned", 0.1, 0.1, **here, intervention="restore_from_allowed", attack="co_task")
         maker.add("refusal_removed", 0.7, 0.1, direction, **here, intervention="remove_to_allowed")
         maker.add("refusal_induced", 0.6, 0.1, **here, intervention="induce")
-        for name, attack in (("restore", "co_task"), ("remove", "co_task"), ("remove_to_allowed", None)):
-            rates(0.5, intervention=name, dose=dose, role=role, attack=attack)
+        for name, by in (("restore", "co_task"), ("remove", "co_task"), ("remove_to_allowed", None)):
+            rates(0.5, intervention=name, dose=dose, role=role, attack=by)
     rates(0.9, intervention="unpatched")
 
 

@@ -22,6 +22,8 @@ from deltaw.errors import DeltawError
 from deltaw.model import export_gpt2
 from deltaw.results.schema import MEASUREMENT_FIELDS
 from deltaw.study.exhaustive import run_interventions
+from deltaw.study.patched import ATTACKS
+from deltaw.study.published import UPDATES
 from deltaw.study.publishing import publish
 from deltaw.study.recipes import recipe
 from deltaw.study.run import run_study
@@ -309,6 +311,13 @@ def test_what_is_kept_of_a_study_reads_like_the_study(inline: Path, tmp_path: Pa
     assert {one["model"] for one in records} == {"base", "gaussian", "rows", *(t.name for t in recipe("smoke").tunings)}
     spaces = [(one["described"], one["chance"]) for one in records if one["model"] == "gaussian"]
     assert all(abs(described - chance) < 0.02 for described, chance in spaces), "noise is at chance"
+    gains = {one["model"]: one["row_space"] for one in records}
+    assert gains["rows"] == pytest.approx(gains["ssft-medium"]), "a gain does not see which neurons an update moves"
+    assert len({str(one["shipped_row_space"]) for one in records if one["model"] in ("ssft-medium", *UPDATES)}) == 1
+    hit = next(one["tau_attacked"] for one in records if one["model"] == "ssft-medium")
+    assert set(hit) == {"allowed", "forbidden", *ATTACKS}
+    page = (out / "published.md").read_text()
+    assert page.count("| `ssft-medium` |") == 3
     with gzip.open(out / "measurements.jsonl.gz", "ab") as file:
         file.write(b"{}\n")
     with pytest.raises(DeltawError, match=r"measurements.jsonl.gz"):

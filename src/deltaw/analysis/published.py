@@ -1,8 +1,9 @@
 """What the published code and the paper's captions measure, to be set beside ours; no claim rests on these.
 
 `shipped_column_space` is the column-space script as it is; `described_column_space` is what the paper says of it;
-`tau` is the clusters' statistic. Known faults of the first: it never forms ΔW, and takes rows of U for left singular
-vectors (its columns), so that it tells an update's size and not its direction.
+`tau` is the clusters' statistic; `shipped_row_space` and `described_row_space` are the same two of the row space. Known
+faults: neither shipped script forms ΔW, and the first takes rows of U for left singular vectors (its columns), so that
+it tells an update's size and not its direction.
 """
 
 import torch
@@ -52,3 +53,19 @@ def tau(activations: Tensor, mean_allowed: Tensor, mean_forbidden: Tensor) -> Fl
     """(N,) ‖a − μ_U‖ − ‖a − μ_S‖ of activations (N, width), in their own units: above 0 nearer to the allowed mean."""
     a = matrix(activations, "activations")
     return array((a - mean_forbidden.double()).norm(dim=1) - (a - mean_allowed.double()).norm(dim=1))
+
+
+def described_row_space(activations: Tensor, dW: Tensor) -> FloatArray:
+    """(N,) ‖ΔW a‖ / ‖a‖ of activations (N, n). dW: (m, n). DeltawError if they do not fit."""
+    update = matrix(dW, "dW")
+    a = matrix(activations, "activations", columns=update.shape[1])
+    return array((a @ update.T).norm(dim=1) / a.norm(dim=1))
+
+
+def shipped_row_space(activations: Tensor, base: Tensor) -> FloatArray:
+    """(N,) ‖W_c a‖ / ‖a‖ of attention outputs (N, n), W_c the base W (m, n) less its mean row; there is no ΔW in it.
+
+    The script keeps σ_j ⟨v_j, a⟩ / ‖a‖ of all right singular vectors, whose root sum of squares this is.
+    """
+    w = matrix(base, "base")
+    return described_row_space(activations, w - w.mean(0))

@@ -3,7 +3,7 @@
 Nothing is written by hand: the statements are `claims`, the rule is `deciding`, and what is known of the spread comes
 from an exploring run, of which `planned` keeps a few numbers a claim (docs/results/ledger/). Re-make the page with
 
-    python -m deltaw.evidence.ledger docs [--run runs/quick]
+    python -m deltaw.evidence.ledger --docs docs [--run runs/quick] [--late runs/quick/interventions ..]
 """
 
 import json
@@ -25,6 +25,10 @@ SEEDS = 6
 """What `standard` has at the least."""
 
 PLAN = Path("results/ledger/quick.json")
+LATE = Path("results/ledger/late.json")
+"""What exploring runs say of claims that the first one did not measure, and which were planned after they were decided.
+"""
+
 _Z = 1.959964  # half widths of a 95 % interval in standard errors, near enough
 
 
@@ -80,13 +84,18 @@ def planned(measurements: Sequence[Measurement], statements: Iterable[Statement]
     return found
 
 
-def page(plan: dict[str, Planned], source: str = "quick", statements: Sequence[Statement] = STATEMENTS) -> str:
-    """The whole page as Markdown. source: the name of the run that `plan` is from."""
+def page(
+    plan: dict[str, Planned],
+    source: str = "quick",
+    statements: Sequence[Statement] = STATEMENTS,
+    late: dict[str, Planned] | None = None,
+) -> str:
+    """The whole page as Markdown. source: the name of the run that `plan` is from. late: what was planned too late."""
     parts = [_head(len(statements))]
     for number in sorted({statement.observation for statement in statements}):
         parts.append(f"## Observation {number}")
         parts += [_entry(statement) for statement in statements if statement.observation == number]
-    return "\n\n".join([*parts, _seeds(plan, source, statements)]) + "\n"
+    return "\n\n".join([*parts, _seeds(plan, source, statements, late or {})]) + "\n"
 
 
 def _head(count: int) -> str:
@@ -115,6 +124,10 @@ interval.
 - *undecided*: all else; also where a null or control was not measured in every seed, or where one seed alone of a
   study that decides has a value. It states its power and the seeds that would decide it, were the true mean and
   spread as measured; `deltaw pool` adds the seeds of another run.
+
+**Scales.** Where a statistic is positive, or a share of weights, the interval is on a log or logit scale, and its row
+says so. Log ratios, log odds and their slopes are logarithms already. Differences and positions change sign and have
+no logarithm; `refusal_returned`, a share of some prompts, may be 0 in a seed. These are left as they are.
 
 **Controls.** `other` is each model's own: the tuning by the same protocol that gives another harmless answer to the
 same prompts, in the place of each model that a claim names. Claims without controls describe tuned models: whether a
@@ -157,7 +170,7 @@ def _rule(statement: Statement) -> str:
     return f"{side} {statement.smallest_effect:.3g}" + (f", {beyond}" if statement.nulls or statement.controls else "")
 
 
-def _seeds(plan: dict[str, Planned], source: str, statements: Sequence[Statement]) -> str:
+def _seeds(plan: dict[str, Planned], source: str, statements: Sequence[Statement], late: dict[str, Planned]) -> str:
     head = f"""\
 ## Seeds needed
 
@@ -178,8 +191,18 @@ near side, so that the seeds are those that let the claim fail. Multiplicity is 
 """
     columns = ("claim", "value", "margin", "bar", "standard error over prompts", "seeds, at least",
                f"{SEEDS} seeds suffice up to")  # fmt: skip
-    rows = [_planned(statement.id, plan.get(statement.id)) for statement in statements]
-    return head + markdown_table(columns, rows)
+    early = [one for one in statements if one.id in plan or one.id not in late]
+    tables = [markdown_table(columns, [_planned(one.id, plan.get(one.id)) for one in early])]
+    if late:
+        tables.append(f"""\
+### Planned too late
+
+`{source}` does not measure these, and they were decided without a plan. What follows is of the same exploring seed,
+with its interventions (`make interventions`), ranks and doses, and was written after `standard` had decided: a check
+of such plans, not one.""")
+        rest = [one for one in statements if one.id in late and one.id not in plan]
+        tables.append(markdown_table(columns, [_planned(one.id, late[one.id]) for one in rest]))
+    return head + "\n\n".join(tables)
 
 
 def _planned(name: str, one: Planned | None) -> tuple[str, ...]:
@@ -199,16 +222,28 @@ def read_plan(path: Path) -> tuple[str, dict[str, Planned]]:
     return str(record["source"]), {name: Planned(**fields) for name, fields in record["claims"].items()}
 
 
-def write(docs: Path, run: Path | None = None) -> None:
-    """Write claims.md into `docs`, and with the directory of a finished run, what that says about spread before."""
-    path = docs / PLAN
+def _keep(path: Path, source: str, found: dict[str, Planned]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(path, {"source": source, "claims": {name: asdict(one) for name, one in found.items()}})
+
+
+def write(docs: Path, run: Path | None = None, late: tuple[Path, ...] = ()) -> None:
+    """Write claims.md into `docs`, and with the directory of a finished run, what that says about spread before.
+
+    late: directories of finished runs that measure claims which `run` does not; the first that has a claim counts.
+    """
     if run is not None:
-        found = planned(read_measurements(run / "measurements.jsonl"))
-        claims = {name: asdict(one) for name, one in found.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(path, {"source": run.name, "claims": claims})
-    source, plan = read_plan(path) if path.is_file() else ("quick", {})
-    write_text_atomic(docs / "claims.md", page(plan, source))
+        _keep(docs / PLAN, run.name, planned(read_measurements(run / "measurements.jsonl")))
+    source, plan = read_plan(docs / PLAN) if (docs / PLAN).is_file() else ("quick", {})
+    if late:
+        found: dict[str, Planned] = {}
+        for directory in late:
+            for name, one in planned(read_measurements(directory / "measurements.jsonl")).items():
+                if name not in plan:
+                    found.setdefault(name, one)
+        _keep(docs / LATE, ", ".join(directory.name for directory in late), found)
+    added = read_plan(docs / LATE)[1] if (docs / LATE).is_file() else {}
+    write_text_atomic(docs / "claims.md", page(plan, source, late=added))
 
 
 if __name__ == "__main__":
