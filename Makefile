@@ -13,7 +13,7 @@ help:  ## show what there is to make
 study: $(READY)  ## the whole study, from nothing to a report (runs/quick/report.html)
 	$(RUN)/deltaw study --recipe quick
 
-interventions: $(READY)  ## every intervention on the models of the finished study (runs/quick/interventions): about an hour
+interventions: $(READY)  ## every intervention on the models of the finished study (runs/quick/interventions): 40 minutes
 	$(RUN)/deltaw interventions --run runs/quick
 
 test: $(READY)  ## the test suite
