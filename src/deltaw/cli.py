@@ -163,8 +163,8 @@ class Interventions:
     """Edit the models of a finished run in every way there is, and measure what the edited models do.
 
     ΔW scaled, cut into its null-space and column-space part, to fewer directions, to some layers; activations patched,
-    ablated and added to. About 40 minutes on two cores for a run of quick. Results and a report go to RUN/interventions; a
-    stopped sweep goes on when the same command is given.
+    ablated and added to. About 40 minutes on two cores for a run of quick. Results and a report go to
+    RUN/interventions; a stopped sweep goes on when the same command is given.
     """
 
     run_dir: Annotated[Path, tyro.conf.arg(name="run", metavar="DIR")] = Path("runs/quick")

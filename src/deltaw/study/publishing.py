@@ -5,7 +5,8 @@ Beside them stands what the published code's statistics say of the same models, 
 
 import gzip
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import tyro
 
 from deltaw.errors import mistakes_said
-from deltaw.evidence.claims import STATEMENTS, Statement
+from deltaw.evidence.claims import STATEMENTS, Query, Statement
 from deltaw.evidence.deciding import summary
 from deltaw.evidence.reading import Ledger
 from deltaw.report.looks import number
@@ -30,6 +31,7 @@ from deltaw.results import (
 )
 from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PACKED, PROMPTS
 from deltaw.results.store import measurements_of
+from deltaw.study.comparing import PRIMARY, SECONDARY
 from deltaw.study.exhaustive import recipe_of
 from deltaw.study.pooling import REPLICATION
 from deltaw.study.published import published_page, published_statistics
@@ -53,6 +55,15 @@ each says: [the claims](../../claims.md). Made by `make results`.
 """
 
 
+_UNREAD = """\
+## What no claim reads
+
+`contrast/operator`: the same safe text under operators that are always and never allowed, the paper's own contrast, in
+which operators differ with the verdict. `resid_out`: clusters at the blocks' output. `in_situ`: ΔW's gain on the tuned
+model's own inputs, where its earlier layers have told the prompts apart already.
+"""
+
+
 def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
     """Fill `out` from the finished study `run`. chosen: its recipe, if it has none of the known names.
 
@@ -73,23 +84,54 @@ def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
 
 
 def by_model(lines: Sequence[Measurement], models: Sequence[str]) -> str:
-    """Every statistic that some claim reads, of every model that has it: mean and 95 % interval over seeds."""
-    ledger, parts = Ledger(lines), []
+    """Every statistic that some claim reads, of every model that has it: mean and 95 % interval over seeds.
+
+    Below them some that no claim reads (`_unread`).
+    """
+    ledger = Ledger(lines)
     asked: dict[Any, Statement] = {}
     for statement in STATEMENTS:
         asked.setdefault((statement.query.statistic, statement.query.where), statement)
-    for (statistic, where), statement in asked.items():
-        rows = []
-        for model in models:
-            found = list(ledger.of_model(statement.query, model).values())
-            mean, ends, seeds, _ = summary(statement, found) if len(found) > 1 else (0.0, None, 0, "")
-            if ends is not None:
-                rows.append([f"`{model}`", number(mean), f"{number(ends.low)} to {number(ends.high)}", str(seeds)])
-        if rows:
-            place = ", ".join(f"{name} {value}" for name, value in where)
-            table = markdown_table(("model", "mean", "95 % interval", "seeds"), rows)
-            parts.append(f"**`{statistic}`**, {place}\n\n{table}\n")
-    return "\n".join(parts)
+    other: dict[Any, Statement] = {}
+    for statement in asked.values():
+        for query in _unread(statement.query):
+            other.setdefault((query.statistic, query.where), replace(statement, query=query))
+    parts = [_of_models(ledger, statement, models) for statement in asked.values()]
+    rest = [_of_models(ledger, statement, models) for name, statement in other.items() if name not in asked]
+    return "\n".join([*filter(None, parts), _UNREAD, *filter(None, rest)])
+
+
+def _unread(query: Query) -> Iterator[Query]:
+    """Queries of the same kind that no claim has: at the blocks' output, on the tuned model's inputs, and all these of
+    the other contrast.
+    """
+    kinds = [query]
+    if query.statistic == "tau_gap_relative_change":
+        kinds.append(_with(query, "site", "resid_out"))
+    if query.statistic == "gain_log_ratio":
+        kinds.append(replace(query, statistic="gain_log_ratio_in_situ"))
+    for kind in kinds:
+        place = dict(kind.where).get("set")
+        yield kind
+        if isinstance(place, str) and place.startswith(PRIMARY):
+            yield _with(kind, "set", place.replace(PRIMARY, SECONDARY))
+
+
+def _with(query: Query, name: str, value: str) -> Query:
+    return replace(query, where=tuple((key, value if key == name else old) for key, old in query.where))
+
+
+def _of_models(ledger: Ledger, statement: Statement, models: Sequence[str]) -> str:
+    """The table of one statistic; empty if no model has it in two seeds."""
+    rows = []
+    for model in models:
+        found = list(ledger.of_model(statement.query, model).values())
+        mean, ends, seeds, _ = summary(statement, found) if len(found) > 1 else (0.0, None, 0, "")
+        if ends is not None:
+            rows.append([f"`{model}`", number(mean), f"{number(ends.low)} to {number(ends.high)}", str(seeds)])
+    place = ", ".join(f"{name} {value}" for name, value in statement.query.where)
+    table = markdown_table(("model", "mean", "95 % interval", "seeds"), rows)
+    return f"**`{statement.query.statistic}`**, {place}\n\n{table}\n" if rows else ""
 
 
 def _publish_pooled(results: Results, out: Path) -> None:
@@ -137,6 +179,8 @@ def _verdicts(results: Results) -> str:
         kinds = [null["kind"] for null in claim["nulls"]]
         beyond, short = ([f"`{kind}`" for kind in kinds if (kind in beats) is side] for side in (True, False))
         needed = "" if pd.isna(claim["seeds_needed"]) else str(int(claim["seeds_needed"]))
+        if not needed and claim["verdict"] == "undecided" and not pd.isna(claim["power"]):
+            needed = "over 1000"
         rows.append(
             [f"`{claim['id']}`", claim["verdict"], value, f"{low} to {high}", bar, ", ".join(beyond), ", ".join(short),
              power, needed]
