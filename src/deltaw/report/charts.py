@@ -50,6 +50,7 @@ SECTIONS: dict[str, tuple[tuple[str, _Make], ...]] = {
         ("ranks over checkpoints", subspaces.ranks_over_training),
         ("ranks at the end", subspaces.rank_levels),
         ("overlap of updates", subspaces.overlaps),
+        ("overlap across layers and seeds", subspaces.overlaps_elsewhere),
         ("the direction of refusal", subspaces.refusal),
         ("what a probe reads", subspaces.probes),
     ),

@@ -23,7 +23,7 @@ from deltaw.report.panels import (
     null_band,
     rule,
 )
-from deltaw.report.tables import Tables, nulls, values
+from deltaw.report.tables import Tables, interval, nulls, values
 
 SITE = "mlp_post"
 ALLOWED = "allowed/conditional/safe"
@@ -105,14 +105,17 @@ def rank_levels(tables: Tables) -> Figure | None:
     )
 
 
+OVERLAPS = (
+    ("output_overlap", "mlp.in_proj", "Outputs, first matrix"),
+    ("input_overlap", "mlp.in_proj", "Inputs, first matrix"),
+    ("output_overlap", "mlp.out_proj", "Outputs, second matrix"),
+)
+
+
 def overlaps(tables: Tables) -> Figure | None:
     """Matrices of overlap between the updates of all models, with chance in each cell."""
     panels: list[Panel | None] = []
-    for statistic, module, title in (
-        ("output_overlap", "mlp.in_proj", "Outputs, first matrix"),
-        ("input_overlap", "mlp.in_proj", "Inputs, first matrix"),
-        ("output_overlap", "mlp.out_proj", "Outputs, second matrix"),
-    ):
+    for statistic, module, title in OVERLAPS:
         frame = tables.take(statistic, last=True, module=module, layer=None)
         frame = frame[frame["set"].str.startswith("with=", na=False)]
         frame = frame.assign(other=frame["set"].str.removeprefix("with="))
@@ -130,6 +133,44 @@ def overlaps(tables: Tables) -> Figure | None:
         panels,
         width=560,
         columns=2,
+    )
+
+
+ELSEWHERE = (("another layer", "circle", "series"), ("another seed", "square", "open"), ("chance", TICK, "null"))
+
+
+def overlaps_elsewhere(tables: Tables) -> Figure | None:
+    """Overlap of one model's updates in two layers, and of one layer's updates in two seeds, a row a model and kind."""
+    panels: list[Panel | None] = []
+    axis = Axis("squared cosine", (0, 1))
+    for statistic, module, title in OVERLAPS:
+        frame = tables.take(statistic, last=True)
+        frame = frame[frame["module"].str.endswith(f".{module}", na=False)]
+        parts = []
+        for kind, prefix in ((ELSEWHERE[0][0], "with=layer "), (ELSEWHERE[1][0], "with=seed ")):
+            for label, found in frame[frame["set"].str.startswith(prefix, na=False)].groupby("series", sort=False):
+                pairs = found.groupby(["set", "layer", "module"])
+                value, high = pairs["value"].mean(), pairs["null_high"].max()
+                for name, low, mean, top in (
+                    (kind, value.min(), value.mean(), value.max()),
+                    (ELSEWHERE[2][0], float("nan"), high.mean(), float("nan")),
+                ):
+                    parts.append({"series": label, "row": f"{label}: {kind}", "kind": name, "value": mean, "low": low,
+                                  "high": top, "shown": interval(mean, low, top)})  # fmt: skip
+        if parts:
+            drawn = pd.DataFrame(parts)
+            labels = [one.label for one in tables.series]
+            rows = sorted(set(drawn["row"]), key=lambda row: (labels.index(row.rpartition(": ")[0]), row))
+            panels.append(dots(drawn, tables.series, title, axis, kinds=ELSEWHERE, rows=rows, row="row"))
+    return figure(
+        "update-overlap-elsewhere",
+        "Do the updates of two layers, or of two seeds, write to and read from the same directions?",
+        "Mean squared cosine of the principal angles of the 8 strongest directions, mean over pairs; whiskers: the "
+        "least and the greatest pair. Strokes: the upper end of chance, the highest 97.5 % quantile of uniform "
+        "subspaces, random row signs (outputs) or subspaces matched to the activations (inputs), mean over pairs.",
+        ("output_overlap", "input_overlap"),
+        panels,
+        width=355,
     )
 
 
