@@ -324,9 +324,9 @@ def _subspaces(maker: Maker, size: float, fields: dict[str, Any]) -> None:
         kinds = [("rotation", 0.02, 0.005), ("row_sign_flip", 0.03, 0.01)]
         for side, module in (("output", "mlp.in_proj"), ("input", "mlp.in_proj"), ("output", "mlp.out_proj")):
             maker.add(f"{side}_overlap", 0.4 * size, None, kinds, module=module, set=f"with={other}", **here)
-        for where in ("layer 1", "layer 2", "seed 1"):
-            place = {"layer": 0, "module": f"blocks.0.{module}", "set": f"with={where}"}
-            maker.add(f"{side}_overlap", 0.3 * size, None, kinds, **{**here, **place})
+            for partner in ("layer 1", "layer 2", "seed 1"):
+                place = {"layer": 0, "module": f"blocks.0.{module}", "set": f"with={partner}"}
+                maker.add(f"{side}_overlap", 0.3 * size, None, kinds, **{**here, **place})
 
 
 def _doses(maker: Maker, size: float, fields: dict[str, Any]) -> None:
