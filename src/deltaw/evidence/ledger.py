@@ -136,8 +136,8 @@ harmless tuning does the same was not measured (strength, soft prompts, extrapol
 What each null keeps and rules out is said in [chance.py](../src/deltaw/analysis/chance.py) (weights),
 [clusters.py](../src/deltaw/analysis/clusters.py), [rowspace.py](../src/deltaw/analysis/rowspace.py) and
 [between.py](../src/deltaw/analysis/between.py); how often each is wrong, in [calibration](calibration.md). A random
-update with ΔW's spectrum has the law of a rotated one, so that `rotation` stands for both. `position` is where the paper
-reads τ, on a scale without unit: forbidden prompts have mean 0, held-out allowed ones 1."""
+update with ΔW's spectrum has the law of a rotated one, so that `rotation` stands for both. `position` is where the
+paper reads τ, on a scale without unit: forbidden prompts have mean 0, held-out allowed ones 1."""
 
 
 def _entry(statement: Statement) -> str:
