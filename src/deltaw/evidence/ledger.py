@@ -201,7 +201,8 @@ near side, so that the seeds are those that let the claim fail. Multiplicity is 
 
 `{source}` does not measure these, and they were decided without a plan. What follows is of the same exploring seed,
 with its interventions (`make interventions`), ranks and doses, and was written after `standard` had decided: a check
-of such plans, not one.""")
+of such plans, not one. In both tables a control that the exploring run does not have is no bar: `other` of DPO and
+unlearning is not in `quick`.""")
         rest = [one for one in statements if one.id in late and one.id not in plan]
         tables.append(markdown_table(columns, [_planned(one.id, late[one.id]) for one in rest]))
     return head + "\n\n".join(tables)
