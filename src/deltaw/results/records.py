@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from deltaw.errors import DeltawError
 from deltaw.results.files import write_json_atomic, write_text_atomic
-from deltaw.results.schema import Claim, Measurement, parse_json, parse_lines
+from deltaw.results.schema import Claim, Measurement, parse_each, parse_json, parse_lines
 
 MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.jsonl"
@@ -81,10 +81,7 @@ def read_lines(path: Path, parse: Callable[[str], _Record]) -> list[_Record]:
 
 def read_entries(entries: list[Any], parse: Callable[[object], _Record], where: str) -> list[_Record]:
     """The records of a parsed list. DeltawError saying `where` and which entry (from 1) is the first bad one."""
-    records = []
-    for number, entry in enumerate(entries, start=1):
-        try:
-            records.append(parse(entry))
-        except ValueError as error:
-            raise DeltawError(f"{where} {number}: {error}. Run the study again to make the file anew.") from error
-    return records
+    try:
+        return parse_each(entries, parse, where)
+    except ValueError as error:
+        raise DeltawError(f"{error}. Run the study again to make the file anew.") from error

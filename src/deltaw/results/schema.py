@@ -326,15 +326,21 @@ CLAIM_FIELDS = tuple(f.name for f in fields(Claim))
 LATER_CLAIM_FIELDS = ("beats", "p", "p_sign_flip", "p_adjusted", "power", "seeds_needed")
 MODEL_FIELDS = tuple(f.name for f in fields(ModelEntry))
 
+_Item = TypeVar("_Item")
 _Record = TypeVar("_Record")
 
 
 def parse_lines(lines: Iterable[str], parse: Callable[[str], _Record], where: str) -> list[_Record]:
     """Each line parsed. ValueError naming `where` and the line's number (from 1) for the first bad one."""
+    return parse_each(lines, parse, f"{where}, line")
+
+
+def parse_each(items: Iterable[_Item], parse: Callable[[_Item], _Record], where: str) -> list[_Record]:
+    """Each item parsed. ValueError naming `where` and the item's number (from 1) for the first bad one."""
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, item in enumerate(items, start=1):
         try:
-            records.append(parse(line))
+            records.append(parse(item))
         except ValueError as error:
-            raise ValueError(f"{where}, line {number}: {error}") from error
+            raise ValueError(f"{where} {number}: {error}") from error
     return records
