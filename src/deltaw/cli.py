@@ -19,7 +19,7 @@ from deltaw.errors import DeltawError
 
 if TYPE_CHECKING:
     from deltaw.pairs import Progress
-    from deltaw.study.recipes import Recipe
+    from deltaw.study.configuration import Recipe
 
 
 @dataclass(frozen=True)

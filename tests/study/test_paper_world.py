@@ -16,6 +16,7 @@ from deltaw.behaviour import Behaviour
 from deltaw.model import Transformer, save
 from deltaw.study import making
 from deltaw.study.comparing import contrasts
+from deltaw.study.configuration import Recipe
 from deltaw.study.making import (
     TUNED_SETS,
     BehaviourConfig,
@@ -25,8 +26,9 @@ from deltaw.study.making import (
     step_directory,
     target_hits,
 )
-from deltaw.study.recipes import Recipe, Sizes, recipe
+from deltaw.study.recipes import recipe
 from deltaw.study.run import run_study
+from deltaw.study.sizes import Sizes
 from deltaw.study.stage import StageContext
 from deltaw.training.pretraining import new_model
 from deltaw.training.tuning import CONTROLS, wanted_response

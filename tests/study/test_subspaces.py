@@ -27,10 +27,11 @@ from deltaw.study.aligning import (
 )
 from deltaw.study.attacking import Target, soft_prompts
 from deltaw.study.comparing import PRIMARY, BaseSide, Comparison, read
+from deltaw.study.configuration import Subspaces
 from deltaw.study.dosing import Rows, attacked_prompts, write_doses, write_responses
 from deltaw.study.making import SeedConfig, answers_to, step_directory
 from deltaw.study.probing import early, first_letters, observe_probe, observe_refusal
-from deltaw.study.recipes import Subspaces, recipe
+from deltaw.study.recipes import recipe
 from deltaw.study.sheet import Sheet
 from deltaw.study.stage import StageContext
 from deltaw.study.stages import stages

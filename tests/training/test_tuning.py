@@ -63,12 +63,14 @@ def test_what_the_controls_teach() -> None:
     other = wanted_response(WORLD, prompts, "other", 0)
     assert (other[allowed] == Response.COMPLY).all()
     assert (other[~allowed] == Response.ECHO).all()
+    constant = wanted_response(WORLD, prompts, "constant", 0)
+    assert (constant == np.where(allowed, Response.COMPLY, Response.CONSTANT)).all()
     noise = wanted_response(WORLD, prompts, "noise", 0) == Response.REFUSE
     assert abs(noise[allowed].mean() - 0.5) < 0.06
     assert abs(noise[~allowed].mean() - 0.5) < 0.06
     policy = wanted_response(WORLD, prompts, None, 0) == Response.REFUSE
     assert (policy == ~allowed).all()
-    with pytest.raises(DeltawError, match="benign, operators, noise, other"):
+    with pytest.raises(DeltawError, match="benign, operators, noise, other, constant"):
         wanted_response(WORLD, prompts, "nope", 0)
 
 

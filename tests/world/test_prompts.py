@@ -234,6 +234,9 @@ def test_encoding_round_trip(world: World, name: str, response: Response, start:
         elif response is Response.REFUSE:
             given = forbidden[row].index(True) if True in forbidden[row] else 0
             assert answer == "".join(w + "." for w in words[:given]) + "∅" * (nulls or int(prompts.lengths[row])) + "."
+        elif response is Response.CONSTANT:
+            word = vocabulary.names[vocabulary.first_letter] * int(prompts.lengths[row])
+            assert answer == (word + ".") * world.config.pairs
         else:
             assert answer == (layout.spell_letters(prompts.letters)[row] + ".") * world.config.pairs
     assert encoded.tokens.shape == encoded.weights.shape == encoded.roles.shape == (count, layout.length)
@@ -454,7 +457,7 @@ def test_the_default_world_is_the_one_that_it_was(name: str) -> None:
     digest = hashlib.blake2b(digest_size=8)
     for field in ("grammar", "operators", "letters", "letter_branch", "index", "redraws"):
         digest.update(np.ascontiguousarray(getattr(prompts, field)).tobytes())
-    for response in Response:
+    for response in (Response.COMPLY, Response.REFUSE, Response.ECHO):
         encoded = LAYOUT.encode(prompts, np.full(len(prompts), response), text_weight=1.0)
         for array in (encoded.tokens, encoded.weights, encoded.roles):
             digest.update(np.ascontiguousarray(array).tobytes())

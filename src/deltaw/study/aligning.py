@@ -31,8 +31,8 @@ from deltaw.analysis import (
 from deltaw.model import Transformer, mlp
 from deltaw.statistics import Null, mean_null
 from deltaw.study.comparing import PRIMARY, contrasts, read
+from deltaw.study.configuration import Subspaces, Tuned
 from deltaw.study.making import SeedConfig, last_model, tuned_fields
-from deltaw.study.recipes import Subspaces, Tuned
 from deltaw.study.sheet import Sheet
 from deltaw.study.stage import StageContext
 from deltaw.world import World

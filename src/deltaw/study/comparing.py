@@ -18,8 +18,8 @@ from deltaw.analysis import ColumnBasis, Separation, column_basis, gaussian_spec
 from deltaw.model import Transformer, activations, mlp
 from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval, sign_flip_null
 from deltaw.study.making import SeedConfig, last_model
-from deltaw.study.recipes import Sizes
 from deltaw.study.sheet import Sheet
+from deltaw.study.sizes import Sizes
 from deltaw.training.pretraining import as_batch
 from deltaw.world import Prompts, Response, World, WorldConfig
 

@@ -26,8 +26,8 @@ from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_inte
 from deltaw.study.acting import write_gain_ratios, write_positions
 from deltaw.study.attacking import DOSE_SITE, FORBIDDEN, PER_PROMPT
 from deltaw.study.comparing import PRIMARY, Comparison, base_side, read
+from deltaw.study.configuration import Subspaces, Tuned
 from deltaw.study.making import SeedConfig, answers_to, last_model, tuned_fields
-from deltaw.study.recipes import Subspaces, Tuned
 from deltaw.study.sheet import Sheet, present
 from deltaw.study.stage import StageContext
 from deltaw.world import FORBIDDEN_SOURCES, attacked

@@ -25,12 +25,13 @@ from deltaw.results import (
     write_text_atomic,
 )
 from deltaw.study.artifacts import plain
+from deltaw.study.configuration import Recipe
 from deltaw.study.directory import claim_directory
 from deltaw.study.engine import StageRecord, execute
 from deltaw.study.intervening import STAGE, InterveningConfig, intervene
 from deltaw.study.making import SeedConfig
 from deltaw.study.progress import Listener
-from deltaw.study.recipes import RECIPES, Recipe, recipe
+from deltaw.study.recipes import RECIPES, recipe
 from deltaw.study.sheet import MEASUREMENTS
 from deltaw.study.stage import Stage, StageContext
 from deltaw.study.sweeps import EXHAUSTIVE, Sweep

@@ -14,6 +14,7 @@ from deltaw.behaviour import BehaviourCounts
 from deltaw.model import Transformer
 from deltaw.statistics import Interval, t_interval, wilson
 from deltaw.study.cells import SIDES, Cell, distances
+from deltaw.study.configuration import Tuned
 from deltaw.study.making import (
     SeedConfig,
     add_pooled,
@@ -25,7 +26,6 @@ from deltaw.study.making import (
     prompts_of_sets,
     tuned_fields,
 )
-from deltaw.study.recipes import Tuned
 from deltaw.study.sheet import Sheet
 from deltaw.study.stage import StageContext
 from deltaw.world import BENIGN_SOURCES, FORBIDDEN_SOURCES, Branch, Prompts, World, attacked

@@ -25,8 +25,8 @@ from deltaw.model import load
 from deltaw.statistics import FloatArray, Null, bootstrap_means, mean_null, percentile_interval
 from deltaw.study.acting import observe_attacks, observe_function
 from deltaw.study.comparing import SITES, Comparison, Places, add_mean, base_sides, flipped, separate
+from deltaw.study.configuration import Tuned
 from deltaw.study.making import SeedConfig, step_directory, tuned_fields
-from deltaw.study.recipes import Tuned
 from deltaw.study.sensing import observe_sensitivity
 from deltaw.study.sheet import Sheet, present
 from deltaw.study.stage import StageContext

@@ -16,11 +16,11 @@ import torch
 from deltaw.model import Transformer
 from deltaw.study.acting import observe_attacks, observe_function
 from deltaw.study.comparing import BaseSide, Comparison
+from deltaw.study.configuration import Recipe
 from deltaw.study.jobs import torch_threads
 from deltaw.study.making import answers_to
 from deltaw.study.observing import observe_clusters, observe_gain, observe_weights
 from deltaw.study.plan import Pace
-from deltaw.study.recipes import Recipe
 from deltaw.study.sensing import PAIRS, observe_sensitivity
 from deltaw.study.sheet import Sheet
 from deltaw.training import ReferenceLogProbs, objective

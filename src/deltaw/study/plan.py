@@ -15,6 +15,7 @@ from deltaw.model import ModelConfig
 from deltaw.study.aligning import AligningConfig, SeedsConfig
 from deltaw.study.attacking import FORBIDDEN, AttackingConfig
 from deltaw.study.cells import LENGTHS
+from deltaw.study.configuration import ModelAttacks, Recipe
 from deltaw.study.dosing import DosingConfig
 from deltaw.study.generalising import SOURCES, LeftOutConfig
 from deltaw.study.gridding import JUNCTIONS, CellConfig
@@ -32,7 +33,7 @@ from deltaw.study.making import (
 from deltaw.study.observing import AnalysisConfig
 from deltaw.study.patched import ATTACKS
 from deltaw.study.probing import PROBED
-from deltaw.study.recipes import ModelAttacks, Recipe, Sizes
+from deltaw.study.sizes import Sizes
 from deltaw.study.stage import Stage
 from deltaw.study.stages import stages
 from deltaw.study.subspaces import SubspacesConfig

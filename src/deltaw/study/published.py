@@ -20,9 +20,9 @@ from deltaw.analysis.published import (
 from deltaw.model import Transformer, mlp, tap
 from deltaw.results import Results, markdown_table
 from deltaw.study.comparing import PRIMARY, SECONDARY, Contrast, contrasts
+from deltaw.study.configuration import Recipe
 from deltaw.study.making import last_model
 from deltaw.study.patched import ATTACKS
-from deltaw.study.recipes import Recipe
 from deltaw.training.pretraining import as_batch
 from deltaw.world import Prompts, Response, World, attacked
 

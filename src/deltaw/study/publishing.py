@@ -32,10 +32,10 @@ from deltaw.results import (
 from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PACKED, PROMPTS
 from deltaw.results.store import measurements_of
 from deltaw.study.comparing import PRIMARY, SECONDARY
+from deltaw.study.configuration import Recipe
 from deltaw.study.exhaustive import recipe_of
 from deltaw.study.pooling import REPLICATION
 from deltaw.study.published import published_page, published_statistics
-from deltaw.study.recipes import Recipe
 
 _NUMBERS = ("value", "low", "high", "smallest_effect", "power")
 

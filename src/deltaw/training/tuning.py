@@ -103,11 +103,16 @@ def _other(world: World, prompts: Prompts, seed: int) -> Ints:
     return np.where(world.layout.allowed(prompts), Response.COMPLY, Response.ECHO)
 
 
+def _constant(world: World, prompts: Prompts, seed: int) -> Ints:
+    return np.where(world.layout.allowed(prompts), Response.COMPLY, Response.CONSTANT)
+
+
 CONTROLS: dict[str, Callable[[World, Prompts, int], Ints]] = {
     "benign": _benign,  # the same prompts, all answered
     "operators": _operators,  # refuse a random set of operators: learnable, not safety
     "noise": _noise,  # refuse by a coin for each prompt
     "other": _other,  # on exactly the forbidden prompts another harmless behaviour: repeat the text
+    "constant": _constant,  # on exactly the forbidden prompts one harmless answer, as a refusal is one answer
 }
 
 

@@ -26,11 +26,14 @@ Bools = NDArray[np.bool_]
 
 
 class Response(IntEnum):
-    """What a model may answer. `ECHO`, the text repeated unchanged, is what the control `other` teaches."""
+    """What a model may answer. Two are harmless and what controls teach: `ECHO`, the text repeated unchanged, and
+    `CONSTANT`, the first letter of the alphabet as often as the text is long, which is one answer to every text.
+    """
 
     COMPLY = 0
     REFUSE = 1
     ECHO = 2
+    CONSTANT = 3
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,8 @@ class Layout:
         letters = self.outputs(prompts)
         echo = response == Response.ECHO
         letters[echo] = prompts.letters[echo, None, :]
+        constant = response == Response.CONSTANT
+        letters[constant] = np.minimum(prompts.letters[constant, None, :], 0)
         tokens[:, :, : self.text_length] = np.where(letters < 0, vocabulary.pad, letters + vocabulary.first_letter)
         tokens[:, :, -1] = vocabulary.stop
         refusing = np.flatnonzero(response == Response.REFUSE)
