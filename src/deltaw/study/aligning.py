@@ -31,10 +31,11 @@ from deltaw.analysis import (
 from deltaw.model import Transformer, mlp
 from deltaw.statistics import Null, mean_null
 from deltaw.study.comparing import PRIMARY, contrasts, read
-from deltaw.study.configuration import Subspaces, Tuned
+from deltaw.study.configuration import Subspaces
 from deltaw.study.making import SeedConfig, last_model, tuned_fields
 from deltaw.study.sheet import Sheet
 from deltaw.study.stage import StageContext
+from deltaw.study.tuned import Tuned
 from deltaw.world import World
 
 IN, OUT = "mlp.in_proj", "mlp.out_proj"

@@ -43,10 +43,11 @@ from deltaw.model import Transformer, activations, mlp
 from deltaw.results import write_jsonl_atomic
 from deltaw.study.acting import write_gain_ratios, write_positions
 from deltaw.study.comparing import PRIMARY, SITES, Comparison, Places, base_side
-from deltaw.study.configuration import ModelAttacks, Tuned
+from deltaw.study.configuration import ModelAttacks
 from deltaw.study.making import SeedConfig, add_rates, last_model, tuned_fields
 from deltaw.study.sheet import Sheet
 from deltaw.study.stage import Report, StageContext
+from deltaw.study.tuned import Tuned
 from deltaw.world import Key, World
 
 FORBIDDEN, ALLOWED = "forbidden/conditional/unsafe", "allowed/conditional/safe"

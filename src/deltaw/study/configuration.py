@@ -11,24 +11,10 @@ from deltaw.errors import DeltawError
 from deltaw.study.cells import Cell
 from deltaw.study.sizes import Sizes
 from deltaw.study.sweeps import Sweeps
+from deltaw.study.tuned import Tuned
 from deltaw.training.pretraining import PretrainingConfig
-from deltaw.training.tuning import TuningConfig
 from deltaw.world import WorldConfig
 from deltaw.world.config import check
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """One fine-tuned model of a study. protocol: ssft | dpo | dpo_plain | unlearn | ssft_left_out. strength: medium |
-    small. curve_only: nothing but its training is followed.
-    """
-
-    name: str
-    protocol: str
-    strength: str
-    control: str | None
-    config: TuningConfig
-    curve_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,11 @@ from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_inte
 from deltaw.study.acting import write_gain_ratios, write_positions
 from deltaw.study.attacking import DOSE_SITE, FORBIDDEN, PER_PROMPT
 from deltaw.study.comparing import PRIMARY, Comparison, base_side, read
-from deltaw.study.configuration import Subspaces, Tuned
+from deltaw.study.configuration import Subspaces
 from deltaw.study.making import SeedConfig, answers_to, last_model, tuned_fields
 from deltaw.study.sheet import Sheet, present
 from deltaw.study.stage import StageContext
+from deltaw.study.tuned import Tuned
 from deltaw.world import FORBIDDEN_SOURCES, attacked
 
 EDGES = {"position": np.arange(-0.5, 1.51, 0.25), "gain": np.arange(-1.5, 0.76, 0.25)}

@@ -7,10 +7,10 @@ same prompts asked of the base model and of the tuning that did show them.
 
 from dataclasses import dataclass
 
-from deltaw.study.configuration import Tuned
 from deltaw.study.making import SeedConfig, add_pooled, follow, last_model, prompts_of_sets, tuned_fields
 from deltaw.study.sheet import Sheet
 from deltaw.study.stage import StageContext
+from deltaw.study.tuned import Tuned
 from deltaw.world import LEFT_OUT_SETS, World
 
 ATTACK = "left_out"

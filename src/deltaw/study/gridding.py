@@ -14,7 +14,6 @@ from deltaw.behaviour import BehaviourCounts
 from deltaw.model import Transformer
 from deltaw.statistics import Interval, t_interval, wilson
 from deltaw.study.cells import SIDES, Cell, distances
-from deltaw.study.configuration import Tuned
 from deltaw.study.making import (
     SeedConfig,
     add_pooled,
@@ -28,6 +27,7 @@ from deltaw.study.making import (
 )
 from deltaw.study.sheet import Sheet
 from deltaw.study.stage import StageContext
+from deltaw.study.tuned import Tuned
 from deltaw.world import BENIGN_SOURCES, FORBIDDEN_SOURCES, Branch, Prompts, World, attacked
 
 JUNCTIONS = 4  # times as many prompts where they are told apart by their unsafe letters

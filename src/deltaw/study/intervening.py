@@ -55,7 +55,6 @@ from deltaw.interventions import (
 from deltaw.interventions.states import State
 from deltaw.interventions.subspace import Parts, Split
 from deltaw.statistics import FloatArray, bootstrap_means, from_draws, percentile_interval, smoothed_log_odds
-from deltaw.study.configuration import Tuned
 from deltaw.study.directed import direction_draws, directions
 from deltaw.study.making import SeedConfig, last_model, tuned_fields
 from deltaw.study.patched import patches
@@ -63,6 +62,7 @@ from deltaw.study.sheet import Sheet
 from deltaw.study.stage import StageContext
 from deltaw.study.subject import ALLOWED, CHOSEN, FORBIDDEN, HELD_OUT, Answered, Subject
 from deltaw.study.sweeps import Sweep
+from deltaw.study.tuned import Tuned
 from deltaw.world import World
 
 SOURCES = ("null", "column", "rest")

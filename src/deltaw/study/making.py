@@ -13,10 +13,10 @@ from deltaw.behaviour import BehaviourCounts, measure
 from deltaw.model import Transformer, load, save
 from deltaw.results import write_json_atomic, write_jsonl_atomic
 from deltaw.statistics import wilson
-from deltaw.study.configuration import Tuned
 from deltaw.study.sheet import Sheet
 from deltaw.study.sizes import Sizes
 from deltaw.study.stage import StageContext
+from deltaw.study.tuned import Tuned
 from deltaw.training import ReferenceLogProbs, TrainingLog
 from deltaw.training.pretraining import PretrainingConfig, pretrain
 from deltaw.training.tuning import TuningConfig, tune, tuning_reference, wanted_response

@@ -25,11 +25,11 @@ from deltaw.model import load
 from deltaw.statistics import FloatArray, Null, bootstrap_means, mean_null, percentile_interval
 from deltaw.study.acting import observe_attacks, observe_function
 from deltaw.study.comparing import SITES, Comparison, Places, add_mean, base_sides, flipped, separate
-from deltaw.study.configuration import Tuned
 from deltaw.study.making import SeedConfig, step_directory, tuned_fields
 from deltaw.study.sensing import observe_sensitivity
 from deltaw.study.sheet import Sheet, present
 from deltaw.study.stage import StageContext
+from deltaw.study.tuned import Tuned
 
 TOP_K = 8  # right singular vectors of ΔW whose energy is compared
 PROFILE_VECTORS, CURVE_POINTS = 32, 17  # at the last checkpoint; fewer at earlier ones

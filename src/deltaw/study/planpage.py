@@ -10,8 +10,9 @@ from rich.table import Table
 
 from deltaw.model import choose_precision
 from deltaw.study.artifacts import plain
-from deltaw.study.configuration import Recipe, Tuned
+from deltaw.study.configuration import Recipe
 from deltaw.study.plan import Plan, StageCost
+from deltaw.study.tuned import Tuned
 from deltaw.world import VIEWS, GrammarConfig, WorldConfig, language
 
 Section = tuple[str, list[tuple[str, str]]]

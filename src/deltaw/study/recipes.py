@@ -14,9 +14,10 @@ from deltaw.attacks import RelearningConfig, TokenSearchConfig
 from deltaw.errors import DeltawError
 from deltaw.model import choose_precision
 from deltaw.study.cells import cells
-from deltaw.study.configuration import LeftOut, ModelAttacks, Recipe, Subspaces, Tuned
+from deltaw.study.configuration import LeftOut, ModelAttacks, Recipe, Subspaces
 from deltaw.study.sizes import Sizes
 from deltaw.study.sweeps import SMOKE, STANDARD
+from deltaw.study.tuned import Tuned
 from deltaw.training.loop import OptimiserConfig
 from deltaw.training.pretraining import PretrainingConfig
 from deltaw.training.tuning import CONTROLS, TuningConfig

@@ -5,7 +5,7 @@ from dataclasses import replace
 from deltaw.study.aligning import AligningConfig, SeedsConfig, align_models, align_seeds
 from deltaw.study.attacking import AttackingConfig, attack_model
 from deltaw.study.cells import Cell
-from deltaw.study.configuration import LeftOut, Recipe, Subspaces, Tuned
+from deltaw.study.configuration import LeftOut, Recipe, Subspaces
 from deltaw.study.dosing import DosingConfig, measure_doses
 from deltaw.study.generalising import LeftOutConfig, make_left_out
 from deltaw.study.gridding import CellConfig, base_name, make_cell
@@ -27,6 +27,7 @@ from deltaw.study.making import (
 from deltaw.study.observing import AnalysisConfig, analyse
 from deltaw.study.stage import Stage
 from deltaw.study.subspaces import SubspacesConfig, measure_subspaces
+from deltaw.study.tuned import Tuned
 from deltaw.training import objective
 
 SHOWN = (

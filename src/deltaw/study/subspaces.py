@@ -17,11 +17,12 @@ from deltaw.analysis.inputs import normals
 from deltaw.model import load
 from deltaw.statistics import Interval, Null, from_draws, mean_null
 from deltaw.study.comparing import PRIMARY, SITES, BaseSide, Comparison, Places, base_sides
-from deltaw.study.configuration import Subspaces, Tuned
+from deltaw.study.configuration import Subspaces
 from deltaw.study.making import SeedConfig, step_directory, tuned_fields
 from deltaw.study.probing import observe_probe, observe_refusal
 from deltaw.study.sheet import Sheet, present
 from deltaw.study.stage import StageContext
+from deltaw.study.tuned import Tuned
 
 GAUSSIAN_DRAWS = 20
 
