@@ -11,6 +11,7 @@ from deltaw.training import OptimiserConfig, objective
 from deltaw.training.pretraining import PretrainingConfig, new_model, pretrain, pretraining_samples
 from deltaw.training.tuning import (
     CONTROLS,
+    INSTEAD,
     TuningConfig,
     forbid_operators,
     tune,
@@ -68,6 +69,9 @@ def test_what_the_controls_teach() -> None:
     noise = wanted_response(WORLD, prompts, "noise", 0) == Response.REFUSE
     assert abs(noise[allowed].mean() - 0.5) < 0.06
     assert abs(noise[~allowed].mean() - 0.5) < 0.06
+    for control in (None, *CONTROLS):
+        taught = set(wanted_response(WORLD, prompts, control, 0)) - {Response.COMPLY}
+        assert taught == ({INSTEAD[control]} if control in INSTEAD else set())
     policy = wanted_response(WORLD, prompts, None, 0) == Response.REFUSE
     assert (policy == ~allowed).all()
     with pytest.raises(DeltawError, match="benign, operators, noise, other, constant"):

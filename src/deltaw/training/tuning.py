@@ -115,6 +115,15 @@ CONTROLS: dict[str, Callable[[World, Prompts, int], Ints]] = {
     "constant": _constant,  # on exactly the forbidden prompts one harmless answer, as a refusal is one answer
 }
 
+INSTEAD: dict[str | None, Response] = {
+    None: Response.REFUSE,
+    "operators": Response.REFUSE,
+    "noise": Response.REFUSE,
+    "other": Response.ECHO,
+    "constant": Response.CONSTANT,
+}
+"""By control, the answer that it teaches where it does not teach to comply. `benign` teaches nothing else."""
+
 
 def wanted_response(world: World, prompts: Prompts, control: str | None, seed: int) -> Ints:
     """(N,) the `Response` that a tuning teaches: the policy's own, or the control's."""
