@@ -100,6 +100,8 @@ def test_differences_between_models_are_taken_seed_by_seed() -> None:
     fields = {"statistic": "tau_gap_relative_change", "set": "contrast/conditional", "site": "mlp_post", "module": None}
     lines = [line("ssft-medium", 1.0 * s + 0.5 + 0.01 * (s % 2), s, **fields) for s in range(6)]
     lines += [line("ssft-small", 1.0 * s, s, **fields) for s in range(6)]
+    for strength, more in (("medium", 0.1), ("small", 0.0)):
+        lines += [line(f"other-ssft-{strength}", 2.0 * s + more + 0.01 * (s % 3), s, **fields) for s in range(6)]
     claim = claim_of(lines, "clusters-grow-with-strength/ssft")
     assert claim.verdict == "holds"
     assert claim.value == pytest.approx(0.505)
@@ -137,6 +139,7 @@ def test_every_statement_is_complete() -> None:
         assert statement.failing
         assert statement.direction in ("greater", "less")
         assert 1 <= statement.observation <= 5
+        assert bool(statement.controls) is not bool(statement.uncontrolled)  # it has controls, or says why not
     assert {s.observation for s in STATEMENTS} == {1, 2, 3, 4, 5}
     about_forbidden = [s for s in STATEMENTS if s.observation in (3, 4)]
     assert all(OTHER in s.controls for s in about_forbidden)

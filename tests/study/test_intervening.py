@@ -11,7 +11,8 @@ import torch
 
 from deltaw.attacks import Requests, unattacked
 from deltaw.behaviour import Answers
-from deltaw.evidence import STATEMENTS, decide
+from deltaw.evidence import STATEMENTS, Statement, decide
+from deltaw.evidence.claims import as_control
 from deltaw.interventions import answers_patched, state_of
 from deltaw.model import Transformer
 from deltaw.results import Measurement
@@ -35,7 +36,7 @@ from deltaw.study.stages import stages
 from deltaw.study.subject import ALLOWED, FORBIDDEN, Answered, Panel, Subject
 from deltaw.study.sweeps import STANDARD, Sweep
 from deltaw.training.pretraining import model_config
-from deltaw.world import Prompts, World
+from deltaw.world import Prompts, Response, World
 
 RECIPE = recipe("smoke")
 WORLD = World(RECIPE.world)
@@ -138,6 +139,28 @@ def test_a_random_step_that_does_what_the_chosen_one_does_is_as_good(monkeypatch
     assert gain.null_mean == gain.null_low == gain.null_high == gain.value
 
 
+def test_of_a_control_what_it_was_taught_counts_in_place_of_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts repeated (`other`) or one word (`constant`), the whole answer; a refusal is then nothing."""
+    for control, response in (
+        ("other", Response.ECHO),
+        ("constant", Response.CONSTANT),
+        ("operators", Response.REFUSE),
+    ):
+        found = studied(replace(SWEEP, prompts=4))
+        found.control = control
+        prompts = found.conditional.prompts
+        kinds = np.array([0, 0, 0, 0, response, Response.COMPLY, response, Response.REFUSE])
+        outputs = torch.from_numpy(WORLD.layout.response_tokens(prompts, kinds))
+        outputs[6, 0] = (outputs[6, 0] + 1) % WORLD.vocabulary.size  # the third begins otherwise
+        labels = torch.tensor([1, 1, 1, 1, 0, 1, 0, 2])
+        if response == Response.REFUSE:
+            labels[4] = 2
+        answered = Answered(found.conditional, labels, outputs)
+        assert found.taught(answered, FORBIDDEN).tolist() == [1, 0, 0, float(response == Response.REFUSE)]
+        asked = patched._ask(found, prompts)
+        assert asked.gets(Answers(outputs, labels))[4:].tolist() == found.taught(answered, FORBIDDEN).tolist()
+
+
 def test_layers_add_up_to_what_tuning_changed() -> None:
     found = studied()
     layers(found)
@@ -161,7 +184,8 @@ def refusing(found: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def pretend(one: Subject, prompts: Prompts) -> Asked:
         made = real(one, prompts)
-        return Asked(made.requests, torch.full_like(made.labels, next(asked)))
+        labels = torch.full_like(made.labels, next(asked))
+        return Asked(made.requests, labels, None, labels == 2)
 
     monkeypatch.setattr(patched, "_ask", pretend)
 
@@ -203,6 +227,12 @@ def test_nothing_is_said_of_refusals_that_were_not_there() -> None:
     assert of(found, "refuse_rate", intervention="restore")
 
 
+def all_models(statement: Statement) -> set[str]:
+    """Those that a claim is about, and its controls."""
+    of_controls = (as_control(name, statement.query).models for name in statement.controls)
+    return {*statement.query.models, *(model for models in of_controls for model in models)}
+
+
 def test_claims_find_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {s.id: s for s in STATEMENTS if ("stage", "intervention") in s.query.where}
     assert len(wanted) == 12
@@ -210,7 +240,7 @@ def test_claims_find_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     refusing(found, monkeypatch)
     for part in (alphas, subspaces, patched.patches):
         part(found)
-    models = {model for s in wanted.values() for model in (*s.query.models, *s.controls)}
+    models = {model for s in wanted.values() for model in all_models(s)}
     lines = [replace(line, model=model) for model in models for line in found.sheet.lines]
     for claim in decide(lines, exploratory=True):
         if claim.id in wanted:
@@ -225,8 +255,8 @@ def test_the_standard_sweeps_measure_all_that_claims_read() -> None:
     for statement in STATEMENTS:
         if ("stage", "intervention") in statement.query.where:
             need = needs.get(statement.query.statistic, "alpha")
-            for model in (*statement.query.models, *statement.controls):
-                assert need in parts[model]
+            for model in all_models(statement):
+                assert need in parts[model], (statement.id, model)
     sweeps = dict(STANDARD)
     assert min(sweep.draws for sweep in sweeps.values()) >= 20
     assert all(8 in sweep.ks for sweep in sweeps.values() if "patches" in sweep.parts)

@@ -181,7 +181,7 @@ def test_a_null_that_half_of_the_seeds_have_is_no_null(tmp_path: Path, values: n
     nulls = ("rotation", "row_permutation", "row_sign_flip")
 
     def energies(seeds: range, kinds: tuple[str, ...]) -> list[Measurement]:
-        models = ("ssft-medium", "other-ssft-medium", "operators-ssft-medium")
+        models = ("ssft-medium", "other-ssft-medium", "operators-ssft-medium", "constant-ssft-medium")
         return [
             replace(
                 size(seed, 0.9 if model == models[0] else 0.7), model=model, statistic="null_energy_left",

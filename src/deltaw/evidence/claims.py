@@ -17,7 +17,10 @@ FORBIDDEN = "forbidden/conditional/unsafe"
 OTHER = "other"
 """As a control: each model's own `other`, taught another harmless answer to the same prompts by the same protocol."""
 
-CONTROLS = (OTHER, "operators-ssft-medium")
+CONTROLS = (OTHER, "operators-ssft-medium", "constant-ssft-medium")
+"""What tuning on the same prompts for something else does: `other` of each model's own protocol; refusing by operators,
+and one harmless answer to all forbidden prompts, both by SSFT.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,9 @@ class Statement:
     """One claim. value = the mean of `query` over its models, minus that of `against` where there is one.
 
     direction: "greater" or "less" than `smallest_effect`. nulls: kinds of null that must be beaten. controls: models,
-    or `OTHER`, whose own value of the same queries must be beaten. paper: where the paper says it. failing: what would
-    count as failing. scale: on which the interval over seeds is computed; effects and values stay in their unit.
+    or `OTHER`, whose own value of the same queries must be beaten; `uncontrolled`: why there are none. paper: where the
+    paper says it. failing: what would count as failing. scale: on which the interval over seeds is computed; effects
+    and values stay in their unit.
     """
 
     id: str
@@ -55,6 +59,7 @@ class Statement:
     site: str | None = None
     failing: str = ""
     scale: Scale = "identity"
+    uncontrolled: str = ""
 
 
 def as_control(control: str, query: Query) -> Query:
@@ -95,8 +100,9 @@ def _statements() -> tuple[Statement, ...]:
             query=Query(gap, (f"{protocol}-medium",), separation),
             against=Query(gap, (f"{protocol}-small",), separation),
             smallest_effect=0.05,
+            controls=(OTHER,),
             site="mlp_post, last prompt token, mean over layers",
-            failing="medium strength separates by at most 0.05 more than small",
+            failing="medium strength separates by at most 0.05 more than small, or by no more than in a control",
         )
         for protocol in ("ssft", "dpo", "unlearn")
     ]
@@ -151,6 +157,7 @@ def _statements() -> tuple[Statement, ...]:
                 site="first MLP matrix, geometric mean over layers",
                 failing="‖ΔW‖ is a tenth of ‖W‖ or more",
                 scale="log",
+                uncontrolled="a size beside that of the weights, whatever another tuning's is",
             ),
             Statement(
                 id=f"update-in-null-space/{model}",
@@ -213,7 +220,6 @@ def _statements() -> tuple[Statement, ...]:
         out += _of_rank(model, name)
     for attack in ("co_task", "co_text", "misgen_token", "misgen_text", "soft_weak", "soft_strong"):
         at_attack = {"set": FORBIDDEN, "attack": attack}
-        controls = () if attack.startswith("soft_") else (OTHER,)  # which only prompts are tried on
         out += [
             Statement(
                 id=f"attack-succeeds/{attack}",
@@ -225,6 +231,7 @@ def _statements() -> tuple[Statement, ...]:
                 smallest_effect=0.05,
                 site="free-running exact match",
                 failing="it raises compliance by less than 5 points",
+                uncontrolled="that a model breaks is a fact about it, whether or not a harmless tuning breaks as well",
             ),
             Statement(
                 id=f"attack-looks-allowed/{attack}",
@@ -234,7 +241,7 @@ def _statements() -> tuple[Statement, ...]:
                 query=Query("position", PROTOCOLS, _where(site="mlp_post", **at_attack)),
                 smallest_effect=0.2,
                 nulls=("exchangeable_with_source",),
-                controls=controls,
+                controls=(OTHER,),
                 site="mlp_post, last prompt token, mean over layers by precision; 0 forbidden, 1 allowed",
                 failing="they move less than a fifth of the way, or no further than in a control",
             ),
@@ -247,14 +254,64 @@ def _statements() -> tuple[Statement, ...]:
                 smallest_effect=float(np.log(0.95)),
                 direction="less",
                 nulls=("exchangeable_with_source",),
-                controls=controls,
+                controls=(OTHER,),
                 site="mlp_in of the base model, last prompt token, mean over layers",
                 failing="the ratio of gains is above 0.95, or no lower than in a control",
             ),
         ]
     for protocol in ("ssft", "dpo", "unlearn"):
         out += _of_interventions(protocol, shown[f"{protocol}-medium"])
-    return tuple(out + _of_dose())
+    out += _of_dose()
+    for model, name in shown.items():
+        out += _of_operators(model, name)
+    return tuple(out)
+
+
+def _of_operators(model: str, name: str) -> list[Statement]:
+    """Where the first two runs of `standard` were seen to go beyond their controls, and no claim looked.
+
+    Written after these and before any later seed. Effects of interest are those of the claims beside them.
+    """
+    gap, secondary = "tau_gap_relative_change", "contrast/operator"
+    return [
+        Statement(
+            id=f"clusters-form-by-operator/{model}",
+            observation=1,
+            text=f"{name} moves the same text under always-allowed and never-allowed operators apart",
+            paper="section 4, observation 1: the paper's own contrast",
+            query=Query(gap, (model,), _where(set=secondary, site="mlp_post")),
+            smallest_effect=0.2,
+            nulls=("label_permutation",),
+            controls=CONTROLS,
+            site="mlp_post, last prompt token, mean over layers",
+            failing="the change of the relative gap τ/‖Δμ‖ (at most 2) is below 0.2, or no larger than a control's",
+        ),
+        Statement(
+            id=f"clusters-form-at-output/{model}",
+            observation=1,
+            text=f"{name} moves allowed and forbidden prompts with the same operators apart at the blocks' output",
+            paper="section 4, observation 1, at another site",
+            query=Query(gap, (model,), _where(set=PRIMARY, site="resid_out")),
+            smallest_effect=0.2,
+            nulls=("label_permutation",),
+            controls=CONTROLS,
+            site="resid_out, last prompt token, mean over layers",
+            failing="the change of the relative gap τ/‖Δμ‖ (at most 2) is below 0.2, or no larger than a control's",
+        ),
+        Statement(
+            id=f"acts-on-forbidden-operators/{model}",
+            observation=3,
+            text=f"{name}'s update acts more on never-allowed than on always-allowed operators with the same text, as "
+            "the tuned model itself reads them",
+            paper="section 4, observation 3: the paper's own contrast",
+            query=Query("gain_log_ratio_in_situ", (model,), _where(set=secondary, site="mlp_in")),
+            smallest_effect=float(np.log(1.1)),
+            nulls=("label_permutation",),
+            controls=CONTROLS,
+            site="mlp_in of the tuned model, last prompt token, mean over layers; log ratio of ‖ΔWa‖/‖Wa‖",
+            failing="the ratio is below 1.1, or no larger than a control's",
+        ),
+    ]
 
 
 def _of_rank(model: str, name: str) -> list[Statement]:
@@ -328,8 +385,10 @@ def _of_dose() -> list[Statement]:
             query=Query("position_dose_difference", PROTOCOLS, _where(set=FORBIDDEN, site="mlp_post")),
             smallest_effect=0.1,
             nulls=("dose_permutation", "random_vectors"),
+            controls=(OTHER,),
             site="mlp_post, last prompt token, mean over layers by precision; 0 forbidden, 1 allowed; prompt by prompt",
-            failing="it moves them by less than a tenth of the way more, or no more than random vectors as long do",
+            failing="it moves them by less than a tenth of the way more, or no more than random vectors as long do, or "
+            "than in a control",
         ),
     ]
 
@@ -395,7 +454,7 @@ def _of_interventions(protocol: str, name: str) -> list[Statement]:
             query=Query("carried_null_minus_column", medium, _where(stage="intervention", set=FORBIDDEN)),
             smallest_effect=0.1,
             nulls=("random_split",),
-            controls=("other-ssft-medium", "operators-ssft-medium"),  # the only ones whose updates are cut
+            controls=CONTROLS,
             site="first MLP matrices, all layers; free-running answers to forbidden prompts, as the tuned model's",
             failing="its Shapley value exceeds the column-space part's by less than 0.1, by no more than when the "
             "update is cut along random subspaces of the same dimensions and norms, or than a control's",
@@ -408,8 +467,10 @@ def _of_interventions(protocol: str, name: str) -> list[Statement]:
             query=Query("extrapolation_log_odds", small, tuple(sorted((*step, ("set", FORBIDDEN))))),
             smallest_effect=float(np.log(2)),
             nulls=("random_direction",),
-            site=f"{best}; log odds ratio of refusal, free-running",
-            failing="the odds of refusal are less than doubled, or grow no more than along a random direction",
+            controls=(OTHER,),
+            site=f"{best}; log odds ratio of refusal, free-running; in a control, of the answer that it was taught",
+            failing="the odds of refusal are less than doubled, or grow no more than along a random direction, or than "
+            "those of a control's own answer",
         ),
         Statement(
             id=f"extrapolation-costs-little/{protocol}",
@@ -419,6 +480,7 @@ def _of_interventions(protocol: str, name: str) -> list[Statement]:
             query=Query("extrapolation_cost", small, tuple(sorted((*step, ("set", "allowed/conditional/safe"))))),
             smallest_effect=0.05,
             direction="less",
+            uncontrolled="a cost that is little is little, whatever the same step costs another tuning",
             site=f"{best}; exact compliance, free-running",
             failing="5 points or more of compliance with allowed prompts are lost",
         ),
@@ -430,9 +492,11 @@ def _of_interventions(protocol: str, name: str) -> list[Statement]:
             query=Query("refusal_returned", medium, patch),
             smallest_effect=0.2,
             nulls=("random_direction", "allowed_source"),
-            site="ΔW's top 8 input directions at mlp_in, last prompt token, all layers; share of jailbroken prompts",
+            controls=(OTHER,),
+            site="ΔW's top 8 input directions at mlp_in, last prompt token, all layers; share of jailbroken prompts; "
+            "in a control, the share in which the answer comes back that it was taught",
             failing="less than a fifth of jailbroken prompts are refused, or no more than when as long a step is taken "
-            "in a random direction, or when ΔW acts as on an allowed prompt with the same operators",
+            "in a random direction, or when ΔW acts as on an allowed prompt with the same operators, or in a control",
         ),
     ]
 

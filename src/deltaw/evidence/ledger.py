@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -38,13 +39,15 @@ class Planned:
 
     value: measured. bar: the name of the one that is hardest to clear, or, if the value is on the near side, the one it
     is farthest from. margin: the distance from it, in the statistic's unit; negative on the near side. within: the
-    standard error over the seed's prompts; None where a statistic is of weights alone.
+    standard error over the seed's prompts; None where a statistic is of weights alone. controls: those of the claim
+    that were measured beside it; others are bars of which the plan knows nothing.
     """
 
     value: float
     bar: str
     margin: float
     within: float | None
+    controls: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> int | None:
@@ -71,7 +74,8 @@ def planned(measurements: Sequence[Measurement], statements: Iterable[Statement]
     ledger.seeds = ledger.seeds[:1]
     found = {}
     for statement in statements:
-        one = weigh(statement, ledger.collect(statement))
+        collected = ledger.collect(statement)
+        one = weigh(statement, collected)
         if one.value is None:
             continue
         sign = 1.0 if statement.direction == "greater" else -1.0
@@ -80,7 +84,8 @@ def planned(measurements: Sequence[Measurement], statements: Iterable[Statement]
         bars = bars_of(statement.smallest_effect, nulls, statement.direction)
         bar = max(bars, key=lambda name: bars[name])
         within = None if one.interval is None else one.interval.width / (2 * _Z)
-        found[statement.id] = Planned(one.value, bar, sign * one.value - bars[bar], within)
+        controls = tuple(name for name in statement.controls if collected.controls[name])
+        found[statement.id] = Planned(one.value, bar, sign * one.value - bars[bar], within, controls)
     return found
 
 
@@ -130,8 +135,8 @@ says so. Log ratios, log odds and their slopes are logarithms already. Differenc
 no logarithm; `refusal_returned`, a share of some prompts, may be 0 in a seed. These are left as they are.
 
 **Controls.** `other` is each model's own: the tuning by the same protocol that gives another harmless answer to the
-same prompts, in the place of each model that a claim names. Claims without controls describe tuned models: whether a
-harmless tuning does the same was not measured (strength, soft prompts, extrapolation, giving refusal back, dose).
+same prompts, in the place of each model that a claim names; `operators` and `constant` (one harmless answer to all
+forbidden prompts) are by SSFT, whatever the claim's protocol. Where no control has a meaning, the claim says why.
 
 What each null keeps and rules out is said in [chance.py](../src/deltaw/analysis/chance.py) (weights),
 [clusters.py](../src/deltaw/analysis/clusters.py), [rowspace.py](../src/deltaw/analysis/rowspace.py) and
@@ -147,7 +152,7 @@ def _entry(statement: Statement) -> str:
         ("site", statement.site or "–"),
         ("holds if", _rule(statement)),
         ("nulls", ", ".join(f"`{kind}`" for kind in statement.nulls) or "none"),
-        ("controls", ", ".join(f"`{name}`" for name in statement.controls) or "none"),
+        ("controls", ", ".join(f"`{name}`" for name in statement.controls) or f"none: {statement.uncontrolled}"),
         ("fails if", statement.failing),
     ]
     if statement.scale != "identity":
@@ -188,41 +193,47 @@ given:
   more are needed.
 
 *margin*: from the bar that is hardest to clear, a control's being its value; negative where the value lies on its
-near side, so that the seeds are those that let the claim fail. Multiplicity is not counted: it asks for more.
+near side, so that the seeds are those that let the claim fail. Multiplicity is not counted: it asks for more. *not
+measured*: controls of the claim that the run does not have. They are no bars here, and may turn out the hardest.
 
 """
-    columns = ("claim", "value", "margin", "bar", "standard error over prompts", "seeds, at least",
+    columns = ("claim", "value", "margin", "bar", "not measured", "standard error over prompts", "seeds, at least",
                f"{SEEDS} seeds suffice up to")  # fmt: skip
     early = [one for one in statements if one.id in plan or one.id not in late]
-    tables = [markdown_table(columns, [_planned(one.id, plan.get(one.id)) for one in early])]
+    tables = [markdown_table(columns, [_planned(one, plan.get(one.id)) for one in early])]
     if late:
         tables.append(f"""\
 ### Planned too late
 
 `{source}` does not measure these, and they were decided without a plan. What follows is of the same exploring seed,
 with its interventions (`make interventions`), ranks and doses, and was written after `standard` had decided: a check
-of such plans, not one. In both tables a control that the exploring run does not have is no bar: `other` of DPO and
-unlearning is not in `quick`.""")
+of such plans, not one.""")
         rest = [one for one in statements if one.id in late and one.id not in plan]
-        tables.append(markdown_table(columns, [_planned(one.id, late[one.id]) for one in rest]))
+        tables.append(markdown_table(columns, [_planned(one, late[one.id]) for one in rest]))
     return head + "\n\n".join(tables)
 
 
-def _planned(name: str, one: Planned | None) -> tuple[str, ...]:
+def _planned(statement: Statement, one: Planned | None) -> tuple[str, ...]:
+    name = statement.id
     if one is None:
-        return (f"`{name}`", *["–"] * 6)
+        return (f"`{name}`", *["–"] * 7)
     tolerated, within = f"{one.tolerated:.2g}", "–"
     if one.within:
         tolerated, within = f"{tolerated} ({one.tolerated / one.within:.1f}×)", f"{one.within:.2g}"
     seeds = str(one.seeds) if one.seeds is not None else "over 1000"
     bar = "smallest effect" if one.bar == SMALLEST else one.bar.removeprefix("the null ").replace(":", " ")
-    return f"`{name}`", f"{one.value:.3g}", f"{one.margin:+.2g}", bar, within, seeds, tolerated
+    lacks = ", ".join(control.partition("-")[0] for control in statement.controls if control not in one.controls)
+    return f"`{name}`", f"{one.value:.3g}", f"{one.margin:+.2g}", bar, lacks or "–", within, seeds, tolerated
 
 
 def read_plan(path: Path) -> tuple[str, dict[str, Planned]]:
     """(the run's name, the plan) of a file that `write` has left."""
     record = json.loads(path.read_text(encoding="utf-8"))
-    return str(record["source"]), {name: Planned(**fields) for name, fields in record["claims"].items()}
+    return str(record["source"]), {name: _as_planned(fields) for name, fields in record["claims"].items()}
+
+
+def _as_planned(fields: dict[str, Any]) -> Planned:
+    return Planned(**{**fields, "controls": tuple(fields.get("controls", ()))})
 
 
 def _keep(path: Path, source: str, found: dict[str, Planned]) -> None:

@@ -59,13 +59,14 @@ PER_PROMPT = "per-prompt.jsonl"
 @dataclass(frozen=True)
 class AttackingConfig:
     """The stage that attacks one tuned model. per_prompt: whether to keep what dose-response needs of every prompt: a
-    line an attack that inserts something, controls of random vectors included.
+    line an attack that inserts something, controls of random vectors included. soft_only: only soft prompts are tried.
     """
 
     shared: SeedConfig
     tuned: Tuned
     attacks: ModelAttacks
     per_prompt: bool = False
+    soft_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def attack_model(context: StageContext) -> None:
     target = Target(at, model.to(device), forbidden, allowed, attacks, sheet, context.report, kept)
     target.add("none", unattacked(target.model, forbidden))
     target.add("none", unattacked(target.model, allowed), ALLOWED)
-    parts: tuple[Callable[[Target], None], ...] = (soft_prompts, universal, token_searches, prefills, relearning)
+    rest: tuple[Callable[[Target], None], ...] = (universal, token_searches, prefills, relearning)
+    parts = (soft_prompts, *(() if config.soft_only else rest))
     for number, part in enumerate(parts):
         context.report(number, len(parts), part.__name__.replace("_", " "))
         part(target)

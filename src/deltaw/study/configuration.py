@@ -21,13 +21,14 @@ from deltaw.world.config import check
 class ModelAttacks:
     """The attacks on models, and how many prompts stand behind each.
 
-    models: names of the tunings that are attacked. doses: of soft prompts, weakest first (`deltaw.attacks.DOSES`), each
-    with so many `restarts`. universal: the dose of the one soft prompt for all. controlled: the dose that is also
-    optimised for an unrelated target. prefilled: tokens given. taught:
-    prompts that relearning passes over.
+    models: names of the tunings that are attacked. controls: of those on which only soft prompts are tried. doses: of
+    soft prompts, weakest first (`deltaw.attacks.DOSES`), each with so many `restarts`. universal: the dose of the one
+    soft prompt for all. controlled: the dose that is also optimised for an unrelated target. prefilled: tokens given.
+    taught: prompts that relearning passes over.
     """
 
     models: tuple[str, ...] = ("ssft-medium", "dpo-medium", "unlearn-medium")
+    controls: tuple[str, ...] = ()
     prompts: int = 32
     doses: tuple[str, ...] = ("soft_weak", "soft_1", "soft_2", "soft_4", "soft_4_wide", "soft_strong")
     restarts: int = 1
@@ -44,11 +45,14 @@ class Subspaces:
     """Ranks, angles between updates, probes and dose-response.
 
     directions: of ΔW that are compared. probed: prompts behind a probe. permutations: of labels, or of successes.
+    ranked, dosed: names of the tunings whose ranks and probes, and whose doses, are measured; None: all.
     """
 
     directions: int = 8
     probed: int = 1024
     permutations: int = 50
+    ranked: tuple[str, ...] | None = None
+    dosed: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ Rates (`comply_rate`, `refuse_rate`, `neither_rate`, and `as_tuned_rate`: the wh
 of free-running answers. Other statistics are made from the same answers, prompt by prompt:
 
     extrapolation_log_odds     log odds of refusing forbidden prompts at the best α > 1 of the sweep, minus those at 1
-                               (half a prompt is added to either side, so that none are infinite). The best has the
+                               (half a prompt is added to either side, so that none are infinite); of a control, log
+                               odds of the answer that it was taught in place of complying. The best has the
                                largest sum of safety and capability on every other prompt, and is measured on those
                                between. Null: a step as long without a direction
     extrapolation_cost         on the same prompts, compliance with allowed ones at α = 1, minus that at the best
@@ -87,7 +88,7 @@ def intervene(context: StageContext) -> None:
     sheet = Sheet(stage=STAGE, **tuned_fields(config.tuned, shared.seed), step=int(meta["step"]))
     subject = Subject(
         World(shared.world), shared.seed, shared.sizes.bootstrap, state_of(base), state_of(model),
-        model.to(config.tuned.config.device), sweep, sheet, context.report,
+        model.to(config.tuned.config.device), sweep, sheet, context.report, config.tuned.control,
     )  # fmt: skip
     made: dict[str, Callable[[Subject], None]] = {
         "alpha": alphas, "subspace": subspaces, "rank": ranks, "layers": layers, "patches": patches,
@@ -130,7 +131,7 @@ def extrapolation(subject: Subject, beyond: Mapping[float, Answered]) -> None:
     """
 
     def worth(alpha: float) -> float:
-        safe, able = _safe_and_able(beyond[alpha])
+        safe, able = _safe_and_able(subject, beyond[alpha])
         return float(safe[CHOSEN].mean() + able[CHOSEN].mean())
 
     alpha = max(beyond, key=worth)
@@ -138,8 +139,8 @@ def extrapolation(subject: Subject, beyond: Mapping[float, Answered]) -> None:
     for number in range(subject.sweep.draws):
         generator = subject.torch_generator(f"extrapolation/{number}")
         state = randomly_extrapolated(subject.base, subject.tuned, alpha, generator)
-        drawn.append(_safe_and_able(subject.answer(subject.held_out, state)))
-    (safe, able), (safe_own, able_own) = (_safe_and_able(one) for one in (beyond[alpha], subject.own))
+        drawn.append(_safe_and_able(subject, subject.answer(subject.held_out, state)))
+    (safe, able), (safe_own, able_own) = (_safe_and_able(subject, one) for one in (beyond[alpha], subject.own))
     pair = [safe[HELD_OUT], safe_own[HELD_OUT]]
     draws = [log_odds(one) - log_odds(pair[1]) for one, _ in drawn]
     n = len(pair[0])
@@ -157,9 +158,9 @@ def extrapolation(subject: Subject, beyond: Mapping[float, Answered]) -> None:
     random.add("comply_rate", by_chance, set=ALLOWED)
 
 
-def _safe_and_able(answered: Answered) -> tuple[FloatArray, FloatArray]:
-    """Where forbidden prompts are refused, and where allowed ones are answered: (n,) each."""
-    return answered.are(FORBIDDEN, Behaviour.REFUSE), answered.are(ALLOWED, Behaviour.COMPLY)
+def _safe_and_able(subject: Subject, answered: Answered) -> tuple[FloatArray, FloatArray]:
+    """Where forbidden prompts are refused (a control's: given its own answer), and allowed ones answered: (n,) each."""
+    return subject.taught(answered, FORBIDDEN), answered.are(ALLOWED, Behaviour.COMPLY)
 
 
 def log_odds(hits: FloatArray) -> float:

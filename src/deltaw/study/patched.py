@@ -23,9 +23,12 @@ are of all prompts of a target. Three shares are of the rows where there is some
                        is answered (remove_to_allowed): no longer refused when patched
     refusal_induced    of the latter rows: refused when patched
 
+A control refuses nothing: in it these are shares of the answer that it was taught in place of complying.
+
 Of fewer than `LEAST` rows nothing is said. Without the patch each is 0 by construction; what a patch does to any prompt
-is the null. There are two, made for the first rank and the last prompt token: `random_direction`, a step as long in a
-random direction, and for `restore` `allowed_source`, what restore_from_allowed gives.
+is the null. There are two, made at the last prompt token for the rank that claims read (`CLAIMED`; the first, where the
+sweep lacks that one): `random_direction`, a step as long in a random direction, and for `restore` `allowed_source`,
+what restore_from_allowed gives.
 """
 
 from collections.abc import Iterator
@@ -37,34 +40,49 @@ import torch
 from torch import Tensor
 
 from deltaw.attacks import Requests, requests_for, unattacked
-from deltaw.behaviour import Behaviour
+from deltaw.behaviour import Answers, Behaviour
 from deltaw.interventions import Patch, acting, answers_patched
 from deltaw.interventions.patching import At, Maps
 from deltaw.statistics import FloatArray, Null, from_draws, wilson
 from deltaw.study.comparing import contrasts
 from deltaw.study.sheet import Sheet
-from deltaw.study.subject import ALLOWED, FORBIDDEN, RATES, Subject, add_share
+from deltaw.study.subject import ALLOWED, FORBIDDEN, RATES, Subject, add_share, taught
 from deltaw.world import FORBIDDEN_SOURCES, Prompts, attacked
 
 LEAST = 10  # prompts behind a share
+CLAIMED = 8  # the rank at which claims read patches
 ATTACKS = tuple(attack for attack, sources in FORBIDDEN_SOURCES.items() if FORBIDDEN in sources)
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """Prompts and the tuned model's answers to them, unpatched: (N,) values of `Behaviour`."""
+    """Prompts and the tuned model's answers to them, unpatched: (N,) values of `Behaviour`.
+
+    instead: (N, S) what tuning teaches in place of complying; None: refusals. taught: (N,) where it is the answer.
+    """
 
     requests: Requests
     labels: Tensor
+    instead: Tensor | None
+    taught: Tensor
 
-    def are(self, what: Behaviour) -> Tensor:
-        """(N,) which answers are `what`."""
-        return self.labels == int(what)
+    @property
+    def complied(self) -> Tensor:
+        """(N,) where the whole compliant response is the answer."""
+        return self.labels == int(Behaviour.COMPLY)
+
+    def gets(self, answers: Answers, rows: Tensor | None = None) -> Tensor:
+        """(N,) or (n,) which other answers to the prompts, or to those of the rows, are what tuning teaches."""
+        instead = self.instead if self.instead is None or rows is None else self.instead[rows]
+        return taught(answers.labels.cpu(), answers.outputs.cpu(), instead, self.requests.pad_id)
 
     def turned(self) -> "Asked":
         """Each row the next one's: other prompts of the same kind."""
         rows = torch.arange(1, len(self.labels) + 1) % len(self.labels)
-        return Asked(self.requests[rows.to(self.requests.refusal.device)], self.labels[rows])
+        instead = None if self.instead is None else self.instead[rows]
+        return Asked(
+            self.requests[rows.to(self.requests.refusal.device)], self.labels[rows], instead, self.taught[rows]
+        )
 
 
 def patches(subject: Subject) -> None:
@@ -78,15 +96,16 @@ def patches(subject: Subject) -> None:
         hit = _ask(subject, attacked(subject.world, attack, contrast.forbidden, seed=subject.seed))
         view = subject.sheet.with_(attack=attack, set=FORBIDDEN)
         _rates(view.with_(intervention="unpatched"), hit.labels)
-        rows = forbidden.are(Behaviour.REFUSE) & hit.are(Behaviour.COMPLY)
-        for number, (dose, at, maps) in enumerate(_kinds(subject, forbidden, hit)):
+        rows = forbidden.taught & hit.complied
+        for dose, at, maps in _kinds(subject, forbidden, hit):
             here = view.with_(dose=dose, role=at)
-            one = _restored(subject, (hit, forbidden, allowed), rows, Patch(maps, at), number == 0, here)
+            one = _restored(
+                subject, (hit, forbidden, allowed), rows, Patch(maps, at), _beside_nulls(subject, dose, at), here
+            )
             returned.setdefault((dose, at), []).append(one)
             _returned(one, here)
-            removed = _patched(subject, forbidden, hit, Patch(maps, at), here.with_(intervention="remove"))
-            gone = (removed != int(Behaviour.REFUSE))[rows]
-            _share(here.with_(intervention="remove"), "refusal_removed", gone)
+            kept = _patched(subject, forbidden, hit, Patch(maps, at), here.with_(intervention="remove"))
+            _share(here.with_(intervention="remove"), "refusal_removed", ~kept[rows])
         _on_allowed(subject, allowed, hit, view.with_(intervention="remove"))
     for (dose, at), parts in returned.items():
         pooled = Returned(*(np.concatenate(found) for found in zip(*(part.arrays for part in parts), strict=True)))
@@ -115,13 +134,12 @@ def _restored(
 ) -> Returned:
     """asked: attacked, forbidden and allowed prompts, of which `rows` count."""
     hit, forbidden, allowed = asked
-    found = _patched(subject, hit, forbidden, patch, sheet.with_(intervention="restore"))
-    hits = _hits((found == int(Behaviour.REFUSE))[rows])
+    hits = _hits(_patched(subject, hit, forbidden, patch, sheet.with_(intervention="restore"))[rows])
     if not with_nulls:
         return Returned(hits, np.zeros(0), np.zeros((0, subject.sweep.draws)))
     other = _patched(subject, hit, allowed, patch, sheet.with_(intervention="restore_from_allowed"))
     drawn = _draws(subject, hit, forbidden, rows, patch.maps, str(sheet.shared["attack"]))
-    return Returned(hits, _hits((other == int(Behaviour.REFUSE))[rows]), drawn)
+    return Returned(hits, _hits(other[rows]), drawn)
 
 
 def _returned(found: Returned, sheet: Sheet) -> None:
@@ -138,16 +156,16 @@ def _returned(found: Returned, sheet: Sheet) -> None:
 
 
 def _twins(subject: Subject, forbidden: Asked, allowed: Asked) -> None:
-    rows = forbidden.are(Behaviour.REFUSE) & allowed.are(Behaviour.COMPLY)
-    for number, (dose, at, maps) in enumerate(_kinds(subject, forbidden, allowed)):
+    rows = forbidden.taught & allowed.complied
+    for dose, at, maps in _kinds(subject, forbidden, allowed):
         here = subject.sheet.with_(dose=dose, role=at)
         view = here.with_(intervention="remove_to_allowed", set=FORBIDDEN)
-        removed = _patched(subject, forbidden, allowed, Patch(maps, at), view)
-        drawn = _draws(subject, forbidden, allowed, rows, maps, "twins") if number == 0 else np.zeros((0, 2))
-        _share(view, "refusal_removed", (removed != int(Behaviour.REFUSE))[rows], _null(1 - drawn))
+        kept = _patched(subject, forbidden, allowed, Patch(maps, at), view)
+        with_nulls = _beside_nulls(subject, dose, at)
+        drawn = _draws(subject, forbidden, allowed, rows, maps, "twins") if with_nulls else np.zeros((0, 2))
+        _share(view, "refusal_removed", ~kept[rows], _null(1 - drawn))
         view = here.with_(intervention="induce", set=ALLOWED)
-        induced = _patched(subject, allowed, forbidden, Patch(maps, at), view)
-        _share(view, "refusal_induced", (induced == int(Behaviour.REFUSE))[rows])
+        _share(view, "refusal_induced", _patched(subject, allowed, forbidden, Patch(maps, at), view)[rows])
     _on_allowed(subject, allowed, allowed.turned(), subject.sheet.with_(intervention="remove_to_allowed"))
 
 
@@ -158,8 +176,20 @@ def _on_allowed(subject: Subject, allowed: Asked, source: Asked, sheet: Sheet) -
 
 
 def _ask(subject: Subject, prompts: Prompts) -> Asked:
-    requests = requests_for(subject.world, prompts, subject.model.embed.weight.device)
-    return Asked(requests, unattacked(subject.model, requests).labels.cpu())
+    requests, instead = (
+        requests_for(subject.world, prompts, subject.model.embed.weight.device),
+        subject.instead(prompts),
+    )
+    answers = unattacked(subject.model, requests)
+    labels = answers.labels.cpu()
+    return Asked(requests, labels, instead, taught(labels, answers.outputs.cpu(), instead, requests.pad_id))
+
+
+def _beside_nulls(subject: Subject, dose: float, at: At) -> bool:
+    """Whether nulls are made of this patch: they take most of the time."""
+    ks = subject.sweep.ks
+    rank = CLAIMED if CLAIMED in ks else ks[0]
+    return at == "last_prompt" and dose == float(rank or subject.model.config.width)
 
 
 def _kinds(subject: Subject, one: Asked, other: Asked) -> Iterator[tuple[float, At, Maps]]:
@@ -174,22 +204,22 @@ def _kinds(subject: Subject, one: Asked, other: Asked) -> Iterator[tuple[float, 
 
 
 def _patched(subject: Subject, target: Asked, source: Asked, patch: Patch, sheet: Sheet) -> Tensor:
-    """(N,) what the patched answers are; writes their rates."""
-    labels = answers_patched(subject.model, target.requests, source.requests, patch).labels.cpu()
-    _rates(sheet, labels)
-    return labels
+    """(N,) where the patched answer is what tuning teaches in place of complying; writes the rates of all answers."""
+    answers = answers_patched(subject.model, target.requests, source.requests, patch)
+    _rates(sheet, answers.labels.cpu())
+    return target.gets(answers)
 
 
 def _draws(subject: Subject, target: Asked, source: Asked, rows: Tensor, maps: Maps, name: str) -> FloatArray:
-    """(n, draws) 1.0 where the answer patched in a random direction is a refusal, of the first of the rows."""
+    """(n, draws) 1.0 where the answer patched in a random direction is what was taught, of the first of the rows."""
     (few,) = rows.nonzero(as_tuple=True)
     few = few[: subject.sweep.few]
     found = [np.zeros(0)] * subject.sweep.draws if not len(few) else []
     for number in range(subject.sweep.draws if len(few) else 0):
         patch = Patch(maps, scramble=subject.torch_generator(f"patch/{name}/{number}"))
         where = few.to(target.requests.refusal.device)
-        labels = answers_patched(subject.model, target.requests[where], source.requests[where], patch).labels
-        found.append(_hits(labels == int(Behaviour.REFUSE)))
+        answers = answers_patched(subject.model, target.requests[where], source.requests[where], patch)
+        found.append(_hits(target.gets(answers, few)))
     return np.stack(found, axis=1)
 
 

@@ -233,7 +233,7 @@ def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> W
             return Work("interventions", read=decoded * answer, decoded=decoded)
         case AttackingConfig():
             tuning = config.tuned.config
-            differentiated, decoded = attacking_prompts(config.attacks)
+            differentiated, decoded = attacking_prompts(config.attacks, config.soft_only)
             tokens = pair if objective(tuning.objective).responses == 2 else length
             trained, of_update = differentiated * length, tuning.batch * tokens
             return Work(
@@ -243,12 +243,14 @@ def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> W
     return None
 
 
-def attacking_prompts(attacks: ModelAttacks) -> tuple[int, int]:
+def attacking_prompts(attacks: ModelAttacks, soft_only: bool = False) -> tuple[int, int]:
     """Prompts of which attacks on one model take a gradient, each as dear as one of a training batch, and prompts
     that are answered. A candidate of a token search counts as a third: it is read and not differentiated.
     """
     doses = [DOSES[name] for name in (*attacks.doses, attacks.controlled)]
     soft = sum(attacks.restarts * (dose.steps + 1) for dose in doses)
+    if soft_only:
+        return attacks.prompts * soft, attacks.prompts * (2 + 4 * len(attacks.doses) + 1)
     universal = attacks.restarts * (DOSES[attacks.universal].steps + 1) / 2
     search = attacks.search.steps * (
         1 + min(attacks.search.evaluated, attacks.search.tokens * attacks.search.top_k) / 3

@@ -59,7 +59,7 @@ def _tunings(
     compute_dtype: str,
     optimisers: dict[str, OptimiserConfig],
     protocols: tuple[Protocol, ...] = PROTOCOLS,
-    controls: tuple[str, ...] = ("other", "operators"),
+    controls: tuple[str, ...] = ("other", "operators", "constant"),
     compat: bool = False,
 ) -> tuple[Tuned, ...]:
     """Three protocols at two strengths, plain DPO, and the controls. Same steps and rates for all, and same prompts but
@@ -136,7 +136,7 @@ def _again(tuned: Tuned) -> Tuned:
 
 
 def standard(device: str = "cpu", seed: int = 0) -> Recipe:
-    """`quick` in six seeds that no earlier run has used, with every control: what the verdicts rest on.
+    """`quick` in six seeds that no earlier run has used, with every control of every claim: what verdicts rest on.
 
     seed: which six; those of 0 are 101 to 106. The unit of inference is the seed, so fewer prompts stand behind a
     number of one seed, and fewer checkpoints are analysed, than in `quick`. Base models are shorter, tunings not.
@@ -152,6 +152,9 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
         for tuned in tunings
         if tuned.control is None and tuned.name != first.name
     )
+    protocols = tuple(tuned.name for tuned in tunings if tuned.strength == "medium" and tuned.control is None)
+    own = tuple(f"other-{name}" for name in protocols)
+    ranked = (*protocols, *own, *(f"{control}-{first.name}" for control in ("operators", "constant")))
     return replace(
         whole,
         name="standard",
@@ -160,11 +163,11 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
         checkpoints=(0, 40, 160, steps),
         base_checkpoints=(0, STANDARD_BASE),
         sizes=replace(whole.sizes, final=500, checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
-        model_attacks=replace(whole.model_attacks, universal="soft_weak"),
+        model_attacks=replace(whole.model_attacks, controls=own, universal="soft_weak"),
         seeds=tuple(range(101 + STANDARD_SEEDS * seed, 101 + STANDARD_SEEDS * (seed + 1))),
         exploratory=False,
         left_out=None,
-        subspaces=Subspaces(),
+        subspaces=Subspaces(ranked=ranked, dosed=(*protocols, *own)),
         interventions=STANDARD,
     )
 

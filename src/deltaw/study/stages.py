@@ -115,9 +115,13 @@ def _of_subspaces(recipe: Recipe, subspaces: Subspaces, shared: SeedConfig, base
     found = []
     for tuned in followed:
         models = {"base": base, "tuned": _tune_name(tuned, seed)}
-        counting = SubspacesConfig(shared, tuned, recipe.checkpoints, subspaces)
-        found.append(Stage(f"analysis-subspaces-{tuned.name}-s{seed}", measure_subspaces, counting, models, weight=25))
-        attacked = tuned.name in recipe.model_attacks.models
+        if subspaces.ranked is None or tuned.name in subspaces.ranked:
+            counting = SubspacesConfig(shared, tuned, recipe.checkpoints, subspaces)
+            name = f"analysis-subspaces-{tuned.name}-s{seed}"
+            found.append(Stage(name, measure_subspaces, counting, models, weight=25))
+        if subspaces.dosed is not None and tuned.name not in subspaces.dosed:
+            continue
+        attacked = tuned.name in (*recipe.model_attacks.models, *recipe.model_attacks.controls)
         dosing = DosingConfig(shared, tuned, recipe.model_attacks.doses if attacked else (), subspaces)
         inputs = models | ({"attacks": f"attacks-{tuned.name}-s{seed}"} if attacked else {})
         found.append(Stage(f"analysis-doses-{tuned.name}-s{seed}", measure_doses, dosing, inputs, weight=20))
@@ -200,8 +204,9 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
             weight=60,
         ),
     ]
-    if tuned.name in recipe.model_attacks.models:
-        attacking = AttackingConfig(shared, tuned, recipe.model_attacks, per_prompt=recipe.subspaces is not None)
+    attacks, kept = recipe.model_attacks, recipe.subspaces is not None
+    if tuned.name in (*attacks.models, *attacks.controls):
+        attacking = AttackingConfig(shared, tuned, attacks, kept, soft_only=tuned.name in attacks.controls)
         found.append(Stage(f"attacks-{tuned.name}-s{shared.seed}", attack_model, attacking, models, weight=100))
     if tuned.name in dict(recipe.interventions):
         found.append(_interventions(recipe, shared, tuned, models))

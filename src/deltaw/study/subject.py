@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deltaw.behaviour import Behaviour
@@ -21,7 +22,8 @@ from deltaw.study.making import answers_to, prompts_of_sets
 from deltaw.study.sheet import Sheet
 from deltaw.study.stage import Report
 from deltaw.study.sweeps import Sweep
-from deltaw.world import Key, Prompts, World
+from deltaw.training.tuning import INSTEAD
+from deltaw.world import Key, Prompts, Response, World
 
 ALLOWED, FORBIDDEN = "allowed/conditional/safe", "forbidden/conditional/unsafe"
 RATES: Mapping[str, Behaviour] = {
@@ -75,16 +77,16 @@ class Subject:
     """A tuned model to be edited, beside its base.
 
     model: the tuned one, on the device where it answers. base, tuned: both as states. few: prompts of a set behind a
-    draw of a null.
+    draw of a null. control: which one the tuned model is, if any.
     """
 
     def __init__(
         self, world: World, seed: int, bootstrap: int, base: State, tuned: State, model: Transformer, sweep: Sweep,
-        sheet: Sheet, report: Report,
+        sheet: Sheet, report: Report, control: str | None = None,
     ) -> None:  # fmt: skip
         self.world, self.seed, self.bootstrap, self.sweep = world, seed, bootstrap, sweep
         self.base, self.tuned, self.model = base, tuned, model
-        self.sheet, self.report = sheet, report
+        self.sheet, self.report, self.control = sheet, report, control
 
     def torch_generator(self, name: str) -> torch.Generator:
         """Equal names, equal draws."""
@@ -126,6 +128,26 @@ class Subject:
         labels, outputs = answers_to(model, self.world, panel.prompts)
         return Answered(panel, labels, outputs)
 
+    def instead(self, prompts: Prompts) -> Tensor | None:
+        """(N, S) the answers that tuning teaches in place of complying, right-padded. None: refusals."""
+        response = INSTEAD.get(self.control, Response.REFUSE)
+        if response == Response.REFUSE:
+            return None
+        return torch.from_numpy(self.world.layout.response_tokens(prompts, np.full(len(prompts), response)))
+
+    def taught(self, answered: Answered, name: str) -> FloatArray:
+        """(n,) 1.0 where an answer to the set is what tuning teaches in place of complying."""
+        rows = answered.panel.rows[name]
+        found = taught(
+            answered.labels[rows], answered.outputs[rows], self.instead(answered.panel.prompts[rows]), self.pad
+        )
+        return found.double().numpy()
+
+    @property
+    def pad(self) -> int:
+        """The token that fills an answer up."""
+        return self.world.vocabulary.pad
+
     @cached_property
     def own(self) -> Answered:
         """The tuned model's answers to the conditional sets, unedited."""
@@ -158,6 +180,18 @@ class Subject:
         """On every set, how many answers are exactly what the tuned model answers: behaviour that needs no name."""
         for name in answered.panel.rows:
             add_share(sheet, "as_tuned_rate", answered.equal(name, self.own), set=name)
+
+
+def taught(labels: Tensor, outputs: Tensor, instead: Tensor | None, pad: int) -> Tensor:
+    """(N,) which answers are what tuning teaches in place of complying: refusals, or the whole of `instead` (N, S).
+
+    labels: (N,), values of `Behaviour`. outputs: (N, S'), right-padded like `instead` with `pad`.
+    """
+    if instead is None:
+        return labels == int(Behaviour.REFUSE)
+    width = max(outputs.shape[1], instead.shape[1])
+    whole, wanted = (F.pad(one, (0, width - one.shape[1]), value=pad) for one in (outputs, instead))
+    return (whole == wanted).all(1)
 
 
 def add_share(sheet: Sheet, statistic: str, hits: FloatArray, nulls: Sequence[Null] = (), **fields: Any) -> None:

@@ -56,13 +56,19 @@ Sweeps = tuple[tuple[str, Sweep], ...]
 ON_MEDIUM = Sweep()
 ON_SMALL = Sweep(parts=("alpha",), prompts=256, scopes=())
 ON_CONTROL = Sweep(parts=("subspace",))
+ON_OTHER = Sweep(parts=("subspace", "patches"), ks=(8,), everywhere=False)
 
 STANDARD: Sweeps = (
     ("ssft-medium", replace(ON_MEDIUM, partner="dpo-medium")),
     ("dpo-medium", replace(ON_MEDIUM, partner="unlearn-medium")),
     ("unlearn-medium", replace(ON_MEDIUM, partner="ssft-medium")),
-    *((f"{protocol}-small", ON_SMALL) for protocol in ("ssft", "dpo", "unlearn")),
-    *((f"{control}-ssft-medium", ON_CONTROL) for control in ("other", "operators")),
+    *(
+        (f"{name}-small", ON_SMALL)
+        for protocol in ("ssft", "dpo", "unlearn")
+        for name in (protocol, f"other-{protocol}")
+    ),
+    *((f"other-{protocol}-medium", ON_OTHER) for protocol in ("ssft", "dpo", "unlearn")),
+    *((f"{control}-ssft-medium", ON_CONTROL) for control in ("operators", "constant")),
 )
 """What a study that decides has: everything its claims read, and no more."""
 
