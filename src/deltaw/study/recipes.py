@@ -191,6 +191,7 @@ def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
         sizes=Sizes(final=24, checkpoint=8, attacked=16, contrast=24, draws=20, bootstrap=50, ceiling=100, shown=1),
         model_attacks=ModelAttacks(
             models=("ssft-medium",),
+            controls=("other-ssft-medium",),
             prompts=10,
             doses=("soft_weak", "soft_2"),
             universal="soft_weak",

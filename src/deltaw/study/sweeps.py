@@ -81,7 +81,10 @@ SMOKE: Sweeps = (
         ),
     ),
     ("ssft-small", Sweep(parts=("alpha",), prompts=6, few=4, draws=2, alphas=(1.0, 2.0), scopes=())),
-    ("other-ssft-medium", Sweep(parts=("subspace",), prompts=6, few=4, draws=2)),
+    (
+        "other-ssft-medium",
+        Sweep(parts=("subspace", "patches"), prompts=6, few=4, draws=2, attacked=6, ks=(2,), everywhere=False),
+    ),
 )  # fmt: skip
 
 EXHAUSTIVE = Sweep(
