@@ -86,7 +86,6 @@ def _strengths(steps: int) -> dict[str, OptimiserConfig]:
 
 STANDARD_SEEDS = 6
 STANDARD_BASE = 3000  # updates of each base model; `quick` affords 3,600
-SOFT_DOSES = ("soft_weak", "soft_2", "soft_4_wide", "soft_strong")  # of each attacked model; `quick` has two more
 PLAIN_STOPS = 160  # updates of plain DPO, which is only followed: by then it answers no prompt rightly
 
 
@@ -164,9 +163,7 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
         checkpoints=(0, 40, 160, steps),
         base_checkpoints=(0, STANDARD_BASE),
         sizes=replace(whole.sizes, final=500, checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
-        model_attacks=replace(
-            whole.model_attacks, controls=own, doses=SOFT_DOSES, universal="soft_weak", controlled="soft_2"
-        ),
+        model_attacks=replace(whole.model_attacks, controls=own, universal="soft_weak"),
         seeds=tuple(range(101 + STANDARD_SEEDS * seed, 101 + STANDARD_SEEDS * (seed + 1))),
         exploratory=False,
         left_out=None,
