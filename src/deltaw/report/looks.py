@@ -40,12 +40,14 @@ CONTROL_NAMES = {
     "operators": "control: random operators",
     "benign": "control: no refusals",
     "noise": "control: coin",
+    "constant": "control: one answer",
 }
 CONTROL_LOOKS: Mapping[str, tuple[tuple[int, ...], str]] = {
     "other": ((2, 2), "triangle-up"),
     "operators": ((7, 2, 1, 2), "triangle-down"),
     "benign": ((1, 3), "square"),
     "noise": ((5, 4), "cross"),
+    "constant": ((10, 3), "wedge"),
 }
 PROTOCOL_CONTROLS: Mapping[str, tuple[tuple[int, ...], str]] = {
     "dpo": ((4, 2, 1, 2, 1, 2), "triangle-right"),
@@ -137,6 +139,7 @@ def _series(record: Mapping[str, Any], config: Mapping[str, Any]) -> Series:
         if protocol not in (None, "ssft"):
             label = f"control: {control}, {protocol_name(protocol, config)}"
             dash, shape = PROTOCOL_CONTROLS.get(protocol, (dash, shape))
+        label += ", small" if small else ""
         return Series(model, label, None, light("control"), dash, shape, small, control, strength)
     name = protocol_name(protocol, config) if protocol else model
     label = f"{name}, {strength}" if strength else name
