@@ -139,7 +139,7 @@ def test_a_random_step_that_does_what_the_chosen_one_does_is_as_good(monkeypatch
     assert gain.null_mean == gain.null_low == gain.null_high == gain.value
 
 
-def test_of_a_control_what_it_was_taught_counts_in_place_of_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_control_what_it_was_taught_counts_in_place_of_refusals() -> None:
     """Texts repeated (`other`) or one word (`constant`), the whole answer; a refusal is then nothing."""
     for control, response in (
         ("other", Response.ECHO),
@@ -184,8 +184,7 @@ def refusing(found: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def pretend(one: Subject, prompts: Prompts) -> Asked:
         made = real(one, prompts)
-        labels = torch.full_like(made.labels, next(asked))
-        return Asked(made.requests, labels, None, labels == 2)
+        return replace(made, answers=replace(made.answers, labels=torch.full_like(made.labels, next(asked))))
 
     monkeypatch.setattr(patched, "_ask", pretend)
 
@@ -260,6 +259,8 @@ def test_the_standard_sweeps_measure_all_that_claims_read() -> None:
     sweeps = dict(STANDARD)
     assert min(sweep.draws for sweep in sweeps.values()) >= 20
     assert all(8 in sweep.ks for sweep in sweeps.values() if "patches" in sweep.parts)
+    ranks = {dict(s.query.where)["dose"] for s in STATEMENTS if s.query.statistic == "refusal_returned"}
+    assert ranks == {patched.CLAIMED}
 
 
 def test_the_plan_counts_what_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:

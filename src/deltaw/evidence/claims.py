@@ -77,17 +77,11 @@ def _statements() -> tuple[Statement, ...]:
     gap = "tau_gap_relative_change"
     shown = {"ssft-medium": "SSFT", "dpo-medium": "DPO", "unlearn-medium": "unlearning"}
     out = [
-        Statement(
-            id=f"clusters-form/{model}",
-            observation=1,
-            text=f"{name} moves allowed and forbidden prompts with the same operators apart",
-            paper="section 4, observation 1",
-            query=Query(gap, (model,), separation),
-            smallest_effect=0.2,
-            nulls=("label_permutation",),
-            controls=CONTROLS,
-            site="mlp_post, last prompt token, mean over layers",
-            failing="the change of the relative gap τ/‖Δμ‖ (at most 2) is below 0.2, or no larger than a control's",
+        _clusters_form(
+            f"clusters-form/{model}",
+            f"{name} moves allowed and forbidden prompts with the same operators apart",
+            "section 4, observation 1",
+            Query(gap, (model,), separation),
         )
         for model, name in shown.items()
     ]
@@ -263,40 +257,44 @@ def _statements() -> tuple[Statement, ...]:
         out += _of_interventions(protocol, shown[f"{protocol}-medium"])
     out += _of_dose()
     for model, name in shown.items():
-        out += _of_operators(model, name)
+        out += _of_third_run(model, name)
     return tuple(out)
 
 
-def _of_operators(model: str, name: str) -> list[Statement]:
+def _clusters_form(id: str, text: str, paper: str, query: Query) -> Statement:
+    """That one tuning moves two classes of prompts apart, at the query's contrast and site."""
+    return Statement(
+        id=id,
+        observation=1,
+        text=text,
+        paper=paper,
+        query=query,
+        smallest_effect=0.2,
+        nulls=("label_permutation",),
+        controls=CONTROLS,
+        site=f"{dict(query.where)['site']}, last prompt token, mean over layers",
+        failing="the change of the relative gap τ/‖Δμ‖ (at most 2) is below 0.2, or no larger than a control's",
+    )
+
+
+def _of_third_run(model: str, name: str) -> list[Statement]:
     """Where the first two runs of `standard` were seen to go beyond their controls, and no claim looked.
 
     Written after these and before any later seed. Effects of interest are those of the claims beside them.
     """
     gap, secondary = "tau_gap_relative_change", "contrast/operator"
     return [
-        Statement(
-            id=f"clusters-form-by-operator/{model}",
-            observation=1,
-            text=f"{name} moves the same text under always-allowed and never-allowed operators apart",
-            paper="section 4, observation 1: the paper's own contrast",
-            query=Query(gap, (model,), _where(set=secondary, site="mlp_post")),
-            smallest_effect=0.2,
-            nulls=("label_permutation",),
-            controls=CONTROLS,
-            site="mlp_post, last prompt token, mean over layers",
-            failing="the change of the relative gap τ/‖Δμ‖ (at most 2) is below 0.2, or no larger than a control's",
+        _clusters_form(
+            f"clusters-form-by-operator/{model}",
+            f"{name} moves the same text under always-allowed and never-allowed operators apart",
+            "section 4, observation 1: the paper's own contrast",
+            Query(gap, (model,), _where(set=secondary, site="mlp_post")),
         ),
-        Statement(
-            id=f"clusters-form-at-output/{model}",
-            observation=1,
-            text=f"{name} moves allowed and forbidden prompts with the same operators apart at the blocks' output",
-            paper="section 4, observation 1, at another site",
-            query=Query(gap, (model,), _where(set=PRIMARY, site="resid_out")),
-            smallest_effect=0.2,
-            nulls=("label_permutation",),
-            controls=CONTROLS,
-            site="resid_out, last prompt token, mean over layers",
-            failing="the change of the relative gap τ/‖Δμ‖ (at most 2) is below 0.2, or no larger than a control's",
+        _clusters_form(
+            f"clusters-form-at-output/{model}",
+            f"{name} moves allowed and forbidden prompts with the same operators apart at the blocks' output",
+            "section 4, observation 1, at another site",
+            Query(gap, (model,), _where(set=PRIMARY, site="resid_out")),
         ),
         Statement(
             id=f"acts-on-forbidden-operators/{model}",

@@ -59,14 +59,18 @@ PER_PROMPT = "per-prompt.jsonl"
 @dataclass(frozen=True)
 class AttackingConfig:
     """The stage that attacks one tuned model. per_prompt: whether to keep what dose-response needs of every prompt: a
-    line an attack that inserts something, controls of random vectors included. soft_only: only soft prompts are tried.
+    line an attack that inserts something, controls of random vectors included.
     """
 
     shared: SeedConfig
     tuned: Tuned
     attacks: ModelAttacks
     per_prompt: bool = False
-    soft_only: bool = False
+
+    @property
+    def soft_only(self) -> bool:
+        """Whether only soft prompts are tried."""
+        return self.tuned.name in self.attacks.controls
 
 
 @dataclass(frozen=True)

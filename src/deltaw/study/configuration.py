@@ -39,6 +39,11 @@ class ModelAttacks:
     relearning: RelearningConfig = field(default_factory=RelearningConfig)
     taught: int = 640
 
+    @property
+    def attacked(self) -> tuple[str, ...]:
+        """Names of all tunings on which anything is tried."""
+        return (*self.models, *self.controls)
+
 
 @dataclass(frozen=True)
 class Subspaces:

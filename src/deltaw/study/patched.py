@@ -56,23 +56,32 @@ ATTACKS = tuple(attack for attack, sources in FORBIDDEN_SOURCES.items() if FORBI
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """Prompts and the tuned model's answers to them, unpatched: (N,) values of `Behaviour`.
+    """N prompts and the tuned model's answers to them, unpatched, on the CPU.
 
-    instead: (N, S) what tuning teaches in place of complying; None: refusals. taught: (N,) where it is the answer.
+    instead: (N, S) what tuning teaches in place of complying; None: refusals.
     """
 
     requests: Requests
-    labels: Tensor
+    answers: Answers
     instead: Tensor | None
-    taught: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) what each answer is, values of `Behaviour`."""
+        return self.answers.labels
 
     @property
     def complied(self) -> Tensor:
         """(N,) where the whole compliant response is the answer."""
         return self.labels == int(Behaviour.COMPLY)
 
+    @property
+    def taught(self) -> Tensor:
+        """(N,) where the answer is what tuning teaches in place of complying."""
+        return self.gets(self.answers)
+
     def gets(self, answers: Answers, rows: Tensor | None = None) -> Tensor:
-        """(N,) or (n,) which other answers to the prompts, or to those of the rows, are what tuning teaches."""
+        """(N,) or (n,) which of answers to the prompts, or to those of the rows, are what tuning teaches."""
         instead = self.instead if self.instead is None or rows is None else self.instead[rows]
         return taught(answers.labels.cpu(), answers.outputs.cpu(), instead, self.requests.pad_id)
 
@@ -80,9 +89,8 @@ class Asked:
         """Each row the next one's: other prompts of the same kind."""
         rows = torch.arange(1, len(self.labels) + 1) % len(self.labels)
         instead = None if self.instead is None else self.instead[rows]
-        return Asked(
-            self.requests[rows.to(self.requests.refusal.device)], self.labels[rows], instead, self.taught[rows]
-        )
+        answers = Answers(self.answers.outputs[rows], self.labels[rows])
+        return Asked(self.requests[rows.to(self.requests.refusal.device)], answers, instead)
 
 
 def patches(subject: Subject) -> None:
@@ -97,14 +105,12 @@ def patches(subject: Subject) -> None:
         view = subject.sheet.with_(attack=attack, set=FORBIDDEN)
         _rates(view.with_(intervention="unpatched"), hit.labels)
         rows = forbidden.taught & hit.complied
-        for dose, at, maps in _kinds(subject, forbidden, hit):
-            here = view.with_(dose=dose, role=at)
-            one = _restored(
-                subject, (hit, forbidden, allowed), rows, Patch(maps, at), _beside_nulls(subject, dose, at), here
-            )
-            returned.setdefault((dose, at), []).append(one)
+        for dose, patch, with_nulls in _kinds(subject, forbidden, hit):
+            here = view.with_(dose=dose, role=patch.at)
+            one = _restored(subject, (hit, forbidden, allowed), rows, patch, with_nulls, here)
+            returned.setdefault((dose, patch.at), []).append(one)
             _returned(one, here)
-            kept = _patched(subject, forbidden, hit, Patch(maps, at), here.with_(intervention="remove"))
+            kept = _patched(subject, forbidden, hit, patch, here.with_(intervention="remove"))
             _share(here.with_(intervention="remove"), "refusal_removed", ~kept[rows])
         _on_allowed(subject, allowed, hit, view.with_(intervention="remove"))
     for (dose, at), parts in returned.items():
@@ -157,50 +163,41 @@ def _returned(found: Returned, sheet: Sheet) -> None:
 
 def _twins(subject: Subject, forbidden: Asked, allowed: Asked) -> None:
     rows = forbidden.taught & allowed.complied
-    for dose, at, maps in _kinds(subject, forbidden, allowed):
-        here = subject.sheet.with_(dose=dose, role=at)
+    for dose, patch, with_nulls in _kinds(subject, forbidden, allowed):
+        here = subject.sheet.with_(dose=dose, role=patch.at)
         view = here.with_(intervention="remove_to_allowed", set=FORBIDDEN)
-        kept = _patched(subject, forbidden, allowed, Patch(maps, at), view)
-        with_nulls = _beside_nulls(subject, dose, at)
-        drawn = _draws(subject, forbidden, allowed, rows, maps, "twins") if with_nulls else np.zeros((0, 2))
+        kept = _patched(subject, forbidden, allowed, patch, view)
+        drawn = _draws(subject, forbidden, allowed, rows, patch.maps, "twins") if with_nulls else np.zeros((0, 2))
         _share(view, "refusal_removed", ~kept[rows], _null(1 - drawn))
         view = here.with_(intervention="induce", set=ALLOWED)
-        _share(view, "refusal_induced", _patched(subject, allowed, forbidden, Patch(maps, at), view)[rows])
+        _share(view, "refusal_induced", _patched(subject, allowed, forbidden, patch, view)[rows])
     _on_allowed(subject, allowed, allowed.turned(), subject.sheet.with_(intervention="remove_to_allowed"))
 
 
 def _on_allowed(subject: Subject, allowed: Asked, source: Asked, sheet: Sheet) -> None:
     """What a patch that takes refusal away costs where there is none to take: rates on allowed prompts."""
-    for dose, at, maps in _kinds(subject, allowed, source):
-        _patched(subject, allowed, source, Patch(maps, at), sheet.with_(set=ALLOWED, dose=dose, role=at))
+    for dose, patch, _ in _kinds(subject, allowed, source):
+        _patched(subject, allowed, source, patch, sheet.with_(set=ALLOWED, dose=dose, role=patch.at))
 
 
 def _ask(subject: Subject, prompts: Prompts) -> Asked:
-    requests, instead = (
-        requests_for(subject.world, prompts, subject.model.embed.weight.device),
-        subject.instead(prompts),
-    )
+    requests = requests_for(subject.world, prompts, subject.model.embed.weight.device)
     answers = unattacked(subject.model, requests)
-    labels = answers.labels.cpu()
-    return Asked(requests, labels, instead, taught(labels, answers.outputs.cpu(), instead, requests.pad_id))
+    return Asked(requests, Answers(answers.outputs.cpu(), answers.labels.cpu()), subject.instead(prompts))
 
 
-def _beside_nulls(subject: Subject, dose: float, at: At) -> bool:
-    """Whether nulls are made of this patch: they take most of the time."""
-    ks = subject.sweep.ks
-    rank = CLAIMED if CLAIMED in ks else ks[0]
-    return at == "last_prompt" and dose == float(rank or subject.model.config.width)
-
-
-def _kinds(subject: Subject, one: Asked, other: Asked) -> Iterator[tuple[float, At, Maps]]:
-    """(dose, positions, maps) of every patch; all positions only where both prompts are as long, row by row."""
-    width = subject.model.config.width
+def _kinds(subject: Subject, one: Asked, other: Asked) -> Iterator[tuple[float, Patch, bool]]:
+    """(dose, patch, whether its nulls are made) of every patch; all positions only where both prompts are as long, row
+    by row.
+    """
+    width, ks = subject.model.config.width, subject.sweep.ks
+    beside_nulls = CLAIMED if CLAIMED in ks else ks[0]
     places: tuple[At, ...] = ("last_prompt", "prompt")
     paired = bool((one.requests.lengths == other.requests.lengths).all())
-    made = {k: acting(subject.base, subject.tuned, k or None) for k in subject.sweep.ks}
+    made = {k: acting(subject.base, subject.tuned, k or None) for k in ks}
     for at, (k, maps) in product(places, made.items()):
         if at == "last_prompt" or (subject.sweep.everywhere and paired):
-            yield float(k or width), at, maps
+            yield float(k or width), Patch(maps, at), at == "last_prompt" and k == beside_nulls
 
 
 def _patched(subject: Subject, target: Asked, source: Asked, patch: Patch, sheet: Sheet) -> Tensor:

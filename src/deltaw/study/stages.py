@@ -121,7 +121,7 @@ def _of_subspaces(recipe: Recipe, subspaces: Subspaces, shared: SeedConfig, base
             found.append(Stage(name, measure_subspaces, counting, models, weight=25))
         if subspaces.dosed is not None and tuned.name not in subspaces.dosed:
             continue
-        attacked = tuned.name in (*recipe.model_attacks.models, *recipe.model_attacks.controls)
+        attacked = tuned.name in recipe.model_attacks.attacked
         dosing = DosingConfig(shared, tuned, recipe.model_attacks.doses if attacked else (), subspaces)
         inputs = models | ({"attacks": f"attacks-{tuned.name}-s{seed}"} if attacked else {})
         found.append(Stage(f"analysis-doses-{tuned.name}-s{seed}", measure_doses, dosing, inputs, weight=20))
@@ -204,9 +204,8 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
             weight=60,
         ),
     ]
-    attacks, kept = recipe.model_attacks, recipe.subspaces is not None
-    if tuned.name in (*attacks.models, *attacks.controls):
-        attacking = AttackingConfig(shared, tuned, attacks, kept, soft_only=tuned.name in attacks.controls)
+    if tuned.name in recipe.model_attacks.attacked:
+        attacking = AttackingConfig(shared, tuned, recipe.model_attacks, per_prompt=recipe.subspaces is not None)
         found.append(Stage(f"attacks-{tuned.name}-s{shared.seed}", attack_model, attacking, models, weight=100))
     if tuned.name in dict(recipe.interventions):
         found.append(_interventions(recipe, shared, tuned, models))

@@ -138,15 +138,9 @@ class Subject:
     def taught(self, answered: Answered, name: str) -> FloatArray:
         """(n,) 1.0 where an answer to the set is what tuning teaches in place of complying."""
         rows = answered.panel.rows[name]
-        found = taught(
-            answered.labels[rows], answered.outputs[rows], self.instead(answered.panel.prompts[rows]), self.pad
-        )
+        instead = self.instead(answered.panel.prompts[rows])
+        found = taught(answered.labels[rows], answered.outputs[rows], instead, self.world.vocabulary.pad)
         return found.double().numpy()
-
-    @property
-    def pad(self) -> int:
-        """The token that fills an answer up."""
-        return self.world.vocabulary.pad
 
     @cached_property
     def own(self) -> Answered:
