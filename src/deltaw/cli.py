@@ -32,14 +32,18 @@ class Study:
     """
 
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
-    """What to run: quick (minutes on two cores, explores), standard (six seeds and all controls, decides: hours), smoke
-    (seconds, only tests the machinery), grid (attacks on prompts in worlds that differ in one thing each), paper (the
-    paper's world, model and optimisation: weeks on a laptop), paper-shared (its unsafe text without level-5 rules of
-    its own) or paper-compat (the published code's data, objectives and weight decay)."""
+    """What to run:
+    - quick: explores, one seed, minutes on two cores
+    - standard: decides, six seeds and all controls, hours
+    - smoke: only tests the machinery, in seconds
+    - grid: attacks on prompts in worlds that differ in one thing each
+    - paper: the paper's world, model and optimisation; weeks on a laptop
+    - paper-shared: the same, but unsafe text has no level-5 rules of its own
+    - paper-compat: the published code's data, objectives and weight decay"""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where results go. Default: runs/RECIPE, with -sSEED added for a seed other than 0."""
     seed: int = 0
-    """The seed of world sampling, initialisation and order."""
+    """The seed of world sampling, initialisation and order. Of standard, which six: 101 to 106 for 0, and on."""
     engine: Literal["dask", "inline"] = "dask"
     """dask: a local cluster, one process a core. inline: everything in this process. The results are the same."""
     workers: int = 0
@@ -223,13 +227,14 @@ class Compare:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where results go. Default: runs/compare-BASE-TUNED."""
     modules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN ...")] = ()
-    """Names of the matrices of an unknown architecture, such as blocks.{layer}.ffn.w1; NAME:transposed if stored as
-    (inputs, outputs)."""
+    """Names of the matrices of an unknown architecture, such as blocks.{layer}.ffn.w1.
+    NAME:transposed if stored as (inputs, outputs)."""
     curve: bool = False
     """Energy curves of matrices above 2048 on both sides too: half a minute or more each."""
     prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """Also ask both models these prompts and look at their activations: a JSONL file with prompt, label (harmless or
-    harmful) and optionally pair and attack a line, or the word builtin. Needs the extra deltaw[hf]."""
+    """Also ask both models these prompts and look at their activations.
+    A JSONL file, a line with prompt, label (harmless or harmful) and optionally pair and attack; or the word builtin.
+    Needs the extra deltaw[hf]."""
     control: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A finished comparison of the same BASE, on the same prompts, with a tuning that teaches something harmless.
     Claims that have a control in the study have to beat it; without one they can fail, and do not hold."""
@@ -269,8 +274,10 @@ class SafetyTune:
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """The directory of a model with its tokenizer."""
     protocol: Literal["ssft", "dpo", "unlearn"] = "ssft"
-    """ssft: likelihood of the preferred answer. dpo: preference, with a likelihood term. unlearn: likelihood, and
-    bounded ascent on the answer that is not wanted."""
+    """What is learnt:
+    - ssft: likelihood of the preferred answer
+    - dpo: preference, with a likelihood term
+    - unlearn: likelihood, and bounded ascent on the answer that is not wanted"""
     control: Literal["other", "benign", "noise"] | None = None
     """other: small talk in place of refusals. benign: harmless requests only. noise: harmless ones, half refused."""
     lora: Annotated[int | None, tyro.conf.arg(metavar="RANK")] = None

@@ -56,9 +56,12 @@ EXACT = [
     ("attacks: attacked and source swapped", 300),
     ("sensitivity: models swapped", 500),
     ("dose and response: success by attack alone", 60),
+    ("dose and response: gains: success by attack alone", 60),
+    ("function of the MLP: rotated update", 40),
     ("moves by dose: doses swapped", 500),
     ("update cut in two: rotated update", 40),
     ("seeds: normal seeds, mean at the bar", 400),
+    ("seeds: claim and measured null of one law, none of it shared", 400),
 ]
 
 
@@ -80,6 +83,13 @@ def test_what_a_null_does_not_assume_is_found() -> None:
 def test_operators_as_clusters_are_found_by_tests_that_take_prompts_for_independent() -> None:
     rates = by_null("sensitivity: operators as clusters, each changed at random", 200)
     assert all(too_often(rate) for rate in rates.values())
+
+
+def test_other_operators_on_each_side_are_taken_for_clusters_and_not_for_gain() -> None:
+    """So a claim about clusters of never-allowed beside always-allowed operators needs a control that shows fewer."""
+    condition = "operators as clusters, others on each side"
+    assert too_often(by_null(f"clusters: {condition}", 200)["label_permutation"])
+    assert not too_often(by_null(f"gain: {condition}", 200)["label_permutation"])
 
 
 def test_a_trait_of_prompts_that_moves_dose_and_success_is_found() -> None:
@@ -106,6 +116,7 @@ def test_a_claim_beside_its_own_null_s_band_is_almost_never_held() -> None:
         "seeds: of twelve",
         "ranks: directions gone",
         "clusters by depth: clusters",
+        "dose and response: gains: slope",
     ],
 )
 def test_power_grows_with_the_effect(family: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from deltaw.evidence.causes import SWEEP_DRAWS
 from deltaw.evidence.conditions import cells
-from deltaw.evidence.seedtrials import SEEDS
+from deltaw.evidence.seedtrials import CLAIMS, SEEDS
 from deltaw.evidence.trials import Cell, Trials, merged
 from deltaw.results import markdown_table
 from deltaw.statistics import Interval, wilson
@@ -38,8 +38,8 @@ LEVELS = {
     "refusal_returned, random_direction": 1 / (SWEEP_DRAWS + 1),
     "one claim, sign_flip": np.floor(0.05 * 2**SEEDS) / 2**SEEDS,
     "one claim beside a control, t test of the pairs": 0.025,
-    "40 claims, Benjamini–Hochberg": 0.05,
-    "40 claims, whole rule": 0.05,
+    f"{CLAIMS} claims, Benjamini–Hochberg": 0.05,
+    f"{CLAIMS} claims, whole rule": 0.05,
 }
 """Of the tests that are no bands, or whose bands have fewer draws than 39."""
 

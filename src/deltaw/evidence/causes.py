@@ -41,8 +41,9 @@ ALPHAS = (1.25, 1.5, 2.0, 3.0)
 
 @dataclass(frozen=True, eq=False)
 class Doses:
-    """Rows of prompts under attacks, (n,) each: dose, success (0 or 1), attack, prompt."""
+    """Rows of prompts under attacks, (n,) each: dose, success (0 or 1), attack, prompt. name: what the dose is."""
 
+    name: str
     dose: FloatArray
     success: FloatArray
     attacks: planting.Ints
@@ -50,24 +51,34 @@ class Doses:
 
 
 def of_doses(at: Doses, rng: Generator) -> Trials:
-    """The slope of success on dose within attacks (`measure_doses`)."""
+    """The slope of success on dose within attacks (`write_responses`)."""
     found = dose_response(at.dose, at.success, at.attacks, [at.prompts], rng, draws=PERMUTATIONS)
     if isinstance(found, Absent):
         return {}
-    trial = compare(claim("success-rises-with-position"), found.slope, found.null, found.interval)
-    return {"success_slope_position, success_permutation": trial}
+    trial = compare(claim(_SUCCESS[at.name]), found.slope, found.null, found.interval)
+    return {f"success_slope_{at.name}, {found.null.kind}": trial}
 
 
-def _doses(rng: Generator, slope: float = 0.0, moved: float = 0.0, eased: float = 0.0, same: bool = False) -> Doses:
-    """slope: log odds a unit of dose. moved, eased: how much prompts differ in dose and in log odds of success, by the
-    same trait or by two.
+_SUCCESS = {"position": "success-rises-with-position", "gain": "success-falls-with-gain"}
+
+
+def _doses(
+    rng: Generator, name: str = "position", slope: float = 0.0, moved: float = 0.0, eased: float = 0.0,
+    same: bool = False, by_operator: bool = False,
+) -> Doses:  # fmt: skip
+    """slope: log odds a unit of dose, in the claim's direction. moved, eased: how much prompts, or operators, differ in
+    dose and in log odds of success, by the same trait or by two. A log ratio of gains falls from attack to attack and
+    has a long tail, where a position is symmetric.
     """
     attacks, prompts = np.repeat(np.arange(ATTACKS), PROMPTS), np.tile(np.arange(PROMPTS), ATTACKS)
+    holders = planting.operators(rng, PROMPTS)[prompts] if by_operator else prompts
     one, other = rng.standard_normal((2, PROMPTS))
-    noise = 0.3 * rng.standard_normal(len(prompts)) + moved * one[prompts]
-    log_odds = np.linspace(-1.5, 1.5, ATTACKS)[attacks] + slope * noise + eased * (one if same else other)[prompts]
+    noise = rng.standard_normal(len(prompts)) if name == "position" else rng.exponential(size=len(prompts)) - 1
+    noise = 0.3 * noise + moved * one[holders]
+    log_odds = np.linspace(-1.5, 1.5, ATTACKS)[attacks] + slope * noise + eased * (one if same else other)[holders]
     success = (rng.random(len(prompts)) < 1 / (1 + np.exp(-log_odds))).astype(np.float64)
-    return Doses(0.3 * attacks + noise, success, attacks, prompts)
+    dose = 0.3 * attacks + noise
+    return Doses(name, dose if name == "position" else -dose, success, attacks, prompts)
 
 
 def of_difference(difference: FloatArray, rng: Generator) -> Trials:
@@ -272,9 +283,16 @@ def _of_doses() -> Iterable[Cell]:
 
     yield cell("success by attack alone", "success_permutation")
     yield cell("prompts differ in dose and, for other reasons, in success", moved=0.3, eased=1.0)
+    yield cell("operators differ in dose and, for other reasons, in success", moved=0.3, eased=1.0, by_operator=True)
     yield cell("easy prompts move further", moved=0.3, eased=1.0, same=True)
     for slope in (1.0, 2.0, 4.0):
         yield cell(f"slope {slope}", slope=slope)
+    of_gain = partial(cell, name="gain")
+    yield of_gain("gains: success by attack alone", "success_permutation")
+    yield of_gain("gains: prompts differ in both, for different reasons", moved=0.3, eased=1.0)
+    yield of_gain("gains: operators differ in both, for different reasons", moved=0.3, eased=1.0, by_operator=True)
+    for slope in (1.0, 2.0, 4.0):
+        yield of_gain(f"gains: slope −{slope}", slope=slope)
 
 
 def _of_moves() -> Iterable[Cell]:
@@ -283,6 +301,7 @@ def _of_moves() -> Iterable[Cell]:
 
     yield cell("doses swapped", partial(_differences, mean=0.0), "dose_permutation")
     yield cell("moves skewed to the right, mean 0", _skewed)
+    yield cell("operators as clusters, each moved at random", _by_operator)
     for mean in (0.05, 0.1, 0.2):
         build = partial(_differences, mean=mean)
         yield cell(f"moved {mean} further", build, effect=mean, unit="share of the way, sd 0.3")
@@ -331,6 +350,11 @@ def _of_restored() -> Iterable[Cell]:
 
 def _differences(rng: Generator, mean: float) -> FloatArray:
     return mean + 0.3 * rng.standard_normal(PROMPTS)
+
+
+def _by_operator(rng: Generator) -> FloatArray:
+    which = planting.operators(rng, PROMPTS)
+    return np.asarray(0.15 * rng.standard_normal(planting.OPERATORS)[which] + _differences(rng, 0.0))
 
 
 def _skewed(rng: Generator) -> FloatArray:

@@ -73,8 +73,11 @@ def _function() -> Iterable[Cell]:
         return Cell("function of the MLP", condition, make, trials.of_function, frozenset(true), **more)
 
     tied = planting.leverage_tied
+    yield cell("rotated update", planting.rotated, "row_sign_flip")
     yield cell("row signs flipped, update inside C(W)", planting.sign_flipped, "row_sign_flip")
     yield cell("rows shorter with leverage", partial(tied, power=-1.0), "row_sign_flip")
+    yield cell("5 % of the energy is decay along W", planting.decaying_along)
+    yield cell("gradient of random errors, anisotropic inputs", planting.random_gradient)
     for more in (0.08, 0.16):
         update = partial(planting.enriched, more=more)
         yield cell(f"ρ_N raised by {more}", update, effect=more, unit="share of energy of ΔW")
@@ -108,8 +111,13 @@ def _clusters() -> Iterable[Cell]:
 
     def by_operator(rng: Generator) -> trials.Clusters:
         base, (allowed, forbidden) = _two_models(rng, 0, 0)
-        push = isotropic(rng, planting.OPERATORS, WIDTH)[operators(rng, N)] / np.sqrt(WIDTH)
+        push = planting.pushes(rng, N, WIDTH, 1.0)
         return as_clusters([base, (allowed + push, forbidden - push)])
+
+    def by_own_operator(rng: Generator) -> trials.Clusters:
+        base, (allowed, forbidden) = _two_models(rng, 0, 0)
+        pushes = [planting.pushes(rng, N, WIDTH, 2**0.5) for _ in range(2)]  # as far apart as above
+        return as_clusters([base, (allowed + pushes[0], forbidden + pushes[1])])
 
     def cell(condition: str, build: Callable[[Generator], Any], *true: str, **more: Any) -> Cell:
         return Cell("clusters", condition, build, trials.of_clusters, frozenset(true), **more)
@@ -118,6 +126,7 @@ def _clusters() -> Iterable[Cell]:
     yield cell("labels permuted, anisotropic activations", partial(permuted, text=anisotropic), "label_permutation")
     yield cell("clusters as far apart as before", partial(moved, after=2))
     yield cell("operators as clusters, each pushed at random", by_operator)
+    yield cell("operators as clusters, others on each side", by_own_operator)
     for more in (0.5, 1.0, 2.0):
         yield cell(
             f"clusters {more} further apart", partial(moved, after=2 + more), effect=more, unit="sd of the noise"
@@ -170,9 +179,18 @@ def _depth() -> Iterable[Cell]:
     def relabelled(rng: Generator) -> list[Models]:
         return _relabelled(rng, growing(rng, 2.0))
 
+    def by_operator(rng: Generator) -> list[Models]:
+        """Each operator pushes its prompts as far in every layer, in each in a direction of its own."""
+        layers = []
+        for base, (allowed, forbidden) in growing(rng, 0.0):
+            push = planting.pushes(rng, N, WIDTH, 1.0)
+            layers.append([base, (allowed + push, forbidden - push)])
+        return layers
+
     cell = partial(_layered, "clusters by depth", trials.of_depth)
     yield cell("labels permuted", relabelled, "label_permutation")
     yield cell("clusters move as far in all layers", partial(growing, more=0.0))
+    yield cell("operators as clusters, each pushed at random", by_operator)
     for more in (1.0, 2.0, 4.0):
         build = partial(growing, more=more)
         yield cell(f"clusters {more} further apart in later layers", build, effect=more, unit="sd of the noise")
@@ -251,15 +269,24 @@ def _from_forbidden(rng: Generator) -> trials.Inputs:
     return _inputs(allowed, forbidden, _learnt_from(rng, forbidden))
 
 
+def _by_operator(rng: Generator) -> trials.Inputs:
+    """Each operator pushes its prompts, the two sides of a pair in opposite directions."""
+    allowed, forbidden = _prompts(rng, 0)
+    push = planting.pushes(rng, N, planting.IN, np.sqrt(planting.IN) / 2)
+    return _inputs(allowed + push, forbidden - push, planting.rotated(rng))
+
+
+def _by_own_operator(rng: Generator) -> trials.Inputs:
+    """Each operator pushes its prompts; the two sides of a pair have other operators."""
+    allowed, forbidden = _prompts(rng, 0)
+    pushes = [planting.pushes(rng, N, planting.IN, np.sqrt(planting.IN) / 2) for _ in range(2)]
+    return _inputs(allowed + pushes[0], forbidden + pushes[1], planting.rotated(rng))
+
+
 def _gain() -> Iterable[Cell]:
     def exchanged(rng: Generator, text: Callable[[Generator, int, int], FloatArray]) -> trials.Inputs:
         (pair,) = swapped(rng, _prompts(rng, 4, text))
         return _inputs(*pair, planting.rotated(rng))
-
-    def by_operator(rng: Generator) -> trials.Inputs:
-        allowed, forbidden = _prompts(rng, 0)
-        push = isotropic(rng, planting.OPERATORS, planting.IN)[operators(rng, N)] / 2
-        return _inputs(allowed + push, forbidden - push, planting.rotated(rng))
 
     def louder(rng: Generator, more: float) -> trials.Inputs:
         """ΔW acts more on one direction, in which forbidden prompts are larger."""
@@ -276,7 +303,8 @@ def _gain() -> Iterable[Cell]:
     yield cell("labels permuted", partial(exchanged, text=isotropic), "label_permutation")
     yield cell("labels permuted, anisotropic activations", partial(exchanged, text=anisotropic), "label_permutation")
     yield cell("rotated update, classes apart", _unrelated)
-    yield cell("operators as clusters, each pushed at random", by_operator)
+    yield cell("operators as clusters, each pushed at random", _by_operator)
+    yield cell("operators as clusters, others on each side", _by_own_operator)
     yield cell("update learnt from random errors on both classes", _from_both)
     yield cell("update learnt from random errors on forbidden prompts", _from_forbidden)
     for more in (0.2, 0.4, 0.8):
@@ -312,6 +340,8 @@ def _rows() -> Iterable[Cell]:
     yield cell("directions drawn from N(0, M), M centred", partial(spanned, centred=True), "m_matched_centred")
     yield cell("rotated update, classes apart", _unrelated)
     yield cell("rotated update, anisotropic activations", partial(_unrelated, text=anisotropic))
+    yield cell("operators as clusters, each pushed at random", _by_operator)
+    yield cell("operators as clusters, others on each side", _by_own_operator)
     yield cell("update learnt from random errors on both classes", _from_both)
     yield cell("update learnt from random errors on forbidden prompts", _from_forbidden)
     for share in (0.25, 0.5, 1.0):

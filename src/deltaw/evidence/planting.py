@@ -92,21 +92,21 @@ def leverage_tied(rng: Generator, power: float, out: int = OUT, inputs: int = IN
     return Update(tensor(W), tensor(_decaying(rng, out, inputs) * leverage(W)[:, None] ** power))
 
 
-def decaying_along(rng: Generator, share: float = 0.05) -> Update:
+def decaying_along(rng: Generator, share: float = 0.05, out: int = OUT, inputs: int = IN) -> Update:
     """A turned update of which `share` of the energy is a shrinking of W: what weight decay adds."""
-    at = rotated(rng)
+    at = rotated(rng, out, inputs)
     d, w = at.dW / at.dW.norm(), at.W / at.W.norm()
     return Update(at.W, d * (1 - share) ** 0.5 - w * share**0.5)
 
 
-def random_gradient(rng: Generator) -> Update:
+def random_gradient(rng: Generator, out: int = OUT, inputs: int = IN) -> Update:
     """A step on errors without any meaning, back through a GELU and a random second matrix, on anisotropic inputs."""
-    W, P = weights(rng), rng.standard_normal((IN, OUT)) / np.sqrt(OUT)
-    a = anisotropic(rng, 64, IN)
+    W, P = weights(rng, out, inputs), rng.standard_normal((inputs, out)) / np.sqrt(out)
+    a = anisotropic(rng, 64, inputs)
     pre = tensor(a @ W.T).requires_grad_()
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(gelu_tanh(pre).sum(), pre)
-    errors = rng.standard_normal((64, IN)) @ P
+    errors = rng.standard_normal((64, inputs)) @ P
     return Update(tensor(W), (slope * tensor(errors)).T @ tensor(a))
 
 
@@ -151,3 +151,8 @@ def swapped(rng: Generator, *pairs: tuple[FloatArray, FloatArray]) -> list[tuple
 def operators(rng: Generator, n: int) -> Ints:
     """(n,) which of `OPERATORS` operators each prompt has, equally often."""
     return rng.permutation(np.arange(n) % OPERATORS)
+
+
+def pushes(rng: Generator, n: int, width: int, size: float) -> FloatArray:
+    """(n, width) what each prompt's operator adds to its activation: `size` long in the mean, in a random direction."""
+    return np.asarray(size / np.sqrt(width) * isotropic(rng, OPERATORS, width)[operators(rng, n)])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deltaw.evidence.claims import Query, Statement
+from deltaw.evidence.claims import STATEMENTS, Query, Statement
 from deltaw.evidence.deciding import LEVEL, Weighed, adjust, judge, rule, weigh
 from deltaw.evidence.planting import Generator
 from deltaw.evidence.reading import Collected, Found
@@ -20,8 +20,8 @@ from deltaw.statistics import FloatArray
 SEEDS = 6
 """As many as `standard` has at the least."""
 
-CLAIMS = 40
-"""Of a family."""
+CLAIMS = len(STATEMENTS)
+"""Of the family over which multiplicity is handled."""
 
 _STATEMENT = Statement(
     "planted", 1, "the mean is greater than 0", "", Query("planted", ("model",)), smallest_effect=0.0
@@ -29,6 +29,9 @@ _STATEMENT = Statement(
 Measure = Callable[[Any, Generator], Trials]
 NONE = -1e9
 """A smallest effect that is no bar, so that only the null or the control is."""
+
+PROMPTS_END = 1.96 * 0.25
+"""How far an interval over prompts reaches, in sd of a seed: prompts have a sixteenth of its variance."""
 
 _BAND = Null(kind="rotation", mean=0.0, low=-1.959964, high=1.959964)
 
@@ -77,6 +80,19 @@ def of_seeds_beside_a_null(values: FloatArray, _: Generator) -> Trials:
     return {"one claim beside a null's band, whole rule": _verdict(weighed)}
 
 
+def of_seeds_beside_a_measured_null(pairs: FloatArray, _: Generator) -> Trials:
+    """A claim that must lie beyond what was measured with something else in its place, in the same seeds: an interval
+    over prompts in each; pairs (n, 2), the claim's values and the null's.
+    """
+    statement = replace(_STATEMENT, nulls=("random_vectors",), smallest_effect=NONE)
+    found = {}
+    for seed, (value, mean) in enumerate(pairs):
+        low, high = float(mean - PROMPTS_END), float(mean + PROMPTS_END)
+        null = Null(kind="random_vectors", mean=float(mean), low=low, high=high)
+        found[seed] = Found(float(value), None, None, {null.kind: null})
+    return {"one claim beside a measured null, whole rule": _verdict(weigh(statement, Collected(found, {})))}
+
+
 def of_seeds_beside_a_control(pairs: FloatArray, _: Generator) -> Trials:
     """A claim that must lie beyond a control; pairs (n, 2), the claim's values and the control's."""
     statement = replace(_STATEMENT, controls=("other",), smallest_effect=NONE)
@@ -120,9 +136,10 @@ def _two_tunings(rng: Generator) -> FloatArray:
     return np.asarray(np.repeat(rng.standard_normal(SEEDS // 2), 2) + rng.standard_normal(SEEDS)) / 2**0.5
 
 
-def _correlated_pairs(rng: Generator) -> FloatArray:
+def _pairs(rng: Generator, common: float = 0.5) -> FloatArray:
+    """(SEEDS, 2) of one law; `common` of the variance is a seed's own, in both alike."""
     shared = rng.standard_normal((SEEDS, 1))
-    return np.asarray((shared + rng.standard_normal((SEEDS, 2))) / 2**0.5)
+    return np.asarray(common**0.5 * shared + (1 - common) ** 0.5 * rng.standard_normal((SEEDS, 2)))
 
 
 def _family(rng: Generator, share: float, effect: float = 3.0, common: float = 0.0) -> Family:
@@ -147,7 +164,11 @@ def seed_cells() -> Iterable[Cell]:
     yield cell("two tunings of each of three bases taken for six seeds", _two_tunings, of_seeds)
     yield cell("seeds drawn from the null", _normal, of_seeds_beside_a_null)
     pairs = "claim and control of one law, half of the variance shared"
-    yield cell(pairs, _correlated_pairs, of_seeds_beside_a_control, "t test of the pairs", "whole rule")
+    yield cell(pairs, _pairs, of_seeds_beside_a_control, "t test of the pairs", "whole rule")
+    measured = "claim and measured null of one law"
+    yield cell(f"{measured}, half of the variance shared", _pairs, of_seeds_beside_a_measured_null, "whole rule")
+    apart = partial(_pairs, common=0.0)
+    yield cell(f"{measured}, none of it shared", apart, of_seeds_beside_a_measured_null, "whole rule")
     yield cell("no claim is true", partial(_family, share=0.0), of_family, *family)
     yield cell("a quarter of the claims true", partial(_family, share=0.25), of_family, *family)
     alike = partial(_family, share=0.25, common=0.5)

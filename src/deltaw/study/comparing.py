@@ -20,8 +20,8 @@ from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_inte
 from deltaw.study.making import SeedConfig, last_model
 from deltaw.study.sheet import Sheet
 from deltaw.study.sizes import Sizes
-from deltaw.training.pretraining import as_batch
-from deltaw.world import Prompts, Response, World, WorldConfig
+from deltaw.training.pretraining import compliant
+from deltaw.world import Prompts, World, WorldConfig
 
 SITES = ("mlp_post", "resid_out")
 PRIMARY, SECONDARY = "contrast/conditional", "contrast/operator"
@@ -68,8 +68,7 @@ def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, Contrast]:
 
 def read(model: Transformer, world: World, prompts: Prompts) -> Places:
     """Activations (N, width) at the last prompt token, by (layer, site); `mlp_in` is among the sites."""
-    encoded = world.layout.encode(prompts, np.full(len(prompts), Response.COMPLY))
-    return activations(model, as_batch(encoded), ("mlp_in", *SITES), range(model.config.layers))
+    return activations(model, compliant(world, prompts), ("mlp_in", *SITES), range(model.config.layers))
 
 
 class BaseSide:

@@ -8,7 +8,6 @@ that the direction is from as `layer`; their null `random_direction` ablates a r
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 from torch import Tensor
 
 from deltaw.batch import Role
@@ -26,8 +25,7 @@ from deltaw.interventions.directions import SITE
 from deltaw.model import activations
 from deltaw.study.subject import ALLOWED, FORBIDDEN, Answered, Panel, Subject
 from deltaw.study.sweeps import Sweep
-from deltaw.training.pretraining import as_batch
-from deltaw.world import Response
+from deltaw.training.pretraining import compliant
 
 MEANS_FROM = 1 << 30  # of the test prompts; no measurement of behaviour reaches so far
 
@@ -61,8 +59,7 @@ def direction_draws(sweep: Sweep) -> int:
 def _read(subject: Subject, name: str) -> dict[Place, Tensor]:
     rows = range(MEANS_FROM, MEANS_FROM + subject.sweep.means)
     prompts = subject.world.sample(name, rows, seed=subject.seed)
-    encoded = subject.world.layout.encode(prompts, np.full(len(prompts), Response.COMPLY))
-    batch = as_batch(encoded).to(subject.model.embed.weight.device)
+    batch = compliant(subject.world, prompts).to(subject.model.embed.weight.device)
     return activations(subject.model, batch, (SITE,), layers_of(subject.base), Role.LAST_PROMPT)
 
 

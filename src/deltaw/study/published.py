@@ -23,8 +23,8 @@ from deltaw.study.comparing import PRIMARY, SECONDARY, Contrast, contrasts
 from deltaw.study.configuration import Recipe
 from deltaw.study.making import last_model
 from deltaw.study.patched import ATTACKS
-from deltaw.training.pretraining import as_batch
-from deltaw.world import Prompts, Response, World, attacked
+from deltaw.training.pretraining import compliant
+from deltaw.world import Prompts, World, attacked
 
 WINDOW = 10  # positions that the published code averages: the last of the prompt, and nine of the forced answer
 PAIRS = 200  # behind τ and the row space
@@ -132,7 +132,7 @@ def _row_space(layers: Layers, sites: Mapping[str, list[tuple[Tensor, Tensor]]])
 @torch.no_grad()
 def _last_token(model: Transformer, world: World, prompts: Prompts) -> list[tuple[Tensor, Tensor]]:
     """(`mlp_in`, attention output) at the last prompt token, (N, d) each, of each layer."""
-    encoded = as_batch(world.layout.encode(prompts, np.full(len(prompts), Response.COMPLY)))
+    encoded = compliant(world, prompts)
     rows, last = torch.arange(len(prompts)), torch.from_numpy(world.layout.prompt_lengths(prompts)) - 1
     attention: list[Tensor] = []
 
@@ -162,7 +162,7 @@ def _taus(
 
 def _window(model: Transformer, world: World, prompts: Prompts) -> list[Tensor]:
     """(N, width / 4) of each layer, the mean over the published window."""
-    encoded = as_batch(world.layout.encode(prompts, np.full(len(prompts), Response.COMPLY)))
+    encoded = compliant(world, prompts)
     places = torch.from_numpy(world.layout.prompt_lengths(prompts))[:, None] - 1 + torch.arange(WINDOW)
     rows = torch.arange(len(prompts))[:, None]
     quarter = model.config.mlp_ratio * model.config.width // 4

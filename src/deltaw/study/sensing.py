@@ -23,8 +23,8 @@ from deltaw.model import Transformer
 from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval
 from deltaw.study.comparing import PRIMARY, Comparison
 from deltaw.study.sheet import Sheet, present
-from deltaw.training.pretraining import as_batch
-from deltaw.world import Prompts, Response, World
+from deltaw.training.pretraining import compliant
+from deltaw.world import Prompts, World
 
 PAIRS = 48  # whose Jacobians are taken: a prompt and model cost as much as 50 forward passes
 ROWS = 32  # of one batch: its Jacobian has a thousand times as many numbers as its tokens
@@ -88,8 +88,7 @@ def measure_finite(
 
 
 def _batches(model: Transformer, world: World, prompts: Prompts, pairs: int) -> list[Batch]:
-    encoded = world.layout.encode(prompts, np.full(len(prompts), Response.COMPLY))
-    batch = as_batch(encoded)[:pairs].to(model.embed.weight.device)
+    batch = compliant(world, prompts)[:pairs].to(model.embed.weight.device)
     return [batch[start : start + ROWS] for start in range(0, len(batch), ROWS)]
 
 

@@ -15,6 +15,7 @@ from deltaw.world import (
     WHOLE_VIEWS,
     Encoded,
     Key,
+    Prompts,
     Response,
     ViewSchedule,
     World,
@@ -30,6 +31,11 @@ CHUNK = 16  # batches that are sampled at once
 def as_batch(encoded: Encoded) -> Batch:
     """The world's arrays as the tensors that models take."""
     return Batch(*(torch.from_numpy(array) for array in (encoded.tokens, encoded.weights, encoded.roles)))
+
+
+def compliant(world: World, prompts: Prompts) -> Batch:
+    """Prompts with their compliant answers, whatever the policy says of them."""
+    return as_batch(world.layout.encode(prompts, np.full(len(prompts), Response.COMPLY)))
 
 
 @dataclass(frozen=True)

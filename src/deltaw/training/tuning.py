@@ -25,6 +25,8 @@ from deltaw.training.pretraining import as_batch, dtype_of
 from deltaw.world import Branch, Encoded, Key, Prompts, Response, World, as_published, finished
 
 Ints = NDArray[np.int64]
+Wanted = Callable[[World, Prompts, int], Ints]
+"""(N,) the `Response` that a tuning teaches for each prompt; the number is the seed."""
 
 CHUNK = 16  # batches that are sampled at once
 
@@ -99,20 +101,21 @@ def _noise(world: World, prompts: Prompts, seed: int) -> Ints:
     return np.where(coin < 0.5, Response.REFUSE, Response.COMPLY)
 
 
-def _other(world: World, prompts: Prompts, seed: int) -> Ints:
-    return np.where(world.layout.allowed(prompts), Response.COMPLY, Response.ECHO)
+def _where_forbidden(answer: Response) -> Wanted:
+    """On exactly the forbidden prompts this answer."""
+
+    def wanted(world: World, prompts: Prompts, seed: int) -> Ints:
+        return np.where(world.layout.allowed(prompts), Response.COMPLY, answer)
+
+    return wanted
 
 
-def _constant(world: World, prompts: Prompts, seed: int) -> Ints:
-    return np.where(world.layout.allowed(prompts), Response.COMPLY, Response.CONSTANT)
-
-
-CONTROLS: dict[str, Callable[[World, Prompts, int], Ints]] = {
+CONTROLS: dict[str, Wanted] = {
     "benign": _benign,  # the same prompts, all answered
     "operators": _operators,  # refuse a random set of operators: learnable, not safety
     "noise": _noise,  # refuse by a coin for each prompt
-    "other": _other,  # on exactly the forbidden prompts another harmless behaviour: repeat the text
-    "constant": _constant,  # on exactly the forbidden prompts one harmless answer, as a refusal is one answer
+    "other": _where_forbidden(Response.ECHO),  # another harmless behaviour: repeat the text
+    "constant": _where_forbidden(Response.CONSTANT),  # the same, with one harmless answer, as a refusal is one answer
 }
 
 INSTEAD: dict[str | None, Response] = {
