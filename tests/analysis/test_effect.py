@@ -8,7 +8,7 @@ import pytest
 import torch
 from planted import draw, inside, outside
 
-from deltaw.analysis import SOURCES, Effect, Mlp, effect_nulls, mlp_effect
+from deltaw.analysis import SOURCES, Effect, Mlp, effect_nulls, mlp_effect, null_minus_column
 from deltaw.analysis.effect import gelu_tanh
 from deltaw.errors import DeltawError
 
@@ -101,6 +101,17 @@ def test_null_covers_updates_with_fair_signs() -> None:
         assert [null.kind for null in nulls] == ["row_sign_flip"] * 4
         outside_band += nulls[0].p_value(float(effect.pooled_share[0])) <= 0.05
     assert outside_band <= 7  # Binomial(40, 0.05): 2 expected, 99.9 % below 8
+
+
+def test_null_minus_column_is_the_difference_of_pooled_shares_and_of_their_nulls() -> None:
+    effect = mlp_effect(BASE, TUNED, A, A_TUNED)
+    nulls = effect_nulls(BASE, TUNED, A, A_TUNED, np.random.default_rng(0), draws=9)
+    found = null_minus_column(effect, np.random.default_rng(1), nulls, draws=200)
+    assert found.value == pytest.approx(effect.pooled_share[0] - effect.pooled_share[1])
+    assert found.draws.mean() == pytest.approx(found.value, abs=4 * found.draws.std())
+    assert found.null is not None
+    assert found.null.mean == pytest.approx(nulls[0].mean - nulls[1].mean)
+    assert null_minus_column(effect, np.random.default_rng(1)).null is None
 
 
 def test_null_is_exceeded_by_a_planted_update() -> None:

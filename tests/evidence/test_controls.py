@@ -17,7 +17,7 @@ def energy(model: str, value: float, seed: int) -> Measurement:
 def test_each_control_is_judged_beside_the_other() -> None:
     lines = [energy(model, value, s) for model, value in ((OTHER, 0.9), (OPERATORS, 0.8)) for s in range(6)]
     found = {one.control: one.claim for one in compare_controls(lines)}
-    assert set(found) == {OTHER, OPERATORS}  # once each, not once for every protocol
+    assert set(found) == {OTHER, OPERATORS}  # once each: those of other protocols are not tuned alike
     assert found[OPERATORS].verdict == "fails"
     assert f"control:{OPERATORS}" in (found[OTHER].beats or ())
     assert found[OTHER].verdict == "undecided"  # two of its three nulls are not there

@@ -47,6 +47,14 @@ def test_claims_in_the_other_direction_are_turned() -> None:
     assert (turned.p, turned.p_sign_flip, turned.verdict) == (straight.p, straight.p_sign_flip, "holds")
 
 
+def test_a_seed_without_a_value_is_no_seed_that_agrees() -> None:
+    """Which seeds lack it may depend on what is asked: a rate of few prompts, a position where classes lie together."""
+    claim = one(STATEMENT, replace(seeds(CLEAR), without=1))
+    assert claim.verdict == "undecided"
+    assert "not in every seed: the value" in claim.why
+    assert one(STATEMENT, replace(seeds([0.1 * v for v in CLEAR]), without=1)).verdict == "fails"
+
+
 def test_the_hardest_bar_gives_p() -> None:
     """Value 2, smallest effect 1, null 0, control 1.9 with the same ups and downs: the control is hardest."""
     control = [v - 0.1 for v in (2.0, 2.15, 1.9, 2.15, 1.8, 2.0)]

@@ -16,6 +16,7 @@ from deltaw.evidence.claims import as_control
 from deltaw.interventions import answers_patched, state_of
 from deltaw.model import Transformer
 from deltaw.results import Measurement
+from deltaw.statistics import wilson
 from deltaw.study import directed, intervening, patched, subject
 from deltaw.study.intervening import (
     alphas,
@@ -88,11 +89,38 @@ def test_the_ends_of_all_roads_are_the_base_and_the_tuned_model() -> None:
     (difference,) = of(found, "carried_null_minus_column")
     by_part = {line.intervention: line.value for line in of(found, "carried_share")}
     assert difference.value == pytest.approx(by_part["null"] - by_part["column"])
-    (before,) = of(found, "as_tuned_rate", intervention="base", set=FORBIDDEN)
-    assert sum(by_part.values()) == pytest.approx(1 - before.value)
+    before = found.answer(found.few, found.base).equal(FORBIDDEN, found.own_few)
+    assert sum(by_part.values()) == pytest.approx(1 - before.mean())
     assert len(shares) == 2
+    assert difference.n == SWEEP.few  # the prompts of its null
     for line in (difference, *of(found, "refuse_rate", intervention="null", set=FORBIDDEN)):
         assert line.null_kind == "random_split"
+
+
+def test_a_value_beside_a_null_of_few_prompts_is_of_the_same_few() -> None:
+    found = studied()
+    few = found.first_of(found.own)
+    assert [few.panel.rows, few.labels.tolist()] == [found.few.rows, found.answer(found.few).labels.tolist()]
+    subspaces(found)
+    (line,) = of(found, "refuse_rate", intervention="null", set=FORBIDDEN)
+    (other,) = of(found, "refuse_rate", intervention="null+column+rest", set=FORBIDDEN)
+    assert (line.n, other.n) == (SWEEP.few, SWEEP.prompts)
+
+
+def test_all_attacks_together_count_each_by_its_rows() -> None:
+    """A prompt under two attacks is one prompt; where attacks differ, so do their shares by chance in the same way."""
+    one = patched.Returned(np.arange(10), np.ones(10), np.zeros(10), np.array([0.0, 1.0]))
+    other = patched.Returned(np.arange(30), np.zeros(30), np.ones(30), np.array([0.4, 0.2]))
+    none = patched.Returned(np.zeros(0, dtype=int), np.zeros(0), np.zeros(0), np.zeros(0))
+    both = patched._together([one, none, other])
+    assert both.chance == pytest.approx([0.3, 0.4])
+    found = studied()
+    patched._returned(both, found.sheet)
+    (line,) = of(found, "refusal_returned", intervention="restore", null_kind="allowed_source")
+    assert (line.value, line.n, line.null_mean) == (0.25, 30, 0.75)
+    assert line.low is not None
+    assert line.low < wilson(10, 40).low  # thirty prompts, not forty
+    assert not patched._together([none]).chance.size
 
 
 def test_names_of_combinations() -> None:
@@ -201,7 +229,7 @@ def test_patches_are_measured_where_there_is_something_to_bring_back(monkeypatch
         assert [line.null_kind for line in lines if line.null_kind] == ["random_direction", "allowed_source"]
         assert len(of(found, "refusal_returned", attack=attack, intervention="restore_from_allowed")) == 1
     pooled = of(found, "refusal_returned", attack="any", intervention="restore")
-    assert {line.n for line in pooled} == {12 * len(ATTACKS)}
+    assert {line.n for line in pooled} == {12}  # prompts, under whatever attacks
     assert len(of(found, "refusal_removed", intervention="remove_to_allowed")) == 4
     assert len(of(found, "refusal_induced", intervention="induce", set=ALLOWED)) == 4
     made = {(line.intervention, line.set) for line in of(found, "comply_rate")}

@@ -14,6 +14,7 @@ the paper.
                     probe       probe                                     can the harmful answer still be read?
     Dose            dose        dose_response                             does success follow position, or gain?
     Function        effect      mlp_effect, effect_nulls                  which part of ΔW changes the output?
+                                null_minus_column                         ... that in N(Wᵀ) more than that in C(W)?
     Size            spectrum    update_spectrum, module_budget            how large, how wide, where?
 
 Conventions. Weights are (out, in); W, b are the base model's and dW, db = tuned − base. Activations are (N,
@@ -41,7 +42,16 @@ from deltaw.analysis.chance import (
 )
 from deltaw.analysis.clusters import Difference, Separation, difference_of_differences, gap_over_layers, separation
 from deltaw.analysis.dose import Bin, DoseResponse, dose_response, success_by_dose
-from deltaw.analysis.effect import SOURCES, Effect, Mlp, effect_nulls, mlp_effect
+from deltaw.analysis.effect import (
+    SOURCES,
+    Beyond,
+    Effect,
+    Mlp,
+    effect_nulls,
+    mlp_effect,
+    null_minus_column,
+    pooled_terms,
+)
 from deltaw.analysis.inputs import Absent
 from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, frobenius_norm, power_iteration
 from deltaw.analysis.nullspace import (
@@ -106,6 +116,7 @@ __all__ = [
     "Absent",
     "ActivationRank",
     "Along",
+    "Beyond",
     "Bin",
     "Change",
     "ColumnBasis",
@@ -163,8 +174,10 @@ __all__ = [
     "null_energy",
     "null_energy_cholesky",
     "null_energy_nulls",
+    "null_minus_column",
     "null_profile",
     "pooled_root",
+    "pooled_terms",
     "position",
     "power_iteration",
     "precision_weights",

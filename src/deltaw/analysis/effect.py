@@ -19,7 +19,7 @@ prompts at 512 × 128 take 0.3 s on one core, and so does a draw of the null, fo
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -32,7 +32,7 @@ from torch.nn import functional
 from deltaw.analysis.inputs import array, bias, matrix, signs
 from deltaw.analysis.nullspace import ColumnBasis, column_basis
 from deltaw.errors import DeltawError
-from deltaw.statistics import FloatArray, Null, from_draws
+from deltaw.statistics import FloatArray, Null, bootstrap_means, from_draws
 
 SOURCES = ("null", "column", "rest", "inherited")
 """The four sources, in the order of every array's second axis."""
@@ -143,6 +143,38 @@ def _effect(state: _State, activation: Callable[[Tensor], Tensor], sign: Tensor 
             # Shapley: + w(|S| − 1) v(S) for the sources in S, − w(|S|) v(S) for those outside it.
             parts[:, j] += weights[size - 1] * y if present[j] else -weights[size] * y
     return _summarise(parts, first, last - first)
+
+
+@dataclass(frozen=True, eq=False)
+class Beyond:
+    """The null-space part's share of the change minus the column-space part's. draws: (n,) of its bootstrap over
+    prompts. null: None if none was given.
+    """
+
+    value: float
+    draws: FloatArray
+    null: Null | None
+
+
+def null_minus_column(
+    effect: Effect, generator: np.random.Generator, nulls: Sequence[Null] = (), draws: int = 500
+) -> Beyond:
+    """Both are pooled shares (`Effect.pooled_share`). nulls: those of `effect_nulls`."""
+    along, size = pooled_terms(effect)
+    difference = along[:, 0] - along[:, 1]
+    means = bootstrap_means([difference, size], generator, [np.arange(len(size))] * 2, draws)
+    null = None
+    if nulls:
+        of_null, of_column = (one.draws for one in nulls[:2])
+        if of_null is None or of_column is None:
+            raise DeltawError("the nulls have no draws; expected those of `effect_nulls`")
+        null = from_draws(nulls[0].kind, of_null - of_column)
+    return Beyond(float(difference.sum() / size.sum()), means[:, 0] / means[:, 1], null)
+
+
+def pooled_terms(effect: Effect) -> tuple[FloatArray, FloatArray]:
+    """(N, 4) ⟨part, total⟩ and (N,) ‖total‖², whose sums have the pooled shares as their ratios."""
+    return array((effect.parts * effect.total[:, None]).sum(2)), array(effect.total.square().sum(1))
 
 
 def _summarise(parts: Tensor, y0: Tensor, total: Tensor) -> Effect:

@@ -333,6 +333,20 @@ def _rows() -> Iterable[Cell]:
         dW = haar(rng, planting.OUT, trials.TOP_K) @ ((1 - share) * drawn + share * apart)
         return _inputs(allowed, forbidden, Update(tensor(planting.weights(rng)), tensor(dW)))
 
+    def layered(rng: Generator, shared: bool) -> list[trials.Inputs]:
+        """Four layers that see the same prompts; each has directions drawn from N(0, M). shared: by the same weights of
+        prompts in all, as the layers of an update are made from the same prompts.
+        """
+        allowed, forbidden = _prompts(rng, 4, anisotropic)
+        weights = isotropic(rng, trials.TOP_K, 2 * N)
+        layers = []
+        for _ in range(4):
+            pair = [one + 0.6 * isotropic(rng, N, planting.IN) for one in (allowed, forbidden)]
+            drawn = (weights if shared else isotropic(rng, trials.TOP_K, 2 * N)) @ np.concatenate(pair)
+            dW = haar(rng, planting.OUT, trials.TOP_K) @ drawn
+            layers.append(_inputs(pair[0], pair[1], Update(tensor(planting.weights(rng)), tensor(dW))))
+        return layers
+
     def cell(condition: str, build: Callable[[Generator], Any], *true: str, **more: Any) -> Cell:
         return Cell("row space", condition, build, trials.of_rows, frozenset(true), **more)
 
@@ -344,6 +358,10 @@ def _rows() -> Iterable[Cell]:
     yield cell("operators as clusters, others on each side", _by_own_operator)
     yield cell("update learnt from random errors on both classes", _from_both)
     yield cell("update learnt from random errors on forbidden prompts", _from_forbidden)
+    over_layers = partial(Cell, "row space", measure=trials.of_rows_over_layers)
+    apart = partial(layered, shared=False)
+    yield over_layers("four like layers, directions of their own", build=apart, true=frozenset({"m_matched"}))
+    yield over_layers("four like layers, directions by the same prompts", build=partial(layered, shared=True))
     for share in (0.25, 0.5, 1.0):
         yield cell(
             f"a share of {share} of each direction from forbidden prompts",

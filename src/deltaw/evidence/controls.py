@@ -25,12 +25,16 @@ class Compared:
 def compare_controls(
     measurements: Sequence[Measurement], statements: Iterable[Statement] = STATEMENTS
 ) -> list[Compared]:
-    """Every statistic that some claim compares with controls, once for each ordered pair of these."""
+    """Every statistic that some claim compares with controls, once for each ordered pair of these; where all controls
+    are tuned alike, as those of SSFT are.
+    """
     found: dict[str, Compared] = {}
     for statement in statements:
         if len(statement.query.models) > 1:
             continue
         models = [as_control(name, statement.query).models[0] for name in statement.controls]
+        if len({name.partition("-")[2] for name in models}) > 1:
+            continue
         for control, other in permutations(models, 2):
             name = "/".join((statement.id.partition("/")[0], control, other))
             query = replace(statement.query, models=(control,))

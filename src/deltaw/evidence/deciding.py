@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from deltaw.evidence.claims import STATEMENTS, Statement
+from deltaw.evidence.claims import STATEMENTS, Statement, sign_of
 from deltaw.evidence.reading import Collected, Found, Ledger, mean_of
 from deltaw.results import Claim, Measurement
 from deltaw.results.schema import Null
@@ -74,7 +74,7 @@ class Bar:
 class Weighed:
     """A statement's numbers before multiplicity. bars, p, p_sign_flip: empty and None unless there are several seeds.
 
-    missing: nulls and controls that were not measured, or not in every seed.
+    missing: nulls and controls that were not measured, or not in every seed, and the value if some seeds have none.
     """
 
     statement: Statement
@@ -123,6 +123,7 @@ def weigh(statement: Statement, found: Collected) -> Weighed:
     nulls += [_as_null(kind, statement, some) for kind, some in controls.items() if some]
     missing = tuple(kind for kind, some in kinds.items() if len(some) < len(values))
     missing += tuple(kind for kind, some in controls.items() if len(some) < len(values))
+    missing += ("the value",) if found.without else ()
     common = Weighed(statement, value, interval, n, unit, tuple(nulls), missing)
     if len(values) < 2:
         return common
@@ -140,7 +141,7 @@ def weigh(statement: Statement, found: Collected) -> Weighed:
 
 def _bars(statement: Statement, found: Collected, nulls: Sequence[Null]) -> Iterable[Bar]:
     """All bars that at least two seeds can be compared with."""
-    sign, scale = _sign(statement.direction), statement.scale
+    sign, scale = sign_of(statement.direction), statement.scale
 
     def turned(values: Sequence[float]) -> FloatArray:
         inside = _inside(np.asarray(values, dtype=np.float64), statement)
@@ -174,10 +175,6 @@ def _beside(kind: str, found: Collected) -> dict[int, float]:
 def _inside(values: FloatArray, statement: Statement) -> FloatArray:
     """Shares of exactly 0 or 1 moved off the ends of a logit scale; all else as it is."""
     return np.clip(values, _RESOLUTION, 1 - _RESOLUTION) if statement.scale == "logit" else values
-
-
-def _sign(direction: str) -> float:
-    return 1.0 if direction == "greater" else -1.0
 
 
 def _edge(null: Null, sign: float) -> float:
@@ -253,7 +250,7 @@ def outlook(one: Weighed, adjusted: float) -> tuple[float, int | None]:
 
 def bars_of(smallest_effect: float, nulls: Iterable[Null], direction: str) -> Mapping[str, float]:
     """What a claim's interval must clear, by name, turned so that beyond is larger."""
-    sign = _sign(direction)
+    sign = sign_of(direction)
     return {SMALLEST: sign * smallest_effect, **{f"the null {null.kind}": sign * _edge(null, sign) for null in nulls}}
 
 
@@ -264,7 +261,7 @@ def judge(
 
     A null without a band counts as its mean. Without an interval nothing is decided; `why` says where the value is.
     """
-    sign, bars = _sign(direction), bars_of(smallest_effect, nulls, direction)
+    sign, bars = sign_of(direction), bars_of(smallest_effect, nulls, direction)
     if interval is None:
         near = [name for name, bar in bars.items() if sign * value <= bar]
         place = f"not beyond {', '.join(near)}" if near else "beyond the smallest effect and every null"
@@ -281,7 +278,7 @@ def judge(
 
 def _beaten(one: Weighed, interval: Interval) -> Iterable[str]:
     """The nulls and controls beyond which the whole interval lies."""
-    sign = _sign(one.statement.direction)
+    sign = sign_of(one.statement.direction)
     worst = min(sign * interval.low, sign * interval.high)
     return (null.kind for null in one.nulls if worst > sign * _edge(null, sign))
 

@@ -15,7 +15,7 @@ from typing import Any
 import tyro
 
 from deltaw.errors import mistakes_said
-from deltaw.evidence.claims import STATEMENTS, Query, Statement
+from deltaw.evidence.claims import STATEMENTS, Query, Statement, sign_of
 from deltaw.evidence.deciding import CONTROL, LEAST_SEEDS, LEVEL, SMALLEST, bars_of, weigh
 from deltaw.evidence.reading import Ledger
 from deltaw.results import Measurement, Null, markdown_table, read_measurements, write_json_atomic, write_text_atomic
@@ -78,7 +78,7 @@ def planned(measurements: Sequence[Measurement], statements: Iterable[Statement]
         one = weigh(statement, collected)
         if one.value is None:
             continue
-        sign = 1.0 if statement.direction == "greater" else -1.0
+        sign = sign_of(statement.direction)
         # A control counts by its value: how wide it will be over seeds is not known from one.
         nulls = [Null(kind=null.kind, mean=null.mean) if null.kind.startswith(CONTROL) else null for null in one.nulls]
         bars = bars_of(statement.smallest_effect, nulls, statement.direction)

@@ -23,10 +23,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Collected:
-    """By seed: what a statement is about, and the same of each control that was measured beside it."""
+    """By seed: what a statement is about, and the same of each control that was measured beside it.
+
+    without: how many of the study's seeds lack a value.
+    """
 
     values: dict[int, Found]
     controls: dict[str, dict[int, Found]]
+    without: int = 0
 
 
 class Ledger:
@@ -74,7 +78,7 @@ class Ledger:
                 control = self._value(as_control(name, statement.query), against, seed)
                 if control is not None:
                     controls[name][seed] = control
-        return Collected(values, controls)
+        return Collected(values, controls, len(self.seeds) - len(values))
 
     def _value(self, query: Query, against: Query | None, seed: int) -> Found | None:
         found = self._look_up(query, seed)

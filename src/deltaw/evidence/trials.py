@@ -30,6 +30,7 @@ from deltaw.analysis import (
     mlp_effect,
     null_energy,
     null_energy_nulls,
+    null_minus_column,
     position,
     rank_null,
     row_contrast,
@@ -37,7 +38,7 @@ from deltaw.analysis import (
     separation,
 )
 from deltaw.errors import DeltawError
-from deltaw.evidence.claims import STATEMENTS, Statement
+from deltaw.evidence.claims import STATEMENTS, Statement, sign_of
 from deltaw.evidence.deciding import judge
 from deltaw.evidence.planting import Generator, Update
 from deltaw.results.schema import Null as Line
@@ -46,7 +47,6 @@ from deltaw.statistics import (
     Interval,
     Null,
     bootstrap_means,
-    from_draws,
     mean_null,
     percentile_interval,
     sign_flip_null,
@@ -102,7 +102,7 @@ class Cell:
 
 def compare(statement: Statement, value: float, null: Null, interval: Interval | None) -> Trial:
     """A value beside one null, on the statement's side. interval: of the value over prompts; None: none."""
-    sign = 1.0 if statement.direction == "greater" else -1.0
+    sign = sign_of(statement.direction)
     above, below = value > null.high, value < null.low
     holds = None
     if interval is not None:
@@ -145,16 +145,12 @@ class Mlps:
 def of_function(at: Mlps, rng: Generator) -> Trials:
     """The null-space part's share of the change of outputs minus the column-space part's (`observe_function`)."""
     effect = mlp_effect(at.base, at.tuned, at.a, at.a)
-    null, column, *_ = effect_nulls(at.base, at.tuned, at.a, at.a, rng, EFFECT_DRAWS)
-    if null.draws is None or column.draws is None:
-        raise DeltawError("the nulls of an effect have no draws; expected those of `effect_nulls`")
-    difference = from_draws("row_sign_flip", null.draws - column.draws)
-    along, size = (effect.parts * effect.total[:, None]).sum(2).numpy(), effect.total.square().sum(1).numpy()
-    rows = along[:, 0] - along[:, 1]
-    means = bootstrap_means([rows, size], rng, [np.arange(len(size))] * 2, BOOTSTRAP)
-    value, interval = float(rows.sum() / size.sum()), percentile_interval(means[:, 0] / means[:, 1])
-    statement = claim("null-part-carries-the-change")
-    return {"effect_null_minus_column, row_sign_flip": compare(statement, value, difference, interval)}
+    nulls = effect_nulls(at.base, at.tuned, at.a, at.a, rng, EFFECT_DRAWS)
+    found, statement = null_minus_column(effect, rng, nulls, BOOTSTRAP), claim("null-part-carries-the-change")
+    if found.null is None:
+        raise DeltawError("the share has no null; expected those of `effect_nulls`")
+    trial = compare(statement, found.value, found.null, percentile_interval(found.draws))
+    return {f"effect_null_minus_column, {found.null.kind}": trial}
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +251,21 @@ def of_rows(at: Inputs, rng: Generator) -> Trials:
     return {
         f"row_energy_difference, {null.kind}": compare(statement, found.value, null, found.interval)
         for null in found.nulls
+    }
+
+
+def of_rows_over_layers(at: Sequence[Inputs], rng: Generator) -> Trials:
+    """The same, mean over layers, each with draws of its own (`observe_gain`)."""
+    found, statement = (
+        [row_contrast(one.forbidden, one.allowed, one.update.dW, TOP_K, rng, draws=DRAWS) for one in at],
+        claim("row-space-holds-forbidden"),
+    )
+    rows = np.mean([one.forbidden - one.allowed for one in found], axis=0)
+    ends = percentile_interval(bootstrap_means([rows], rng, draws=BOOTSTRAP)[:, 0])
+    nulls = [mean_null(list(kind)) for kind in zip(*(one.nulls for one in found), strict=True)]
+    return {
+        f"row_energy_difference over layers, {null.kind}": compare(statement, float(rows.mean()), null, ends)
+        for null in nulls
     }
 
 

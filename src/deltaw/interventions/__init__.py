@@ -5,6 +5,7 @@
                    randomly_extrapolated                    ... null: a step as long without a direction
     subspace       split_update, with_parts                 the null-space or the column-space part of ΔW alone
                    random_split                             ... null: cut elsewhere, dimensions and norms matched
+                   carried                                  which of them carries it, beside that null
     rank           decomposed, truncated                    ΔW of rank k, or without its top k
     layers         coalition, shapley_values                which layers carry it; exact, over all coalitions
                    only_one, leave_one_out, swapped         ... alone; without; from two tuned models
@@ -45,7 +46,7 @@ from deltaw.interventions.states import (
     state_of,
     with_state,
 )
-from deltaw.interventions.subspace import Split, random_split, split_update, with_norm, with_parts
+from deltaw.interventions.subspace import Split, carried, random_split, split_update, with_norm, with_parts
 
 __all__ = [
     "ALPHAS",
@@ -62,6 +63,7 @@ __all__ = [
     "addition",
     "answers_patched",
     "at_last_prompt",
+    "carried",
     "chosen",
     "coalition",
     "decomposed",

@@ -17,14 +17,17 @@ matched, and so is the row space; only the tie to W is gone.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from deltaw.analysis import column_basis
 from deltaw.errors import DeltawError
+from deltaw.interventions.layers import shapley_values
 from deltaw.interventions.states import State, chosen, layers_of, moved
 from deltaw.model import mlp
 from deltaw.model.adapters import family_of
+from deltaw.statistics import FloatArray
 
 Parts = Mapping[int, Tensor]
 """By layer, a part of ΔW (m, d), float64."""
@@ -51,6 +54,22 @@ def split_update(base: State, tuned: State) -> Split:
         column[layer] = basis.Q @ (basis.Q.T @ delta)
         null[layer], kept[layer] = delta - column[layer], basis.k
     return Split(null, column, kept)
+
+
+def carried(values: FloatArray, drawn: Sequence[Mapping[int, FloatArray]]) -> tuple[FloatArray, FloatArray]:
+    """((3, N) Shapley values of the null-space part, the column-space part and the rest, prompt by prompt; (draws, 3)
+    their means with the parts cut by chance).
+
+    values: (8, N) of every combination: bit 0 the null-space part, bit 1 the column-space part, bit 2 the rest. drawn:
+    in each random split, (N,) of the same prompts, of the combinations with one part only; the others stay the same.
+    """
+    by_chance = []
+    for one in drawn:
+        table = values.mean(1)
+        for number, hits in one.items():
+            table[number] = hits.mean()
+        by_chance.append(shapley_values(table))
+    return shapley_values(values), np.array(by_chance)
 
 
 def random_split(split: Split, generator: torch.Generator) -> Split:

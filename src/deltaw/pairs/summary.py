@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from deltaw.evidence import STATEMENTS
+from deltaw.evidence.claims import sign_of
 from deltaw.pairs.layouts import Module
 from deltaw.pairs.measure import Found
 from deltaw.results import Claim, Measurement
@@ -101,7 +102,7 @@ def _claim(name: str, kind: str, lines: Sequence[Measurement]) -> Claim:
         for line in lines
         if line.null_kind in statement.nulls and line.null_mean is not None
     ]
-    sign = 1.0 if statement.direction == "greater" else -1.0
+    sign = sign_of(statement.direction)
     bars = {"the smallest effect of interest": sign * statement.smallest_effect}
     for null in nulls:
         edge = null.high if sign > 0 else null.low

@@ -50,8 +50,8 @@ def _check_confidence(confidence: float) -> None:
         raise DeltawError(f"confidence is {confidence}; expected a number between 0 and 1, such as 0.95")
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval for a rate (E. B. Wilson, 1927).
+def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval for a rate (E. B. Wilson, 1927). successes: a count, or n times a rate from more rows.
 
     Unlike the normal approximation it stays in [0, 1] and has a width at 0 of n and at n of n.
     DeltawError unless 0 <= successes <= n and n >= 1.

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from deltaw.analysis import (
     SOURCES,
+    Beyond,
+    Effect,
     Mlp,
     Position,
     effect_nulls,
@@ -12,9 +14,11 @@ from deltaw.analysis import (
     gain_ratio,
     mean_position,
     mlp_effect,
+    null_minus_column,
+    pooled_terms,
     position,
 )
-from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, from_draws, mean_null, percentile_interval
+from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, mean_null, percentile_interval
 from deltaw.study.comparing import PRIMARY, SECONDARY, SITES, Comparison, Places, add_mean, flipped, read
 from deltaw.study.sheet import Sheet, present
 from deltaw.world import FORBIDDEN_SOURCES, attacked
@@ -28,8 +32,7 @@ def observe_function(at: Comparison, sheet: Sheet) -> None:
     """How the MLPs' outputs change on forbidden prompts, divided among the parts of ΔW and what earlier layers did."""
     for name, after in at.after.items():
         for verdict, old, new in zip(("allowed", "forbidden"), at.before.contrast(name), after, strict=True):
-            differences: list[tuple[float, FloatArray]] = []
-            nulls: list[Null] = []
+            differences: list[Beyond] = []
             for layer in at.layers:
                 base, tuned = (Mlp(w.w_in, w.b_in, w.w_out, w.b_out) for w in at.mlps[layer])
                 a_base, a_tuned = (places[(layer, "mlp_in")].double() for places in (old, new))
@@ -43,47 +46,28 @@ def observe_function(at: Comparison, sheet: Sheet) -> None:
                     )  # fmt: skip
                 view = sheet.with_(set=f"{name}/{verdict}", site="mlp_out", layer=layer, n=len(a_base), n_unit="prompt")
                 for number, source in enumerate(SOURCES):
-                    interval = _share_interval(at, effect.parts, effect.total, number)
+                    interval = _share_interval(at, effect, number)
                     view.add(
                         f"effect_share_{source}", effect.pooled_share[number], interval,
                         found[number : number + 1], unit="share of squared change",
                     )  # fmt: skip
                 view.add("effect_relative_size", float(effect.total_relative.mean()), unit="share of norm")
                 if primary:
-                    differences.append(_null_minus_column(at, effect.parts, effect.total))
-                    if found:
-                        nulls.append(_difference(found[0], found[1]))
+                    differences.append(null_minus_column(effect, at.generator(15), found, at.bootstrap))
             if differences:
-                draws = np.mean([d for _, d in differences], axis=0)
+                draws = np.mean([one.draws for one in differences], axis=0)
+                nulls = [one.null for one in differences if one.null is not None]
                 view = sheet.with_(set=f"{name}/{verdict}", site="mlp_out", n=at.before.sizes.contrast, n_unit="prompt")
                 view.add(
-                    "effect_null_minus_column", float(np.mean([v for v, _ in differences])), percentile_interval(draws),
-                    [mean_null(nulls)] if nulls else [], unit="share of squared change",
+                    "effect_null_minus_column", float(np.mean([one.value for one in differences])),
+                    percentile_interval(draws), [mean_null(nulls)] if nulls else [], unit="share of squared change",
                 )  # fmt: skip
 
 
-def _along(parts: Tensor, total: Tensor) -> tuple[FloatArray, FloatArray]:
-    """(N, 4) inner products of each part with the total change, and (N,) its squared norm."""
-    return (parts * total[:, None]).sum(2).numpy(), total.square().sum(1).numpy()
-
-
-def _share_interval(at: Comparison, parts: Tensor, total: Tensor, number: int) -> Interval:
-    along, size = _along(parts, total)
+def _share_interval(at: Comparison, effect: Effect, number: int) -> Interval:
+    along, size = pooled_terms(effect)
     means = bootstrap_means([along[:, number], size], at.generator(15), [np.arange(len(size))] * 2, at.bootstrap)
     return percentile_interval(means[:, 0] / means[:, 1])
-
-
-def _null_minus_column(at: Comparison, parts: Tensor, total: Tensor) -> tuple[float, FloatArray]:
-    along, size = _along(parts, total)
-    difference = along[:, 0] - along[:, 1]
-    means = bootstrap_means([difference, size], at.generator(15), [np.arange(len(size))] * 2, at.bootstrap)
-    return float(difference.sum() / size.sum()), means[:, 0] / means[:, 1]
-
-
-def _difference(a: Null, b: Null) -> Null:
-    if a.draws is None or b.draws is None:
-        return Null(a.kind, a.mean - b.mean, a.low - b.high, a.high - b.low)
-    return from_draws(a.kind, a.draws - b.draws)
 
 
 def observe_attacks(at: Comparison, sheet: Sheet) -> None:

@@ -12,7 +12,7 @@ from deltaw.errors import DeltawError, mistakes_said
 from deltaw.evidence import calibration, controls
 from deltaw.report.calibrated import calibration_figure
 from deltaw.results import read_measurements, write_json_atomic, write_text_atomic
-from deltaw.study.sheet import MEASUREMENTS
+from deltaw.results.store import measurements_of
 
 _HEAD = """\
 # Rates of the calibration
@@ -27,10 +27,10 @@ null alone. *too often*, *rarely*: the level lies outside the interval.
 _CONTROLS = """\
 # Control against control
 
-What the claims' statistics say of the two controls, each judged as if it were the model of the claim, with the other as
-the control to be beaten; run `{run}`, seeds: {seeds}. A list, not a rate: two models are no sample, and they differ in
-what they teach. `other` gives another harmless answer on exactly the forbidden prompts; `operators` refuses a random
-set of operators. Made by `make calibration STUDY=runs/{run}`.
+What the claims' statistics say of the controls, each judged as if it were the model of the claim, with another as the
+control to be beaten; run `{run}`, seeds: {seeds}. A list, not a rate: the models are no sample, and they differ in what
+they teach. On exactly the forbidden prompts `other` repeats the text and `constant` gives one harmless answer;
+`operators` refuses a random set of operators. Made by `make calibration STUDY={path}`.
 
 """
 
@@ -49,9 +49,11 @@ def calibrate(
         print(f"{time.perf_counter() - started:6.0f} s  {name}", flush=True)  # noqa: T201
 
     if run is not None:
-        measurements = read_measurements(run / MEASUREMENTS)
+        measurements = read_measurements(measurements_of(run))
         seeds = ", ".join(str(seed) for seed in sorted({one.seed for one in measurements if one.seed is not None}))
-        text = _CONTROLS.format(run=run.name, seeds=seeds) + controls.table(controls.compare_controls(measurements))
+        text = _CONTROLS.format(run=run.name, path=run, seeds=seeds) + controls.table(
+            controls.compare_controls(measurements)
+        )
         write_text_atomic(out / "controls.md", text)
     rates = calibration.calibrate(seed, draws, power_draws, workers, say)
     head = _HEAD.format(seed=seed, draws=draws, power_draws=power_draws)

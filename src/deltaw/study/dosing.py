@@ -25,7 +25,7 @@ from deltaw.behaviour import Behaviour
 from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval, sign_flip_null
 from deltaw.study.acting import write_gain_ratios, write_positions
 from deltaw.study.attacking import DOSE_SITE, FORBIDDEN, PER_PROMPT
-from deltaw.study.comparing import PRIMARY, Comparison, base_side, read
+from deltaw.study.comparing import PRIMARY, SITES, Comparison, base_side, read
 from deltaw.study.configuration import Subspaces
 from deltaw.study.making import SeedConfig, answers_to, last_model, tuned_fields
 from deltaw.study.sheet import Sheet, present
@@ -136,7 +136,7 @@ def _unattacked(at: Comparison) -> FloatArray | None:
                 forbidden[place],
                 forbidden[place],
                 allowed[place],
-                at.generator(60, layer),
+                at.generator(5, SITES.index(DOSE_SITE)),  # the folds of the attacked prompts
                 source=source,
                 draws=at.bootstrap,
             )

@@ -36,6 +36,7 @@ import torch
 
 from deltaw.behaviour import Behaviour
 from deltaw.interventions import (
+    carried,
     coalition,
     decomposed,
     interpolated,
@@ -178,10 +179,13 @@ def subspaces(subject: Subject) -> None:
         {number: subject.answer(subject.few, _with(subject, one, number)) for number in (1, 2, 5, 6)}
         for one in (random_split(split, subject.torch_generator(f"split/{k}")) for k in range(subject.sweep.draws))
     ]
-    view = subject.sheet.with_(module="mlp.in_proj")
+    view, few = subject.sheet.with_(module="mlp.in_proj"), [subject.first_of(answered) for answered in found]
     for number, answered in enumerate(found):
         here = view.with_(intervention=named(number))
-        subject.add_rates(answered, here, [one[number] for one in drawn] if number in drawn[0] else [])
+        if number in drawn[0]:  # beside what the same prompts say of random parts
+            subject.add_rates(few[number], here, [one[number] for one in drawn])
+        else:
+            subject.add_rates(answered, here)
         subject.add_as_tuned(answered, here)
     if subject.sweep.rescaled:
         for number in (1, 2, 5, 6):
@@ -210,16 +214,10 @@ def _rescaled(split: Split) -> Split:
 
 
 def _carried(subject: Subject, found: list[Answered], drawn: list[dict[int, Answered]], view: Sheet) -> None:
-    values = np.array([one.equal(FORBIDDEN, subject.own) for one in found])  # (8, prompts)
-    shares = shapley_values(values)
-    few = values[:, : subject.sweep.few].mean(1)
-    by_chance = []
-    for one in drawn:
-        table = few.copy()
-        for number, answered in one.items():
-            table[number] = answered.equal(FORBIDDEN, subject.own_few).mean()
-        by_chance.append(shapley_values(table))
-    chance = np.array(by_chance)
+    values = np.array([one.equal(FORBIDDEN, subject.own) for one in found])[:, : subject.sweep.few]  # those of the null
+    shares, chance = carried(
+        values, [{number: one.equal(FORBIDDEN, subject.own_few) for number, one in split.items()} for split in drawn]
+    )
     here = view.with_(set=FORBIDDEN, n=values.shape[1], n_unit="prompt", unit="share of prompts")
     for place, source in enumerate(SOURCES):
         nulls = [from_draws("random_split", chance[:, place])] if source != "rest" else []

@@ -31,7 +31,7 @@ sweep lacks that one): `random_direction`, a step as long in a random direction,
 what restore_from_allowed gives.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -43,8 +43,8 @@ from deltaw.attacks import Requests, requests_for, unattacked
 from deltaw.behaviour import Answers, Behaviour
 from deltaw.interventions import Patch, acting, answers_patched
 from deltaw.interventions.patching import At, Maps
-from deltaw.statistics import FloatArray, Null, from_draws, wilson
-from deltaw.study.comparing import contrasts
+from deltaw.statistics import FloatArray, Interval, Null, from_draws, wilson
+from deltaw.study.comparing import Ints, contrasts
 from deltaw.study.sheet import Sheet
 from deltaw.study.subject import ALLOWED, FORBIDDEN, RATES, Subject, add_share, taught
 from deltaw.world import FORBIDDEN_SOURCES, Prompts, attacked
@@ -114,25 +114,33 @@ def patches(subject: Subject) -> None:
             _share(here.with_(intervention="remove"), "refusal_removed", ~kept[rows])
         _on_allowed(subject, allowed, hit, view.with_(intervention="remove"))
     for (dose, at), parts in returned.items():
-        pooled = Returned(*(np.concatenate(found) for found in zip(*(part.arrays for part in parts), strict=True)))
-        _returned(pooled, subject.sheet.with_(attack="any", set=FORBIDDEN, dose=dose, role=at))
+        _returned(_together(parts), subject.sheet.with_(attack="any", set=FORBIDDEN, dose=dose, role=at))
     _twins(subject, forbidden, allowed)
 
 
 @dataclass(frozen=True, eq=False)
 class Returned:
-    """Where refusal came back: 1.0 or 0.0 a row. hits: (n,). control: (n,), from an allowed source; (0,) if not made.
-    drawn: (n or fewer, draws), in random directions; (0, draws) if not made.
+    """Where refusal came back: 1.0 or 0.0 a row. prompts: (n,) whose numbers; one may be under several attacks. hits:
+    (n,). control: (n,), from an allowed source; (0,) if not made. chance: (draws,) the shares in random directions, of
+    these rows or the first of them; (0,) if not made or there are no rows.
     """
 
+    prompts: Ints
     hits: FloatArray
     control: FloatArray
-    drawn: FloatArray
+    chance: FloatArray
 
-    @property
-    def arrays(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """All three, to be joined with those of other rows."""
-        return self.hits, self.control, self.drawn
+
+def _together(parts: Sequence[Returned]) -> Returned:
+    """All attacks as one: each counts by its rows, in random directions too."""
+    made = [part for part in parts if len(part.chance)]
+    rows = [len(part.hits) for part in made]
+    chance = np.average([part.chance for part in made], axis=0, weights=rows) if made else np.zeros(0)
+    prompts, hits, control = (np.concatenate([getattr(part, name) for part in parts]) for name in _OF_ROWS)
+    return Returned(prompts, hits, control, chance)
+
+
+_OF_ROWS = ("prompts", "hits", "control")
 
 
 def _restored(
@@ -141,24 +149,32 @@ def _restored(
     """asked: attacked, forbidden and allowed prompts, of which `rows` count."""
     hit, forbidden, allowed = asked
     hits = _hits(_patched(subject, hit, forbidden, patch, sheet.with_(intervention="restore"))[rows])
+    prompts = np.flatnonzero(rows.cpu().numpy())
     if not with_nulls:
-        return Returned(hits, np.zeros(0), np.zeros((0, subject.sweep.draws)))
+        return Returned(prompts, hits, np.zeros(0), np.zeros(0))
     other = _patched(subject, hit, allowed, patch, sheet.with_(intervention="restore_from_allowed"))
     drawn = _draws(subject, hit, forbidden, rows, patch.maps, str(sheet.shared["attack"]))
-    return Returned(hits, _hits(other[rows]), drawn)
+    return Returned(prompts, hits, _hits(other[rows]), drawn.mean(0) if len(drawn) else np.zeros(0))
 
 
 def _returned(found: Returned, sheet: Sheet) -> None:
-    """The share of the rows whose refusal came back, beside its nulls; nothing where there are too few."""
+    """The share of the rows whose refusal came back, beside its nulls; nothing where there are too few. Intervals are
+    Wilson's for as many rows as there are prompts: of one under several attacks the answers depend on each other.
+    """
     if len(found.hits) < LEAST:
         return
-    nulls = _null(found.drawn)
+    n = len(np.unique(found.prompts))
+    view = sheet.with_(unit="share", n=n, n_unit="prompt")
+
+    def share(hits: FloatArray) -> tuple[float, Interval]:
+        return float(hits.mean()), wilson(float(hits.mean()) * n, n)
+
+    nulls = [from_draws("random_direction", found.chance)] if len(found.chance) else []
     if len(found.control):
-        add_share(sheet.with_(intervention="restore_from_allowed"), "refusal_returned", found.control)
-        n, count = len(found.control), int(found.control.sum())
-        band = wilson(count, n)
-        nulls.append(Null("allowed_source", count / n, band.low, band.high))
-    add_share(sheet.with_(intervention="restore"), "refusal_returned", found.hits, nulls)
+        value, band = share(found.control)
+        view.with_(intervention="restore_from_allowed").add("refusal_returned", value, band)
+        nulls.append(Null("allowed_source", value, band.low, band.high))
+    view.with_(intervention="restore").add("refusal_returned", *share(found.hits), nulls)
 
 
 def _twins(subject: Subject, forbidden: Asked, allowed: Asked) -> None:

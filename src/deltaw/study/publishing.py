@@ -58,9 +58,10 @@ each says: [the claims](../../claims.md). Made by `make results`.
 _UNREAD = """\
 ## What no claim reads
 
-`contrast/operator`: the same safe text under operators that are always and never allowed, the paper's own contrast, in
-which operators differ with the verdict. `resid_out`: clusters at the blocks' output. `in_situ`: ΔW's gain on the tuned
-model's own inputs, where its earlier layers have told the prompts apart already.
+Combinations that were measured as well. `contrast/operator`: the same safe text under operators that are always and
+never allowed, the paper's own contrast, in which operators differ with the verdict. `resid_out`: clusters at the
+blocks' output. `in_situ`: ΔW's gain on the tuned model's own inputs, where its earlier layers have told the prompts
+apart.
 """
 
 

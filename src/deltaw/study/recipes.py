@@ -86,6 +86,7 @@ def _strengths(steps: int) -> dict[str, OptimiserConfig]:
 
 STANDARD_SEEDS = 6
 STANDARD_BASE = 3000  # updates of each base model; `quick` affords 3,600
+STANDARD_DOSES = ("soft_weak", "soft_2", "soft_4", "soft_strong")  # of soft prompts; `quick` has two more
 PLAIN_STOPS = 160  # updates of plain DPO, which is only followed: by then it answers no prompt rightly
 
 
@@ -160,10 +161,10 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
         name="standard",
         pretraining=replace(whole.pretraining, optimiser=optimiser),
         tunings=(*tunings, *others, _again(first)),
-        checkpoints=(0, 40, 160, steps),
+        checkpoints=(0, 40, steps),
         base_checkpoints=(0, STANDARD_BASE),
         sizes=replace(whole.sizes, final=500, checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
-        model_attacks=replace(whole.model_attacks, controls=own, universal="soft_weak"),
+        model_attacks=replace(whole.model_attacks, controls=own, doses=STANDARD_DOSES, universal="soft_weak"),
         seeds=tuple(range(101 + STANDARD_SEEDS * seed, 101 + STANDARD_SEEDS * (seed + 1))),
         exploratory=False,
         left_out=None,

@@ -152,6 +152,12 @@ class Subject:
         """The same, of the first of them."""
         return self.answer(self.few)
 
+    def first_of(self, answered: Answered) -> Answered:
+        """Answers to `conditional`, of the prompts that `few` has."""
+        starts = [answered.panel.rows[name].start for name in self.few.rows]
+        rows = np.concatenate([np.arange(start, start + self.sweep.few) for start in starts])
+        return Answered(self.few, answered.labels[rows], answered.outputs[rows])
+
     def generator(self, *words: int) -> np.random.Generator:
         """Equal words, equal draws."""
         return np.random.default_rng([self.seed, 101, *words])

@@ -59,9 +59,9 @@ ON_CONTROL = Sweep(parts=("subspace",))
 ON_OTHER = Sweep(parts=("subspace", "patches"), ks=(8,), everywhere=False)
 
 STANDARD: Sweeps = (
-    ("ssft-medium", replace(ON_MEDIUM, partner="dpo-medium")),
-    ("dpo-medium", replace(ON_MEDIUM, partner="unlearn-medium")),
-    ("unlearn-medium", replace(ON_MEDIUM, partner="ssft-medium")),
+    ("ssft-medium", replace(ON_MEDIUM, partner="dpo-medium", everywhere=False)),
+    ("dpo-medium", replace(ON_MEDIUM, partner="unlearn-medium", everywhere=False)),
+    ("unlearn-medium", replace(ON_MEDIUM, partner="ssft-medium", everywhere=False)),
     *(
         (f"{name}-small", ON_SMALL)
         for protocol in ("ssft", "dpo", "unlearn")
