@@ -13,8 +13,7 @@ little power if the classes are far apart: one such draw is often nearly their d
 that any training on forbidden prompts puts them into R(ΔW) (a gradient is Σ δ aᵀ): for that the control
 `other` has the same prompts, and its ΔW is the comparison that decides.
 
-Cost: one SVD of ΔW; the null is k n² a draw, whatever the number of prompts: 200 draws, n = 128, k = 8 take
-0.03 s.
+Cost: one SVD of ΔW; the null is k n (n + prompts) a draw.
 """
 
 from dataclasses import dataclass
@@ -137,19 +136,23 @@ def matched_null(
 
     M = ½ E_forbidden[x xᵀ] + ½ E_allowed[x xᵀ] of the reference activations, so that neither class's size
     counts; `centred` first takes away the 50:50 mean, without which that mean is in almost every V. A mean
-    row energy is linear in the class's second moment of unit rows, so a draw costs k n² and no prompts.
+    row energy is linear in the class's second moment of unit rows, so a draw costs k n (n + prompts).
+
+    A draw weighs prompts at random: equal generators give several layers the directions of the same prompts, as all
+    layers of an update are made from the same ones. The null of a mean over layers needs that.
     """
     f, a = matrix(forbidden, "forbidden"), matrix(allowed, "allowed")
     pools = [matrix(x, "reference", columns=f.shape[1]) for x in reference]
-    root = pooled_root((pools[0], pools[1]), centred)
-    if root.shape[1] < k:
+    rows = _pooled_rows((pools[0], pools[1]), centred)
+    rank = int(torch.linalg.matrix_rank(rows))
+    if rank < k:
         raise DeltawError(
-            f"the reference activations span {root.shape[1]} directions; a null of {k} needs at least {k}. "
+            f"the reference activations span {rank} directions; a null of {k} needs at least {k}. "
             "Use more prompts or a smaller k."
         )
     unit_f, unit_a = _unit(f, "forbidden"), _unit(a, "allowed")
     contrast = unit_f.T @ unit_f / len(f) - unit_a.T @ unit_a / len(a)
-    spans = root @ normals(generator, draws, int(root.shape[1]), k, like=root)
+    spans = rows.T @ normals(generator, draws, len(rows), k, like=rows)
     bases, _ = torch.linalg.qr(spans)
     difference = ((contrast @ bases) * bases).sum((1, 2))
     return from_draws("m_matched_centred" if centred else "m_matched", array(difference))
@@ -160,16 +163,19 @@ def pooled_root(pools: tuple[Tensor, Tensor], centred: bool = False) -> Tensor:
 
     centred: about their 50:50 mean, which is else in almost every span drawn from N(0, M).
     """
-    first = matrix(pools[0], "activations")
-    both = (first, matrix(pools[1], "activations", columns=first.shape[1]))
-    middle = (both[0].mean(0) + both[1].mean(0)) / 2 if centred else torch.zeros_like(first[0])
-    moment = sum(
-        ((x - middle).T @ (x - middle) / (2 * len(x)) for x in both), torch.zeros_like(first[:0].T @ first[:0])
-    )
-    values, vectors = torch.linalg.eigh(moment)
+    rows = _pooled_rows(pools, centred)
+    values, vectors = torch.linalg.eigh(rows.T @ rows)
     keep = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
     root: Tensor = vectors[:, keep] * values[keep].sqrt()
     return root
+
+
+def _pooled_rows(pools: tuple[Tensor, Tensor], centred: bool) -> Tensor:
+    """(N, n), a row a prompt of either class, whose second moment rowsᵀ rows is M."""
+    first = matrix(pools[0], "activations")
+    both = (first, matrix(pools[1], "activations", columns=first.shape[1]))
+    middle = (both[0].mean(0) + both[1].mean(0)) / 2 if centred else torch.zeros_like(first[0])
+    return torch.cat([(x - middle) / (2 * len(x)) ** 0.5 for x in both])
 
 
 def _unit(a: Tensor, name: str) -> Tensor:

@@ -360,8 +360,9 @@ def _rows() -> Iterable[Cell]:
     yield cell("update learnt from random errors on forbidden prompts", _from_forbidden)
     over_layers = partial(Cell, "row space", measure=trials.of_rows_over_layers)
     apart = partial(layered, shared=False)
-    yield over_layers("four like layers, directions of their own", build=apart, true=frozenset({"m_matched"}))
-    yield over_layers("four like layers, directions by the same prompts", build=partial(layered, shared=True))
+    yield over_layers("four like layers, directions of their own", build=apart)
+    alike = partial(layered, shared=True)
+    yield over_layers("four like layers, directions by the same prompts", build=alike, true=frozenset({"m_matched"}))
     for share in (0.25, 0.5, 1.0):
         yield cell(
             f"a share of {share} of each direction from forbidden prompts",

@@ -135,7 +135,7 @@ def write_gains(
         ratios.append(np.log(found["harmful"]) - np.log(found["harmless"]))
         try:
             rows = row_contrast(
-                sides["harmful"], sides["harmless"], maps.dW, ROWS, _generator(effort, 3, layer),
+                sides["harmful"], sides["harmless"], maps.dW, ROWS, _generator(effort, 3),
                 clusters=(_numbers(ids), _numbers(ids)), draws=LABEL_DRAWS,
             )  # fmt: skip
         except DeltawError as error:
@@ -156,7 +156,7 @@ def write_gains(
     view = sheet.with_(site="mlp_in", unit="log ratio")
     if ratios:
         _add_paired(view.with_(n=len(pairs), n_unit="pair"), "gain_log_ratio", ratios, ids, "label_permutation", effort)
-    if energies:  # random directions of one layer have nothing to do with another's
+    if energies:  # equal draws: the same prompts make the directions of all layers
         differences = np.mean([one.forbidden - one.allowed for one in energies], axis=0)
         nulls = [mean_null(kind) for kind in zip(*(one.nulls for one in energies), strict=True)]
         energy = view.with_(unit="share of energy", n=len(pairs), n_unit="pair")

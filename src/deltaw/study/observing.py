@@ -213,7 +213,7 @@ def observe_gain(at: Comparison, sheet: Sheet) -> None:
                     allowed[place],
                     delta,
                     TOP_K,
-                    at.generator(3, layer),
+                    at.generator(3),  # equal in all layers: the same prompts make their directions
                     draws=at.draws,
                 )
                 rows.append(contrast.forbidden - contrast.allowed)
