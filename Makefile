@@ -32,7 +32,7 @@ benchmark: $(READY)  ## speed and memory (docs/performance.md), two minutes on o
 	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/sampling.py
 	$(RUN)/python benchmarks/training.py
 
-calibration: $(READY)  ## how often the tests find what is not there: twenty minutes of one core (STUDY=runs/quick: controls too)
+calibration: $(READY)  ## how often the tests find what is not there: half an hour of one core (STUDY=RUN: controls too)
 	OMP_NUM_THREADS=1 $(RUN)/python -m deltaw.study.calibrating --out docs/results/calibration $(if $(STUDY),--run $(STUDY))
 
 ledger: $(READY)  ## the page of claims, from the code (STUDY=runs/quick: what a run says about seeds, too; LATE: what others add)
