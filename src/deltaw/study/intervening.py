@@ -179,13 +179,10 @@ def subspaces(subject: Subject) -> None:
         {number: subject.answer(subject.few, _with(subject, one, number)) for number in (1, 2, 5, 6)}
         for one in (random_split(split, subject.torch_generator(f"split/{k}")) for k in range(subject.sweep.draws))
     ]
-    view, few = subject.sheet.with_(module="mlp.in_proj"), [subject.first_of(answered) for answered in found]
+    view = subject.sheet.with_(module="mlp.in_proj")
     for number, answered in enumerate(found):
         here = view.with_(intervention=named(number))
-        if number in drawn[0]:  # beside what the same prompts say of random parts
-            subject.add_rates(few[number], here, [one[number] for one in drawn])
-        else:
-            subject.add_rates(answered, here)
+        subject.add_rates(answered, here, [one[number] for one in drawn] if number in drawn[0] else [])
         subject.add_as_tuned(answered, here)
     if subject.sweep.rescaled:
         for number in (1, 2, 5, 6):

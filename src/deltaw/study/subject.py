@@ -170,11 +170,12 @@ class Subject:
     def add_rates(
         self, answered: Answered, sheet: Sheet, draws: Sequence[Answered] = (), kind: str = "random_split"
     ) -> None:
-        """The rates of behaviour on every set, each beside its null where there are draws of it."""
-        for name in answered.panel.rows:
+        """The rates of behaviour on every set. draws: of `few`, and then the rates beside their null are of it too."""
+        shown = self.first_of(answered) if draws else answered
+        for name in shown.panel.rows:
             for statistic, what in RATES.items():
                 nulls = [from_draws(kind, [float(one.are(name, what).mean()) for one in draws])] if draws else []
-                add_share(sheet, statistic, answered.are(name, what), nulls, set=name)
+                add_share(sheet, statistic, shown.are(name, what), nulls, set=name)
 
     def add_as_tuned(self, answered: Answered, sheet: Sheet) -> None:
         """On every set, how many answers are exactly what the tuned model answers: behaviour that needs no name."""
