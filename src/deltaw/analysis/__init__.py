@@ -51,6 +51,7 @@ from deltaw.analysis.effect import (
     mlp_effect,
     null_minus_column,
     pooled_terms,
+    share_draws,
 )
 from deltaw.analysis.inputs import Absent
 from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, frobenius_norm, power_iteration
@@ -194,6 +195,7 @@ __all__ = [
     "sensitivity",
     "sensitivity_change",
     "separation",
+    "share_draws",
     "subspace_overlap",
     "success_by_dose",
     "top_left",

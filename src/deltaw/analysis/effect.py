@@ -162,14 +162,20 @@ def null_minus_column(
     """Both are pooled shares (`Effect.pooled_share`). nulls: those of `effect_nulls`."""
     along, size = pooled_terms(effect)
     difference = along[:, 0] - along[:, 1]
-    means = bootstrap_means([difference, size], generator, [np.arange(len(size))] * 2, draws)
     null = None
     if nulls:
         of_null, of_column = (one.draws for one in nulls[:2])
         if of_null is None or of_column is None:
             raise DeltawError("the nulls have no draws; expected those of `effect_nulls`")
         null = from_draws(nulls[0].kind, of_null - of_column)
-    return Beyond(float(difference.sum() / size.sum()), means[:, 0] / means[:, 1], null)
+    return Beyond(float(difference.sum() / size.sum()), share_draws(difference, size, generator, draws), null)
+
+
+def share_draws(along: FloatArray, size: FloatArray, generator: np.random.Generator, draws: int = 500) -> FloatArray:
+    """(draws,) of the bootstrap over prompts of a pooled share Σ along / Σ size, (N,) each (`pooled_terms`)."""
+    means = bootstrap_means([along, size], generator, [np.arange(len(size))] * 2, draws)
+    ratios: FloatArray = means[:, 0] / means[:, 1]
+    return ratios
 
 
 def pooled_terms(effect: Effect) -> tuple[FloatArray, FloatArray]:

@@ -314,15 +314,19 @@ def _gain() -> Iterable[Cell]:
         )  # fmt: skip
 
 
+def _reading(rng: Generator, allowed: FloatArray, forbidden: FloatArray, directions: FloatArray) -> trials.Inputs:
+    """An update of which these (k, IN) are the input directions."""
+    dW = haar(rng, planting.OUT, len(directions)) @ directions
+    return _inputs(allowed, forbidden, Update(tensor(planting.weights(rng)), tensor(dW)))
+
+
 def _rows() -> Iterable[Cell]:
     def spanned(rng: Generator, centred: bool) -> trials.Inputs:
         """ΔW's input directions are k draws from N(0, M), the null itself."""
         allowed, forbidden = _prompts(rng, 4, anisotropic)
         middle = (allowed.mean(0) + forbidden.mean(0)) / 2 if centred else 0.0
         rows = np.concatenate([allowed - middle, forbidden - middle])
-        drawn = isotropic(rng, trials.TOP_K, len(rows)) @ rows
-        dW = haar(rng, planting.OUT, trials.TOP_K) @ drawn
-        return _inputs(allowed, forbidden, Update(tensor(planting.weights(rng)), tensor(dW)))
+        return _reading(rng, allowed, forbidden, isotropic(rng, trials.TOP_K, len(rows)) @ rows)
 
     def mixed(rng: Generator, share: float) -> trials.Inputs:
         """The same, with the class difference mixed into every direction that is drawn."""
@@ -330,8 +334,7 @@ def _rows() -> Iterable[Cell]:
         rows = np.concatenate([allowed, forbidden])
         apart = isotropic(rng, trials.TOP_K, len(forbidden)) @ forbidden
         drawn = isotropic(rng, trials.TOP_K, len(rows)) @ rows / 2**0.5
-        dW = haar(rng, planting.OUT, trials.TOP_K) @ ((1 - share) * drawn + share * apart)
-        return _inputs(allowed, forbidden, Update(tensor(planting.weights(rng)), tensor(dW)))
+        return _reading(rng, allowed, forbidden, (1 - share) * drawn + share * apart)
 
     def layered(rng: Generator, shared: bool) -> list[trials.Inputs]:
         """Four layers that see the same prompts; each has directions drawn from N(0, M). shared: by the same weights of
@@ -343,8 +346,7 @@ def _rows() -> Iterable[Cell]:
         for _ in range(4):
             pair = [one + 0.6 * isotropic(rng, N, planting.IN) for one in (allowed, forbidden)]
             drawn = (weights if shared else isotropic(rng, trials.TOP_K, 2 * N)) @ np.concatenate(pair)
-            dW = haar(rng, planting.OUT, trials.TOP_K) @ drawn
-            layers.append(_inputs(pair[0], pair[1], Update(tensor(planting.weights(rng)), tensor(dW))))
+            layers.append(_reading(rng, pair[0], pair[1], drawn))
         return layers
 
     def cell(condition: str, build: Callable[[Generator], Any], *true: str, **more: Any) -> Cell:

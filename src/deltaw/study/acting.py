@@ -6,7 +6,6 @@ from torch import Tensor
 from deltaw.analysis import (
     SOURCES,
     Beyond,
-    Effect,
     Mlp,
     Position,
     effect_nulls,
@@ -17,8 +16,9 @@ from deltaw.analysis import (
     null_minus_column,
     pooled_terms,
     position,
+    share_draws,
 )
-from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, mean_null, percentile_interval
+from deltaw.statistics import FloatArray, Null, mean_null, percentile_interval
 from deltaw.study.comparing import PRIMARY, SECONDARY, SITES, Comparison, Places, add_mean, flipped, read
 from deltaw.study.sheet import Sheet, present
 from deltaw.world import FORBIDDEN_SOURCES, attacked
@@ -45,10 +45,11 @@ def observe_function(at: Comparison, sheet: Sheet) -> None:
                         EFFECT_DRAWS,
                     )  # fmt: skip
                 view = sheet.with_(set=f"{name}/{verdict}", site="mlp_out", layer=layer, n=len(a_base), n_unit="prompt")
+                along, size = pooled_terms(effect)
                 for number, source in enumerate(SOURCES):
-                    interval = _share_interval(at, effect, number)
+                    draws = share_draws(along[:, number], size, at.generator(15), at.bootstrap)
                     view.add(
-                        f"effect_share_{source}", effect.pooled_share[number], interval,
+                        f"effect_share_{source}", effect.pooled_share[number], percentile_interval(draws),
                         found[number : number + 1], unit="share of squared change",
                     )  # fmt: skip
                 view.add("effect_relative_size", float(effect.total_relative.mean()), unit="share of norm")
@@ -62,12 +63,6 @@ def observe_function(at: Comparison, sheet: Sheet) -> None:
                     "effect_null_minus_column", float(np.mean([one.value for one in differences])),
                     percentile_interval(draws), [mean_null(nulls)] if nulls else [], unit="share of squared change",
                 )  # fmt: skip
-
-
-def _share_interval(at: Comparison, effect: Effect, number: int) -> Interval:
-    along, size = pooled_terms(effect)
-    means = bootstrap_means([along[:, number], size], at.generator(15), [np.arange(len(size))] * 2, at.bootstrap)
-    return percentile_interval(means[:, 0] / means[:, 1])
 
 
 def observe_attacks(at: Comparison, sheet: Sheet) -> None:
@@ -94,27 +89,31 @@ def write_positions(
 
     Returns each prompt's mean over layers, weighted by precision, by site, where there is a scale.
     """
-    allowed, forbidden = reference
     view = sheet.with_(unit="share of the way to allowed")
     means: dict[str, FloatArray] = {}
-    for number, site in enumerate(SITES):
-        placed: list[Position] = []
-        for layer in at.layers:
-            place = (layer, site)
-            source, generator = np.arange(len(attacked_at[place])), at.generator(5, number)  # equal draws in all layers
-            found = present(
-                position(
-                    attacked_at[place], forbidden[place], allowed[place], generator, source=source, draws=at.bootstrap
-                )
-            )
-            if found is None:
-                continue
-            placed.append(found)
+    for site in SITES:
+        placed = positions(at, reference, attacked_at, site)
+        for layer, found in placed.items():
             view.add(statistic, found.mean, found.interval, [found.null], site=site, layer=layer)
         if placed:
-            means[site], null = mean_position(placed)
+            means[site], null = mean_position(list(placed.values()))
             add_mean(at, view.with_(site=site), statistic, means[site], [null])
     return means
+
+
+def positions(at: Comparison, reference: tuple[Places, Places], attacked_at: Places, site: str) -> dict[int, Position]:
+    """By layer, where there is a scale: where attacked prompts lie at one site, with equal folds and draws in all."""
+    allowed, forbidden = reference
+    placed = {}
+    for layer in at.layers:
+        place = (layer, site)
+        source, generator = np.arange(len(attacked_at[place])), at.generator(5, SITES.index(site))
+        found = present(
+            position(attacked_at[place], forbidden[place], allowed[place], generator, source=source, draws=at.bootstrap)
+        )
+        if found is not None:
+            placed[layer] = found
+    return placed
 
 
 def write_gain_ratios(

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltaw.analysis import Bin, Position, dose_response, position, precision_weights, success_by_dose
+from deltaw.analysis import Bin, dose_response, precision_weights, success_by_dose
 from deltaw.behaviour import Behaviour
 from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval, sign_flip_null
-from deltaw.study.acting import write_gain_ratios, write_positions
+from deltaw.study.acting import positions, write_gain_ratios, write_positions
 from deltaw.study.attacking import DOSE_SITE, FORBIDDEN, PER_PROMPT
-from deltaw.study.comparing import PRIMARY, SITES, Comparison, base_side, read
+from deltaw.study.comparing import PRIMARY, Comparison, base_side, read
 from deltaw.study.configuration import Subspaces
 from deltaw.study.making import SeedConfig, answers_to, last_model, tuned_fields
 from deltaw.study.sheet import Sheet, present
@@ -126,23 +126,7 @@ def attacked_prompts(at: Comparison) -> list[dict[str, Any]]:
 
 def _unattacked(at: Comparison) -> FloatArray | None:
     """Held-out positions of the forbidden prompts themselves, mean over layers as in `write_positions`."""
-    allowed, forbidden = at.after[PRIMARY]
-    found: list[Position] = []
-    for layer in at.layers:
-        place = (layer, DOSE_SITE)
-        source = np.arange(len(forbidden[place]))
-        one = present(
-            position(
-                forbidden[place],
-                forbidden[place],
-                allowed[place],
-                at.generator(5, SITES.index(DOSE_SITE)),  # the folds of the attacked prompts
-                source=source,
-                draws=at.bootstrap,
-            )
-        )
-        if one is not None:
-            found.append(one)
+    found = list(positions(at, at.after[PRIMARY], at.after[PRIMARY][1], DOSE_SITE).values())
     return precision_weights(found) @ np.array([one.forbidden for one in found]) if found else None
 
 

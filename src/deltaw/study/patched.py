@@ -135,12 +135,12 @@ def _together(parts: Sequence[Returned]) -> Returned:
     """All attacks as one: each counts by its rows, in random directions too."""
     made = [part for part in parts if len(part.chance)]
     rows = [len(part.hits) for part in made]
-    chance = np.average([part.chance for part in made], axis=0, weights=rows) if made else np.zeros(0)
-    prompts, hits, control = (np.concatenate([getattr(part, name) for part in parts]) for name in _OF_ROWS)
-    return Returned(prompts, hits, control, chance)
-
-
-_OF_ROWS = ("prompts", "hits", "control")
+    return Returned(
+        prompts=np.concatenate([part.prompts for part in parts]),
+        hits=np.concatenate([part.hits for part in parts]),
+        control=np.concatenate([part.control for part in parts]),
+        chance=np.average([part.chance for part in made], axis=0, weights=rows) if made else np.zeros(0),
+    )
 
 
 def _restored(
@@ -153,8 +153,8 @@ def _restored(
     if not with_nulls:
         return Returned(prompts, hits, np.zeros(0), np.zeros(0))
     other = _patched(subject, hit, allowed, patch, sheet.with_(intervention="restore_from_allowed"))
-    drawn = _draws(subject, hit, forbidden, rows, patch.maps, str(sheet.shared["attack"]))
-    return Returned(prompts, hits, _hits(other[rows]), drawn.mean(0) if len(drawn) else np.zeros(0))
+    chance = _by_chance(subject, hit, forbidden, rows, patch.maps, str(sheet.shared["attack"]))
+    return Returned(prompts, hits, _hits(other[rows]), chance)
 
 
 def _returned(found: Returned, sheet: Sheet) -> None:
@@ -169,7 +169,7 @@ def _returned(found: Returned, sheet: Sheet) -> None:
     def share(hits: FloatArray) -> tuple[float, Interval]:
         return float(hits.mean()), wilson(float(hits.mean()) * n, n)
 
-    nulls = [from_draws("random_direction", found.chance)] if len(found.chance) else []
+    nulls = _null(found.chance)
     if len(found.control):
         value, band = share(found.control)
         view.with_(intervention="restore_from_allowed").add("refusal_returned", value, band)
@@ -183,8 +183,8 @@ def _twins(subject: Subject, forbidden: Asked, allowed: Asked) -> None:
         here = subject.sheet.with_(dose=dose, role=patch.at)
         view = here.with_(intervention="remove_to_allowed", set=FORBIDDEN)
         kept = _patched(subject, forbidden, allowed, patch, view)
-        drawn = _draws(subject, forbidden, allowed, rows, patch.maps, "twins") if with_nulls else np.zeros((0, 2))
-        _share(view, "refusal_removed", ~kept[rows], _null(1 - drawn))
+        chance = _by_chance(subject, forbidden, allowed, rows, patch.maps, "twins") if with_nulls else np.zeros(0)
+        _share(view, "refusal_removed", ~kept[rows], _null(1 - chance))
         view = here.with_(intervention="induce", set=ALLOWED)
         _share(view, "refusal_induced", _patched(subject, allowed, forbidden, patch, view)[rows])
     _on_allowed(subject, allowed, allowed.turned(), subject.sheet.with_(intervention="remove_to_allowed"))
@@ -223,17 +223,19 @@ def _patched(subject: Subject, target: Asked, source: Asked, patch: Patch, sheet
     return target.gets(answers)
 
 
-def _draws(subject: Subject, target: Asked, source: Asked, rows: Tensor, maps: Maps, name: str) -> FloatArray:
-    """(n, draws) 1.0 where the answer patched in a random direction is what was taught, of the first of the rows."""
+def _by_chance(subject: Subject, target: Asked, source: Asked, rows: Tensor, maps: Maps, name: str) -> FloatArray:
+    """(draws,) the share of the first of the rows whose answer, patched in a random direction, is what was taught; (0,)
+    if there are no rows.
+    """
     (few,) = rows.nonzero(as_tuple=True)
     few = few[: subject.sweep.few]
-    found = [np.zeros(0)] * subject.sweep.draws if not len(few) else []
+    found = []
     for number in range(subject.sweep.draws if len(few) else 0):
         patch = Patch(maps, scramble=subject.torch_generator(f"patch/{name}/{number}"))
         where = few.to(target.requests.refusal.device)
         answers = answers_patched(subject.model, target.requests[where], source.requests[where], patch)
-        found.append(_hits(target.gets(answers, few)))
-    return np.stack(found, axis=1)
+        found.append(_hits(target.gets(answers, few)).mean())
+    return np.array(found)
 
 
 def _rates(sheet: Sheet, labels: Tensor) -> None:
@@ -251,6 +253,6 @@ def _hits(found: Tensor) -> FloatArray:
     return found.double().cpu().numpy()
 
 
-def _null(drawn: FloatArray) -> list[Null]:
-    """The null of (n, draws); none if there are no rows."""
-    return [from_draws("random_direction", drawn.mean(0))] if len(drawn) else []
+def _null(chance: FloatArray) -> list[Null]:
+    """The null of shares (draws,); none if there are none."""
+    return [from_draws("random_direction", chance)] if len(chance) else []
