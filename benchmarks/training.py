@@ -15,8 +15,8 @@ from torch import Tensor
 
 from deltaw.model import transformer
 from deltaw.study.recipes import quick
-from deltaw.training.loop import adamw
 from deltaw.training.objectives import next_token, objective
+from deltaw.training.optimisers import adamw
 from deltaw.training.pretraining import as_batch, dtype_of, new_model, pretraining_samples
 from deltaw.training.tuning import tuning_pairs, tuning_reference
 from deltaw.world import World

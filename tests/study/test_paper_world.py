@@ -15,6 +15,7 @@ from deltaw.attacks import requests_for
 from deltaw.behaviour import Behaviour
 from deltaw.model import Transformer, save
 from deltaw.study import making
+from deltaw.study.checkpoints import step_directory
 from deltaw.study.comparing import contrasts
 from deltaw.study.configuration import Recipe
 from deltaw.study.making import (
@@ -23,7 +24,6 @@ from deltaw.study.making import (
     SeedConfig,
     answers_to,
     make_behaviour,
-    step_directory,
     target_hits,
 )
 from deltaw.study.recipes import recipe
@@ -190,5 +190,7 @@ def test_behaviour_is_measured_on_the_studys_device(monkeypatch: pytest.MonkeyPa
     sizes = Sizes(final=8, checkpoint=8, attacked=4)
     config = BehaviourConfig(SeedConfig(published_world(), sizes, 0), None, "meta")
     (tmp_path / "out").mkdir()
-    make_behaviour(StageContext(config, {"model": tmp_path / "model"}, tmp_path / "out", lambda *_: None))
+    make_behaviour(
+        StageContext(config, {"model": tmp_path / "model"}, tmp_path / "out", lambda *_: None, tmp_path / "scratch")
+    )
     assert seen == {"meta"}

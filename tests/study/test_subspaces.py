@@ -26,10 +26,11 @@ from deltaw.study.aligning import (
     write_overlaps,
 )
 from deltaw.study.attacking import Target, soft_prompts
+from deltaw.study.checkpoints import step_directory
 from deltaw.study.comparing import PRIMARY, BaseSide, Comparison, read
 from deltaw.study.configuration import Subspaces
 from deltaw.study.dosing import Rows, attacked_prompts, write_doses, write_responses
-from deltaw.study.making import SeedConfig, answers_to, step_directory
+from deltaw.study.making import SeedConfig, answers_to
 from deltaw.study.probing import early, first_letters, observe_probe, observe_refusal
 from deltaw.study.recipes import recipe
 from deltaw.study.sheet import Sheet
@@ -207,7 +208,7 @@ def test_seeds_are_compared_tuning_by_tuning_each_with_its_own_base(tmp_path: Pa
             save(model, step_directory(inputs[f"{name}-s{seed}"], 8), {"step": 8})
     config = SeedsConfig(tuple(SeedConfig(RECIPE.world, SIZES, seed) for seed in (3, 4)), tuple(tuned), Subspaces(3))
     (tmp_path / "out").mkdir()
-    align_seeds(StageContext(config, inputs, tmp_path / "out", lambda *_: None))
+    align_seeds(StageContext(config, inputs, tmp_path / "out", lambda *_: None, tmp_path / "scratch"))
     lines = read_measurements(tmp_path / "out" / "measurements.jsonl")
     assert {(x.model, x.seed, x.set, x.step) for x in lines} == {
         ("ssft-medium", 3, "with=seed 4", 8), ("dpo-medium", 3, "with=seed 4", 8),

@@ -10,7 +10,7 @@ from deltaw.batch import Batch
 from deltaw.errors import DeltawError
 from deltaw.model import ModelConfig, Transformer
 from deltaw.training import Loss, OptimiserConfig, TrainingLog, learning_rate, next_token, train
-from deltaw.training.loop import adamw
+from deltaw.training.optimisers import adamw
 
 CONFIG = OptimiserConfig(peak_lr=1e-2, min_lr=1e-4, steps=60, warmup=5, decay_end=50, weight_decay=0.1)
 

@@ -35,8 +35,10 @@ from deltaw.pairs.language import Chat, answer, chat_text, frozen, load_chat, te
 from deltaw.pairs.prompts import HARMFUL, HARMLESS, Prompt
 from deltaw.pairs.requests import Requests, train_requests, tuning_texts
 from deltaw.results import whole_directory
-from deltaw.training.loop import OptimiserConfig, TrainingLog, train
-from deltaw.training.objectives import Loss, Pair, ReferenceLogProbs, objective, reference_log_probs
+from deltaw.training.loop import TrainingLog, train
+from deltaw.training.loss import Loss
+from deltaw.training.objectives import Pair, ReferenceLogProbs, objective, reference_log_probs
+from deltaw.training.optimisers import OptimiserConfig
 
 Control = Literal["other", "benign", "noise"]
 RECORD = "safety_tuning.json"

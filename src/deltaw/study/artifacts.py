@@ -16,7 +16,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
@@ -31,6 +31,7 @@ from deltaw.results.files import write_json_atomic
 from deltaw.results.schema import parse_json
 
 RECORD = "artifact.json"
+_SCRATCH = ".resume-"
 _TEMPORARY = re.compile(r"\.building-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
 
 
@@ -186,6 +187,11 @@ def read_artifact(path: Path, provenance: Provenance, input_digests: Mapping[str
     return Artifact(path, key, digest, seconds, started, peak)
 
 
+def scratch_beside(path: Path) -> Path:
+    """Where the stage that makes the artifact at `path` keeps what it goes on from if its process dies."""
+    return path.with_name(f"{_SCRATCH}{path.name}")
+
+
 def set_aside(path: Path) -> Path:
     """Renames a damaged artifact out of the way, keeping it, and returns where it now is."""
     number = 1
@@ -195,8 +201,11 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def remove_leftovers(run_dir: Path) -> list[str]:
+def remove_leftovers(run_dir: Path, planned: Collection[Path] = ()) -> list[str]:
     """Removes what killed processes of this machine were building; what others may still be writing stays.
+
+    planned: the artifacts that a study is to make. Of other artifacts, and of finished ones, goes what their stages
+    would have gone on from.
 
     For the driver only, which holds the run's lock: a directory with its own process id is an older
     process's.
@@ -205,6 +214,11 @@ def remove_leftovers(run_dir: Path) -> list[str]:
     for path in sorted((run_dir / "artifacts").glob(".building-*")):
         match = _TEMPORARY.match(path.name)
         if match and match["host"] == _host_mark() and not is_alive(int(match["pid"])):
+            shutil.rmtree(path, ignore_errors=True)
+            removed.append(path.name)
+    for path in sorted((run_dir / "artifacts").glob(f"{_SCRATCH}*")):
+        artifact = path.with_name(path.name.removeprefix(_SCRATCH))
+        if artifact.exists() or artifact not in planned:
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path.name)
     return removed

@@ -74,15 +74,16 @@ def execute(
     run_dir = run_dir.absolute()
     plan = _plan(stages)
     listener = Listener() if listener is None else listener
+    planned = {provenance.path(run_dir) for provenance in plan.provenances.values()}
     with run_lock(run_dir):
-        remove_leftovers(run_dir)
+        remove_leftovers(run_dir, planned)
         driver = _Driver(plan, run_dir, listener)
         listener.begin([stage.name for stage in stages])
         try:
             driver.run(partial(_open_pool, engine, workers, scheduler))
         finally:
             listener.end()
-            remove_leftovers(run_dir)
+            remove_leftovers(run_dir, planned)
     driver.raise_failures()
     return [driver.records[stage.name] for stage in stages]
 

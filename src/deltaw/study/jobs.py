@@ -3,6 +3,7 @@
 `make` is all that a worker does, whichever pool it belongs to.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from deltaw.study.artifacts import Artifact, Provenance, read_artifact, write_artifact
+from deltaw.study.artifacts import Artifact, Provenance, read_artifact, scratch_beside, write_artifact
 from deltaw.study.stage import Stage, StageContext
 
 _SECONDS_BETWEEN_REPORTS = 0.5
@@ -83,14 +84,16 @@ def make(job: Job, emit: Emit) -> Artifact:
     found = read_artifact(job.path, job.provenance, job.input_digests)
     if isinstance(found, Artifact):
         return found
-    stage = job.stage
+    stage, scratch = job.stage, scratch_beside(job.path)
     emit(Started(stage.name))
 
     def fill(out: Path) -> None:
-        stage.run(StageContext(stage.config, job.inputs, out, _Reporter(stage.name, emit)))
+        stage.run(StageContext(stage.config, job.inputs, out, _Reporter(stage.name, emit), scratch))
 
     with torch_threads(stage.threads):
-        return write_artifact(job.path, job.provenance, job.input_digests, fill)
+        artifact = write_artifact(job.path, job.provenance, job.input_digests, fill)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return artifact
 
 
 class _Reporter:

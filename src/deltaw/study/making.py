@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deltaw.behaviour import BehaviourCounts, measure
-from deltaw.model import Transformer, load, save
+from deltaw.model import Transformer, load
 from deltaw.results import write_json_atomic, write_jsonl_atomic
 from deltaw.statistics import wilson
+from deltaw.study.checkpoints import Checkpoints, step_directory
 from deltaw.study.sheet import Sheet
 from deltaw.study.sizes import Sizes
 from deltaw.study.stage import StageContext
@@ -58,11 +59,6 @@ class SeedConfig:
     world: WorldConfig
     sizes: Sizes
     seed: int
-
-
-def step_directory(artifact: Path, step: int) -> Path:
-    """Where a training stage puts the model after `step` updates."""
-    return artifact / f"step-{step:06d}"
 
 
 def last_model(artifact: Path) -> tuple[Transformer, dict[str, Any]]:
@@ -160,16 +156,17 @@ def make_base(context: StageContext) -> None:
     config: BaseConfig = context.config
     shared = config.shared
     world, seed, last = World(shared.world), shared.seed, config.checkpoints[-1]
-    sheet = Sheet(stage="pretrain", model=config.name, seed=seed)
+    fields: dict[str, Any] = {"stage": "pretrain", "model": config.name, "seed": seed}
+    kept = Checkpoints(context.scratch, config.checkpoints)
 
     def on_checkpoint(step: int, model: Transformer) -> None:
+        sheet = Sheet(**fields)
         size = shared.sizes.final if step == last else shared.sizes.checkpoint
         for name in BASE_SETS:
             labels, _ = answers_to(model, world, world.sample(name, range(size), seed=seed))
             add_rates(sheet, BehaviourCounts.of(labels), set=name, step=step)
-        if step == last:
-            save(model, step_directory(context.out, step), {"model": config.name, "protocol": None, "strength": None,
-                 "control": None, "seed": seed, "step": step})  # fmt: skip
+        meta = {"model": config.name, "protocol": None, "strength": None, "control": None, "seed": seed, "step": step}
+        kept.write(step, sheet.lines, model=model if step == last else None, meta=meta)
 
     _, log = pretrain(
         world,
@@ -178,7 +175,11 @@ def make_base(context: StageContext) -> None:
         checkpoints=config.checkpoints,
         on_checkpoint=on_checkpoint,
         progress=context.report,
+        snapshots=kept.snapshots,
     )
+    kept.copy_models(context.out)
+    sheet = Sheet(**fields)
+    sheet.lines += kept.lines()
     _write_log(log, context.out, sheet, max(1, last // 100), "nats per token")
     sheet.write(context.out)
 
@@ -234,13 +235,14 @@ def make_tuned(context: StageContext) -> None:
     config: TuneConfig = context.config
     shared, tuned = config.shared, config.tuned
     world, seed = World(shared.world), shared.seed
-    sheet = Sheet(stage="tune", **tuned_fields(tuned, seed))
+    fields = tuned_fields(tuned, seed)
     sets = prompts_of_sets(world, shared.sizes.checkpoint, seed)
-    refused: dict[int, float] = {}
+    kept = Checkpoints(context.scratch, config.checkpoints)
 
     def on_checkpoint(step: int, model: Transformer) -> None:
-        save(model, step_directory(context.out, step), {**tuned_fields(tuned, seed), "step": step})
-        refused[step] = follow(model, world, sets, sheet.with_(step=step), tuned.control, seed)
+        sheet = Sheet(stage="tune", **fields)
+        rate = follow(model, world, sets, sheet.with_(step=step), tuned.control, seed)
+        kept.write(step, sheet.lines, {"refused": rate}, model, {**fields, "step": step})
 
     base, _ = last_model(context.inputs["base"])
     reference = None
@@ -250,8 +252,12 @@ def make_tuned(context: StageContext) -> None:
         reference = ReferenceLogProbs(saved["preferred"].to(device), saved["dispreferred"].to(device))
     log = tune(
         world, base, tuned.config, seed, reference,
-        checkpoints=config.checkpoints, on_checkpoint=on_checkpoint, progress=context.report,
+        checkpoints=config.checkpoints, on_checkpoint=on_checkpoint, progress=context.report, snapshots=kept.snapshots,
     )  # fmt: skip
+    kept.copy_models(context.out)
+    sheet = Sheet(stage="tune", **fields)
+    sheet.lines += kept.lines()
+    refused = {step: float(notes["refused"]) for step, notes in kept.notes()}
     matched = next((step for step, rate in sorted(refused.items()) if rate >= config.refusal_threshold), None)
     if matched is not None:
         sheet.add("matched_step", matched, unit="update", step=matched)

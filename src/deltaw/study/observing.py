@@ -24,8 +24,9 @@ from deltaw.analysis import (
 from deltaw.model import load
 from deltaw.statistics import FloatArray, Null, bootstrap_means, mean_null, percentile_interval
 from deltaw.study.acting import observe_attacks, observe_function
+from deltaw.study.checkpoints import step_directory
 from deltaw.study.comparing import SITES, Comparison, Places, add_mean, base_sides, flipped, separate
-from deltaw.study.making import SeedConfig, step_directory, tuned_fields
+from deltaw.study.making import SeedConfig, tuned_fields
 from deltaw.study.sensing import observe_sensitivity
 from deltaw.study.sheet import Sheet, present
 from deltaw.study.stage import StageContext

@@ -18,7 +18,7 @@ from deltaw.study.configuration import LeftOut, ModelAttacks, Recipe, Subspaces
 from deltaw.study.sizes import Sizes
 from deltaw.study.sweeps import SMOKE, STANDARD
 from deltaw.study.tuned import Tuned
-from deltaw.training.loop import OptimiserConfig
+from deltaw.training.optimisers import OptimiserConfig
 from deltaw.training.pretraining import PretrainingConfig
 from deltaw.training.tuning import CONTROLS, TuningConfig
 from deltaw.world import PUBLISHED_COMPAT, WorldConfig, published_schedule, published_world

@@ -26,11 +26,12 @@ from deltaw.results import (
 )
 from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS
 from deltaw.study.artifacts import canonical, plain
+from deltaw.study.checkpoints import step_directory
 from deltaw.study.configuration import Recipe
 from deltaw.study.directory import claim_directory
 from deltaw.study.engine import StageRecord, execute
 from deltaw.study.fingerprint import Sources
-from deltaw.study.making import BaseConfig, TuneConfig, step_directory
+from deltaw.study.making import BaseConfig, TuneConfig
 from deltaw.study.progress import Listener
 from deltaw.study.stages import stages
 from deltaw.training.pretraining import new_model

@@ -18,17 +18,19 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage's function is given.
-
-    config: the stage's configuration, as given. inputs: the directory of each input's artifact, by its local
-    name. out: an empty directory to write into; it becomes the artifact when the function returns. report:
-    see `Report`.
-    """
+    """What a stage's function is given."""
 
     config: Any
+    """The stage's configuration, as given."""
     inputs: Mapping[str, Path]
+    """The directory of each input's artifact, by its local name."""
     out: Path
+    """An empty directory to write into; it becomes the artifact when the function returns."""
     report: Report
+    """How the stage says how far it is."""
+    scratch: Path
+    """Where the stage keeps what it goes on from if its process dies. It need not exist, and is removed when the
+    artifact is finished."""
 
 
 @dataclass(frozen=True)

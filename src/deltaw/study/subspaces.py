@@ -16,9 +16,10 @@ from deltaw.analysis import ActivationRank, LogRank, activation_rank, energy_ran
 from deltaw.analysis.inputs import normals
 from deltaw.model import load
 from deltaw.statistics import Interval, Null, from_draws, mean_null
+from deltaw.study.checkpoints import step_directory
 from deltaw.study.comparing import PRIMARY, SITES, BaseSide, Comparison, Places, base_sides
 from deltaw.study.configuration import Subspaces
-from deltaw.study.making import SeedConfig, step_directory, tuned_fields
+from deltaw.study.making import SeedConfig, tuned_fields
 from deltaw.study.probing import observe_probe, observe_refusal
 from deltaw.study.sheet import Sheet, present
 from deltaw.study.stage import StageContext

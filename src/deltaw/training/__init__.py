@@ -1,11 +1,11 @@
 """Training: one loop, the objectives it minimises, and the schedule it follows."""
 
-from deltaw.training.loop import OptimiserConfig, StepRecord, TrainingLog, learning_rate, train
+from deltaw.training.loop import StepRecord, TrainingLog, train
+from deltaw.training.loss import Loss
 from deltaw.training.objectives import (
     OBJECTIVES,
     DpoOptions,
     DpoPublishedOptions,
-    Loss,
     NpoOptions,
     Objective,
     Pair,
@@ -18,6 +18,8 @@ from deltaw.training.objectives import (
     objective,
     reference_log_probs,
 )
+from deltaw.training.optimisers import OptimiserConfig, learning_rate, optimisers
+from deltaw.training.snapshots import Snapshots
 
 __all__ = [
     "OBJECTIVES",
@@ -29,6 +31,7 @@ __all__ = [
     "OptimiserConfig",
     "Pair",
     "ReferenceLogProbs",
+    "Snapshots",
     "SsftOptions",
     "StepRecord",
     "TrainingLog",
@@ -38,6 +41,7 @@ __all__ = [
     "learning_rate",
     "next_token",
     "objective",
+    "optimisers",
     "reference_log_probs",
     "train",
 ]

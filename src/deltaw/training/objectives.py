@@ -21,6 +21,7 @@ from deltaw.batch import Batch
 from deltaw.errors import DeltawError
 from deltaw.model import LanguageModel, Transformer, mean_nll, response_weights, token_nll
 from deltaw.training.forks import fork, widened
+from deltaw.training.loss import Loss
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,6 @@ def reference_log_probs(model: LanguageModel, pair: Pair, batch_size: int = 256)
     """log ρ of each response under `model`, without gradients; each depends on its own row only."""
     parts = [_responses(model, pair[start : start + batch_size]) for start in range(0, len(pair), batch_size)]
     return ReferenceLogProbs(*(torch.cat([part[side].log_probs for part in parts]) for side in (0, 1)))
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A scalar to minimise, and detached scalars that say what it is made of."""
-
-    value: Tensor
-    parts: dict[str, Tensor]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ import torch
 from deltaw.batch import Batch
 from deltaw.errors import DeltawError
 from deltaw.model import BlockStyle, ModelConfig, Positions, Transformer
-from deltaw.training.loop import OptimiserConfig, TrainingLog, train
+from deltaw.training.loop import TrainingLog, train
 from deltaw.training.objectives import next_token
+from deltaw.training.optimisers import OptimiserConfig
+from deltaw.training.snapshots import Snapshots
 from deltaw.world import (
     WHOLE_VIEWS,
     Encoded,
@@ -127,6 +129,7 @@ def pretrain(
     checkpoints: Collection[int] = (),
     on_checkpoint: Callable[[int, Transformer], None] = lambda step, model: None,
     progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+    snapshots: Snapshots | None = None,
 ) -> tuple[Transformer, TrainingLog]:
     """Train a new model on the split "train" of the mixture "pretrain"; no prompt is seen twice but by chance."""
     model = new_model(world, config, seed).to(config.device)
@@ -135,9 +138,11 @@ def pretrain(
     def batches(step: int) -> Batch:
         if step not in ready:
             ready.clear()
-            rows = range(step * config.batch, (step + CHUNK) * config.batch)
+            # Chunks begin at the same updates whether or not training was interrupted: they are padded together.
+            start = step - step % CHUNK
+            rows = range(start * config.batch, (start + CHUNK) * config.batch)
             chunk = as_batch(pretraining_samples(world, config, rows, seed)).to(config.device)
-            ready.update({step + k: chunk[k * config.batch : (k + 1) * config.batch] for k in range(CHUNK)})
+            ready.update({start + k: chunk[k * config.batch : (k + 1) * config.batch] for k in range(CHUNK)})
         return ready[step]
 
     log = train(
@@ -149,5 +154,6 @@ def pretrain(
         on_checkpoint=on_checkpoint,
         progress=progress,
         compute_dtype=dtype_of(config.compute_dtype),
+        snapshots=snapshots,
     )
     return model, log

@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 
 from deltaw.errors import DeltawError
 from deltaw.model import Transformer
-from deltaw.training.loop import OptimiserConfig, TrainingLog, train
+from deltaw.training.loop import TrainingLog, train
+from deltaw.training.loss import Loss
 from deltaw.training.objectives import (
-    Loss,
     Pair,
     ReferenceLogProbs,
     borrow_masks,
     objective,
     reference_log_probs,
 )
+from deltaw.training.optimisers import OptimiserConfig
 from deltaw.training.pretraining import as_batch, dtype_of
+from deltaw.training.snapshots import Snapshots
 from deltaw.world import Branch, Encoded, Key, Prompts, Response, World, as_published, finished
 
 Ints = NDArray[np.int64]
@@ -212,6 +214,7 @@ def tune(
     checkpoints: Collection[int] = (),
     on_checkpoint: Callable[[int, Transformer], None] = lambda step, model: None,
     progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+    snapshots: Snapshots | None = None,
 ) -> TrainingLog:
     """Fine-tune `base` in place. DeltawError for an objective, option or control that does not exist, or an
     objective that needs `reference` (see `tuning_reference`, by the same configuration) and did not get one for all
@@ -232,7 +235,9 @@ def tune(
     def batches(step: int) -> tuple[Pair, ReferenceLogProbs | None]:
         if step not in ready:
             ready.clear()
-            first = step * config.batch
+            # Chunks begin at the same updates whether or not training was interrupted: they are padded together.
+            start = step - step % CHUNK
+            first = start * config.batch
             numbers = range(config.first_row + first, config.first_row + first + CHUNK * config.batch)
             chunk = tuning_pairs(world, numbers, config, seed)
             chunk = chunk.to(config.device)
@@ -241,7 +246,7 @@ def tune(
                 known = None
                 if chosen.needs_reference and reference is not None:
                     known = reference[slice(first + inside.start, first + inside.stop)]
-                ready[step + k] = (chunk[inside], known)
+                ready[start + k] = (chunk[inside], known)
         return ready[step]
 
     def loss(model: Transformer, data: tuple[Pair, ReferenceLogProbs | None]) -> Loss:
@@ -256,4 +261,5 @@ def tune(
         on_checkpoint=on_checkpoint,
         progress=progress,
         compute_dtype=dtype_of(config.compute_dtype),
+        snapshots=snapshots,
     )
