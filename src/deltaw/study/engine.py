@@ -296,7 +296,7 @@ def _check(stages: Sequence[Stage], by_name: Mapping[str, Stage]) -> None:
             raise ValueError(f"{stage.name!r} is not fit for a file name: use letters, digits, '.', '_' and '-'")
         if stage.threads < 1 or not stage.weight > 0:
             raise ValueError(f"stage {stage.name} needs at least one thread and a positive weight")
-        unknown = sorted(set(stage.inputs.values()) - by_name.keys())
+        unknown = sorted({source for source in stage.inputs.values() if source not in by_name})
         if unknown:
             raise ValueError(f"stage {stage.name} takes {', '.join(unknown)}, which no stage makes")
 

@@ -89,8 +89,16 @@ def make(job: Job, emit: Emit) -> Artifact:
     def fill(out: Path) -> None:
         stage.run(StageContext(stage.config, job.inputs, out, _Reporter(stage.name, emit)))
 
-    with torch_threads(stage.threads):
-        return write_artifact(job.path, job.provenance, job.input_digests, fill)
+    try:
+        with torch_threads(stage.threads):
+            return write_artifact(job.path, job.provenance, job.input_digests, fill)
+    except OSError:
+        # A scheduler that lost sight of a worker gives its stage to another while the first one may still be at work:
+        # whichever ends last finds the other's artifact in its place.
+        found = read_artifact(job.path, job.provenance, job.input_digests)
+        if isinstance(found, Artifact):
+            return found
+        raise
 
 
 class _Reporter:
