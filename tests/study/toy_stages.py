@@ -80,3 +80,24 @@ def nothing(context: StageContext) -> None:
 def interrupted(context: StageContext) -> None:
     (context.out / "part.txt").write_text("part")
     raise KeyboardInterrupt
+
+
+def dies_often(context: StageContext) -> None:
+    """Leaves a mark, and takes its process with it."""
+    with Path(context.config["count"]).open("a") as file:
+        file.write("x")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fails_often(context: StageContext) -> None:
+    """Leaves a mark, and raises what a user's mistake raises."""
+    with Path(context.config["count"]).open("a") as file:
+        file.write("x")
+    raise DeltawError("the learning rate is too large")
+
+
+def whose(context: StageContext) -> None:
+    """Writes which process ran it, and from when to when."""
+    start = time.monotonic()
+    time.sleep(0.3)
+    (context.out / "whose.txt").write_text(f"{os.getpid()} {start} {time.monotonic()}")

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from functools import cached_property
 from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -99,7 +100,7 @@ class Provenance:
     name: str
     made_from: dict[str, Any]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """sha256 (hex) of everything that determines the artifact."""
         return sha256(canonical({"name": self.name, **self.made_from}).encode()).hexdigest()

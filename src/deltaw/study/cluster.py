@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -23,9 +24,11 @@ from deltaw.errors import DeltawError
 from deltaw.study.artifacts import Artifact
 from deltaw.study.jobs import Emit, Event, Failed, Finished, Job, Progressed, Started, make
 
+GPU = "GPU"  # what a worker that has one declares (`dask worker --resources GPU=1`), and a stage of `cuda` takes
+_SECONDS_BETWEEN_QUESTIONS = 5.0
 _QUIET: dict[str, Any] = {
-    # A worker that dies takes its stage with it: trying the same again would most likely end the same way.
-    "distributed.scheduler.allowed-failures": 0,
+    # A stage whose worker died gets one more chance: who fails for want of memory twice will fail again.
+    "distributed.scheduler.allowed-failures": 1,
     # A stage may hold the interpreter for minutes; that is work, not death.
     "distributed.scheduler.worker-ttl": None,
     "distributed.worker.profile.enabled": False,
@@ -56,6 +59,7 @@ class DaskPool:
         self._topic = f"deltaw-{secrets.token_hex(8)}"
         self._queue: queue.SimpleQueue[Event | tuple[str, Future[Any]]] = queue.SimpleQueue()
         self._futures: dict[str, Future[Any]] = {}
+        self._gpus, self._ask_again = False, 0.0
         client.subscribe_topic(self._topic, self._hear)
 
     def start(self, job: Job) -> None:
@@ -68,6 +72,7 @@ class DaskPool:
             key=f"{name}-{secrets.token_hex(4)}",
             priority=job.priority,
             pure=False,
+            resources={GPU: 1} if job.stage.device.startswith("cuda") and self._has_gpus() else None,
         )
         self._futures[name] = future
         future.add_done_callback(lambda done: self._queue.put((name, done)))
@@ -86,6 +91,14 @@ class DaskPool:
             emit(_outcome(name, future))
         else:
             emit(item)
+
+    def _has_gpus(self) -> bool:
+        """Whether any worker was started with `--resources GPU=1`. Asked until one was: workers may come late."""
+        if not self._gpus and time.monotonic() >= self._ask_again:
+            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+            self._gpus = any(worker.get("resources", {}).get(GPU, 0) >= 1 for worker in workers)
+            self._ask_again = time.monotonic() + _SECONDS_BETWEEN_QUESTIONS
+        return self._gpus
 
     def close(self) -> None:
         """Stops listening and lets go of what still runs."""
@@ -186,7 +199,7 @@ def _outcome(name: str, future: "Future[Any]") -> Finished | Failed:
         return Failed(
             name,
             DeltawError(
-                "the process that ran this stage died, most likely because the machine ran out of memory. "
+                "the processes that ran this stage died, most likely because the machine ran out of memory. "
                 "Free some, or use fewer workers, and run the same command again: it goes on from here."
             ),
         )

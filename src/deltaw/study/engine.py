@@ -8,10 +8,12 @@ was started with OPENBLAS_NUM_THREADS=1.
 """
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from heapq import heappop, heappush
 from pathlib import Path
 
 from deltaw.errors import DeltawError
@@ -124,33 +126,39 @@ def _open_pool(engine: str, workers: int | None, scheduler: str | None) -> Itera
 
 
 class _Driver:
-    """The state of one run of a study: what is made, what runs, what waits."""
+    """The state of one run of a study: what is made, what runs, what waits.
+
+    Each event costs what it changes and no more: with ten thousand stages, a look at all of them at each
+    event would take longer than the stages.
+    """
 
     def __init__(self, plan: "_Plan", run_dir: Path, listener: Listener) -> None:
         self.records: dict[str, StageRecord] = {}
         self._plan, self._run_dir, self._listener = plan, run_dir, listener
         self._failed: dict[str, BaseException] = {}
         self._running: dict[str, Job] = {}
-        self._checked: set[str] = set()
+        self._begun: set[str] = set()
+        self._threads = 0
+        self._missing = {name: len(set(stage.inputs.values())) for name, stage in plan.stages.items()}
+        self._ready: list[tuple[float, int, Job]] = []
 
     def run(self, open_pool: Callable[[], AbstractContextManager[Pool]]) -> None:
         """Reuses what can be, and opens a pool only if something is left to make."""
-        ready = self._ready()
-        if not ready:
+        self._settle([name for name in self._plan.order if not self._missing[name]])
+        if not self._ready:
             return
         with open_pool() as pool:
             while True:
-                self._start(ready, pool)
+                self._start(pool)
                 if not self._running:
                     return
                 pool.wait(self._hear)
-                ready = self._ready()
 
     def raise_failures(self) -> None:
         """Raises the first failure in the order of the plan, with its stage's name, naming the others."""
         if not self._failed:
             return
-        first, *others = sorted(self._failed, key=self._plan.order.index)
+        first, *others = sorted(self._failed, key=self._plan.places.__getitem__)
         error = self._failed[first]
         also = f" (failed too: {', '.join(others)})" if others else ""
         if isinstance(error, DeltawError):
@@ -158,18 +166,25 @@ class _Driver:
         error.add_note(f"in the stage {first} of the study in {self._run_dir}{also}")
         raise error
 
-    def _ready(self) -> list[Job]:
-        """The stages that can start now, the head of the longest chain first; reuses what it can."""
-        ready = []
-        for name in self._plan.order:
-            stage = self._plan.stages[name]
-            if name in self.records or name in self._failed or name in self._running:
-                continue
-            if all(source in self.records for source in stage.inputs.values()):
-                job = self._job(stage)
-                if name in self._checked or not self._reuse(job):
-                    ready.append(job)
-        return sorted(ready, key=lambda job: -job.priority)
+    def _settle(self, names: list[str]) -> None:
+        """Of these stages, whose inputs are all there, reuses what it can, and then of those that this frees;
+        the others are ready to start, the head of the longest chain first.
+        """
+        waiting = deque(names)
+        while waiting:
+            job = self._job(self._plan.stages[waiting.popleft()])
+            if self._reuse(job):
+                waiting += self._freed_by(job.stage.name)
+            else:
+                heappush(self._ready, (-job.priority, self._plan.places[job.stage.name], job))
+
+    def _freed_by(self, name: str) -> list[str]:
+        freed = []
+        for dependent in self._plan.dependents[name]:
+            self._missing[dependent] -= 1
+            if not self._missing[dependent]:
+                freed.append(dependent)
+        return freed
 
     def _job(self, stage: Stage) -> Job:
         made = {local: self.records[source] for local, source in stage.inputs.items()}
@@ -185,7 +200,6 @@ class _Driver:
 
     def _reuse(self, job: Job) -> bool:
         name = job.stage.name
-        self._checked.add(name)
         found = read_artifact(job.path, job.provenance, job.input_digests)
         if isinstance(found, Artifact):
             self.records[name] = _record(name, found, reused=True)
@@ -196,15 +210,17 @@ class _Driver:
             self._listener.notice(f"{name} is made anew: {found} (the old one is kept as {aside.name})")
         return False
 
-    def _start(self, ready: list[Job], pool: Pool) -> None:
+    def _start(self, pool: Pool) -> None:
         """Starts what fits. Strictly in order: a wide stage that waits for room is not passed by narrow ones
         for ever.
         """
-        for job in ready:
-            used = sum(running.stage.threads for running in self._running.values())
-            if self._running and pool.threads is not None and used + job.stage.threads > pool.threads:
+        while self._ready:
+            job = self._ready[0][-1]
+            if self._running and pool.threads is not None and self._threads + job.stage.threads > pool.threads:
                 return
+            heappop(self._ready)
             self._running[job.stage.name] = job
+            self._threads += job.stage.threads
             pool.start(job)
 
     def _hear(self, event: Event) -> None:
@@ -212,27 +228,36 @@ class _Driver:
             return  # a report that was overtaken by its stage's end
         match event:
             case Started(stage):
-                self._listener.started(stage)
+                if stage in self._begun:
+                    self._listener.notice(f"{stage} starts again: the process that ran it died")
+                else:
+                    self._begun.add(stage)
+                    self._listener.started(stage)
             case Progressed(stage, done, total, note):
                 self._listener.progress(stage, done, total, note)
             case Finished(stage, artifact):
-                del self._running[stage]
+                self._threads -= self._running.pop(stage).stage.threads
                 self.records[stage] = _record(stage, artifact, reused=False)
                 self._listener.finished(stage, artifact)
+                self._settle(self._freed_by(stage))
             case Failed(stage, error):
-                del self._running[stage]
+                self._threads -= self._running.pop(stage).stage.threads
                 self._failed[stage] = error
                 self._listener.failed(stage, error)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """The stages in an order in which they can run, what each is made from, and the length of the chain it
-    heads.
+    """The stages in an order in which they can run.
+
+    places: where each stands in that order. dependents: which stages take it as an input. provenances: what
+    it is made from. priorities: the length of the chain that it heads.
     """
 
     stages: dict[str, Stage]
     order: list[str]
+    places: dict[str, int]
+    dependents: dict[str, list[str]]
     provenances: dict[str, Provenance]
     priorities: dict[str, float]
 
@@ -240,7 +265,9 @@ class _Plan:
 def _plan(stages: Sequence[Stage]) -> _Plan:
     by_name = {stage.name: stage for stage in stages}
     _check(stages, by_name)
-    order = _topological(by_name)
+    dependents = _dependents(by_name)
+    order = _topological(by_name, dependents)
+    places = {name: place for place, name in enumerate(order)}
     sources, library_versions = Sources(), versions()
     provenances: dict[str, Provenance] = {}
     for name in order:
@@ -258,7 +285,7 @@ def _plan(stages: Sequence[Stage]) -> _Plan:
         priorities[name] += by_name[name].weight
         for source in set(by_name[name].inputs.values()):
             priorities[source] = max(priorities[source], priorities[name])
-    return _Plan(by_name, order, provenances, priorities)
+    return _Plan(by_name, order, places, dependents, provenances, priorities)
 
 
 def _check(stages: Sequence[Stage], by_name: Mapping[str, Stage]) -> None:
@@ -270,24 +297,30 @@ def _check(stages: Sequence[Stage], by_name: Mapping[str, Stage]) -> None:
             raise ValueError(f"{stage.name!r} is not fit for a file name: use letters, digits, '.', '_' and '-'")
         if stage.threads < 1 or not stage.weight > 0:
             raise ValueError(f"stage {stage.name} needs at least one thread and a positive weight")
-        unknown = sorted(set(stage.inputs.values()) - by_name.keys())
+        unknown = sorted({source for source in stage.inputs.values() if source not in by_name})
         if unknown:
             raise ValueError(f"stage {stage.name} takes {', '.join(unknown)}, which no stage makes")
 
 
-def _topological(by_name: Mapping[str, Stage]) -> list[str]:
-    order: dict[str, None] = {}
-    while len(order) < len(by_name):
-        free = [
-            name
-            for name, stage in by_name.items()
-            if name not in order and all(source in order for source in stage.inputs.values())
-        ]
-        if not free:
-            circle = sorted(set(by_name) - set(order))
-            raise ValueError(f"these stages wait for each other: {', '.join(circle)}")
-        order.update(dict.fromkeys(free))
-    return list(order)
+def _dependents(by_name: Mapping[str, Stage]) -> dict[str, list[str]]:
+    dependents: dict[str, list[str]] = {name: [] for name in by_name}
+    for name, stage in by_name.items():
+        for source in sorted(set(stage.inputs.values())):
+            dependents[source].append(name)
+    return dependents
+
+
+def _topological(by_name: Mapping[str, Stage], dependents: Mapping[str, list[str]]) -> list[str]:
+    missing = {name: len(set(stage.inputs.values())) for name, stage in by_name.items()}
+    order = [name for name, count in missing.items() if not count]
+    for name in order:  # grows while it is read
+        for dependent in dependents[name]:
+            missing[dependent] -= 1
+            if not missing[dependent]:
+                order.append(dependent)
+    if len(order) < len(by_name):
+        raise ValueError(f"these stages wait for each other: {', '.join(sorted(by_name.keys() - set(order)))}")
+    return order
 
 
 def _record(name: str, artifact: Artifact, reused: bool) -> StageRecord:

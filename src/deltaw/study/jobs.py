@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from deltaw.errors import DeltawError
 from deltaw.study.artifacts import Artifact, Provenance, read_artifact, scratch_beside, write_artifact
 from deltaw.study.stage import Stage, StageContext
 
@@ -90,8 +91,16 @@ def make(job: Job, emit: Emit) -> Artifact:
     def fill(out: Path) -> None:
         stage.run(StageContext(stage.config, job.inputs, out, _Reporter(stage.name, emit), scratch))
 
-    with torch_threads(stage.threads):
-        artifact = write_artifact(job.path, job.provenance, job.input_digests, fill)
+    try:
+        with torch_threads(stage.threads):
+            artifact = write_artifact(job.path, job.provenance, job.input_digests, fill)
+    except (OSError, DeltawError):
+        # A scheduler that lost sight of a worker gives its stage to another while the first one may still be at work:
+        # whichever ends last finds the other's artifact in its place.
+        theirs = read_artifact(job.path, job.provenance, job.input_digests)
+        if isinstance(theirs, Artifact):
+            return theirs
+        raise
     shutil.rmtree(scratch, ignore_errors=True)
     return artifact
 

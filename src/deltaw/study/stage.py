@@ -40,7 +40,8 @@ class Stage:
     name: unique, fit for a file name. run: a module-level function that reads `context.inputs` and fills
     `context.out`. config: everything else that determines the output, JSON-able or frozen dataclasses.
     inputs: local name → the name of the stage that makes it. threads: torch threads. weight: about how long
-    it takes, in any unit, so that the longest chain starts first.
+    it takes, in any unit, so that the longest chain starts first. device: the kind that it computes on, `cpu`
+    or `cuda`; where a scheduler's workers say that they have GPUs, only those get stages of `cuda`.
     """
 
     name: str
@@ -49,3 +50,4 @@ class Stage:
     inputs: Mapping[str, str] = field(default_factory=dict)
     threads: int = 1
     weight: float = 1.0
+    device: str = "cpu"

@@ -1,6 +1,7 @@
 """A recipe as a graph of stages."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
 
 from deltaw.study.aligning import AligningConfig, SeedsConfig, align_models, align_seeds
 from deltaw.study.attacking import AttackingConfig, attack_model
@@ -38,13 +39,36 @@ SHOWN = (
 )  # in prompts.jsonl, beside the base
 
 
+# These compute on the device that their configuration names; all others compute on the CPU, whatever it names.
+_ON_DEVICE = frozenset((make_base, make_reference, make_tuned, make_behaviour, make_samples, attack_model, intervene))
+
+
 def stages(recipe: Recipe) -> list[Stage]:
     """All stages of a study, seed by seed. Their weights are seconds, roughly, on one core."""
     of_seed = _of_grid if recipe.cells else _of_seed
     found = [stage for seed in recipe.seeds for stage in of_seed(recipe, seed)]
     if recipe.subspaces and len(recipe.seeds) > 1 and not recipe.cells:
         found.append(_across_seeds(recipe, recipe.subspaces))
-    return found
+    return [replace(stage, device=_device(stage)) for stage in found]
+
+
+def _device(stage: Stage) -> str:
+    named = _devices(stage.config) if stage.run in _ON_DEVICE else ()
+    return next((device for device in named if device != "cpu"), "cpu")
+
+
+def _devices(config: object) -> Iterator[str]:
+    """The values of all fields named `device` in a configuration, however deep."""
+    if is_dataclass(config):
+        for field in fields(config):
+            value = getattr(config, field.name)
+            if field.name == "device":
+                yield str(value)
+            else:
+                yield from _devices(value)
+    elif isinstance(config, tuple):
+        for value in config:
+            yield from _devices(value)
 
 
 def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
