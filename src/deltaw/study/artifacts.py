@@ -31,6 +31,7 @@ from deltaw.results.files import write_json_atomic
 from deltaw.results.schema import parse_json
 
 RECORD = "artifact.json"
+_PROCESSES = Path("/proc")
 _TEMPORARY = re.compile(r"\.building-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
 
 
@@ -231,7 +232,19 @@ def is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return began(pid) is not None if (_PROCESSES / "self" / "stat").exists() else True
+
+
+def began(pid: int) -> str | None:
+    """When a process of this machine began, in its kernel's own count, which no clock changes; None if it has ended, or
+    the machine does not say.
+    """
+    with suppress(OSError, IndexError):
+        status = (_PROCESSES / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        fields = status.rpartition(")")[2].split()  # the program's name, in parentheses, may hold anything
+        # One that has ended keeps its number until its parent asks, which in a container nobody may do.
+        return None if fields[0] in "ZX" else fields[19]
+    return None
 
 
 @contextmanager

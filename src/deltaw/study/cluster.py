@@ -18,6 +18,7 @@ from typing import Any
 import dask
 from distributed import Client, Future, LocalCluster, Security, get_worker
 from distributed.scheduler import KilledWorker
+from distributed.utils import silence_logging_cmgr
 
 from deltaw.errors import DeltawError
 from deltaw.study.artifacts import Artifact
@@ -125,6 +126,7 @@ def open_cluster(workers: int | None, scheduler: str | None) -> Iterator[DaskPoo
     """
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(_QUIET))
+        stack.enter_context(silence_logging_cmgr(logging.CRITICAL))  # what a user needs to know, we say
         if scheduler is not None:
             client, threads, address = _connect(scheduler), workers, scheduler
         else:

@@ -17,7 +17,7 @@ from typing import Any
 from deltaw.errors import DeltawError
 from deltaw.results.files import write_json_atomic
 from deltaw.results.schema import parse_json
-from deltaw.study.artifacts import canonical, is_alive, plain
+from deltaw.study.artifacts import began, canonical, is_alive, plain
 
 STUDY = "study.json"
 LOCK = ".lock"
@@ -25,7 +25,6 @@ LOCK_FILE = ".lock.held"
 """The lock where the file system has none: whoever creates this file holds it."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _SECONDS_TO_SETTLE = 0.5
-_PROCESSES = Path("/proc")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _BEFORE_A_CLAIM = re.compile(r"\.lock(\.held)?|\..+\.[0-9a-f]{12}\.tmp")
 _AFTER_A_CLAIM = re.compile(
@@ -152,24 +151,13 @@ def _has_ended(holder: dict[str, Any]) -> bool:
     if holder.get("boot") != _boot_id():
         return True
     pid = holder["pid"]
-    if (_PROCESSES / "self" / "stat").exists():  # a number may be another process's by now
-        return not isinstance(pid, int) or _begun(pid) is None or holder.get("begun") != _begun(pid)
-    return not isinstance(pid, int) or (pid != os.getpid() and not is_alive(pid))
+    if not isinstance(pid, int) or not (pid == os.getpid() or is_alive(pid)):
+        return True
+    return holder.get("began") != began(pid)  # another process has the number now
 
 
 def _this_process() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot_id(), "begun": _begun(os.getpid())}
-
-
-def _begun(pid: int) -> str | None:
-    """When a process of this machine began, in its kernel's own count, which no clock changes; None if it ended."""
-    with suppress(OSError, IndexError):
-        # The name of the program, in parentheses, may hold anything.
-        fields = (
-            (_PROCESSES / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        )
-        return None if fields[0] in "ZX" else fields[19]
-    return None
+    return {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot_id(), "began": began(os.getpid())}
 
 
 def _busy(run_dir: Path, path: Path) -> DeltawError:
