@@ -36,8 +36,8 @@ class Sheet:
         if not math.isfinite(value):
             of = " of ".join(str(part) for part in (statistic, {**self.shared, **fields}.get("model")) if part)
             raise DeltawError(
-                f"{of} came out as {float(value)}, which is no measurement. If its model's training went well, give the "
-                "same command again; if it comes again, it is a fault of deltaw that we want to hear of."
+                f"{of} came out as {float(value)}, which is no measurement. Give the same command again; if it comes "
+                "out so again and the model's training went well, report it as a fault of deltaw."
             )
         shared: dict[str, Any] = {**self.shared, **fields, "statistic": statistic, "value": float(value)}
         if interval is not None:

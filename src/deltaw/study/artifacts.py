@@ -24,7 +24,7 @@ from enum import Enum
 from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 from deltaw.results.files import write_json_atomic
@@ -32,6 +32,7 @@ from deltaw.results.schema import parse_json
 
 RECORD = "artifact.json"
 _PROCESSES = Path("/proc")
+_building: set[str] = set()  # what the threads of this process are making
 _TEMPORARY = re.compile(r"\.building-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
 
 
@@ -132,10 +133,15 @@ def write_artifact(
     """Calls `fill` on an empty temporary directory, records what it wrote and renames the directory to
     `path`.
 
-    If `fill` raises, nothing is left behind. ValueError if it wrote nothing, or a link or a file of a
-    reserved name.
+    Waits first for another process of this machine that still makes the same artifact, and returns what that made: a
+    worker may outlive its scheduler and its driver. If `fill` raises, nothing is left behind. ValueError if it wrote
+    nothing, or a link or a file of a reserved name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if _wait_for_others(path):
+        standing = read_artifact(path, provenance, input_digests)
+        if isinstance(standing, Artifact):
+            return standing
     started, clock = datetime.now(UTC), perf_counter()
     with _temporary_beside(path) as building:
         fill(building)
@@ -159,7 +165,7 @@ def write_artifact(
         try:
             building.rename(path)
         except OSError:
-            # A worker that outlived its scheduler or its driver may have made the same artifact meanwhile.
+            # Another machine's worker, which cannot be waited for, may have made the same artifact meanwhile.
             standing = read_artifact(path, provenance, input_digests)
             if not isinstance(standing, Artifact):
                 raise
@@ -247,6 +253,20 @@ def began(pid: int) -> str | None:
     return None
 
 
+def _wait_for_others(path: Path) -> bool:
+    """Whether others were making the artifact at `path`, of which none is left at the return."""
+    waited = False
+    while any(_is_making(other) for other in path.parent.glob(f".building-{_host_mark()}-*-{path.name}")):
+        waited = True
+        sleep(0.1)
+    return waited
+
+
+def _is_making(building: Path) -> bool:
+    match = _TEMPORARY.match(building.name)
+    return building.name in _building or (match is not None and is_alive(int(match["pid"])))
+
+
 @contextmanager
 def _temporary_beside(path: Path) -> Iterator[Path]:
     """An empty directory on the same file system as `path`; whatever is still under its name at the end is
@@ -255,9 +275,11 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
     mark = f".building-{_host_mark()}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
     building = path.with_name(mark)
     building.mkdir()
+    _building.add(mark)
     try:
         yield building
     finally:
+        _building.remove(mark)
         with suppress(OSError):  # on a disk in trouble this fails too; what stays is removed by the next run
             shutil.rmtree(building)
 
