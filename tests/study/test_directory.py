@@ -1,5 +1,7 @@
 """Whose a directory is, and who is at work in it."""
 
+import errno
+import fcntl
 import json
 import os
 import socket
@@ -11,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from deltaw.errors import DeltawError
-from deltaw.study.directory import claim_directory, run_lock
+from deltaw.study.artifacts import began
+from deltaw.study.directory import LOCK_FILE, claim_directory, run_lock
 
 
 @dataclass(frozen=True)
@@ -135,3 +138,83 @@ def test_what_differs_is_said_in_a_sentence_names_first(tmp_path: Path) -> None:
     assert "(recipe.name is 'quick' there and 'smoke' here; " in text
     assert "[0, 1, 2" in text
     assert len(text) < 400
+
+
+def test_a_damaged_study_json_is_told_from_another_studys_and_can_be_removed(tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    claim_directory(tmp_path, IDENTITY)
+    path.write_text(path.read_text().replace("0.1", "0.3"))
+    with pytest.raises(DeltawError, match=f"damaged.*remove {path}"):
+        claim_directory(tmp_path, IDENTITY)
+    path.unlink()
+    for name in ("artifacts", "figures"):
+        (tmp_path / name).mkdir()
+    for name in ("measurements.jsonl", ".written.json", ".lock"):
+        (tmp_path / name).write_text("")
+    assert claim_directory(tmp_path, IDENTITY) is False
+    assert claim_directory(tmp_path, IDENTITY) is True
+
+
+def test_a_comparison_of_checkpoints_is_no_study(tmp_path: Path) -> None:
+    (tmp_path / "measurements.jsonl").write_text("")
+    with pytest.raises(DeltawError, match=r"measurements\.jsonl"):
+        claim_directory(tmp_path, IDENTITY)
+
+
+@pytest.fixture(params=[errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def without_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: object, operation: int) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_without_locks_a_file_keeps_a_second_study_out_and_that_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    with run_lock(tmp_path, said.append):
+        (notice,) = said
+        assert "has no locks" in notice
+        with (
+            pytest.raises(DeltawError, match=f"Another deltaw is at work .*process {os.getpid()} on"),
+            run_lock(tmp_path),
+        ):
+            pass
+        assert (tmp_path / LOCK_FILE).exists(), "the second must not take the first one's lock away"
+    assert not (tmp_path / LOCK_FILE).exists()
+
+
+def _held_by(folder: Path, **holder: object) -> None:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    own = {"pid": os.getpid(), "host": socket.gethostname(), "boot": boot, "began": began(os.getpid())}
+    (folder / LOCK_FILE).write_text(json.dumps(own | holder))
+
+
+@pytest.mark.usefixtures("without_locks")
+@pytest.mark.parametrize("holder", [{"boot": "before the restart"}, {"pid": 2**22 + 1}, {"began": "17"}])
+def test_the_lock_file_of_an_ended_process_is_taken_over(tmp_path: Path, holder: dict[str, object]) -> None:
+    _held_by(tmp_path, **holder)
+    with run_lock(tmp_path):
+        assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / LOCK_FILE).exists()
+
+
+@pytest.mark.usefixtures("without_locks")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "Another deltaw is at work"),
+        ({"host": "elsewhere"}, "process .* on elsewhere, another machine"),
+        (None, "does not say which process"),
+    ],
+)
+def test_the_lock_file_of_who_may_be_at_work_is_respected(
+    tmp_path: Path, content: dict[str, object] | None, message: str
+) -> None:
+    if content is None:
+        (tmp_path / LOCK_FILE).touch()
+    else:
+        _held_by(tmp_path, **content)
+    with pytest.raises(DeltawError, match=message), run_lock(tmp_path):
+        pass
+    assert (tmp_path / LOCK_FILE).exists()

@@ -1,7 +1,10 @@
 """The engine on toy stages: reuse, rebuilding, failures, and the same artifacts from both engines."""
 
 import json
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -142,7 +145,7 @@ def test_threads_versions_and_type_of_config_count(tmp_path: Path, monkeypatch: 
     assert rebuilt(inline([stage], tmp_path)) == {"typed"}
 
 
-@pytest.mark.parametrize("damage", ["changed", "removed", "added", "truncated record", "no record"])
+@pytest.mark.parametrize("damage", ["changed", "removed", "added", "truncated record", "changed record", "no record"])
 def test_a_damaged_artifact_is_set_aside_and_made_anew(tmp_path: Path, damage: str) -> None:
     first = inline(diamond(), tmp_path)
     path = first["left"].path
@@ -155,6 +158,9 @@ def test_a_damaged_artifact_is_set_aside_and_made_anew(tmp_path: Path, damage: s
             (path / "more.txt").write_text("more")
         case "truncated record":
             (path / "artifact.json").write_text((path / "artifact.json").read_text()[:40])
+        case "changed record":
+            record = path / "artifact.json"
+            record.write_text(record.read_text().replace('"peak_bytes": ', '"peak_bytes": 1'))
         case "no record":
             (path / "artifact.json").unlink()
     recorder = Recorder()
@@ -241,6 +247,47 @@ def test_a_failure_leaves_the_rest_standing_and_is_raised_with_its_stage(tmp_pat
         assert ("failed", "dies", DeltawError) in recorder.heard
     assert leftovers(tmp_path) == []
     assert rebuilt(inline(diamond(), tmp_path)) == set()
+
+
+@pytest.mark.parametrize("stage", [toy_stages.full_disk, toy_stages.full_disk_of_safetensors])
+def test_a_full_disk_is_said_in_a_sentence_and_nothing_more_is_started(tmp_path: Path, stage: Any) -> None:
+    recorder = Recorder()
+    stages = [Stage("fills", stage, weight=9), *diamond()]
+    with pytest.raises(DeltawError, match=r"^fills: the disk of .* is full \(No space left on device\)\. Free some"):
+        inline(stages, tmp_path, recorder)
+    assert [name for kind, *name in recorder.heard if kind == "started"] == [["fills"]]
+    inline(diamond(), tmp_path)
+
+
+def test_a_worker_that_dies_once_is_replaced_and_its_stage_tried_again(tmp_path: Path) -> None:
+    recorder = Recorder()
+    stages = [Stage("unlucky", toy_stages.dies_once, {"mark": str(tmp_path / "mark")})]
+    (record,) = execute(stages, tmp_path / "run", "dask", workers=1, listener=recorder)
+    assert (record.path / "alive.txt").exists()
+    (notice,) = [text for kind, *text in recorder.heard if kind == "notice"]
+    assert notice == ["unlucky is run once more: the process that ran it died"]
+    assert leftovers(tmp_path / "run") == []
+
+
+def test_a_worker_that_outlived_its_driver_is_waited_for(tmp_path: Path) -> None:
+    first = inline(diamond(), tmp_path / "other")
+    record = first["left"]
+    place = tmp_path / "run" / "artifacts"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as outlived:
+        building = place / f".building-{artifacts._host_mark()}-{outlived.pid}-cafe-{record.path.name}"
+        building.mkdir(parents=True)
+
+        def finish() -> None:
+            shutil.copytree(record.path, place / record.path.name)
+            building.rmdir()
+            outlived.communicate(b"\n")
+
+        timer = threading.Timer(1.0, finish)
+        timer.start()
+        made = inline(diamond(), tmp_path / "run")
+        timer.join()
+    assert made["left"].started == record.started
+    assert made["left"].seconds == record.seconds, "it took what the other had made"
 
 
 def test_a_users_error_passes_with_the_stages_name(tmp_path: Path) -> None:

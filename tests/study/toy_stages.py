@@ -69,6 +69,25 @@ def our_error(context: StageContext) -> None:
     raise ZeroDivisionError("a planted mistake")
 
 
+def full_disk(context: StageContext) -> None:
+    raise OSError(28, "No space left on device", str(context.out / "model"))
+
+
+def full_disk_of_safetensors(context: StageContext) -> None:
+    from safetensors import SafetensorError
+
+    raise SafetensorError('I/O error: Os { code: 28, kind: StorageFull, message: "No space left on device" }')
+
+
+def dies_once(context: StageContext) -> None:
+    mark = Path(context.config["mark"])
+    if not mark.exists():
+        mark.touch()
+        time.sleep(1)  # until the driver has heard of the start
+        os.kill(os.getpid(), signal.SIGKILL)
+    (context.out / "alive.txt").write_text("alive")
+
+
 def dies(context: StageContext) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -2,16 +2,80 @@
 flushed to the disk before.
 """
 
+import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from deltaw.errors import DeltawError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_FAILING = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO)
+_OF_SAFETENSORS = re.compile(r"\bcode: (\d+)\b")  # its errors carry the system's number in their text only
+_UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
+
+
+class DiskTrouble(DeltawError):
+    """The disk is full, may not be written, or fails: whatever else is tried there will fail as well."""
+
+
+def disk_trouble(error: BaseException, directory: Path | None = None) -> DiskTrouble | None:
+    """What is wrong with the disk and what to do, if that is what `error` is about; else None.
+
+    directory: what was being written, for errors that do not name a file.
+    """
+    if isinstance(error, DiskTrouble):
+        return error
+    number, file = _error_number(error), getattr(error, "filename", None)
+    where = str(directory or file or "the output directory")
+    if number in _FULL:
+        return DiskTrouble(
+            f"the disk of {where} is full ({os.strerror(number)}). Free some space and give the same command again."
+        )
+    if number in _REFUSED:
+        return DiskTrouble(
+            f"{file or where} cannot be written ({os.strerror(number)}). "
+            "Make it writable and give the same command again."
+        )
+    if number in _FAILING:
+        return DiskTrouble(
+            f"the disk of {where} fails ({os.strerror(number)}). "
+            "Mend it, or copy the directory to another, and give the same command again."
+        )
+    return None
+
+
+@contextmanager
+def disk_trouble_said(directory: Path) -> Iterator[None]:
+    """Within this context an error about the disk is raised as DiskTrouble."""
+    try:
+        yield
+    except OSError as error:
+        trouble = disk_trouble(error, directory)
+        if trouble is None:
+            raise
+        raise trouble from error
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Removes the temporary files of writers that were killed. For who alone writes in `directory`."""
+    for path in directory.glob(".*.tmp"):
+        if _UNFINISHED.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _error_number(error: BaseException) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    match = _OF_SAFETENSORS.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(match[1]) if match else None
 
 
 @contextmanager
@@ -27,8 +91,13 @@ def whole_directory(directory: Path) -> Iterator[Path]:
         if directory.is_dir():
             directory.rmdir()
         partial.replace(directory)
-    except OSError as error:
-        raise DeltawError(f"{directory} cannot be written: {error.strerror or error}") from error
+    except Exception as error:
+        trouble = disk_trouble(error, directory.parent)
+        if trouble is not None:
+            raise trouble from error
+        if isinstance(error, OSError):
+            raise DeltawError(f"{directory} cannot be written: {error.strerror or error}") from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -48,7 +117,8 @@ def write_text_atomic(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk in trouble this fails too, and the first error is the one to hear of
+            temporary.unlink()
         raise
 
 

@@ -1,9 +1,11 @@
 """`Sheet`: how measurements are written down. Shared fields are said once; three nulls take three lines."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from deltaw.errors import DeltawError
 from deltaw.results.records import MEASUREMENTS, write_measurements
 from deltaw.results.schema import Measurement
 from deltaw.statistics import Interval, Null
@@ -30,7 +32,13 @@ class Sheet:
         nulls: Iterable[Null] = (),
         **fields: Any,
     ) -> None:
-        """One line for each null, or one line without."""
+        """One line for each null, or one line without. DeltawError if the value is not a finite number."""
+        if not math.isfinite(value):
+            of = " of ".join(str(part) for part in (statistic, {**self.shared, **fields}.get("model")) if part)
+            raise DeltawError(
+                f"{of} came out as {float(value)}, which is no measurement. Give the same command again; if it comes "
+                "out so again and the model's training went well, report it as a fault of deltaw."
+            )
         shared: dict[str, Any] = {**self.shared, **fields, "statistic": statistic, "value": float(value)}
         if interval is not None:
             shared |= {"low": float(interval.low), "high": float(interval.high)}

@@ -25,7 +25,7 @@ from functools import cached_property
 from hashlib import file_digest, sha256
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 from deltaw.results.files import write_json_atomic
@@ -33,6 +33,8 @@ from deltaw.results.schema import parse_json
 
 RECORD = "artifact.json"
 _SCRATCH = ".resume-"
+_PROCESSES = Path("/proc")
+_building: set[str] = set()  # what the threads of this process are making
 _TEMPORARY = re.compile(r"\.building-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
 
 
@@ -133,10 +135,15 @@ def write_artifact(
     """Calls `fill` on an empty temporary directory, records what it wrote and renames the directory to
     `path`.
 
-    If `fill` raises, nothing is left behind. ValueError if it wrote nothing, or a link or a file of a
-    reserved name.
+    Waits first for another process of this machine that still makes the same artifact, and returns what that made: a
+    worker may outlive its scheduler and its driver. If `fill` raises, nothing is left behind. ValueError if it wrote
+    nothing, or a link or a file of a reserved name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if _wait_for_others(path):
+        standing = read_artifact(path, provenance, input_digests)
+        if isinstance(standing, Artifact):
+            return standing
     started, clock = datetime.now(UTC), perf_counter()
     with _temporary_beside(path) as building:
         fill(building)
@@ -156,8 +163,15 @@ def write_artifact(
             "made_from": provenance.made_from,
             "files": files,
         }
-        write_json_atomic(building / RECORD, record)
-        building.rename(path)
+        write_json_atomic(building / RECORD, record | {"sha256": _record_hash(record)})
+        try:
+            building.rename(path)
+        except OSError:
+            # Another machine's worker, which cannot be waited for, may have made the same artifact meanwhile.
+            standing = read_artifact(path, provenance, input_digests)
+            if not isinstance(standing, Artifact):
+                raise
+            return standing
     return artifact
 
 
@@ -172,8 +186,12 @@ def read_artifact(path: Path, provenance: Provenance, input_digests: Mapping[str
         key, digest, files = str(record["key"]), str(record["digest"]), dict(record["files"])
         seconds, started, peak = float(record["seconds"]), str(record["started"]), int(record["peak_bytes"])
         recorded_inputs = dict(record["input_digests"])
+        # Records that are older than their hash have none.
+        intact = record.pop("sha256", None) in (None, _record_hash(record))
     except (OSError, ValueError, KeyError, TypeError):
         return f"its {RECORD} is missing or damaged"
+    if not intact:
+        return f"its {RECORD} is damaged"
     if key != provenance.key:
         return "it was made from something else"
     if recorded_inputs != dict(input_digests):
@@ -235,7 +253,33 @@ def is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return began(pid) is not None if (_PROCESSES / "self" / "stat").exists() else True
+
+
+def began(pid: int) -> str | None:
+    """When a process of this machine began, in its kernel's own count, which no clock changes; None if it has ended, or
+    the machine does not say.
+    """
+    with suppress(OSError, IndexError):
+        status = (_PROCESSES / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        fields = status.rpartition(")")[2].split()  # the program's name, in parentheses, may hold anything
+        # One that has ended keeps its number until its parent asks, which in a container nobody may do.
+        return None if fields[0] in "ZX" else fields[19]
+    return None
+
+
+def _wait_for_others(path: Path) -> bool:
+    """Whether others were making the artifact at `path`, of which none is left at the return."""
+    waited = False
+    while any(_is_making(other) for other in path.parent.glob(f".building-{_host_mark()}-*-{path.name}")):
+        waited = True
+        sleep(0.1)
+    return waited
+
+
+def _is_making(building: Path) -> bool:
+    match = _TEMPORARY.match(building.name)
+    return building.name in _building or (match is not None and is_alive(int(match["pid"])))
 
 
 @contextmanager
@@ -246,10 +290,12 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
     mark = f".building-{_host_mark()}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
     building = path.with_name(mark)
     building.mkdir()
+    _building.add(mark)
     try:
         yield building
     finally:
-        with suppress(FileNotFoundError):
+        _building.remove(mark)
+        with suppress(OSError):  # on a disk in trouble this fails too; what stays is removed by the next run
             shutil.rmtree(building)
 
 
@@ -275,6 +321,10 @@ def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _digest(files: Mapping[str, Any]) -> str:
     return sha256(canonical({name: entry["sha256"] for name, entry in files.items()}).encode()).hexdigest()
+
+
+def _record_hash(record: Mapping[str, Any]) -> str:
+    return sha256(canonical(record).encode()).hexdigest()
 
 
 def _peak_bytes() -> int:

@@ -19,6 +19,7 @@ from typing import Any
 import dask
 from distributed import Client, Future, LocalCluster, Security, get_worker
 from distributed.scheduler import KilledWorker
+from distributed.utils import silence_logging_cmgr
 
 from deltaw.errors import DeltawError
 from deltaw.study.artifacts import Artifact
@@ -27,7 +28,7 @@ from deltaw.study.jobs import Emit, Event, Failed, Finished, Job, Progressed, St
 GPU = "GPU"  # what a worker that has one declares (`dask worker --resources GPU=1`), and a stage of `cuda` takes
 _SECONDS_BETWEEN_QUESTIONS = 5.0
 _QUIET: dict[str, Any] = {
-    # A stage whose worker died gets one more chance: who fails for want of memory twice will fail again.
+    # A worker that dies takes its stage with it. Once may be chance; after the second time it is the stage.
     "distributed.scheduler.allowed-failures": 1,
     # A stage may hold the interpreter for minutes; that is work, not death.
     "distributed.scheduler.worker-ttl": None,
@@ -52,9 +53,9 @@ _QUIET: dict[str, Any] = {
 class DaskPool:
     """Stages as tasks of a Dask client; the driver's thread hears of them through a queue."""
 
-    def __init__(self, client: Client, threads: int | None) -> None:
+    def __init__(self, client: Client, threads: int | None, address: str) -> None:
         self.threads = threads
-        self._client = client
+        self._client, self._address = client, address
         # A topic of its own: several studies may share one scheduler.
         self._topic = f"deltaw-{secrets.token_hex(8)}"
         self._queue: queue.SimpleQueue[Event | tuple[str, Future[Any]]] = queue.SimpleQueue()
@@ -80,6 +81,8 @@ class DaskPool:
     def wait(self, emit: Emit) -> None:
         """Emits the next event. Wakes up now and then, so that Ctrl-C is heard."""
         while True:
+            if self._client.status != "running":
+                raise self._lost()
             try:
                 item = self._queue.get(timeout=0.5)
             except queue.Empty:
@@ -88,6 +91,8 @@ class DaskPool:
         if isinstance(item, tuple):
             name, future = item
             self._futures.pop(name, None)
+            if future.status not in ("finished", "error"):
+                raise self._lost()
             emit(_outcome(name, future))
         else:
             emit(item)
@@ -102,9 +107,17 @@ class DaskPool:
 
     def close(self) -> None:
         """Stops listening and lets go of what still runs."""
+        if self._client.status != "running":  # nobody is there to be told, and asking would wait for an answer
+            return
         self._client.unsubscribe_topic(self._topic)
         for future in self._futures.values():
             future.cancel()
+
+    def _lost(self) -> DeltawError:
+        return DeltawError(
+            f"the Dask scheduler at {self._address} was lost, and with it the stages that ran. "
+            "Start it, or another, and give the same command again: it goes on from the stages that are finished."
+        )
 
     def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
         _, message = event
@@ -126,14 +139,15 @@ def open_cluster(workers: int | None, scheduler: str | None) -> Iterator[DaskPoo
     """
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(_QUIET))
+        stack.enter_context(silence_logging_cmgr(logging.CRITICAL))  # what a user needs to know, we say
         if scheduler is not None:
-            client, threads = _connect(scheduler), workers
+            client, threads, address = _connect(scheduler), workers, scheduler
         else:
             threads = workers or available_cores()
             cluster = stack.enter_context(_local_cluster(threads))
-            client = Client(cluster, set_as_default=False)
+            client, address = Client(cluster, set_as_default=False), str(cluster.scheduler_address)
         stack.enter_context(client)
-        pool = DaskPool(client, threads)
+        pool = DaskPool(client, threads, address)
         stack.callback(pool.close)
         yield pool
 
@@ -192,15 +206,14 @@ def _send(worker: Any, topic: str, event: Event) -> None:
 def _outcome(name: str, future: "Future[Any]") -> Finished | Failed:
     if future.status == "finished":
         return Finished(name, future.result())
-    if future.status != "error":
-        return Failed(name, RuntimeError(f"the stage was lost by the scheduler ({future.status})"))
     error = future.exception()
     if isinstance(error, KilledWorker):
         return Failed(
             name,
             DeltawError(
-                "the processes that ran this stage died, most likely because the machine ran out of memory. "
-                "Free some, or use fewer workers, and run the same command again: it goes on from here."
+                "the process that ran this stage died, again when it was tried once more, most likely because the "
+                "machine ran out of memory. Free some, or use fewer workers, and give the same command again: it goes "
+                "on from here."
             ),
         )
     return Failed(name, error.with_traceback(future.traceback()))

@@ -10,13 +10,14 @@ was started with OPENBLAS_NUM_THREADS=1.
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
 from pathlib import Path
 
 from deltaw.errors import DeltawError
+from deltaw.results.files import disk_trouble, disk_trouble_said
 from deltaw.study.artifacts import (
     Artifact,
     Provenance,
@@ -58,16 +59,21 @@ def execute(
     workers: int | None = None,
     listener: Listener | None = None,
     scheduler: str | None = None,
+    locked: bool = False,
 ) -> list[StageRecord]:
     """Makes every stage's artifact in `run_dir`/artifacts, reusing those that are still what their stage
     would make.
 
     engine: `dask` (a local cluster of `workers` single-threaded processes, by default one a core, or the
     `scheduler` at an address such as tcp://host:8786, whose workers share the file system) or `inline` (this
-    process). Returns one record a stage, in the order given. If a stage fails, what does not depend on it is
-    still made, then its error is raised: a DeltawError with the stage's name before its message, another
-    exception with a note that names it. DeltawError also for an unknown engine and if another process is at
-    work in `run_dir`; ValueError for a graph that is not one (a name twice, an unknown input, a circle).
+    process).
+    locked: whether the caller already holds `run_lock` of `run_dir`.
+
+    Returns one record a stage, in the order given. If a stage fails, what does not depend on it is still made, but for
+    trouble with the disk, after which nothing more is started. Then its error is raised: a DeltawError with the stage's
+    name before its message, another exception with a note that names it. DeltawError also for an unknown engine and if
+    another process is at work in `run_dir`; ValueError for a graph that is not one (a name twice, an unknown input, a
+    circle).
     """
     if engine not in ENGINES:
         raise DeltawError(f"There is no engine {engine!r}; there are {' and '.join(ENGINES)}.")
@@ -77,7 +83,7 @@ def execute(
     plan = _plan(stages)
     listener = Listener() if listener is None else listener
     planned = {provenance.path(run_dir) for provenance in plan.provenances.values()}
-    with run_lock(run_dir):
+    with disk_trouble_said(run_dir), nullcontext() if locked else run_lock(run_dir, listener.notice):
         remove_leftovers(run_dir, planned)
         driver = _Driver(plan, run_dir, listener)
         listener.begin([stage.name for stage in stages])
@@ -138,6 +144,7 @@ class _Driver:
         self._failed: dict[str, BaseException] = {}
         self._running: dict[str, Job] = {}
         self._begun: set[str] = set()
+        self._halted = False
         self._threads = 0
         self._missing = {name: len(set(stage.inputs.values())) for name, stage in plan.stages.items()}
         self._ready: list[tuple[float, int, Job]] = []
@@ -160,6 +167,9 @@ class _Driver:
             return
         first, *others = sorted(self._failed, key=self._plan.places.__getitem__)
         error = self._failed[first]
+        trouble = disk_trouble(error, self._run_dir)
+        if trouble is not None:
+            raise DeltawError(f"{first}: {trouble} It goes on from the stages that are finished.") from error
         also = f" (failed too: {', '.join(others)})" if others else ""
         if isinstance(error, DeltawError):
             raise DeltawError(f"{first}: {error}{also}") from error
@@ -214,7 +224,7 @@ class _Driver:
         """Starts what fits. Strictly in order: a wide stage that waits for room is not passed by narrow ones
         for ever.
         """
-        while self._ready:
+        while self._ready and not self._halted:
             job = self._ready[0][-1]
             if self._running and pool.threads is not None and self._threads + job.stage.threads > pool.threads:
                 return
@@ -229,10 +239,9 @@ class _Driver:
         match event:
             case Started(stage):
                 if stage in self._begun:
-                    self._listener.notice(f"{stage} starts again: the process that ran it died")
-                else:
-                    self._begun.add(stage)
-                    self._listener.started(stage)
+                    self._listener.notice(f"{stage} is run once more: the process that ran it died")
+                self._begun.add(stage)
+                self._listener.started(stage)
             case Progressed(stage, done, total, note):
                 self._listener.progress(stage, done, total, note)
             case Finished(stage, artifact):
@@ -243,6 +252,7 @@ class _Driver:
             case Failed(stage, error):
                 self._threads -= self._running.pop(stage).stage.threads
                 self._failed[stage] = error
+                self._halted |= disk_trouble(error, self._run_dir) is not None
                 self._listener.failed(stage, error)
 
 

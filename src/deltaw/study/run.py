@@ -24,11 +24,12 @@ from deltaw.results import (
     write_measurements,
     write_text_atomic,
 )
+from deltaw.results.files import disk_trouble_said, remove_unfinished
 from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS
 from deltaw.study.artifacts import canonical, plain
 from deltaw.study.checkpoints import step_directory
 from deltaw.study.configuration import Recipe
-from deltaw.study.directory import claim_directory
+from deltaw.study.directory import claim_directory, run_lock
 from deltaw.study.engine import StageRecord, execute
 from deltaw.study.fingerprint import Sources
 from deltaw.study.making import BaseConfig, TuneConfig
@@ -58,9 +59,14 @@ def run_study(
     """
     run_dir, graph = Path(run_dir), stages(recipe)
     claim_directory(run_dir, {"recipe": plain(recipe)})
-    started = time.perf_counter()
-    records = execute(graph, run_dir, engine, workers, listener, scheduler)
-    return finish(recipe, run_dir, records, time.perf_counter() - started, engine, workers)
+    listener = Listener() if listener is None else listener
+    # What gathers the results is under the lock as well: two at once would write the same files.
+    with disk_trouble_said(run_dir), run_lock(run_dir, listener.notice):
+        started = time.perf_counter()
+        records = execute(graph, run_dir, engine, workers, listener, scheduler, locked=True)
+        for folder in (run_dir, run_dir / "figures"):
+            remove_unfinished(folder)
+        return finish(recipe, run_dir, records, time.perf_counter() - started, engine, workers)
 
 
 def finish(

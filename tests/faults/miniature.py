@@ -1,0 +1,82 @@
+"""The smallest study that has a stage of every kind: what the faults are tried on. Its numbers mean nothing."""
+
+from dataclasses import dataclass, fields, replace
+from functools import cache
+
+from deltaw.study.configuration import ModelAttacks, Recipe, Subspaces
+from deltaw.study.recipes import RECIPES, smoke
+from deltaw.study.sizes import Sizes
+from deltaw.study.stage import Stage
+from deltaw.study.stages import stages
+from deltaw.study.sweeps import Sweep
+
+NAME = "miniature"
+KINDS = (
+    "world", "base", "reference", "tune", "behaviour", "analysis", "attacks", "subspaces", "doses", "interventions",
+    "samples",
+)  # fmt: skip
+SWEEP = Sweep(
+    parts=("alpha", "subspace", "rank"), prompts=4, few=4, draws=2, alphas=(1.0,), scopes=(), scope_alphas=(),
+    ranks=(1,), removed=(1,), attacked=4, ks=(2,), everywhere=False, means=4,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Narrow(Recipe):
+    """A study of which no stage takes a second thread: several may be on the machine."""
+
+    @property
+    def base_threads(self) -> int:
+        """Of pre-training."""
+        return 1
+
+
+def miniature(device: str = "cpu", seed: int = 0) -> Recipe:
+    """`smoke` with two tunings and fewer prompts."""
+    whole = smoke(device, seed)
+    attacks, optimiser = whole.model_attacks, replace(whole.pretraining.optimiser, steps=12, decay_end=12)
+    whole = Narrow(**{field.name: getattr(whole, field.name) for field in fields(whole)})
+    return replace(
+        whole,
+        name=NAME,
+        pretraining=replace(whole.pretraining, width=16, batch=8, optimiser=optimiser),
+        base_checkpoints=(0, 12),
+        tunings=tuple(tuned for tuned in whole.tunings if tuned.name in ("ssft-medium", "dpo-medium")),
+        left_out=None,
+        checkpoints=(0, 8),
+        sizes=Sizes(final=8, checkpoint=4, attacked=8, contrast=16, draws=20, bootstrap=8, ceiling=50, shown=1),
+        model_attacks=ModelAttacks(
+            models=("ssft-medium",),
+            prompts=10,
+            doses=("soft_weak",),
+            universal="soft_weak",
+            controlled="soft_weak",
+            search=attacks.search,
+            prefilled=(1,),
+            relearning=attacks.relearning,
+            taught=8,
+        ),
+        subspaces=Subspaces(directions=2, probed=16, permutations=4, ranked=("ssft-medium",), dosed=("ssft-medium",)),
+        interventions=(("ssft-medium", SWEEP),),
+    )
+
+
+def register() -> None:
+    """Lets `deltaw study --recipe miniature` know it, in this process."""
+    RECIPES[NAME] = miniature
+
+
+@cache
+def stage_names() -> dict[str, list[str]]:
+    """The names of the stages of each kind."""
+    names: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for stage in graph():
+        special = [kind for kind in ("subspaces", "doses") if stage.name.startswith(f"analysis-{kind}-")]
+        kind = special[0] if special else stage.name.partition("-")[0]
+        names[kind].append(stage.name)
+    return names
+
+
+def graph() -> list[Stage]:
+    """Its stages."""
+    return stages(miniature())
