@@ -8,6 +8,7 @@ import os
 # Before numpy loads: its linear algebra on one thread, so that it computes the same bits on any machine.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from deltaw.errors import DeltawError
+from deltaw.errors import DeltawError, one_line
 
 if TYPE_CHECKING:
     from deltaw.pairs import Progress
@@ -333,6 +334,9 @@ DESCRIPTION = "deltaw: how does safety fine-tuning change a language model, and 
 
 def main() -> None:
     """Entry point. Exit status 0, or 2 after a user's mistake, or 130 after an interruption."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
     command = tyro.cli(Command, prog="deltaw", description=DESCRIPTION, config=(tyro.conf.FlagCreatePairsOff,))
     try:
         status = command.run()
@@ -343,6 +347,10 @@ def main() -> None:
         sys.exit(0)
     except DeltawError as error:
         print(f"deltaw: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except OSError as error:  # of a path or a disk: what a name that is too long, or no permission, raises
+        named = f"{error.filename}: " if error.filename is not None else ""
+        print(f"deltaw: {one_line(f'{named}{error.strerror or error}')}; mend that, or name another path", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
         more = ""

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from deltaw.errors import DeltawError
+from deltaw.results.parsing import parse_json
 
 SINGLE, INDEX, CONFIGS = "model.safetensors", "model.safetensors.index.json", ("config.json", "meta.json")
 PICKLED = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -63,8 +64,8 @@ class Checkpoint:
                 tensor: Tensor = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise _damaged(stored.file, error) from error
-        for low in range(0, len(tensor), 1024):
-            if not bool(torch.isfinite(tensor[low : low + 1024]).all()):
+        for rows in tensor.split(1024) if tensor.ndim else (tensor,):
+            if not bool(torch.isfinite(rows).all()):
                 raise DeltawError(f"{stored.file}: {name} holds NaN or infinite values; restore the file")
         return tensor
 
@@ -122,9 +123,9 @@ def tensors_of(files: Mapping[Path, set[str] | None]) -> dict[str, Stored]:
     """Every tensor of some safetensors files. files: path -> names that an index promises there, None for all."""
     found: dict[str, Stored] = {}
     for path, promised in files.items():
-        if not path.is_file():
-            raise DeltawError(f"the shard {path} is missing; restore it beside the other files of the checkpoint")
         try:
+            if not path.is_file():
+                raise DeltawError(f"the shard {path} is missing; restore it beside the other files of the checkpoint")
             with safe_open(path, framework="pt") as file:
                 names = set(file.keys())
                 lacking = sorted((promised or set()) - names)
@@ -141,10 +142,10 @@ def tensors_of(files: Mapping[Path, set[str] | None]) -> dict[str, Stored]:
 def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON object. DeltawError if there is none, or the file cannot be read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"), foreign=True)
     except FileNotFoundError as error:
         raise DeltawError(f"{path} does not exist; restore it") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DeltawError(f"{path} cannot be read as JSON ({error}); restore the file") from error
     if not isinstance(value, dict):
         raise DeltawError(f"{path} holds a {type(value).__name__}; expected a JSON object, so restore the file")

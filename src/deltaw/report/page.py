@@ -77,8 +77,9 @@ def _write(
             write_text_atomic(figures / name, svg)
         (run_dir / TABLES).unlink(missing_ok=True)
         if tables:
-            texts = [f"{table.title}:\n\n{table.markdown()}\n" for table in tables]
-            write_text_atomic(run_dir / TABLES, "\n".join(texts))
+            texts = [f"{' '.join(table.title.split())}:\n\n{table.markdown()}\n" for table in tables]
+            # Markdown lets markup through, and these are names and numbers.
+            write_text_atomic(run_dir / TABLES, "\n".join(texts).replace("&", "&amp;").replace("<", "&lt;"))
         write_text_atomic(page, text)
     except OSError as error:
         raise DeltawError(

@@ -28,7 +28,7 @@ from time import perf_counter
 from typing import Any
 
 from deltaw.results.files import write_json_atomic
-from deltaw.results.schema import parse_json
+from deltaw.results.parsing import parse_json
 
 RECORD = "artifact.json"
 _TEMPORARY = re.compile(r"\.building-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")

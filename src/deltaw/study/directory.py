@@ -11,7 +11,7 @@ from typing import Any
 
 from deltaw.errors import DeltawError
 from deltaw.results.files import write_json_atomic
-from deltaw.results.schema import parse_json
+from deltaw.results.parsing import parse_json
 from deltaw.study.artifacts import canonical, plain
 
 STUDY = "study.json"
