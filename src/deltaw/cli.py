@@ -350,7 +350,8 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:  # of a path or a disk: what a name that is too long, or no permission, raises
         named = f"{error.filename}: " if error.filename is not None else ""
-        print(f"deltaw: {one_line(f'{named}{error.strerror or error}')}; mend that, or name another path", file=sys.stderr)  # noqa: T201
+        said = one_line(f"{named}{error.strerror or error}; mend that, or name another path")
+        print(f"deltaw: {said}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
     except KeyboardInterrupt:
         more = ""

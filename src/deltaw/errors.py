@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
 LONGEST = 2_000
 """Letters of a message at most; of a longer one the middle is left out."""
 
@@ -21,11 +20,9 @@ class DeltawError(Exception):
 
 def one_line(text: str) -> str:
     """The text with everything that does not print, such as ends of lines, escaped, and shortened to `LONGEST`."""
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST - 400]} … {text[-390:]}"
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 400]} … {text[-390:]}"
 
 
 @contextmanager

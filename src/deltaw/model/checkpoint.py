@@ -84,7 +84,9 @@ def _read_meta(path: Path) -> dict[str, Any]:
         found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
         later = re.fullmatch(r"deltaw-model-([0-9]{1,6})", str(found))
         if later and int(later[1]) > int(FORMAT.rpartition("-")[2]):
-            raise DeltawError(f"{path} has the format {found!r} of a later deltaw; this one reads {FORMAT!r}, so update it")
+            raise DeltawError(
+                f"{path} has the format {found!r} of a later deltaw; this one reads {FORMAT!r}, so update it"
+            )
         raise DeltawError(f"{path} has the format {found!r}; expected {FORMAT!r}, as this version writes it")
     return meta
 
@@ -104,7 +106,7 @@ def _read_config(config: Any, path: Path) -> ModelConfig:
 def _require_size(config: ModelConfig, path: Path) -> None:
     """DeltawError, before anything of that size is made, if the file has not the sizes that `meta.json` says."""
     with _reading(path), safe_open(path, framework="pt") as file:
-        sizes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        sizes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no dictionary)
         dtypes = {name: str(file.get_slice(name).get_dtype()) for name in sizes}
     strange = next((name for name, dtype in dtypes.items() if dtype not in FLOATS), None)
     if strange is not None:

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,8 @@ class Checkpoint:
                 tensor: Tensor = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise _damaged(stored.file, error) from error
-        for rows in tensor.split(1024) if tensor.ndim else (tensor,):
-            if not bool(torch.isfinite(rows).all()):
+        for low in range(0, len(tensor), 1024) if tensor.ndim else ():
+            if not bool(torch.isfinite(tensor[low : low + 1024]).all()):
                 raise DeltawError(f"{stored.file}: {name} holds NaN or infinite values; restore the file")
         return tensor
 
@@ -98,9 +99,15 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
 def find_directory(source: str | Path) -> Path:
     """The directory itself, or that of a hub name. DeltawError if there is neither."""
     directory = Path(source)
-    if directory.is_dir():
-        return directory
-    if directory.exists():
+    try:
+        if directory.is_dir():
+            return directory
+        there = directory.exists()
+    except OSError as error:
+        raise DeltawError(
+            f"{source} cannot be opened ({error.strerror}); give the directory of a checkpoint"
+        ) from error
+    if there:
         raise DeltawError(f"{source} is a file; give the directory that holds config.json and {SINGLE}")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(source)):
         raise DeltawError(f"{source} does not exist; give a directory that holds config.json and {SINGLE}")
@@ -189,7 +196,9 @@ def _header(path: Path) -> bytes:
 
 
 def _damaged(path: Path, error: Exception) -> DeltawError:
-    empty = path.is_file() and path.stat().st_size == 0
+    empty = False
+    with suppress(OSError):  # the name itself may be at fault
+        empty = path.is_file() and path.stat().st_size == 0
     how = "is empty" if empty else f"is truncated or not a safetensors file ({error})"
     return DeltawError(f"{path} {how}; fetch or save it again")
 

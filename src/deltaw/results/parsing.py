@@ -38,7 +38,7 @@ def _check(value: Any) -> None:
         for item in level:
             for text in (item,) if isinstance(item, str) else item if isinstance(item, dict) else ():
                 if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-                    raise ValueError(f"the string {ascii(text[:40])} holds half a surrogate pair, which is no text")
+                    raise ValueError(f"the string {text[:40]!a} holds half a surrogate pair, which is no text")
         level = [
             inner
             for item in level

@@ -83,8 +83,8 @@ def check_manifest(manifest: object) -> dict[str, Any]:
     """The manifest itself. ValueError naming the field that is missing or of the wrong kind."""
     found: dict[str, Any] = _object(manifest, "a manifest")
     _check(found, MANIFEST, "")
-    if found.get("comparison") is not None:
-        _require(found, _COMPARISON, "")
+    if "comparison" in found:
+        _require(found, ("comparison", *_COMPARISON), "")
         _require(found["comparison"], ("version",), "comparison")
         if len(found["names"]) != 2:
             raise ValueError(f"names has {len(found['names'])} entries; expected those of the two sides")
