@@ -23,7 +23,7 @@ HOSTILE = (
 SELECTED = ("stage", "statistic", "site", "role", "module", "set", "intervention", "attack")
 """Fields by whose values figures choose their lines: where these are hostile, nothing is drawn."""
 MODELS = (None, "base", "ssft-medium", "other-ssft-medium")
-FAMILIES = ("comply_rate", "refuse_rate", "null_energy_left", "tau_gap_relative_change")
+FAMILIES = ("comply_rate", "refuse_rate")
 
 
 class Elements(HTMLParser):
@@ -119,7 +119,7 @@ def test_markup_in_any_field_of_a_run_stays_text(
     tmp_path: Path, but: tuple[str, ...], figures: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Drawing takes seconds, and all figures take their text the same way.
-    few = {name: charts.SECTIONS[name][:1] for name in ("behaviour", "clusters", "null-space")}
+    few = {name: charts.SECTIONS[name][:1] for name in ("behaviour",)}
     monkeypatch.setattr(charts, "SECTIONS", few)
     check(written(tmp_path / "run", but), figures)
 

@@ -25,7 +25,7 @@ from deltaw.results.parsing import parse_json
 WEIGHTS, META = "model.safetensors", "meta.json"
 FORMAT = "deltaw-model-1"
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors spells them
-LARGEST_TABLE = 2**28
+LARGEST_TABLE = 2**24
 """Entries of a table of sines and cosines, which is made and not read."""
 _OURS = ("format", "config", "dtype")
 _LATER = {"positions", "dead_norm", "masked_token"}  # an older checkpoint is what their defaults say
@@ -94,7 +94,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
 def _read_config(config: Any, path: Path) -> ModelConfig:
     known = {field.name for field in fields(ModelConfig)}
     found = set(config) if isinstance(config, dict) else set()
-    wrong = ", ".join(sorted((found - known) | (known - found - _LATER)))
+    wrong = ", ".join(name or "''" for name in sorted((found - known) | (known - found - _LATER)))
     if wrong:
         raise DeltawError(f"{path}: the model's config lacks, or has in excess: {wrong}; restore the file")
     try:
