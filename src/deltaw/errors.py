@@ -4,9 +4,25 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LONGEST = 2_000
+"""Letters of a message at most; of a longer one the middle is left out."""
+
 
 class DeltawError(Exception):
-    """A mistake that the user can mend. The message says what was found, what was expected and what to do."""
+    """A mistake that the user can mend. The message says what was found, what was expected and what to do.
+
+    It is one line that any terminal shows as it is: control characters, which it may quote from a file, are escaped.
+    """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(one_line(str(message)))
+
+
+def one_line(text: str) -> str:
+    """The text with everything that does not print, such as ends of lines, escaped, and shortened to `LONGEST`."""
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 400]} … {text[-390:]}"
 
 
 @contextmanager

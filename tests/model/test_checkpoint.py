@@ -7,7 +7,7 @@ from lively_model import lively_model, some_tokens
 from safetensors.torch import load_file, save_file
 
 from deltaw.errors import DeltawError
-from deltaw.model import Transformer, load, save
+from deltaw.model import Transformer, checkpoint, load, save
 from deltaw.model.checkpoint import META, WEIGHTS
 
 
@@ -161,3 +161,40 @@ def test_each_message_is_one_line(saved: Path) -> None:
     with pytest.raises(DeltawError) as caught:
         load(saved)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocabulary_size": 10**9}, "embed.weight is"),
+        ({"context": 10**9}, "position.weight is"),
+        ({"layers": 10**9}, "blocks, but meta.json says 1000000000"),
+        ({"mlp_ratio": 10**7}, "in_proj.weight is"),
+        ({"context": 10**9, "positions": "sinusoidal"}, "context of 1000000000 is too long"),
+        ({"": 1}, "in excess: ''"),
+    ],
+)
+def test_sizes_that_the_file_has_not_are_refused_before_they_are_made(
+    saved: Path, changes: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_meta(saved, config=json.loads((saved / META).read_text())["config"] | changes)
+    monkeypatch.setattr(checkpoint, "Transformer", None)  # nothing is made
+    with pytest.raises(DeltawError, match=message):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested more than"),
+        ('{"step": ' + "9" * 5000 + "}", "does not fit 64 bits"),
+        ('{"format": "deltaw-model-99"}', "of a later deltaw; this one reads 'deltaw-model-1', so update it"),
+        ('{"format": "deltaw-model-0"}', "expected 'deltaw-model-1'"),
+    ],
+)
+def test_meta_from_elsewhere_is_refused_in_a_sentence(saved: Path, text: str, message: str) -> None:
+    before = (saved / "model.safetensors").read_bytes()
+    (saved / META).write_text(text)
+    with pytest.raises(DeltawError, match=message):
+        load(saved)
+    assert (saved / "model.safetensors").read_bytes() == before

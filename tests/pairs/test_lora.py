@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deltaw.errors import DeltawError
 from deltaw.pairs import compare
+from deltaw.pairs.lora import scale
 from deltaw.results import read_measurements
 
 RANK, ALPHA = 3, 12.0
@@ -174,3 +175,19 @@ def test_half_an_adapter_and_none_at_all(tmp_path: Path) -> None:
     (b / "adapter_model.safetensors").rename(b / "adapter_model.bin")
     with pytest.raises(DeltawError, match="pickled"):
         compare(a, b, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"lora_alpha": float("nan")}, "expected a number below"),
+        ({"lora_alpha": 10**400}, "expected a number below"),
+        ({"lora_alpha": 1, "alpha_pattern": [1]}, "expected an object of patterns"),
+        ({"lora_alpha": 1, "alpha_pattern": {"(": 1}}, "which is no pattern"),
+        ({"lora_alpha": 1, "alpha_pattern": {"(a+)+$": 1}}, "could take hours"),
+        ({"lora_alpha": 1, "alpha_pattern": {".*.*.*.*x": 1}}, "could take hours"),
+    ],
+)
+def test_a_scale_that_is_none_is_refused_in_a_sentence(config: dict[str, object], message: str) -> None:
+    with pytest.raises(DeltawError, match=message):
+        scale(config, "a" * 40 + "!", 2)

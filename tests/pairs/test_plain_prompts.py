@@ -189,3 +189,16 @@ def test_what_is_asked_is_asked_once_and_in_pairs(pairs: int, attacked_pairs: in
     assert len(matched(whole, "operand")) == min(pairs, 112)
     assert {len(matched(whole, "operand", attack)) for attack in ATTACKS} == {min(attacked_pairs, 112)}
     assert sum(prompt.set == "corpus" for prompt in whole) == 2 * corpus
+
+
+def test_a_file_of_another_editor_is_read_and_one_that_is_hostile_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    line = json.dumps({"prompt": "a\u2028b", "label": "harmful"}, ensure_ascii=False)
+    path.write_bytes(
+        b"\xef\xbb\xbf" + line.encode() + b"\r\n"
+    )  # a mark of bytes, a separator in a string, Windows' ends
+    assert [prompt.text for prompt in read_prompts(path)] == ["a\u2028b"]
+    for text, said in (("[" * 100_000, "nested more than"), (r'{"prompt": "\ud800"}', "half a surrogate pair")):
+        path.write_text(text)
+        with pytest.raises(DeltawError, match=f"line 1: .*{said}"):
+            read_prompts(path)

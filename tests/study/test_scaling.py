@@ -202,7 +202,20 @@ def test_the_script_for_slurm_runs_a_study(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "dask_jobqueue", fake)
     monkeypatch.setattr("deltaw.study.recipes.RECIPES", {"small": lambda device="cpu", seed=0: small()})
     out = tmp_path / "run"
-    command = "slurm_study.py --recipe small --seeds 2 --jobs 2 --queue batch --account me --out".split()
+    command = [
+        "slurm_study.py",
+        "--recipe",
+        "small",
+        "--seeds",
+        "2",
+        "--jobs",
+        "2",
+        "--queue",
+        "batch",
+        "--account",
+        "me",
+        "--out",
+    ]
     monkeypatch.setattr(sys, "argv", [*command, str(out)])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     assert (out / "report.html").exists()

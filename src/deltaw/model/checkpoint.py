@@ -5,22 +5,28 @@ protocol, strength, seed, step. Nothing is unpickled.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deltaw.errors import DeltawError
 from deltaw.model.transformer import ModelConfig, Transformer
 from deltaw.results import whole_directory
+from deltaw.results.parsing import parse_json
 
 WEIGHTS, META = "model.safetensors", "meta.json"
 FORMAT = "deltaw-model-1"
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors spells them
+LARGEST_TABLE = 2**24
+"""Entries of a table of sines and cosines, which is made and not read."""
 _OURS = ("format", "config", "dtype")
 _LATER = {"positions", "dead_norm", "masked_token"}  # an older checkpoint is what their defaults say
 
@@ -58,6 +64,7 @@ def load(directory: Path | str) -> tuple[Transformer, dict[str, Any]]:
     dtype = {"float32": torch.float32, "float64": torch.float64}.get(str(meta.get("dtype")))
     if dtype is None:
         raise DeltawError(f"{directory / META}: dtype is {meta.get('dtype')!r}; expected float32 or float64")
+    _require_size(config, directory / WEIGHTS)
     state = _read_weights(directory / WEIGHTS)
     model = Transformer(config, torch.Generator()).to(dtype)
     _require_same_tensors(state, model.state_dict(), directory / WEIGHTS)
@@ -68,13 +75,18 @@ def load(directory: Path | str) -> tuple[Transformer, dict[str, Any]]:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DeltawError(f"{path} does not exist; give a directory that holds {META} and {WEIGHTS}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DeltawError(f"{path} cannot be read as JSON ({error}); restore it, or make the model again") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+        later = re.fullmatch(r"deltaw-model-([0-9]{1,6})", str(found))
+        if later and int(later[1]) > int(FORMAT.rpartition("-")[2]):
+            raise DeltawError(
+                f"{path} has the format {found!r} of a later deltaw; this one reads {FORMAT!r}, so update it"
+            )
         raise DeltawError(f"{path} has the format {found!r}; expected {FORMAT!r}, as this version writes it")
     return meta
 
@@ -82,7 +94,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
 def _read_config(config: Any, path: Path) -> ModelConfig:
     known = {field.name for field in fields(ModelConfig)}
     found = set(config) if isinstance(config, dict) else set()
-    wrong = ", ".join(sorted((found - known) | (known - found - _LATER)))
+    wrong = ", ".join(name or "''" for name in sorted((found - known) | (known - found - _LATER)))
     if wrong:
         raise DeltawError(f"{path}: the model's config lacks, or has in excess: {wrong}; restore the file")
     try:
@@ -91,9 +103,44 @@ def _read_config(config: Any, path: Path) -> ModelConfig:
         raise DeltawError(f"{path}: {error}") from error
 
 
+def _require_size(config: ModelConfig, path: Path) -> None:
+    """DeltawError, before anything of that size is made, if the file has not the sizes that `meta.json` says."""
+    with _reading(path), safe_open(path, framework="pt") as file:
+        sizes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no dictionary)
+        dtypes = {name: str(file.get_slice(name).get_dtype()) for name in sizes}
+    strange = next((name for name, dtype in dtypes.items() if dtype not in FLOATS), None)
+    if strange is not None:
+        raise DeltawError(f"{path}: {strange} is stored as {dtypes[strange]}; expected one of {', '.join(FLOATS)}")
+    width = config.width
+    wanted: dict[str, tuple[int, ...]] = {
+        "embed.weight": (config.vocabulary_size, width),
+        "blocks.0.mlp.in_proj.weight": (config.mlp_ratio * width, width),
+    }
+    if config.positions == "learned":
+        wanted["position.weight"] = (config.context, width)
+    elif config.context * width > LARGEST_TABLE:
+        raise DeltawError(f"{path.with_name(META)}: a context of {config.context} is too long; restore the file")
+    for name, size in wanted.items():
+        if sizes.get(name) != size:
+            has = f"is {sizes[name]}" if name in sizes else "is missing"
+            raise DeltawError(f"{path}: {name} {has}, but {META} says {size}; the two files do not belong together")
+    blocks = len({name.split(".")[1] for name in sizes if name.startswith("blocks.")})
+    if blocks < config.layers:
+        raise DeltawError(
+            f"{path} has {blocks} blocks, but {META} says {config.layers}; the two files do not belong together"
+        )
+
+
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
+    with _reading(path):
         return load_file(path)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say what is wrong with a file of weights."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise DeltawError(f"{path} does not exist; restore it, or make the model again") from error
     except (SafetensorError, OSError) as error:

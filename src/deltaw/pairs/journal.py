@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deltaw.errors import DeltawError
+from deltaw.results.parsing import parse_json
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Journal:
             with path.open("r+b") as file:
                 file.truncate(len(kept))
         try:
-            records = [json.loads(line) for line in kept.decode("utf-8").splitlines()]
+            records = [parse_json(line) for line in kept.decode("utf-8").split("\n")[:-1]]
             if not records:
                 journal._append(header)
                 return journal

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from deltaw.errors import DeltawError
 
+MOST_STARS = 4
+"""In a pattern: more of them, and a long name can take hours not to match."""
+
 Cut = Callable[[int, Mapping[str, Any]], dict[str, Tensor | slice]]
 """(number of outputs, config) -> rows of each part of a fused map."""
 
@@ -77,7 +80,7 @@ def _halves(outputs: int, config: Mapping[str, Any]) -> dict[str, Tensor | slice
 
 def _grouped(outputs: int, config: Mapping[str, Any]) -> dict[str, Tensor | slice]:
     heads = _number(config, "num_attention_heads")
-    groups = int(config.get("num_key_value_heads") or heads)
+    groups = _number(config, "num_key_value_heads") if config.get("num_key_value_heads") else heads
     size, rest = divmod(outputs, heads + 2 * groups)
     if rest:
         raise DeltawError(
@@ -177,6 +180,8 @@ def given_maps(patterns: Sequence[str]) -> tuple[Map, ...]:
         name, _, how = pattern.partition(":")
         if how not in ("", "transposed"):
             raise DeltawError(f"the pattern {pattern!r} ends in {how!r}; only ':transposed' may follow a name")
+        if name.count("*") > MOST_STARS:
+            raise DeltawError(f"the pattern {pattern!r} has more than {MOST_STARS} '*'; name the matrices more closely")
         kind = "attention" if re.search(r"attn|attention", name) else "mlp"
         found.append(Map(name if name.endswith(".weight") else f"{name}.weight", kind, how == "transposed"))
     return tuple(found)
@@ -189,7 +194,7 @@ def find_modules(
 
     Gate and up of one MLP are also stacked as one map, `gate_up`. DeltawError, with the candidates, if there are none.
     """
-    matrices = [name for name, shape in shapes.items() if len(shape) == 2]
+    matrices = [name for name, shape in shapes.items() if len(shape) == 2 and all(shape)]
     if patterns:
         maps = given_maps(patterns)
         for pattern, one in zip(patterns, maps, strict=True):
@@ -225,7 +230,7 @@ def candidates(names: Iterable[str]) -> str:
 
 
 def _match(one: Map, name: str) -> re.Match[str] | None:
-    pattern = re.escape(one.pattern).replace(r"\{layer\}", r"(?P<layer>\d+)", 1).replace(r"\*", ".*")
+    pattern = re.escape(one.pattern).replace(r"\{layer\}", r"(?P<layer>[0-9]{1,6})", 1).replace(r"\*", ".*")
     return re.fullmatch(rf"(?:.*\.)?{pattern}", name)
 
 

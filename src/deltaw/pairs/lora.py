@@ -16,6 +16,10 @@ from deltaw.pairs.weights import INDEX, SINGLE, Checkpoint, Stored, read_json_ob
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.\w+)?\.weight")
 
+LARGEST_ALPHA = 1e9
+# At most three signs that repeat, and none after a group: no name takes long to match.
+_QUICK = re.compile(r"(?:[^*+{]*(?<!\))[*+{]){0,3}[^*+{]*")
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -29,7 +33,7 @@ class Adapter:
         """scale · B A (out, in) for a tensor of the base model."""
         name_a, name_b = self.factors[tensor]
         a, b = self.checkpoint.read(name_a).double(), self.checkpoint.read(name_b).double()
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
             raise DeltawError(
                 f"{self.checkpoint.directory}: the factors of {tensor} are {tuple(b.shape)} and {tuple(a.shape)}; "
                 "expected (outputs, rank) and (rank, inputs)"
@@ -80,13 +84,29 @@ def open_adapter(directory: Path, base: Mapping[str, Stored]) -> Adapter:
 def scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """lora_alpha / r, or / √r with `use_rslora`; the module's own alpha where `alpha_pattern` has one."""
     alpha = config.get("lora_alpha")
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise DeltawError(f"{CONFIG} has alpha_pattern = {patterns!r}; expected an object of patterns and numbers")
+    for pattern, value in patterns.items():
+        if _matches(pattern, module):
             alpha = value
             break
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise DeltawError(f"{CONFIG} has lora_alpha = {alpha!r}; expected a number")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < LARGEST_ALPHA:
+        raise DeltawError(f"{CONFIG} has lora_alpha = {alpha!r}; expected a number below {LARGEST_ALPHA:g}")
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _matches(pattern: str, module: str) -> bool:
+    """Whether PEFT would take the module for one that the pattern names."""
+    if len(pattern) > 200 or len(module) > 500 or not _QUICK.fullmatch(pattern):
+        raise DeltawError(
+            f"{CONFIG} has the alpha_pattern {pattern!r}, which could take hours to match; name the modules, or merge "
+            "the adapter into a checkpoint"
+        )
+    try:
+        return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None
+    except re.error as error:
+        raise DeltawError(f"{CONFIG} has the alpha_pattern {pattern!r}, which is no pattern ({error})") from error
 
 
 def _target(module: str, base: Mapping[str, Stored]) -> str | None:

@@ -45,6 +45,8 @@ from deltaw.results import (
     write_jsonl_atomic,
     write_measurements,
 )
+from deltaw.results.parsing import parse_json
+from deltaw.results.records import read_json
 from deltaw.results.sheet import Sheet
 from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval
 
@@ -133,7 +135,7 @@ def read_control(
     the same.
     """
     try:
-        manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+        manifest = parse_json((directory / "manifest.json").read_text(encoding="utf-8"))
         asked, of_base = manifest["prompts"], manifest["comparison"]["pair"]["base"]
         name = str(manifest["names"][1])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -335,7 +337,7 @@ def _finish(
     asked = prompt_claims(work.sheet.lines, lines, name)
     of_weights = [claim for claim in read_claims(out / "claims.json") if claim.id.partition("/")[0] in CLAIMED]
     write_claims(out / "claims.json", [*of_weights, *asked])
-    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_json(out / "manifest.json")
     manifest["prompts"] = {
         "source": str(prompts) if isinstance(prompts, str | Path) else "given",
         **{what: header[what] for what in ("prompts", "judge", "effort")},

@@ -21,6 +21,7 @@ from typing import Any
 
 from deltaw.errors import DeltawError
 from deltaw.pairs.jailbreaks import attacked
+from deltaw.results.parsing import parse_json
 
 HARMLESS, HARMFUL = "harmless", "harmful"
 LABELS = (HARMLESS, HARMFUL)
@@ -130,8 +131,9 @@ def read_prompts(source: str | Path) -> list[Prompt]:
         return builtin_prompts()
     path = Path(source)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        # Not splitlines(): it also splits at separators that JSON allows inside a string.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, ValueError) as error:
         raise DeltawError(f"{path} cannot be read ({error}); give a file of prompts, or the word {BUILTIN}") from error
     found, places = [], []
     for number, line in enumerate(lines, start=1):
@@ -146,9 +148,10 @@ def read_prompts(source: str | Path) -> list[Prompt]:
 
 def _parse(line: str, where: str) -> Prompt:
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DeltawError(f"{where}: this is not JSON ({error.msg}); expected an object on one line") from error
+        record = parse_json(line)
+    except ValueError as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise DeltawError(f"{where}: this is not JSON ({why}); expected an object on one line") from error
     if not isinstance(record, dict):
         raise DeltawError(f"{where}: found a {type(record).__name__}; expected an object with prompt and label")
     unknown = sorted(set(record) - _FIELDS)

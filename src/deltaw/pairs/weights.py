@@ -10,6 +10,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from deltaw.errors import DeltawError
+from deltaw.results.parsing import parse_json
 
 SINGLE, INDEX, CONFIGS = "model.safetensors", "model.safetensors.index.json", ("config.json", "meta.json")
 PICKLED = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -63,7 +65,7 @@ class Checkpoint:
                 tensor: Tensor = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise _damaged(stored.file, error) from error
-        for low in range(0, len(tensor), 1024):
+        for low in range(0, len(tensor), 1024) if tensor.ndim else ():
             if not bool(torch.isfinite(tensor[low : low + 1024]).all()):
                 raise DeltawError(f"{stored.file}: {name} holds NaN or infinite values; restore the file")
         return tensor
@@ -97,9 +99,15 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
 def find_directory(source: str | Path) -> Path:
     """The directory itself, or that of a hub name. DeltawError if there is neither."""
     directory = Path(source)
-    if directory.is_dir():
-        return directory
-    if directory.exists():
+    try:
+        if directory.is_dir():
+            return directory
+        there = directory.exists()
+    except OSError as error:
+        raise DeltawError(
+            f"{source} cannot be opened ({error.strerror}); give the directory of a checkpoint"
+        ) from error
+    if there:
         raise DeltawError(f"{source} is a file; give the directory that holds config.json and {SINGLE}")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(source)):
         raise DeltawError(f"{source} does not exist; give a directory that holds config.json and {SINGLE}")
@@ -122,9 +130,9 @@ def tensors_of(files: Mapping[Path, set[str] | None]) -> dict[str, Stored]:
     """Every tensor of some safetensors files. files: path -> names that an index promises there, None for all."""
     found: dict[str, Stored] = {}
     for path, promised in files.items():
-        if not path.is_file():
-            raise DeltawError(f"the shard {path} is missing; restore it beside the other files of the checkpoint")
         try:
+            if not path.is_file():
+                raise DeltawError(f"the shard {path} is missing; restore it beside the other files of the checkpoint")
             with safe_open(path, framework="pt") as file:
                 names = set(file.keys())
                 lacking = sorted((promised or set()) - names)
@@ -141,10 +149,10 @@ def tensors_of(files: Mapping[Path, set[str] | None]) -> dict[str, Stored]:
 def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON object. DeltawError if there is none, or the file cannot be read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"), foreign=True)
     except FileNotFoundError as error:
         raise DeltawError(f"{path} does not exist; restore it") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DeltawError(f"{path} cannot be read as JSON ({error}); restore the file") from error
     if not isinstance(value, dict):
         raise DeltawError(f"{path} holds a {type(value).__name__}; expected a JSON object, so restore the file")
@@ -188,7 +196,9 @@ def _header(path: Path) -> bytes:
 
 
 def _damaged(path: Path, error: Exception) -> DeltawError:
-    empty = path.is_file() and path.stat().st_size == 0
+    empty = False
+    with suppress(OSError):  # the name itself may be at fault
+        empty = path.is_file() and path.stat().st_size == 0
     how = "is empty" if empty else f"is truncated or not a safetensors file ({error})"
     return DeltawError(f"{path} {how}; fetch or save it again")
 

@@ -99,7 +99,8 @@ class Figure:
         page = {**spec, "usermeta": {"columns": self.columns, "width": self.width}}
         return Drawing(
             self,
-            spec=themed(json.dumps(page, separators=(",", ":"), ensure_ascii=False)).replace("</", "<\\/"),
+            # "<" begins an end tag or a comment, and after a comment's sign a script does not end where it should.
+            spec=themed(json.dumps(page, separators=(",", ":"), ensure_ascii=False)).replace("<", "\\u003c"),
             inline=themed(_own_ids(_lean(vl_convert.vegalite_to_svg(spec)), self.name)),
             file=_lean(vl_convert.vegalite_to_svg({**spec, "title": title})),
         )

@@ -1,5 +1,6 @@
 """The report of a grid: when attacks on prompts work. One figure, and every cell in tables; all of it from the run."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -191,7 +192,7 @@ def grid_figure(grid: Grid, tuned: str) -> Figure | None:
     panels.append(_panel(grid, tuned, texts, "misgen_text", CONDITIONAL, "misgen_text: conditional operators", axis))
     panels += [_side_panel(grid, tuned, str(cell["name"])) for cell in grid.cells if cell["axis"] == "margin"]
     return figure(
-        "grid" if len(grid.tuned) == 1 else f"grid-{tuned}",
+        "grid" if len(grid.tuned) == 1 else f"grid-{_file_name(tuned)}",
         TITLE,
         "Success: exact harmful output on forbidden prompts. Squares: the base model asked the same; where it is low, "
         "the attack measures nothing. Triangles: the same transformation of allowed prompts; where it is low, the "
@@ -203,6 +204,11 @@ def grid_figure(grid: Grid, tuned: str) -> Figure | None:
         width=345,
         whiskers="95 % Wilson intervals",
     )
+
+
+def _file_name(text: str) -> str:
+    """A name from the manifest as part of a file's name and of the page's ids."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text)
 
 
 def _which(source: str) -> str:

@@ -43,6 +43,19 @@ def write_report(run_dir: Path) -> Path:
     DeltawError if the run has not come to its end or a file of it is damaged.
     """
     results = load(run_dir)
+    try:
+        return _report(run_dir, results)
+    except DeltawError:
+        raise
+    except Exception as error:
+        # Each line is valid by itself; that all of them make a figure is known only when it is drawn.
+        raise DeltawError(
+            f"the page of {run_dir} cannot be made from its files ({type(error).__name__}: {error}); if they were "
+            "changed by hand or by another version, make them again, and if not, this is deltaw's fault: report it"
+        ) from error
+
+
+def _report(run_dir: Path, results: Results) -> Path:
     if (results.manifest.get("config") or {}).get("cells"):
         grid = Grid(results)
         charts = (grid_figure(grid, tuned) for tuned in grid.tuned)
@@ -77,8 +90,9 @@ def _write(
             write_text_atomic(figures / name, svg)
         (run_dir / TABLES).unlink(missing_ok=True)
         if tables:
-            texts = [f"{table.title}:\n\n{table.markdown()}\n" for table in tables]
-            write_text_atomic(run_dir / TABLES, "\n".join(texts))
+            texts = [f"{' '.join(table.title.split())}:\n\n{table.markdown()}\n" for table in tables]
+            # Markdown lets markup through, and these are names and numbers.
+            write_text_atomic(run_dir / TABLES, "\n".join(texts).replace("&", "&amp;").replace("<", "&lt;"))
         write_text_atomic(page, text)
     except OSError as error:
         raise DeltawError(
@@ -146,6 +160,7 @@ def render(
     )
 
 
+@cache
 def _environment() -> Environment:
     loader = PackageLoader("deltaw.report", "templates")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -155,6 +170,7 @@ def _asset(name: str) -> str:
     return (files("deltaw.report") / "templates" / name).read_text(encoding="utf-8")
 
 
+@cache
 def _css() -> str:
     shades = ("light", "dark")
     variables = {
@@ -341,11 +357,11 @@ def _prompt(record: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, A
 
 def _cost(manifest: Mapping[str, Any]) -> dict[str, Any]:
     stages = manifest.get("stages") or []
-    total = sum(stage.get("seconds", 0.0) for stage in stages) or 1.0
+    total = sum(stage.get("seconds") or 0.0 for stage in stages) or 1.0
     kinds: dict[str, list[float]] = {}
     for stage in stages:
         kind = str(stage.get("name", "")).partition("-")[0]
-        kinds.setdefault(_STAGES.get(kind, kind), []).append(float(stage.get("seconds", 0.0)))
+        kinds.setdefault(_STAGES.get(kind, kind), []).append(float(stage.get("seconds") or 0.0))
     rows = [
         {
             "name": name,

@@ -11,7 +11,9 @@ import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, NoReturn, Self, TypeVar, get_args, get_type_hints
+from typing import Any, Self, TypeVar, get_args, get_type_hints
+
+from deltaw.results.parsing import parse_json
 
 SCHEMA_VERSION = 2
 """2 adds `intervention` and `dose`; lines of version 1 are read as lines of 2 in which neither applies."""
@@ -203,15 +205,6 @@ class ModelEntry:
             raise ValueError(f"a model entry is an object, got {type(record).__name__}")
         _check_fields(record, MODEL_FIELDS)
         return cls(**record)
-
-
-def parse_json(text: str) -> Any:
-    """json.loads that refuses NaN and infinities, which are not JSON."""
-    return json.loads(text, parse_constant=_refuse_constant)
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a finite number")
 
 
 def _json_object(line: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from deltaw.errors import DeltawError
+from deltaw.results.parsing import parse_json
 from deltaw.results.records import (
     CLAIMS,
     MANIFEST,
@@ -23,7 +24,8 @@ from deltaw.results.records import (
     read_lines,
     read_measurements,
 )
-from deltaw.results.schema import CLAIM_FIELDS, MEASUREMENT_FIELDS, MODEL_FIELDS, Claim, ModelEntry, parse_json
+from deltaw.results.schema import CLAIM_FIELDS, MEASUREMENT_FIELDS, MODEL_FIELDS, Claim, ModelEntry
+from deltaw.results.shapes import check_manifest, check_prompt
 
 _INTEGERS = ("schema_version", "seed", "step", "layer", "n", "observation", "seeds_needed")
 _NUMBERS = (
@@ -98,10 +100,13 @@ def load(run: str | Path) -> Results:
     """
     path = Path(run).absolute()
     _check_finished(path)
-    manifest = read_json(path / MANIFEST)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("models", []), list):
-        raise DeltawError(f"{path / MANIFEST} is not a study's manifest; run the study again to make it anew.")
-    models = read_entries(manifest.get("models", []), ModelEntry.from_json, f"{path / MANIFEST}, model")
+    try:
+        manifest = check_manifest(read_json(path / MANIFEST))
+    except ValueError as error:
+        raise DeltawError(
+            f"{path / MANIFEST} is not a study's manifest: {error}. Run the study again to make it anew."
+        ) from error
+    models = read_entries(manifest.get("models") or [], ModelEntry.from_json, f"{path / MANIFEST}, model")
     return Results(
         path=path,
         manifest=manifest,
@@ -145,7 +150,8 @@ def _is_pooled(path: Path) -> bool:
         found = read_json(path)
     except DeltawError:
         return False
-    return isinstance(found, dict) and ("pooled" in found or "pooled" in (found.get("study") or {}))
+    study = found.get("study") if isinstance(found, dict) else None
+    return isinstance(found, dict) and ("pooled" in found or (isinstance(study, dict) and "pooled" in study))
 
 
 def _matches(column: pd.Series, value: object, name: str) -> "pd.Series[bool]":
@@ -183,10 +189,7 @@ def _claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
 
 
 def _parse_prompt(line: str) -> dict[str, Any]:
-    record = parse_json(line)
-    if not isinstance(record, dict):
-        raise ValueError(f"a prompt is a JSON object, got {type(record).__name__}")
-    return record
+    return check_prompt(parse_json(line))
 
 
 def _listed(names: Iterable[object], most: int = 20) -> str:

@@ -29,7 +29,7 @@ from time import perf_counter, sleep
 from typing import Any
 
 from deltaw.results.files import write_json_atomic
-from deltaw.results.schema import parse_json
+from deltaw.results.parsing import parse_json
 
 RECORD = "artifact.json"
 _SCRATCH = ".resume-"

@@ -88,7 +88,9 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
             f"the run is of the recipe {name!r}, which is none of {', '.join(RECIPES)}; call "
             "deltaw.study.exhaustive.run_interventions with that recipe"
         )
-    device = manifest["config"]["pretraining"]["device"]
+    device = ((manifest.get("config") or {}).get("pretraining") or {}).get("device")
+    if device is None or not manifest.get("seeds"):
+        raise DeltawError("the run's manifest does not say its device or its seeds; make the study again")
     return replace(recipe(str(name), device), seeds=tuple(manifest["seeds"]))
 
 
@@ -96,12 +98,13 @@ def _check_same(study: Recipe, manifest: Mapping[str, Any], run_dir: Path) -> No
     if study.cells:
         raise DeltawError(f"{run_dir} is a grid; interventions are made on a study of one world")
     for name in ("world", "tunings", "sizes"):
-        if plain(getattr(study, name)) != manifest["config"].get(name):
+        if plain(getattr(study, name)) != (manifest.get("config") or {}).get(name):
             raise DeltawError(f"{run_dir} was made with other {name} than this recipe has; make the study again")
 
 
 def _graph(study: Recipe, run_dir: Path, manifest: Mapping[str, Any], sweep: Sweep) -> Iterator[Stage]:
-    made = {str(stage["name"]): stage for stage in manifest["stages"]}
+    stages = manifest.get("stages") or ()
+    made = {str(stage["name"]): stage for stage in stages if all(stage.get(key) for key in ("name", "path", "digest"))}
     tunings = [tuned for tuned in study.tunings if not tuned.curve_only]
     main = [tuned for tuned in tunings if tuned.control is None and tuned.strength == "medium"]
     partners = {one.name: other.name for one, other in zip(main, [*main[1:], *main[:1]], strict=True) if one != other}
@@ -130,10 +133,7 @@ def _finish(
     write_measurements(out / MEASUREMENTS, lines)
     write_claims(out / "claims.json", decide(lines, study.exploratory))
     write_text_atomic(out / "prompts.jsonl", (run_dir / "prompts.jsonl").read_text(encoding="utf-8"))
-    kept = {
-        name: [{**entry, "path": os.path.join(os.pardir, entry["path"])} for entry in manifest[name]]  # noqa: PTH118
-        for name in ("models", "stages")
-    }
+    kept = {name: [_from_below(entry) for entry in manifest.get(name) or ()] for name in ("models", "stages")}
     swept = [
         {"name": record.name, "key": record.key, "digest": record.digest, "path": str(record.path.relative_to(out)),
          "seconds": round(record.seconds, 2), "started": record.started, "reused": record.reused,
@@ -142,3 +142,10 @@ def _finish(
     ]  # fmt: skip
     write_json_atomic(out / "manifest.json", {**manifest, **kept, "stages": [*kept["stages"], *swept]})
     return write_report(out)
+
+
+def _from_below(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry with its path, if it has one, seen from the directory of the sweep."""
+    if entry.get("path") is None:
+        return dict(entry)
+    return {**entry, "path": os.path.join(os.pardir, entry["path"])}  # noqa: PTH118

@@ -108,7 +108,8 @@ def _named(seeds: Sequence[int]) -> str:
 
 def _check_alike(found: Sequence[Results]) -> None:
     for one in found:
-        if not one.manifest.keys() >= _NEEDED:
+        lacking = [name for name in _NEEDED if one.manifest.get(name) is None]
+        if lacking or not one.manifest["seeds"] or one.manifest["seconds"].get("all_stages") is None:
             raise DeltawError(f"{one.path} is not a study of seeds, which alone can be pooled")
         if one.manifest["config"].get("cells"):
             raise DeltawError(f"{one.path} is a grid; claims are decided on studies of one world")
@@ -154,11 +155,11 @@ def _manifest(found: Sequence[Results], out: Path) -> dict[str, Any]:
 def _parts(one: Results, out: Path) -> list[dict[str, Any]]:
     """The run, or the runs that it was pooled from."""
     whole = {"path": ".", **{name: one.manifest.get(name) for name in _OF_EACH}}
-    return [_seen_from(out, one, part) for part in one.manifest.get("pooled", [whole])]
+    return [_seen_from(out, one, part) for part in one.manifest.get("pooled") or [whole]]
 
 
 def _seen_from(out: Path, one: Results, entry: Mapping[str, Any]) -> dict[str, Any]:
     """The entry with its path, if it has one, relative to `out`; links are followed, as opening the path would."""
-    if "path" not in entry:
+    if entry.get("path") is None:
         return dict(entry)
     return {**entry, "path": os.path.relpath((one.path / entry["path"]).resolve(), out.resolve())}

@@ -1,6 +1,5 @@
 """Runs a recipe from nothing to a report: stages, then manifest, measurements, claims, prompts, figures, page."""
 
-import json
 import os
 import platform
 import time
@@ -25,6 +24,7 @@ from deltaw.results import (
     write_text_atomic,
 )
 from deltaw.results.files import disk_trouble_said, remove_unfinished
+from deltaw.results.parsing import parse_json
 from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS
 from deltaw.study.artifacts import canonical, plain
 from deltaw.study.checkpoints import step_directory
@@ -122,7 +122,7 @@ def _digests(run_dir: Path) -> dict[str, str]:
 
 def _is_written(run_dir: Path, key: str) -> bool:
     try:
-        found = json.loads((run_dir / WRITTEN).read_text(encoding="utf-8"))
+        found = parse_json((run_dir / WRITTEN).read_text(encoding="utf-8"))
         return bool(found == {"key": key, "files": _digests(run_dir)})
     except (OSError, ValueError):
         return False  # absent or damaged: it is written anew

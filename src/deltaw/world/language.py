@@ -243,7 +243,8 @@ def _built_in(name: str) -> str:
 def _read(source: str) -> _Table:
     if source not in BUILT_IN and len(source.splitlines()) < 2:
         raise DeltawError(
-            f"there is no built-in language '{source}'; there are {', '.join(BUILT_IN)}, or give a grammar file's text"
+            f"there is no built-in language '{source[:60]}'; there are {', '.join(BUILT_IN)}, or give the text of a "
+            "grammar file"
         )
     text = _built_in(source) if source in BUILT_IN else source
     if len(text) > LARGEST_FILE:

@@ -1,0 +1,633 @@
+"""The kinds of input that are fuzzed: for each, valid inputs made by deltaw, how they are changed, who reads them.
+
+A kind is a function of an empty directory, which it may fill; it returns `draw`, which makes an input from a generator,
+and `read`, which hands the input to deltaw and may raise only DeltawError (or exit, as the command line does).
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before it is imported: a name such as a/b is one of the hub
+
+from mutations import TEXTS, damaged, json_file, json_lines, scalar, some_changes, written
+from safetensors.torch import save_file
+from watching import watch
+
+from deltaw import cli
+from deltaw.errors import DeltawError
+from deltaw.model import ModelConfig, Transformer
+from deltaw.model.checkpoint import load as load_model
+from deltaw.model.checkpoint import save as save_model
+from deltaw.pairs import prompts
+from deltaw.pairs.compare import _open_journal, choose, open_sources
+from deltaw.pairs.lora import Adapter
+from deltaw.report import comparison, page
+from deltaw.report.grid import Grid, tables_of
+from deltaw.report.tables import Tables
+from deltaw.results import Claim, Measurement, Null, write_claims, write_measurements
+from deltaw.results.store import load
+from deltaw.study.artifacts import RECORD, Provenance, plain, read_artifact, write_artifact
+from deltaw.study.directory import claim_directory
+from deltaw.study.exhaustive import _check_same, _graph, recipe_of
+from deltaw.study.pooling import _check_alike, _manifest
+from deltaw.study.recipes import RECIPES, recipe
+from deltaw.study.sweeps import EXHAUSTIVE
+from deltaw.world.language import BUILT_IN, _built_in, language, read_language_text
+
+Input = Mapping[str, bytes]
+"""Files by name."""
+Draw = Callable[[Random], Input]
+Read = Callable[[Input], None]
+Kind = Callable[[Path], tuple[Draw, Read]]
+
+
+class WorkBegins(BaseException):
+    """In the place of what takes long: everything before it went well."""
+
+
+def work_begins(*_: object, **__: object) -> Any:
+    raise WorkBegins
+
+
+def _put(files: Input, directory: Path) -> None:
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+def _lines() -> list[Measurement]:
+    common: dict[str, Any] = {"seed": 0, "protocol": "ssft", "strength": "medium", "model": "ssft-medium", "step": 40}
+    found = []
+    for layer in (0, 1):
+        for kind in ("rotation", "row_sign_flip"):
+            null = {"null_kind": kind, "null_mean": 0.75, "null_low": 0.7, "null_high": 0.8}
+            where = {"layer": layer, "module": f"blocks.{layer}.mlp.in_proj"}
+            line = Measurement(stage="analysis", statistic="null_energy_left", value=0.8, **common, **where, **null)  # type: ignore[arg-type]
+            found.append(line)
+    for name in ("forbidden/conditional/unsafe", "allowed/conditional/safe"):
+        for statistic in ("comply_rate", "refuse_rate"):
+            rate: dict[str, Any] = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 512, "n_unit": "prompt", "set": name}
+            found += [
+                Measurement(stage="behaviour", statistic=statistic, attack=attack, **common, **rate)  # type: ignore[arg-type]
+                for attack in (None, "co_task", "soft_weak")
+            ]
+            base = {**common, "model": "base", "protocol": None, "strength": None}
+            found.append(Measurement(stage="behaviour", statistic=statistic, **base, **rate))  # type: ignore[arg-type]
+    where = {"site": "mlp_post", "intervention": "interpolation", "dose": 0.5, "module": "whole", "unit": "share"}
+    found.append(Measurement(stage="interventions", statistic="refuse_rate", value=0.5, **common, **where))  # type: ignore[arg-type]
+    return found
+
+
+def _claims() -> list[Claim]:
+    null = Null(kind="rotation", mean=0.7, low=0.6, high=0.8)
+    common: dict[str, Any] = {
+        "observation": 2,
+        "statistic": "null_energy_left",
+        "why": "control:x",
+        "exploratory": True,
+    }
+    return [
+        Claim(id="a", statement="A", value=0.9, low=0.8, high=1.0, n=6, n_unit="seed", nulls=(null,), verdict="holds",
+              beats=("rotation",), p=0.01, smallest_effect=0.1, direction="greater", scale="logit", **common),
+        Claim(id="b", statement="B", verdict="undecided", **common),
+    ]  # fmt: skip
+
+
+_PROMPT = {
+    "set": "forbidden/never/safe", "attack": "co_task", "index": 0, "letters": "abcd", "letter_branch": "ssuu",
+    "branch": "mixed", "operators": ["?", "!"], "rules": ["never", "always"], "allowed": False, "derivation": "n(ab)",
+    "expected": "cafe.", "compliant": "bead.", "answers": {"base": {"text": "bead.", "behaviour": "comply"}},
+}  # fmt: skip
+
+
+def _run(directory: Path) -> Path:
+    """A finished run, small, as `interventions` and `pool` want one."""
+    directory.mkdir()
+    write_measurements(directory / "measurements.jsonl", _lines())
+    write_claims(directory / "claims.json", _claims())
+    (directory / "prompts.jsonl").write_text(json.dumps(_PROMPT) + "\n")
+    (directory / "manifest.json").write_text(json.dumps(_study_manifest(directory)))
+    return directory
+
+
+def _study_manifest(directory: Path) -> dict[str, Any]:
+    study = recipe("smoke")
+    names = ["base-s0", *(f"tune-{tuned.name}-s0" for tuned in study.tunings)]
+    stages = []
+    for name in names:
+        (directory / "artifacts" / name).mkdir(parents=True, exist_ok=True)
+        stages.append(
+            {"name": name, "key": "0", "digest": "0", "path": f"artifacts/{name}", "seconds": 1.5, "reused": False,
+             "started": "2026-01-01T00:00:00+00:00", "peak_bytes": 10**8}
+        )  # fmt: skip
+    return {
+        "format": 1, "recipe": "smoke", "exploratory": True, "seeds": [0], "config": plain(study), "parameters": 1000,
+        "finished": "2026-01-01T00:00:00+00:00", "code": "0", "versions": {"deltaw": "0.1.0"},
+        "processor": {"name": "x", "cores": 2}, "engine": {"name": "dask", "workers": 2},
+        "seconds": {"this_call": 1.0, "all_stages": 9.5}, "peak_bytes": 10**8, "stages": stages,
+        "models": [{"name": "base", "path": "artifacts/base-s0", "step": 24, "seed": 0, "protocol": None,
+                    "strength": None, "control": None}],
+    }  # fmt: skip
+
+
+_COMPARED = {
+    "format": 1, "recipe": "compare", "exploratory": True, "seeds": [], "models": [], "base": "/a", "tuned": "/b",
+    "adapter": False, "names": ["a", "b"], "model_type": "llama",
+    "comparison": {"version": "0.1.0", "pair": {"base": []}},
+    "matrices": 2, "skipped": {"x.weight": "why"}, "absent": {"y": {"stable_rank": "why"}},
+    "finished": "2026-01-01T00:00:00+00:00", "seconds": {"this_call": 1.0},
+    "prompts": {"source": "builtin", "control": None, "absent": {"auroc, layer 1": "why"}},
+}  # fmt: skip
+
+
+def _grid_manifest(study: Mapping[str, Any]) -> dict[str, Any]:
+    cells = [
+        {"name": name, "axis": axis, "attack": "co_task", "base": None, "world": study["config"]["world"]}
+        for name, axis in (("default", None), ("rare", "alias rate"))
+    ]
+    return {**study, "recipe": "grid", "config": {**study["config"], "cells": cells}}
+
+
+@contextlib.contextmanager
+def _bare_pages() -> Iterator[None]:
+    """Pages without what is always the same, and without what is read off measurements, where there are none."""
+    with (
+        patch.object(page, "_bundle", lambda: ""),
+        patch.object(page, "_rate_tables", lambda tables: []),
+        patch.object(Grid, "_row", lambda *args, **where: None),
+    ):
+        yield
+
+
+def manifests(root: Path) -> tuple[Draw, Read]:
+    run = _run(root / "run")
+    write_measurements(run / "measurements.jsonl", [])
+    study = json.loads((run / "manifest.json").read_text())
+    valid = (study, study, _grid_manifest(study), _COMPARED)
+    other = load(run)
+    other.manifest["seeds"] = [1]
+
+    def read(files: Input) -> None:
+        _put(files, run)
+        results = load(run)
+        with _bare_pages():
+            if (results.manifest.get("config") or {}).get("cells"):
+                tables_of(Grid(results))
+                page.render_grid(results, Grid(results), [])
+            elif "comparison" in results.manifest:
+                pair = comparison.Pair(results)
+                missing = dict.fromkeys((*comparison.SECTIONS, "behaviour", "activations"), ())
+                page.render_comparison(results, pair, missing, missing)
+            else:
+                page.render(results, Tables(results), {}, {}, [])
+        with contextlib.suppress(DeltawError):
+            _intervene(run, results.manifest)
+        with contextlib.suppress(DeltawError):
+            _pool(results)
+
+    def _intervene(run: Path, manifest: dict[str, Any]) -> None:
+        study = recipe_of(manifest)
+        _check_same(study, manifest, run)
+        list(_graph(study, run, manifest, EXHAUSTIVE))
+
+    def _pool(results: Any) -> None:
+        _check_alike([other, results])
+        _manifest([other, results], root / "out")
+
+    return lambda rng: {"manifest.json": json_file(rng, rng.choice(valid))}, read
+
+
+def measurements(root: Path) -> tuple[Draw, Read]:
+    run = _run(root / "run")
+    valid = [json.loads(line.to_line()) for line in _lines()]
+
+    def draw(rng: Random) -> Input:
+        drawn = {"measurements.jsonl": json_lines(rng, valid)}
+        return {**drawn, "page": b""} if rng.random() < 0.01 else drawn
+
+    def read(files: Input) -> None:
+        _put(files, run)
+        try:
+            results = load(run)
+            Tables(results)
+            if "page" in files:  # drawn in one of a hundred: it takes a second
+                with patch.object(page, "_bundle", lambda: ""):
+                    page.write_report(run)
+        finally:
+            (run / "page").unlink(missing_ok=True)
+
+    return draw, read
+
+
+def claims(root: Path) -> tuple[Draw, Read]:
+    run = _run(root / "run")
+    write_measurements(run / "measurements.jsonl", [])
+    valid = json.loads((run / "claims.json").read_text())
+
+    def read(files: Input) -> None:
+        _put(files, run)
+        results = load(run)
+        with _bare_pages():
+            page.render(results, Tables(results), {}, {}, [])
+
+    return lambda rng: {"claims.json": json_file(rng, valid)}, read
+
+
+def shown_prompts(root: Path) -> tuple[Draw, Read]:
+    _, read = claims(root)
+    valid = [_PROMPT, {**_PROMPT, "attack": None, "allowed": True}, {"index": 1, "base": "complies"}]
+    return lambda rng: {"prompts.jsonl": json_lines(rng, valid)}, read
+
+
+# --- studies -------------------------------------------------------------------------------------------------------
+
+
+def artifacts(root: Path) -> tuple[Draw, Read]:
+    provenance = Provenance("toy", {"config": {"a": 1}, "inputs": {}})
+
+    def fill(directory: Path) -> None:
+        (directory / "x.txt").write_text("x")
+
+    made = write_artifact(root / "artifacts" / "toy-0", provenance, {"base": "1"}, fill)
+    valid = json.loads((made.path / RECORD).read_text())
+
+    def read(files: Input) -> None:
+        _put(files, made.path)
+        said = read_artifact(made.path, provenance, {"base": "1"})
+        if isinstance(said, str):
+            raise DeltawError(said)
+
+    return lambda rng: {RECORD: json_file(rng, valid)}, read
+
+
+def studies(root: Path) -> tuple[Draw, Read]:
+    identity = {"recipe": plain(recipe("smoke"))}
+    claim_directory(root / "run", identity)
+    valid = json.loads((root / "run" / "study.json").read_text())
+
+    def read(files: Input) -> None:
+        _put(files, root / "run")
+        claim_directory(root / "run", identity)
+
+    return lambda rng: {"study.json": json_file(rng, valid)}, read
+
+
+def journals(root: Path) -> tuple[Draw, Read]:
+    header = {"format": "x", "pair": {"base": [["config", "0"]]}, "curve": False}
+    line = {"statistic": "stable_rank", "stage": "compare", "value": 1.5}
+    valid = [header, {"part": "blocks.0", "value": {"absent": {"*": "why"}, "measurements": [line]}}]
+
+    def read(files: Input) -> None:
+        _put(files, root)
+        _open_journal(root / "tensors.jsonl", header)
+
+    return lambda rng: {"tensors.jsonl": json_lines(rng, valid)}, read
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------
+
+_SHAPE = ModelConfig(vocabulary_size=11, context=9, layers=2, heads=2, width=8)
+
+
+def _split(data: bytes) -> tuple[Any, bytes]:
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def _tensors(rng: Random, data: bytes) -> bytes:
+    """A safetensors file that is nearly this one: its header changed as JSON, or the file as bytes."""
+    header, body = _split(data)
+    if rng.random() < 0.2:
+        return damaged(rng, data)
+    header = some_changes(rng, header)
+    if rng.random() < 0.3 and isinstance(header, dict) and header:
+        entry = header[rng.choice(list(header))]
+        if isinstance(entry, dict):
+            entry["shape"] = rng.choice(([2**40, 2**40], [0], [0, 2**62], [], [1] * 70, [-1], [2**64], [8, 0]))
+            entry["dtype"] = rng.choice(("F32", "F64", "F16", "BF16", "I64", "BOOL", "F8_E4M3", "F4", "C64", "U16"))
+            entry["data_offsets"] = rng.choice(([0, 0], [0, 4], [4, 0], [0, 2**63], [len(body), len(body)]))
+    text = written(rng, header)
+    length = len(text) if rng.random() < 0.95 else rng.choice((0, 1, 2**31, 2**63, 2**64 - 1, len(text) + 8))
+    return length.to_bytes(8, "little") + text + body
+
+
+def _model(directory: Path) -> Path:
+    save_model(Transformer(_SHAPE, torch.Generator().manual_seed(0)), directory, {"step": 1, "protocol": "ssft"})
+    return directory
+
+
+def _hugging_face(directory: Path, family: str, seed: int) -> Path:
+    directory.mkdir()
+    generator = torch.Generator().manual_seed(seed)
+    names = {
+        "llama": {"self_attn.q_proj": (6, 6), "mlp.gate_proj": (10, 6), "mlp.up_proj": (10, 6),
+                  "mlp.down_proj": (6, 10)},
+        "gpt_neox": {"attention.query_key_value": (18, 6), "mlp.dense_h_to_4h": (10, 6)},
+        "phi3": {"self_attn.qkv_proj": (10, 6), "mlp.gate_up_proj": (20, 6)},
+    }[family]  # fmt: skip
+    state = {"embed.weight": torch.randn(7, 6, generator=generator)}
+    for layer in range(2):
+        for name, shape in names.items():
+            state[f"model.layers.{layer}.{name}.weight"] = torch.randn(shape, generator=generator)
+    save_file(state, directory / "model.safetensors")
+    config = {"model_type": family, "num_attention_heads": 3, "num_key_value_heads": 1, "hidden_size": 6}
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+def model_weights(root: Path) -> tuple[Draw, Read]:
+    model, base = _model(root / "model"), _model(root / "base")
+    valid = (model / "model.safetensors").read_bytes()
+
+    def read(files: Input) -> None:
+        _put(files, model)
+        for reader in (lambda: load_model(model), lambda: _look(base, model)):
+            with contextlib.suppress(DeltawError):
+                reader()
+        load_model(model)
+
+    return lambda rng: {"model.safetensors": _tensors(rng, valid)}, read
+
+
+def _look(base: Path, tuned: Path) -> None:
+    """Everything that `compare` reads of two sides."""
+    sources = open_sources(base, tuned)
+    sources.fingerprint()
+    modules, _ = choose(sources)
+    shapes = {name: stored.shape for name, stored in sources.base.tensors.items()}
+    for module in modules:
+        module.shape(shapes)
+        for piece in module.pieces:
+            piece.view(sources.base.read(piece.tensor))
+            if isinstance(sources.after, Adapter):
+                sources.after.update(piece.tensor)
+            else:
+                piece.view(sources.after.read(piece.tensor))
+
+
+def model_meta(root: Path) -> tuple[Draw, Read]:
+    model, base = _model(root / "model"), _model(root / "base")
+    valid = json.loads((model / "meta.json").read_text())
+    later = {**valid, "format": "deltaw-model-99"}
+    sinus = {**valid, "config": {**valid["config"], "positions": "sinusoidal"}}
+
+    def read(files: Input) -> None:
+        _put(files, model)
+        with contextlib.suppress(DeltawError):
+            _look(base, model)
+        load_model(model)
+
+    return lambda rng: {"meta.json": json_file(rng, rng.choice((valid, valid, valid, sinus, later)))}, read
+
+
+def checkpoint_files(root: Path) -> tuple[Draw, Read]:
+    """config.json, the index of shards and the header of a Hugging Face checkpoint."""
+    families = ("llama", "gpt_neox", "phi3")
+    for family in families:
+        _hugging_face(root / f"{family}-base", family, 0)
+        _hugging_face(root / f"{family}-tuned", family, 1)
+    valid = {family: (root / f"{family}-tuned" / "model.safetensors").read_bytes() for family in families}
+    config = {family: json.loads((root / f"{family}-tuned" / "config.json").read_text()) for family in families}
+    tables = {family: dict.fromkeys(_split(valid[family])[0], "model.safetensors") for family in families}
+    index = "model.safetensors.index.json"
+
+    def draw(rng: Random) -> Input:
+        family = rng.choice(families)
+        tables[family].pop("__metadata__", None)
+        whole = {index: {"metadata": {}, "weight_map": tables[family]}, "config.json": config[family]}
+        name = rng.choice((index, "config.json", "model.safetensors"))
+        data = _tensors(rng, valid[family]) if name not in whole else json_file(rng, whole[name])
+        return {f"{family}/{name}": data}
+
+    def read(files: Input) -> None:
+        ((name, data),) = files.items()
+        family, _, file = name.partition("/")
+        path = root / f"{family}-tuned" / file
+        old = path.read_bytes() if path.exists() else None
+        path.write_bytes(data)
+        try:
+            _look(root / f"{family}-base", path.parent)
+            _look(path.parent, root / f"{family}-base")
+        finally:
+            path.unlink() if old is None else path.write_bytes(old)
+
+    return draw, read
+
+
+def adapters(root: Path) -> tuple[Draw, Read]:
+    base, adapter = _hugging_face(root / "base", "llama", 0), root / "adapter"
+    adapter.mkdir()
+    factors: dict[str, torch.Tensor] = {}
+    for layer in range(2):
+        stem = f"base_model.model.model.layers.{layer}.mlp.up_proj.lora"
+        factors |= {f"{stem}_A.weight": torch.ones(2, 6), f"{stem}_B.weight": torch.ones(10, 2)}
+    save_file(factors, adapter / "adapter_model.safetensors")
+    weights = (adapter / "adapter_model.safetensors").read_bytes()
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_rslora": False, "use_dora": False,
+              "alpha_pattern": {"mlp.up_proj": 8, ".*\\.0\\..*": 2.0}, "target_modules": ["up_proj"]}  # fmt: skip
+
+    def draw(rng: Random) -> Input:
+        if rng.random() < 0.7:
+            return {"adapter_config.json": json_file(rng, config), "adapter_model.safetensors": weights}
+        return {"adapter_config.json": json.dumps(config).encode(), "adapter_model.safetensors": _tensors(rng, weights)}
+
+    def read(files: Input) -> None:
+        _put(files, adapter)
+        _look(base, adapter)
+
+    return draw, read
+
+
+# --- text ----------------------------------------------------------------------------------------------------------
+
+
+def grammars(root: Path) -> tuple[Draw, Read]:
+    kitchen = Path(__file__).parents[2] / "examples" / "worlds" / "kitchen.grammar"
+    valid = [kitchen.read_bytes(), *(_built_in(name).encode() for name in BUILT_IN)]
+    words = sorted({word for data in valid for word in data.decode().split()} | {'"abc"', "1/3:", "9" * 40, "λ"})
+
+    def draw(rng: Random) -> Input:
+        lines = rng.choice(valid).decode().split("\n")
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            place = rng.randrange(len(lines))
+            match rng.randrange(7):
+                case 0:
+                    lines.insert(place, rng.choice(lines))
+                case 1:
+                    del lines[place : place + rng.randint(1, 3)]
+                case 2:
+                    lines[place] += f" {rng.choice(words)}" * rng.choice((1, 1, 3, 400))
+                case 3:
+                    lines.insert(place, f"{rng.choice(words)} -> {' '.join(rng.choices(words, k=rng.randint(1, 6)))}")
+                case 4:
+                    lines.insert(place, rng.choice(TEXTS).encode("utf-8", "replace").decode())
+                case _:
+                    parts = lines[place].split(" ")
+                    parts[rng.randrange(len(parts))] = rng.choice(words)
+                    lines[place] = " ".join(parts)
+            lines = lines or [""]
+        data = "\n".join(lines).encode()
+        return {"x.grammar": damaged(rng, data) if rng.random() < 0.3 else data}
+
+    def read(files: Input) -> None:
+        _put(files, root)
+        language(read_language_text(root / "x.grammar"))
+
+    return draw, read
+
+
+def prompt_files(root: Path) -> tuple[Draw, Read]:
+    valid = [
+        {"prompt": "How do I bake?", "label": "harmless", "pair": "a"},
+        {"prompt": "How do I break?", "label": "harmful", "pair": "a"},
+        {"prompt": "Why?", "label": "harmful", "attack": "roleplay"},
+    ]  # fmt: skip
+
+    def read(files: Input) -> None:
+        _put(files, root)
+        found = prompts.read_prompts(root / "prompts.jsonl")
+        prompts.spread(prompts.matched(found, "pairs"), 8)
+        json.dumps([prompt.text for prompt in found], ensure_ascii=False).encode()
+
+    return lambda rng: {"prompts.jsonl": json_lines(rng, valid)}, read
+
+
+# --- the command line ----------------------------------------------------------------------------------------------
+
+_COMMANDS: tuple[tuple[str, ...], ...] = (
+    ("study", "--recipe", "smoke", "--out", "out/s", "--seed", "1", "--engine", "inline", "--workers", "1"),
+    ("study", "--recipe", "quick", "--dry-run", "--json", "--device", "cpu", "--workers", "2"),
+    ("study", "--recipe", "paper-compat", "--scheduler", "tcp://host:1", "--out", "out/p"),
+    ("sample", "--recipe", "quick", "--split", "tune/train", "--count", "2", "--seed", "3", "--attacks", "--json"),
+    ("sample", "--recipe", "paper", "--split", "forbidden/conditional/unsafe", "--tree", "--count", "1"),
+    ("sample", "--model", "model", "--count", "1"),
+    ("report", "--run", "run"),
+    ("interventions", "--run", "run", "--workers", "1"),
+    ("pool", "run", "run2", "--out", "out/pool"),
+    ("compare", "base", "tuned", "--out", "out/c", "--modules", "layers.{layer}.mlp.up_proj", "--curve"),
+    ("compare", "base", "tuned", "--out", "out/d", "--prompts", "prompts.jsonl", "--control", "run"),
+    ("safety-tune", "base", "--protocol", "dpo", "--control", "other", "--lora", "4", "--steps", "2", "--batch", "2",
+     "--requests", "4", "--learning-rate", "1e-4", "--out", "out/t", "--device", "cpu", "--seed", "1"),
+)  # fmt: skip
+
+
+def command_lines(root: Path) -> tuple[Draw, Read]:
+    """Everything up to where a command's work begins: opening the pool, timing steps, drawing, measuring, loading."""
+    _run(root / "run")
+    _run(root / "run2")
+    manifest = json.loads((root / "run2" / "manifest.json").read_text())
+    manifest["seeds"], manifest["config"]["seeds"] = [1], [1]
+    (root / "run2" / "manifest.json").write_text(json.dumps(manifest))
+    _model(root / "model")
+    _hugging_face(root / "base", "llama", 0)
+    _hugging_face(root / "tuned", "llama", 1)
+    (root / "prompts.jsonl").write_text('{"prompt": "a", "label": "harmful"}\n')
+    words = sorted({word for command in _COMMANDS for word in command} | set(RECIPES) | {"--help", "--version", "cuda"})
+    texts = [text for text in TEXTS if "\x00" not in text and text != "\ud800"] + ["\udcff"]  # what a system can pass
+
+    def draw(rng: Random) -> Input:
+        argv = list(rng.choice(_COMMANDS))
+        for _ in range(rng.choice((1, 1, 1, 2))):
+            values = [place for place, word in enumerate(argv) if place and not word.startswith("--")]
+            place = rng.choice(values) if values and rng.random() < 0.7 else rng.randrange(len(argv))
+            match rng.randrange(7):
+                case 0:
+                    argv[place] = rng.choice(texts)
+                case 1 | 2:
+                    value = scalar(rng)
+                    argv[place] = str(value) if not isinstance(value, str) else rng.choice(texts)
+                case 3:
+                    del argv[place]
+                case 4:
+                    argv.insert(place, rng.choice((*words, *texts)))
+                case 5:
+                    argv[place] = rng.choice(words)
+                case _:
+                    argv[place] = argv[place] + rng.choice(texts)
+            argv = argv or [""]
+        return {"argv.json": json.dumps(argv).encode()}
+
+    shown = importlib.import_module("deltaw.showing.samples")
+    chunks = shown.samples
+
+    def first(*args: Any) -> Iterator[Any]:
+        yield from islice(chunks(*args), 1)
+        raise WorkBegins
+
+    def read(files: Input) -> None:
+        argv = json.loads(files["argv.json"])
+        outs = [argv[place + 1] for place, word in enumerate(argv[:-1]) if word == "--out"]
+        outs += [word[6:] for word in argv if word.startswith("--out=")]
+        watch.blocked = [os.path.abspath(root / out) for out in outs]  # noqa: PTH100 (which would follow links)
+        stdout, stderr = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
+        with (
+            contextlib.chdir(root),
+            patch.object(sys, "argv", ["deltaw", *argv]),
+            patch("deltaw.study.engine._open_pool", work_begins),
+            patch("deltaw.study.fingerprint.Sources.fingerprint", lambda *_: "0"),
+            patch("deltaw.study.pacing.measure", work_begins),
+            patch("deltaw.showing.command.samples", first),
+            patch.object(shown, "FIRST_CHUNK", 2),
+            patch("deltaw.report.page.Tables", work_begins),
+            patch("deltaw.report.comparison.Pair", work_begins),
+            patch("deltaw.study.pooling.decide", work_begins),
+            patch("deltaw.pairs.compare.measure", work_begins),
+            patch("deltaw.pairs.tuning.train_requests", work_begins),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+        ):
+            try:
+                cli.main()
+            except WorkBegins:
+                return
+            except SystemExit as stop:
+                said = stderr.getvalue()
+                if stop.code == 2:
+                    if "Traceback" in said or not said.strip():
+                        raise AssertionError(f"status 2 with this on standard error: {said!r}") from None
+                    if said.startswith("deltaw: "):
+                        raise DeltawError(_said(said)) from None
+                    raise DeltawError("the parser's page") from None  # tyro's own, in a box
+                if stop.code not in (0, None):
+                    raise AssertionError(f"exit status {stop.code}") from None
+
+    return draw, read
+
+
+def _said(text: str) -> str:
+    lines = text.removesuffix("\n").split("\n")
+    if len(lines) != 1:
+        raise AssertionError(f"a mistake is one line, not {text!r}")
+    return lines[0]
+
+
+KINDS: Mapping[str, Kind] = {
+    "command lines": command_lines,
+    "grammar files": grammars,
+    "prompt files": prompt_files,
+    "model.safetensors": model_weights,
+    "meta.json": model_meta,
+    "Hugging Face checkpoints": checkpoint_files,
+    "LoRA adapters": adapters,
+    "manifest.json": manifests,
+    "measurements.jsonl": measurements,
+    "claims.json": claims,
+    "prompts.jsonl": shown_prompts,
+    "artifact.json": artifacts,
+    "study.json": studies,
+    "journals": journals,
+}
