@@ -8,8 +8,10 @@ from deltaw.model.likelihood import (
     LanguageModel,
     batch_log_probs,
     mean_nll,
+    packed_nll,
     response_log_probs,
     response_weights,
+    token_mean,
     token_nll,
 )
 from deltaw.model.precision import Precision, choose_precision
@@ -37,9 +39,11 @@ __all__ = [
     "mean_nll",
     "mlp",
     "module_at",
+    "packed_nll",
     "response_log_probs",
     "response_weights",
     "save",
     "tap",
+    "token_mean",
     "token_nll",
 ]

@@ -5,13 +5,14 @@ All take logits (N, T, V), where `logits[n, t]` predicts `tokens[n, t + 1]`, and
 (nats).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deltaw.batch import Batch
+from deltaw.model.transformer import Transformer
 
 LanguageModel = Callable[[Tensor], Tensor]
 """Anything that maps tokens (N, T) to logits (N, T, V)."""
@@ -24,18 +25,50 @@ def token_nll(logits: Tensor, batch: Batch, places: Tensor | None = None) -> Ten
     Only the positions that carry loss are normalised over the vocabulary: with a large V and a short
     response, the log-probabilities of the prompt would take most of the memory.
     """
-    (rows, length), vocabulary = batch.tokens.shape, logits.shape[-1]
+    rows, length = batch.tokens.shape
     if tuple(logits.shape[:2]) != (rows, length) and (places is None or len(logits) != rows):
         raise ValueError(f"logits are of {tuple(logits.shape[:2])} positions, tokens of {(rows, length)}")
+    target, source = _with_loss(batch, places, logits.shape[1])
+    return _nll(logits.reshape(-1, logits.shape[-1]).index_select(0, source), batch, target)
+
+
+def packed_nll(
+    model: Transformer,
+    tokens: Tensor,
+    asked: Sequence[tuple[Batch, Tensor | None]],
+    *,
+    positions: Tensor | None = None,
+    visible: Tensor | None = None,
+) -> list[Tensor]:
+    """`token_nll` of each batch and its places in `tokens` (N, S), by `Transformer.packed`, which see."""
+    loss = [_with_loss(batch, places, tokens.shape[1]) for batch, places in asked]
+    wanted = torch.zeros(tokens.numel(), dtype=torch.bool)
+    for _, source in loss:
+        wanted[source] = True
+    logits, slot = model.packed(tokens, wanted.view_as(tokens), positions=positions, visible=visible)
+    return [
+        _nll(logits.index_select(0, slot[source]), batch, target)
+        for (batch, _), (target, source) in zip(asked, loss, strict=True)
+    ]
+
+
+def _with_loss(batch: Batch, places: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
+    """Of the tokens that carry loss, their places in the flattened batch, and those in the flattened rows of `length`
+    of what predicts them.
+    """
     supervised = batch.weights != 0
     supervised[:, 0] = False  # nothing precedes the first token
     (target,) = supervised.flatten().nonzero(as_tuple=True)
     source = target - 1
     if places is not None:
-        source = places.flatten().index_select(0, source) + (target // length) * logits.shape[1]
-    chosen = logits.reshape(-1, vocabulary).index_select(0, source)
-    nll = F.cross_entropy(chosen, batch.tokens.flatten().index_select(0, target), reduction="none")
-    return nll.new_zeros(rows * length).index_copy(0, target, nll).view(rows, length)
+        source = places.flatten().index_select(0, source) + (target // batch.tokens.shape[1]) * length
+    return target, source
+
+
+def _nll(logits: Tensor, batch: Batch, target: Tensor) -> Tensor:
+    """(N, T) of the logits (M, V) that predict the tokens `target` (M,) of the flattened batch; 0 elsewhere."""
+    nll = F.cross_entropy(logits, batch.tokens.flatten().index_select(0, target), reduction="none")
+    return nll.new_zeros(batch.tokens.numel()).index_copy(0, target, nll).view_as(batch.tokens)
 
 
 def response_log_probs(logits: Tensor, batch: Batch) -> Tensor:
@@ -47,7 +80,12 @@ def mean_nll(logits: Tensor, batch: Batch) -> Tensor:
     """Scalar Σ weights · NLL / Σ weights over the whole batch, in nats per token: every token counts the
     same.
     """
-    return (token_nll(logits, batch) * batch.weights).sum() / response_weights(batch).sum()
+    return token_mean(token_nll(logits, batch), batch)
+
+
+def token_mean(nll: Tensor, batch: Batch) -> Tensor:
+    """Scalar Σ weights · NLL / Σ weights of NLLs (N, T)."""
+    return (nll * batch.weights).sum() / response_weights(batch).sum()
 
 
 def response_weights(batch: Batch) -> Tensor:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
+from deltaw.model.packed import Packing, attend_packed, pack
 
 BlockStyle = Literal["pre_ln", "published"]
 Positions = Literal["learned", "sinusoidal"]
@@ -194,6 +195,15 @@ class Attention(nn.Module):
         mixed_BHTE = attend(q_BHTE[:, :, since:], k, v, None if mask is None else mask[..., since:, :])
         return self.out(mixed_BHTE.transpose(1, 2).reshape(rows, length - since, width).to(x_BTD.dtype))  # type: ignore[no-any-return]
 
+    def packed(self, x_ND: Tensor, packing: Packing, chosen_M: Tensor | None) -> Tensor:
+        """The same of packed positions: (N, D), or of the chosen ones: (M, D)."""
+        mixed_ND = attend_packed(self.qkv(x_ND), self.heads, packing.groups)
+        return self.out(_taken(mixed_ND, chosen_M))  # type: ignore[no-any-return]
+
+
+def _taken(x_ND: Tensor, chosen_M: Tensor | None) -> Tensor:
+    return x_ND if chosen_M is None else x_ND.index_select(0, chosen_M)
+
 
 class Mlp(nn.Module):
     """Two linear maps with the tanh form of GELU between them."""
@@ -235,6 +245,12 @@ class PreNormBlock(nn.Module):
         x_BTD = x_BTD[:, since:] + self.attn(self.norm_attn(x_BTD).to(dtype), cache, hidden_BS, visible_BTT, since)
         return x_BTD + self.mlp(self.norm_mlp(x_BTD).to(dtype))  # type: ignore[no-any-return]
 
+    def packed(self, x_ND: Tensor, dtype: torch.dtype, packing: Packing, chosen_M: Tensor | None) -> Tensor:
+        """The same of packed positions: (N, D), or of the chosen ones: (M, D)."""
+        mixed = self.attn.packed(self.norm_attn(x_ND).to(dtype), packing, chosen_M)
+        x_ND = _taken(x_ND, chosen_M) + mixed.to(x_ND.dtype)
+        return x_ND + self.mlp(self.norm_mlp(x_ND).to(dtype)).to(x_ND.dtype)  # type: ignore[no-any-return]
+
 
 class PublishedBlock(nn.Module):
     """The block of the published code: u = LN(x), v = u + attention(u), and v + MLP(v).
@@ -265,6 +281,12 @@ class PublishedBlock(nn.Module):
         x_BTD = self.norm(x_BTD)
         x_BTD = x_BTD[:, since:] + self.attn(x_BTD.to(dtype), cache, hidden_BS, visible_BTT, since)
         return x_BTD + self.mlp(x_BTD.to(dtype))  # type: ignore[no-any-return]
+
+    def packed(self, x_ND: Tensor, dtype: torch.dtype, packing: Packing, chosen_M: Tensor | None) -> Tensor:
+        """The same of packed positions: (N, D), or of the chosen ones: (M, D)."""
+        x_ND = self.norm(x_ND)
+        x_ND = _taken(x_ND, chosen_M) + self.attn.packed(x_ND.to(dtype), packing, chosen_M).to(x_ND.dtype)
+        return x_ND + self.mlp(x_ND.to(dtype)).to(x_ND.dtype)  # type: ignore[no-any-return]
 
 
 BLOCKS: Mapping[BlockStyle, type[PreNormBlock] | type[PublishedBlock]] = {
@@ -360,17 +382,46 @@ class Transformer(nn.Module):
         if visible is not None and cache is not None:
             raise ValueError("give either visible or a cache")
         start = cache[0].filled if cache else 0
-        end = start + x_BTD.shape[1] if positions is None else int(positions.max()) + 1
-        if end > self.config.context:
-            raise DeltawError(
-                f"a sequence of {end} tokens does not fit the model's context of {self.config.context}; "
-                "shorten it, or train a model with a longer context"
-            )
+        self._check_fits(start + x_BTD.shape[1] if positions is None else int(positions.max()) + 1)
         table = self.position.weight
-        x_BTD = x_BTD + (table[start:end] if positions is None else F.embedding(positions, table))
+        x_BTD = x_BTD + (table[start : start + x_BTD.shape[1]] if positions is None else F.embedding(positions, table))
         hidden_BS = self._hidden(tokens, cache, x_BTD.shape[1])
         dtype = self.compute_dtype or self.unembed.weight.dtype
         for index, block in enumerate(self.blocks):
             left_out = since if index == len(self.blocks) - 1 else 0
             x_BTD = block(x_BTD, dtype, cache[index] if cache else None, hidden_BS, visible, left_out)
         return self.unembed(self.norm_final(x_BTD))  # type: ignore[no-any-return]
+
+    def _check_fits(self, length: int) -> None:
+        if length > self.config.context:
+            raise DeltawError(
+                f"a sequence of {length} tokens does not fit the model's context of {self.config.context}; "
+                "shorten it, or train a model with a longer context"
+            )
+
+    def packs(self, tokens: Tensor) -> bool:
+        """Whether `packed` computes what `forward` would for these tokens (B, T), and faster: on a CPU, if there are no
+        hooks and no masked token stands before another token.
+        """
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
+        return tokens.device.type == "cpu" and not hooked and self._hidden(tokens, None, tokens.shape[1]) is None
+
+    def packed(
+        self, tokens: Tensor, wanted: Tensor, *, positions: Tensor | None = None, visible: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (M, V) of the M positions where `wanted` (B, T) bool is true, as `forward` gives them up to rounding,
+        and the slot (B · T,) int64 of each position of the flattened batch among them, or −1.
+
+        Nothing is computed for positions that no wanted one reads, such as padding at a row's end, and nothing after
+        the last block's attention for those that are not wanted. positions, visible: as in `forward`; what a position
+        reads may itself read nothing else. For training: no hook sees these passes.
+        """
+        self._check_fits(tokens.shape[1] if positions is None else int(positions.max()) + 1)
+        packing = pack(wanted, visible, self.config.heads)
+        where = packing.source % tokens.shape[1] if positions is None else positions.flatten()[packing.source]
+        x_ND = self.embed(tokens.flatten()[packing.source]) + F.embedding(where, self.position.weight)
+        dtype = self.compute_dtype or self.unembed.weight.dtype
+        for index, block in enumerate(self.blocks):
+            chosen = packing.chosen if index == len(self.blocks) - 1 else None
+            x_ND = block.packed(x_ND, dtype, packing, chosen)  # type: ignore[operator]
+        return self.unembed(self.norm_final(x_ND)), packing.slot

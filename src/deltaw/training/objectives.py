@@ -19,7 +19,15 @@ from torch import Tensor
 
 from deltaw.batch import Batch
 from deltaw.errors import DeltawError
-from deltaw.model import LanguageModel, Transformer, mean_nll, response_weights, token_nll
+from deltaw.model import (
+    LanguageModel,
+    Transformer,
+    mean_nll,
+    packed_nll,
+    response_weights,
+    token_mean,
+    token_nll,
+)
 from deltaw.training.forks import fork, widened
 from deltaw.training.loss import Loss
 
@@ -113,22 +121,24 @@ def _responses(model: LanguageModel, pair: Pair) -> tuple[_Responses, _Responses
     """What is known of the preferred and of the dispreferred responses."""
     if isinstance(model, Transformer):
         forked = fork(pair.preferred, pair.dispreferred)
-        since = min(_before_loss(half) for half in (pair.preferred, pair.dispreferred))
-        logits = model(forked.tokens, positions=forked.positions, visible=forked.visible, since=since)
-        length = forked.places[0].shape[1]
-        halves = [widened(half, length) for half in (pair.preferred, pair.dispreferred)]
-        found = [
-            token_nll(logits, half, (places - since).clamp(min=0))  # of a token before `since` nothing is asked
-            for half, places in zip(halves, forked.places, strict=True)
-        ]
+        halves = [widened(half, forked.places[0].shape[1]) for half in (pair.preferred, pair.dispreferred)]
+        asked = list(zip(halves, forked.places, strict=True))
+        vocabulary = model.config.vocabulary_size
+        if model.packs(forked.tokens):
+            nll = packed_nll(model, forked.tokens, asked, positions=forked.positions, visible=forked.visible)
+        else:
+            since = min(_before_loss(half) for half in halves)
+            logits = model(forked.tokens, positions=forked.positions, visible=forked.visible, since=since)
+            # Of a token before `since` nothing is asked.
+            nll = [token_nll(logits, half, (places - since).clamp(min=0)) for half, places in asked]
     else:
         batch, rows = pair.joined(), len(pair)
         logits = model(batch.tokens)
-        halves, nll = [batch[:rows], batch[rows:]], token_nll(logits, batch)
-        found = [nll[:rows], nll[rows:]]
+        halves, both, vocabulary = [batch[:rows], batch[rows:]], token_nll(logits, batch), logits.shape[-1]
+        nll = [both[:rows], both[rows:]]
     w, l = (  # noqa: E741
-        _Responses(-(nll * half.weights).sum(1), response_weights(half), logits.shape[-1])
-        for nll, half in zip(found, halves, strict=True)
+        _Responses(-(tokens * half.weights).sum(1), response_weights(half), vocabulary)
+        for tokens, half in zip(nll, halves, strict=True)
     )
     return w, l
 
@@ -144,8 +154,17 @@ def _loss(value: Tensor, **parts: Tensor) -> Loss:
 
 def next_token(model: LanguageModel, batch: Batch) -> Loss:
     """Token mean of the NLL of a batch: the loss of pre-training."""
-    value = mean_nll(model(batch.tokens), batch)
+    value = _packed_mean(model, batch)
+    if value is None:
+        value = mean_nll(model(batch.tokens), batch)
     return _loss(value, nll=value)
+
+
+def _packed_mean(model: LanguageModel, batch: Batch) -> Tensor | None:
+    """`mean_nll` without what carries no loss; None if this model, or this batch, cannot be packed."""
+    if not (isinstance(model, Transformer) and model.packs(batch.tokens)):
+        return None
+    return token_mean(packed_nll(model, batch.tokens, [(batch, None)])[0], batch)
 
 
 @dataclass(frozen=True)
@@ -155,13 +174,12 @@ class SsftOptions:
 
 def ssft(model: LanguageModel, pair: Pair, reference: ReferenceLogProbs | None, options: SsftOptions) -> Loss:
     """Token mean of the NLL of w. The dispreferred responses are not read."""
-    batch, since = pair.preferred, _before_loss(pair.preferred)
-    if isinstance(model, Transformer):
-        logits = model(batch.tokens, since=since)
-        batch = Batch(batch.tokens[:, since:], batch.weights[:, since:], batch.roles[:, since:])
-    else:
-        logits = model(batch.tokens)
-    value = mean_nll(logits, batch)
+    batch = pair.preferred
+    value = _packed_mean(model, batch)
+    if value is None:
+        since = _before_loss(batch) if isinstance(model, Transformer) else 0
+        logits = model(batch.tokens, since=since) if isinstance(model, Transformer) else model(batch.tokens)
+        value = mean_nll(logits, Batch(batch.tokens[:, since:], batch.weights[:, since:], batch.roles[:, since:]))
     return _loss(value, nll_preferred=value)
 
 
