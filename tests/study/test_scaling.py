@@ -1,5 +1,6 @@
 """A study beyond one machine: a scheduler and workers in processes of their own, one of which is killed."""
 
+import itertools
 import json
 import os
 import re
@@ -124,7 +125,7 @@ def test_a_stage_of_cuda_goes_to_a_worker_that_declares_a_gpu_one_at_a_time(tmp_
         spans[record.name.split("-")[0]].append((int(pid), float(start), float(end)))
     assert {pid for pid, _, _ in spans["cuda"]} == {cluster.workers[1].pid}
     ordered = sorted((start, end) for _, start, end in spans["cuda"])
-    assert all(before[1] <= after[0] for before, after in zip(ordered, ordered[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(ordered))
     assert cluster.workers[0].pid in {pid for pid, _, _ in spans["cpu"]}, "stages of the CPU run anywhere"
 
 

@@ -16,13 +16,8 @@ from typing import Any
 
 from deltaw.errors import DeltawError
 from deltaw.results.files import write_json_atomic
-<<<<<<< HEAD
-from deltaw.results.schema import parse_json
-from deltaw.study.artifacts import began, canonical, is_alive, plain
-=======
 from deltaw.results.parsing import parse_json
-from deltaw.study.artifacts import canonical, plain
->>>>>>> h-fuzz
+from deltaw.study.artifacts import began, canonical, is_alive, plain
 
 STUDY = "study.json"
 LOCK = ".lock"
