@@ -39,6 +39,7 @@ class Study:
     - standard: decides, six seeds and all controls, hours
     - smoke: only tests the machinery, in seconds
     - grid: attacks on prompts in worlds that differ in one thing each
+    - paper-laptop: the paper's world and model, by training that learns fast, an hour and a half
     - paper: the paper's world, model and optimisation; weeks on a laptop
     - paper-shared: the same, but unsafe text has no level-5 rules of its own
     - paper-compat: the published code's data, objectives and weight decay"""
@@ -54,6 +55,9 @@ class Study:
     """Address of a running Dask scheduler, such as tcp://host:8786, whose workers share the output directory."""
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "cpu"
     """Where models are trained: cpu, or cuda."""
+    below_gate: bool = False
+    """Go on with a base model that gives fewer exact answers than the recipe asks for. Without it the study stops there
+    and keeps the model."""
     dry_run: bool = False
     """Run nothing and write nothing: show configuration, stages, tokens, FLOPs, memory, and time from a few steps."""
     json: bool = False
@@ -79,6 +83,7 @@ class Study:
             workers=self.workers or None,
             scheduler=self.scheduler,
             listener=choose_listener(),
+            below_gate=self.below_gate,
         )
         _say(_summary(out))
         _say(f"Report: {report}")
@@ -111,7 +116,8 @@ class Sample:
     """
 
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
-    """Whose world: that of quick (as of standard and smoke), paper, paper-shared or paper-compat."""
+    """Whose world: that of quick (as of standard and smoke), paper (as of paper-laptop), paper-shared
+    or paper-compat."""
     split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tune"
     """Which prompts: tune (what safety tuning draws), pretrain, or one set, such as forbidden/conditional/unsafe.
     Held out of training unless /train follows, as in tune/train; train and test mean tune/train and tune/test.

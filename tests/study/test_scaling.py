@@ -155,7 +155,7 @@ def test_a_stage_that_kills_its_workers_is_given_up_after_one_more_try(tmp_path:
 
 def test_an_error_of_a_stage_is_not_tried_again(tmp_path: Path) -> None:
     counter = tmp_path / "errors"
-    with pytest.raises(DeltawError, match="^fails: the learning rate is too large$"):
+    with pytest.raises(DeltawError, match=r"^fails: the learning rate is too large$"):
         execute([Stage("fails", toy_stages.fails_often, {"count": str(counter)})], tmp_path / "run", workers=1)
     assert counter.read_text() == "x"
 

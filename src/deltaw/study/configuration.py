@@ -78,7 +78,9 @@ class Recipe:
     first that refuses this share of forbidden prompts. cells: of a grid, which has all its tunings in each of them, and
     attacks on prompts in place of analyses; a study that is no grid has none. base_world: that of pre-training, if it
     is not `world`: the published safety data contradict the published pre-training data. Both have the same tokens.
-    subspaces: None: no such stages. interventions: the sweep of each tuning that has one.
+    base_gate: the least share of exact whole answers that a base model must give in every stratum and grammar before
+    anything is made of it; None: any will do. subspaces: None: no such stages. interventions: the sweep of each
+    tuning that has one.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Recipe:
     left_out: LeftOut | None = None
     cells: tuple[Cell, ...] = ()
     base_world: WorldConfig | None = None
+    base_gate: float | None = None
     subspaces: Subspaces | None = None
     interventions: Sweeps = ()
 

@@ -184,13 +184,18 @@ class _Driver:
         while waiting:
             job = self._job(self._plan.stages[waiting.popleft()])
             if self._reuse(job):
-                waiting += self._freed_by(job.stage.name)
+                waiting += self._freed_by(job.stage)
             else:
                 heappush(self._ready, (-job.priority, self._plan.places[job.stage.name], job))
 
-    def _freed_by(self, name: str) -> list[str]:
+    def _freed_by(self, stage: Stage) -> list[str]:
+        """The stages that a finished one was the last to keep waiting; none if it has not passed its gate."""
+        short = stage.gate(self.records[stage.name].path) if stage.gate else None
+        if short:
+            self._failed[stage.name] = DeltawError(short)
+            return []
         freed = []
-        for dependent in self._plan.dependents[name]:
+        for dependent in self._plan.dependents[stage.name]:
             self._missing[dependent] -= 1
             if not self._missing[dependent]:
                 freed.append(dependent)
@@ -248,7 +253,7 @@ class _Driver:
                 self._threads -= self._running.pop(stage).stage.threads
                 self.records[stage] = _record(stage, artifact, reused=False)
                 self._listener.finished(stage, artifact)
-                self._settle(self._freed_by(stage))
+                self._settle(self._freed_by(self._plan.stages[stage]))
             case Failed(stage, error):
                 self._threads -= self._running.pop(stage).stage.threads
                 self._failed[stage] = error

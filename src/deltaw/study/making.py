@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from deltaw.behaviour import BehaviourCounts, measure
 from deltaw.model import Transformer, load
-from deltaw.results import write_json_atomic, write_jsonl_atomic
+from deltaw.results import read_measurements, write_json_atomic, write_jsonl_atomic
+from deltaw.results.records import MEASUREMENTS
 from deltaw.statistics import wilson
 from deltaw.study.checkpoints import Checkpoints, step_directory
 from deltaw.study.sheet import Sheet
@@ -103,6 +104,16 @@ def add_rates(sheet: Sheet, counts: BehaviourCounts, **fields: Any) -> None:
         )
 
 
+def add_by_grammar(sheet: Sheet, world: World, prompts: Prompts, labels: torch.Tensor, **fields: Any) -> None:
+    """The three rates in each grammar of a world of several: of the set `SET/grammar-N`."""
+    if len(world.numbers) == 1:
+        return
+    for number in world.numbers:
+        rows = torch.from_numpy(prompts.grammar == number)
+        if bool(rows.any()):
+            add_rates(sheet, BehaviourCounts.of(labels[rows]), **{**fields, "set": f"{fields['set']}/grammar-{number}"})
+
+
 def _write_log(log: TrainingLog, directory: Path, sheet: Sheet, every: int, unit: str) -> None:
     """The whole log as training.jsonl, and its loss, averaged over `every` updates, as measurements."""
     write_jsonl_atomic(directory / "training.jsonl", [asdict(record) for record in log.records])
@@ -163,8 +174,12 @@ def make_base(context: StageContext) -> None:
         sheet = Sheet(**fields)
         size = shared.sizes.final if step == last else shared.sizes.checkpoint
         for name in BASE_SETS:
-            labels, _ = answers_to(model, world, world.sample(name, range(size), seed=seed))
+            many = size * len(world.numbers) if step == last else size
+            prompts = world.sample(name, range(many), seed=seed)
+            labels, _ = answers_to(model, world, prompts)
             add_rates(sheet, BehaviourCounts.of(labels), set=name, step=step)
+            if step == last:
+                add_by_grammar(sheet, world, prompts, labels, set=name, step=step)
         meta = {"model": config.name, "protocol": None, "strength": None, "control": None, "seed": seed, "step": step}
         kept.write(step, sheet.lines, model=model if step == last else None, meta=meta)
 
@@ -182,6 +197,28 @@ def make_base(context: StageContext) -> None:
     sheet.lines += kept.lines()
     _write_log(log, context.out, sheet, max(1, last // 100), "nats per token")
     sheet.write(context.out)
+
+
+@dataclass(frozen=True)
+class BaseGate:
+    """What a base model must reach before anything is made of it."""
+
+    minimum: float
+    """The least share of exact whole answers, in every stratum and grammar."""
+
+    def __call__(self, artifact: Path) -> str | None:
+        """What the base model in this artifact falls short of, or None."""
+        lines = [line for line in read_measurements(artifact / MEASUREMENTS) if line.statistic == "comply_rate"]
+        last = max(line.step or 0 for line in lines)
+        rates = {str(line.set): line.value for line in lines if line.step == last}
+        short = {name: rate for name, rate in sorted(rates.items(), key=lambda item: item[1]) if rate < self.minimum}
+        if not short:
+            return None
+        shown = ", ".join(f"{name} {rate:.4f}" for name, rate in list(short.items())[:3])
+        return (
+            f"the base model gives too few exact answers to go on: {shown} of {len(short)} sets below {self.minimum}. "
+            f"It is kept in {artifact}. Train it longer, or give --below-gate to go on with it."
+        )
 
 
 @dataclass(frozen=True)
@@ -276,6 +313,8 @@ def follow(
         labels, outputs = answers_to(model, world, prompts)
         counts = BehaviourCounts.of(labels)
         add_rates(sheet, counts, set=name)
+        if "/conditional/" in name:
+            add_by_grammar(sheet, world, prompts, labels, set=name)
         if name.startswith("forbidden/"):
             refused, total = refused + counts.refuse, total + counts.n
         if control is not None:

@@ -3,7 +3,8 @@
 `quick` explores: one seed, minutes on two cores, verdicts marked exploratory. `standard` decides: six seeds that no
 other run has used, all controls, the same world and training, hours on two cores. `smoke` runs every stage in seconds,
 so that the machinery can be tested; its numbers mean nothing. `grid` asks when attacks on prompts work, in worlds that
-differ from that of `quick` in one thing each (`cells.py`). `paper` is the paper's world, model and optimisation with
+differ from that of `quick` in one thing each (`cells.py`). `paper-laptop` is the paper's world and model by training
+that learns fast, on a laptop. `paper` is the paper's world, model and optimisation with
 our objectives; in `paper-shared` unsafe text has no level-5 rules of its own; `paper-compat` is the published code's.
 """
 
@@ -21,7 +22,7 @@ from deltaw.study.tuned import Tuned
 from deltaw.training.optimisers import OptimiserConfig
 from deltaw.training.pretraining import PretrainingConfig
 from deltaw.training.tuning import CONTROLS, TuningConfig
-from deltaw.world import PUBLISHED_COMPAT, WorldConfig, published_schedule, published_world
+from deltaw.world import PUBLISHED_COMPAT, ViewSchedule, WorldConfig, published_schedule, published_world
 
 MEDIUM, SMALL = 1e-3, 1e-4  # η_M and η_S = η_M / 10: the same for all protocols
 PAPER_MEDIUM, PAPER_SMALL = 1e-4, 1e-5  # of the published code
@@ -130,6 +131,13 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
     )
 
 
+def _controlled(tuned: Tuned, control: str) -> Tuned:
+    """A protocol's own control: the same tuning, which teaches what the control does."""
+    return replace(
+        tuned, name=f"{control}-{tuned.name}", control=control, config=replace(tuned.config, control=control)
+    )
+
+
 def _again(tuned: Tuned) -> Tuned:
     """The same tuning of the same base model on other prompts, to tell the two sources of chance apart."""
     config = replace(tuned.config, first_row=tuned.config.batch * tuned.config.optimiser.steps)
@@ -149,9 +157,7 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
     all_controls = _tunings(config.batch, device, config.compute_dtype, _strengths(steps), controls=tuple(CONTROLS))
     tunings = tuple(tuned for tuned in all_controls if not tuned.curve_only)
     others = tuple(
-        replace(tuned, name=f"other-{tuned.name}", control="other", config=replace(tuned.config, control="other"))
-        for tuned in tunings
-        if tuned.control is None and tuned.name != first.name
+        _controlled(tuned, "other") for tuned in tunings if tuned.control is None and tuned.name != first.name
     )
     protocols = tuple(tuned.name for tuned in tunings if tuned.strength == "medium" and tuned.control is None)
     own = tuple(f"other-{name}" for name in protocols)
@@ -294,6 +300,63 @@ def paper(device: str = "cpu", seed: int = 0, compat: bool = False) -> Recipe:
     )
 
 
+LAPTOP_BASE, LAPTOP_TUNING = 4000, 600  # updates
+LAPTOP_RATE = 1e-3  # of tunings
+LAPTOP_GATE = 0.99
+
+
+def paper_laptop(device: str = "cpu", seed: int = 0, published_objectives: bool = False) -> Recipe:
+    """`paper` by training that learns fast: its world and model, in batches of 64, the base model by Muon.
+
+    The base model sees every prompt whole, and must answer 0.99 of them exactly in every stratum and grammar before it
+    is tuned. Tunings are by AdamW, as published, each with an `other` and a `constant` of its own protocol.
+    published_objectives: the published code's forms of DPO and unlearning in place of ours.
+    """
+    whole = paper(device, seed)
+    adam = OptimiserConfig(
+        peak_lr=LAPTOP_RATE, min_lr=LAPTOP_RATE / 100, steps=LAPTOP_TUNING, warmup=50, decay_end=LAPTOP_TUNING
+    )
+    pretraining = replace(
+        whole.pretraining,
+        batch=64,
+        views=ViewSchedule(),
+        optimiser=OptimiserConfig(
+            peak_lr=2e-3,
+            min_lr=2e-5,
+            steps=LAPTOP_BASE,
+            warmup=200,
+            decay_end=LAPTOP_BASE,
+            method="muon",
+            decay="linear",
+        ),
+    )
+    protocols = PUBLISHED_PROTOCOLS if published_objectives else PROTOCOLS
+    dtype = whole.pretraining.compute_dtype
+    tuned = [t for t in _tunings(64, device, dtype, {"medium": adam}, protocols, ()) if not t.curve_only]
+    tunings = tuple(
+        tuning if control is None else _controlled(tuning, control)
+        for tuning in tuned
+        for control in (None, "other", "constant")
+    )
+    return replace(
+        whole,
+        name="paper-laptop",
+        pretraining=pretraining,
+        base_gate=LAPTOP_GATE,
+        tunings=tunings,
+        checkpoints=(0, 50, LAPTOP_TUNING // 4, LAPTOP_TUNING // 2, LAPTOP_TUNING),
+        base_checkpoints=(0, LAPTOP_BASE // 2, LAPTOP_BASE),
+        sizes=Sizes(checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
+        model_attacks=replace(
+            whole.model_attacks,
+            controls=tuple(f"other-{t.name}" for t in tuned),
+            doses=("soft_weak", "soft_strong"),
+            universal="soft_weak",
+            controlled="soft_weak",
+        ),
+    )
+
+
 def paper_shared(device: str = "cpu", seed: int = 0) -> Recipe:
     """`paper` in which only level 3 tells the branch: hard to see in 25 to 35 letters, so that no window is redrawn and
     the Bayes ceiling, which the dry run prints, lies well below 1.
@@ -312,6 +375,7 @@ RECIPES: dict[str, Callable[[str, int], Recipe]] = {
     "standard": standard,
     "smoke": smoke,
     "grid": grid,
+    "paper-laptop": paper_laptop,
     "paper": paper,
     "paper-shared": paper_shared,
     "paper-compat": paper_compat,

@@ -4,6 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import file_digest, sha256
 from importlib.metadata import version
@@ -50,14 +51,16 @@ def run_study(
     workers: int | None = None,
     scheduler: str | None = None,
     listener: Listener | None = None,
+    below_gate: bool = False,
 ) -> Path:
     """Make (or go on making) a study in `run_dir`; returns the path of its report.
 
     engine: "dask" starts processes that import the calling script, so guard it by `if __name__ == "__main__"`; "inline"
-    does not. listener: `choose_listener()` shows progress; None: silence.
+    does not. listener: `choose_listener()` shows progress; None: silence. below_gate: go on with base models that have
+    not reached the recipe's gate.
     DeltawError if the directory belongs to another study, cannot be written, or a stage's input is at fault.
     """
-    run_dir, graph = Path(run_dir), stages(recipe)
+    run_dir, graph = Path(run_dir), stages(replace(recipe, base_gate=None) if below_gate else recipe)
     claim_directory(run_dir, {"recipe": plain(recipe)})
     listener = Listener() if listener is None else listener
     # What gathers the results is under the lock as well: two at once would write the same files.

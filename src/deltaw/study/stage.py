@@ -41,7 +41,8 @@ class Stage:
     `context.out`. config: everything else that determines the output, JSON-able or frozen dataclasses.
     inputs: local name → the name of the stage that makes it. threads: torch threads. weight: about how long
     it takes, in any unit, so that the longest chain starts first. device: the kind that it computes on, `cpu`
-    or `cuda`; where a scheduler's workers say that they have GPUs, only those get stages of `cuda`.
+    or `cuda`; where a scheduler's workers say that they have GPUs, only those get stages of `cuda`. gate: reads the
+    finished artifact and gives, in a sentence, what it falls short of, or None; stages that take it are then not made.
     """
 
     name: str
@@ -51,3 +52,4 @@ class Stage:
     threads: int = 1
     weight: float = 1.0
     device: str = "cpu"
+    gate: Callable[[Path], str | None] | None = None

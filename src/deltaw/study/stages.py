@@ -13,6 +13,7 @@ from deltaw.study.gridding import CellConfig, base_name, make_cell
 from deltaw.study.intervening import InterveningConfig, intervene
 from deltaw.study.making import (
     BaseConfig,
+    BaseGate,
     BehaviourConfig,
     ReferenceConfig,
     SamplesConfig,
@@ -84,6 +85,7 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
             BaseConfig(of_base, recipe.pretraining, recipe.base_checkpoints),
             threads=recipe.base_threads,
             weight=400,
+            gate=None if recipe.base_gate is None else BaseGate(recipe.base_gate),
         ),
         Stage(
             f"behaviour-base-s{seed}",
