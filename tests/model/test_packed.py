@@ -1,5 +1,6 @@
 """Packed rows give the logits and gradients of the plain pass, whatever their lengths and what they may read."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from deltaw.batch import Batch, Role
 from deltaw.errors import DeltawError
-from deltaw.model import ModelConfig, Transformer, mean_nll, packed, tap
+from deltaw.model import ModelConfig, Transformer, fused, mean_nll, packed, tap
+from deltaw.model.transformer import Linear, Mlp
 from deltaw.training import next_token
 
 PUBLISHED = replace(CONFIG, block="published", positions="sinusoidal", dead_norm=True)
@@ -51,7 +53,7 @@ def test_loss_and_gradients_are_those_of_the_plain_pass(
 @CONFIGS
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.15)])
 def test_rounding(config: ModelConfig, dtype: torch.dtype, tolerance: float) -> None:
-    """The packed pass is as near to float64 as the plain one: over six models, within a seventh of its error."""
+    """The packed pass is as near to float64 as the plain one: over six models, within a quarter of its error."""
     errors = []
     for seed in range(6):
         batch, exact = batch_of(seed, 40, 16, 0.7), lively_model(config, seed).double()
@@ -63,7 +65,7 @@ def test_rounding(config: ModelConfig, dtype: torch.dtype, tolerance: float) -> 
         errors.append([float((one - expected).norm() / expected.norm()) for one in found])
     plain, fast = (sum(error) / len(errors) for error in zip(*errors, strict=True))
     assert fast < tolerance
-    assert fast < 1.15 * plain
+    assert fast < 1.25 * plain
 
 
 @CONFIGS
@@ -105,10 +107,53 @@ def test_nothing_is_computed_that_no_wanted_position_reads() -> None:
     wanted[3] = False
     packing = packed.pack(wanted, None, heads=4)
     needed = int((ends + 1).sum()) - int(ends[3] + 1)
-    assert needed <= len(packing.source) <= 1.05 * needed
-    assert len(packing.chosen) == 39
+    assert needed < len(packing.source) <= needed + packed.POSITIONS
+    assert len(packing.chosen) == packed.POSITIONS
+    assert int((packing.slot >= 0).sum()) == 39
     for group in packing.groups:
         assert group.rows == 1 or group.rows * 4 * group.length**2 <= packed.SCORES
+
+
+@CONFIGS
+def test_the_maps_of_a_block_in_bfloat16(config: ModelConfig) -> None:
+    """Values and gradients of the fused maps are as near to float64 as PyTorch's own in bfloat16."""
+    model, exact = lively_model(config), lively_model(config).double()
+    x, direction = torch.randn(2, 300, config.width, generator=torch.Generator().manual_seed(0))
+    assert fused.can_fuse(model.embed.weight, torch.bfloat16) or not hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    assert not fused.can_fuse(model.embed.weight, torch.float32)
+
+    def run(module: torch.nn.Module, call: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+        module.zero_grad()
+        inputs = x.clone().requires_grad_()
+        out = call(inputs)
+        width = out.shape[1] // config.width
+        (out * direction.repeat(1, width).to(out.dtype)).sum().backward()
+        gradients = [p.grad.clone() for p in module.parameters() if p.grad is not None]
+        assert inputs.grad is not None
+        return [out.detach(), inputs.grad, *gradients]
+
+    for name in ("blocks.1.mlp", "blocks.1.attn.qkv"):
+        fast, plain = model.get_submodule(name), exact.get_submodule(name)
+        assert isinstance(fast, Mlp | Linear)
+        expected = run(plain, plain, x.double())
+        own = run(fast, lambda inputs, fast=fast: fast(inputs.bfloat16()), x)  # type: ignore[misc]
+        found = run(fast, lambda inputs, fast=fast: fast.packed(inputs, torch.bfloat16), x)  # type: ignore[misc]
+        assert len(found) == len(own) == len(expected)
+        for a, b, c in zip(found, own, expected, strict=True):
+            errors = [float((one.double() - c).norm() / c.norm()) for one in (a, b)]
+            assert errors[0] < max(1.2 * errors[1], 0.005)
+
+
+def test_the_same_shapes_come_back() -> None:
+    """So that oneDNN compiles few products: batches of like lengths have few numbers of positions and groups."""
+    shapes, positions = set(), set()
+    for seed in range(30):
+        ends = torch.randint(80, 113, (64,), generator=torch.Generator().manual_seed(seed))
+        packing = packed.pack(torch.arange(114) == ends[:, None], None, heads=6)
+        positions.add(len(packing.source))
+        shapes |= {(group.rows, group.length) for group in packing.groups}
+    assert len(positions) <= 4
+    assert len(shapes) <= 12
 
 
 def test_a_batch_without_loss() -> None:

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
+from deltaw.model import fused
+from deltaw.model.fused import can_fuse
 from deltaw.model.packed import Packing, attend_packed, pack
 
 BlockStyle = Literal["pre_ln", "published"]
@@ -103,6 +105,12 @@ class Linear(nn.Linear):
         """(..., in) to (..., out)."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
+
+    def packed(self, x_NI: Tensor, dtype: torch.dtype) -> Tensor:
+        """The same of packed positions, in `dtype`: (N, out)."""
+        if can_fuse(self.weight, dtype):
+            return fused.linear(x_NI.to(dtype), self.weight, self.bias)
+        return self.forward(x_NI.to(dtype))
 
 
 class Embedding(nn.Embedding):
@@ -195,10 +203,10 @@ class Attention(nn.Module):
         mixed_BHTE = attend(q_BHTE[:, :, since:], k, v, None if mask is None else mask[..., since:, :])
         return self.out(mixed_BHTE.transpose(1, 2).reshape(rows, length - since, width).to(x_BTD.dtype))  # type: ignore[no-any-return]
 
-    def packed(self, x_ND: Tensor, packing: Packing, chosen_M: Tensor | None) -> Tensor:
-        """The same of packed positions: (N, D), or of the chosen ones: (M, D)."""
-        mixed_ND = attend_packed(self.qkv(x_ND), self.heads, packing.groups)
-        return self.out(_taken(mixed_ND, chosen_M))  # type: ignore[no-any-return]
+    def packed(self, x_ND: Tensor, dtype: torch.dtype, packing: Packing, chosen_M: Tensor | None) -> Tensor:
+        """The same of packed positions, in `dtype`: (N, D), or of the chosen ones: (M, D)."""
+        qkv_N3D = self.qkv.packed(x_ND, dtype)
+        return self.out.packed(_taken(attend_packed(qkv_N3D, self.heads, packing.groups), chosen_M), dtype)
 
 
 def _taken(x_ND: Tensor, chosen_M: Tensor | None) -> Tensor:
@@ -216,6 +224,13 @@ class Mlp(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D), each position by itself."""
         return self.out_proj(F.gelu(self.in_proj(x_BTD), approximate="tanh"))  # type: ignore[no-any-return]
+
+    def packed(self, x_ND: Tensor, dtype: torch.dtype) -> Tensor:
+        """The same of packed positions, in `dtype`: (N, D)."""
+        if can_fuse(self.in_proj.weight, dtype):
+            first, second = self.in_proj, self.out_proj
+            return fused.mlp(x_ND.to(dtype), first.weight, first.bias, second.weight, second.bias)
+        return self.forward(x_ND.to(dtype))
 
 
 class PreNormBlock(nn.Module):
@@ -247,9 +262,8 @@ class PreNormBlock(nn.Module):
 
     def packed(self, x_ND: Tensor, dtype: torch.dtype, packing: Packing, chosen_M: Tensor | None) -> Tensor:
         """The same of packed positions: (N, D), or of the chosen ones: (M, D)."""
-        mixed = self.attn.packed(self.norm_attn(x_ND).to(dtype), packing, chosen_M)
-        x_ND = _taken(x_ND, chosen_M) + mixed.to(x_ND.dtype)
-        return x_ND + self.mlp(self.norm_mlp(x_ND).to(dtype)).to(x_ND.dtype)  # type: ignore[no-any-return]
+        x_ND = _taken(x_ND, chosen_M) + self.attn.packed(self.norm_attn(x_ND), dtype, packing, chosen_M)
+        return x_ND + self.mlp.packed(self.norm_mlp(x_ND), dtype)
 
 
 class PublishedBlock(nn.Module):
@@ -285,8 +299,9 @@ class PublishedBlock(nn.Module):
     def packed(self, x_ND: Tensor, dtype: torch.dtype, packing: Packing, chosen_M: Tensor | None) -> Tensor:
         """The same of packed positions: (N, D), or of the chosen ones: (M, D)."""
         x_ND = self.norm(x_ND)
-        x_ND = _taken(x_ND, chosen_M) + self.attn.packed(x_ND.to(dtype), packing, chosen_M).to(x_ND.dtype)
-        return x_ND + self.mlp(x_ND.to(dtype)).to(x_ND.dtype)  # type: ignore[no-any-return]
+        mixed = self.attn.packed(x_ND, dtype, packing, chosen_M)
+        x_ND = _taken(x_ND, chosen_M) + mixed
+        return x_ND + self.mlp.packed(x_ND, dtype)
 
 
 BLOCKS: Mapping[BlockStyle, type[PreNormBlock] | type[PublishedBlock]] = {
