@@ -36,6 +36,7 @@ def load_everything() -> None:
     import deltaw.study.run  # noqa: F401
 
     miniature.register()
+    os.environ["DELTAW_SNAPSHOT_SECONDS"] = "0"  # a snapshot after every update
     _fingerprint_once()
 
 
@@ -184,6 +185,8 @@ class Bench:
         if changed:
             raise Wrong(f"{', '.join(changed)} are not what was written")
         check_clean(out, process)
+        if left := [path.name for path in (out / "artifacts").glob(".resume-*")]:
+            raise Wrong(f"{', '.join(left)} stayed, though the stages are finished")
 
 
 def check_clean(out: Path, process: Process) -> None:
