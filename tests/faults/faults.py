@@ -78,7 +78,9 @@ def signalled(number: signal.Signals, whole_group: bool, bench: Bench, kind: str
         bench.wait_for_stage(out, stage, process)
         if kind in map(MID_TRAINING.format, TRAINING):
             wait_until("a snapshot", lambda: bool(snapshots(out)) or process.poll() is not None)
-        time.sleep(bench.moment_in(stage))
+            time.sleep(bench.moment_in(stage) * 0.4)  # most of the stage lies before the first one
+        else:
+            time.sleep(bench.moment_in(stage))
     if process.poll() is not None:
         raise Missed
     process.strike(number, whole_group)
@@ -251,7 +253,7 @@ def snapshot_damaged(how: str, bench: Bench, kind: str) -> str:
     out = bench.copy(without=stage)
     process = bench.start(out)
     wait_until("a snapshot", lambda: bool(snapshots(out)) or process.poll() is not None)
-    time.sleep(bench.moment_in(stage) / 2)
+    time.sleep(bench.moment_in(stage) * 0.4)
     if process.poll() is not None:
         raise Missed
     process.strike(signal.SIGKILL)
@@ -471,7 +473,7 @@ def _nan_measurement(call: int) -> None:
 def all_faults(reference: Path) -> list[Fault]:
     """Every fault, with the kinds of stages and files that there are."""
     at_stages, files, drawn = miniature.KINDS, tuple(kinds_of_files(reference)), ("a stage drawn by chance",)
-    anywhere = (*at_stages, REPORT)
+    anywhere: tuple[str, ...] = (*at_stages, REPORT)
     if has_snapshots():
         anywhere, files = (*anywhere, *map(MID_TRAINING.format, TRAINING)), (*files, *SNAPSHOT_FILES)
     return [

@@ -114,8 +114,9 @@ def _rounds(bench: "Bench", count: int, seed: str, only: list[str], keep: bool) 
                         ending, passed = str(reason), None
                     except (Wrong, Hung) as error:
                         ending, passed = str(error), False
-                        print(f"FAILED {fault.name}:{subject}:{number}: {error}\n  in {bench.folder}", flush=True)
                     break
+                if passed is False:
+                    print(f"FAILED {fault.name}:{subject}:{number}: {ending}\n  in {bench.folder}", flush=True)
                 if passed is not False and not keep:
                     _clear(bench.folder, before)
                 endings[ending if passed else "FAILED" if passed is False else ending] += 1
