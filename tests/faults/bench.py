@@ -195,13 +195,9 @@ def check_clean(out: Path, process: Process) -> None:
         wait_until("its processes to end", lambda: not process.left_running(), 30)
     except Exception as error:
         raise Wrong(f"processes {process.left_running()} still run: {error}") from error
-    partial_files = [
-        *(out / "artifacts").glob(".building-*"),
-        *(out / "artifacts").glob(".resume-*"),
-        *out.glob(".*.tmp"),
-    ]
-    if partial_files:
-        raise Wrong(f"{', '.join(path.name for path in partial_files)} stayed")
+    half = [path.name for pattern in UNFINISHED for path in out.glob(pattern)]
+    if half:
+        raise Wrong(f"{', '.join(half)} stayed")
 
 
 def sentence(process: Process, status: int) -> str:
