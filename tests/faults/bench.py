@@ -36,6 +36,7 @@ def load_everything() -> None:
     import deltaw.study.run  # noqa: F401
 
     miniature.register()
+    os.environ["DELTAW_SNAPSHOT_SECONDS"] = "0"  # a snapshot after every update
     _fingerprint_once()
 
 
@@ -184,6 +185,8 @@ class Bench:
         if changed:
             raise Wrong(f"{', '.join(changed)} are not what was written")
         check_clean(out, process)
+        if left := [path.name for path in (out / "artifacts").glob(".resume-*")]:
+            raise Wrong(f"{', '.join(left)} stayed, though the stages are finished")
 
 
 def check_clean(out: Path, process: Process) -> None:
@@ -192,13 +195,9 @@ def check_clean(out: Path, process: Process) -> None:
         wait_until("its processes to end", lambda: not process.left_running(), 30)
     except Exception as error:
         raise Wrong(f"processes {process.left_running()} still run: {error}") from error
-    partial_files = [
-        *(out / "artifacts").glob(".building-*"),
-        *(out / "artifacts").glob(".resume-*"),
-        *out.glob(".*.tmp"),
-    ]
-    if partial_files:
-        raise Wrong(f"{', '.join(path.name for path in partial_files)} stayed")
+    half = [path.name for pattern in UNFINISHED for path in out.glob(pattern)]
+    if half:
+        raise Wrong(f"{', '.join(half)} stayed")
 
 
 def sentence(process: Process, status: int) -> str:

@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +21,15 @@ import miniature
 from bench import Bench, Wrong, check_clean, is_root, sentence
 from processes import Process, wait_until
 
+from deltaw.study.stage import StageContext
+
 SAME_RUN = "went on in the same run"
 NEXT_RUN = "went on in the next run"
 SENTENCE = "stopped with a sentence, and went on when its cause was gone"
 REPORT = "gathering and report"
+MID_TRAINING = "{}, after a snapshot"
+TRAINING = ("base", "tune")
+SNAPSHOT_FILES = ("state.safetensors (of a snapshot)", "meta.json (of a snapshot)", "seal.json (of a snapshot)")
 SECONDS_OF_REPORT = 4.0
 
 
@@ -67,11 +72,15 @@ def signalled(number: signal.Signals, whole_group: bool, bench: Bench, kind: str
         wait_until("the results to be gathered", lambda: process.text().count("already made") == made)
         time.sleep(bench.chance.uniform(0, SECONDS_OF_REPORT))
     else:
-        stage = bench.stage_of(kind)
+        stage = bench.stage_of(kind.partition(",")[0])
         out = bench.copy(without=stage)
         process = bench.start(out, engine)
         bench.wait_for_stage(out, stage, process)
-        time.sleep(bench.moment_in(stage))
+        if kind in map(MID_TRAINING.format, TRAINING):
+            wait_until("a snapshot", lambda: bool(snapshots(out)) or process.poll() is not None)
+            time.sleep(bench.moment_in(stage) * 0.4)  # most of the stage lies before the first one
+        else:
+            time.sleep(bench.moment_in(stage))
     if process.poll() is not None:
         raise Missed
     process.strike(number, whole_group)
@@ -209,16 +218,22 @@ def kinds_of_files(reference: Path) -> dict[str, list[str]]:
     return kinds
 
 
-def damaged(how: str, bench: Bench, kind: str) -> str:
-    """A file has another bit somewhere, or ends too early."""
-    out = bench.copy()
-    path = out / bench.chance.choice(kinds_of_files(bench.reference)[kind])
+def _damage(bench: Bench, path: Path, how: str) -> None:
     content = bytearray(path.read_bytes())
     if how == "flip":
         content[bench.chance.randrange(len(content))] ^= 1 << bench.chance.randrange(8)
     else:
         del content[bench.chance.randrange(len(content)) :]
     path.write_bytes(content)
+
+
+def damaged(how: str, bench: Bench, kind: str) -> str:
+    """A file has another bit somewhere, or ends too early."""
+    if kind in SNAPSHOT_FILES:
+        return snapshot_damaged(how, bench, kind)
+    out = bench.copy()
+    path = out / bench.chance.choice(kinds_of_files(bench.reference)[kind])
+    _damage(bench, path, how)
     drawn = kind in ("report.html", "figures/*.svg", "tables.md")
     process = bench.start(out, report=drawn)
     if process.wait() == 0:
@@ -230,6 +245,35 @@ def damaged(how: str, bench: Bench, kind: str) -> str:
     path.unlink()
     bench.check_end(out, bench.start(out, report=drawn))
     return SENTENCE
+
+
+def snapshot_damaged(how: str, bench: Bench, kind: str) -> str:
+    """The study is killed while it trains, and a file of what it would go on from is damaged."""
+    stage = bench.stage_of(bench.chance.choice(TRAINING))
+    out = bench.copy(without=stage)
+    process = bench.start(out)
+    wait_until("a snapshot", lambda: bool(snapshots(out)) or process.poll() is not None)
+    time.sleep(bench.moment_in(stage) * 0.4)
+    if process.poll() is not None:
+        raise Missed
+    process.strike(signal.SIGKILL)
+    process.wait()
+    files = [path for path in (out / "artifacts").glob(f".resume-*/**/{kind.split()[0]}") if path.stat().st_size]
+    if not files:
+        raise Missed
+    _damage(bench, bench.chance.choice(files), how)
+    bench.check_end(out, bench.start(out))
+    return NEXT_RUN
+
+
+def snapshots(out: Path) -> list[Path]:
+    """The snapshots that training stages have in a study's directory."""
+    return [*(out / "artifacts").glob(".resume-*/snapshots/update-*")]
+
+
+def has_snapshots() -> bool:
+    """Whether training stages keep snapshots at all."""
+    return "scratch" in {field.name for field in fields(StageContext)}
 
 
 # The disk
@@ -388,7 +432,6 @@ def _set_back(after: float, seconds: float) -> None:
         module.datetime = Then  # type: ignore[attr-defined]
 
 
-TRAINING = ("base", "tune")
 MEASURING = tuple(kind for kind in miniature.KINDS if kind not in (*TRAINING, "reference", "samples"))
 
 
@@ -430,7 +473,9 @@ def _nan_measurement(call: int) -> None:
 def all_faults(reference: Path) -> list[Fault]:
     """Every fault, with the kinds of stages and files that there are."""
     at_stages, files, drawn = miniature.KINDS, tuple(kinds_of_files(reference)), ("a stage drawn by chance",)
-    anywhere = (*at_stages, REPORT)
+    anywhere: tuple[str, ...] = (*at_stages, REPORT)
+    if has_snapshots():
+        anywhere, files = (*anywhere, *map(MID_TRAINING.format, TRAINING)), (*files, *SNAPSHOT_FILES)
     return [
         Fault("kill", "SIGKILL of the main process", anywhere, partial(signalled, signal.SIGKILL, False)),
         Fault("term", "SIGTERM", anywhere, partial(signalled, signal.SIGTERM, False)),

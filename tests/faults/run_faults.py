@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--seed", default="0", help="what the moments and places are drawn from")
     parser.add_argument("--only", nargs="*", default=[], metavar="FAULT[:SUBJECT[:ROUND]]", help="only these")
     parser.add_argument("--table", type=Path, help="the page whose tables are replaced")
-    parser.add_argument("--log", type=Path, help="a JSON line of every round")
+    parser.add_argument("--log", type=Path, help="a JSON line of every round; what passed there is not run again")
     parser.add_argument("--keep", action="store_true", help="keep all directories, not only those of failures")
     arguments = parser.parse_args()
     _own_mounts()
@@ -58,9 +58,10 @@ def main() -> int:
     bench = Bench(folder, random.Random(0))
     bench.make_reference()
     print(f"{time.monotonic() - began:.0f} s: the undisturbed study is made", flush=True)
-    results: list[Result] = []
+    results = _passed(arguments.log)
+    done = {(result.fault, result.subject, result.round) for result in results}
     try:
-        for result in _rounds(bench, arguments.rounds, arguments.seed, arguments.only, arguments.keep):
+        for result in _rounds(bench, arguments.rounds, arguments.seed, arguments.only, done, arguments.keep):
             results.append(result)
             if arguments.log:
                 with arguments.log.open("a") as file:
@@ -87,7 +88,16 @@ def _own_mounts() -> None:
             os.execvp("unshare", ["unshare", "-m", sys.executable, *sys.argv])
 
 
-def _rounds(bench: "Bench", count: int, seed: str, only: list[str], keep: bool) -> Iterator[Result]:
+def _passed(log: Path | None) -> list[Result]:
+    if log is None or not log.exists():
+        return []
+    rounds = [Result(**json.loads(line)) for line in log.read_text().splitlines()]
+    return [result for result in rounds if result.passed]
+
+
+def _rounds(
+    bench: "Bench", count: int, seed: str, only: list[str], done: set[tuple[str, str, int]], keep: bool
+) -> Iterator[Result]:
     from bench import Wrong
     from processes import Hung
 
@@ -98,6 +108,8 @@ def _rounds(bench: "Bench", count: int, seed: str, only: list[str], keep: bool) 
             endings: Counter[str] = Counter()
             began = time.monotonic()
             for number in range(count):
+                if (fault.name, subject, number) in done:
+                    continue
                 if only and not any(_selects(word, fault.name, subject, number) for word in only):
                     continue
                 passed: bool | None = False
@@ -114,8 +126,9 @@ def _rounds(bench: "Bench", count: int, seed: str, only: list[str], keep: bool) 
                         ending, passed = str(reason), None
                     except (Wrong, Hung) as error:
                         ending, passed = str(error), False
-                        print(f"FAILED {fault.name}:{subject}:{number}: {error}\n  in {bench.folder}", flush=True)
                     break
+                if passed is False:
+                    print(f"FAILED {fault.name}:{subject}:{number}: {ending}\n  in {bench.folder}", flush=True)
                 if passed is not False and not keep:
                     _clear(bench.folder, before)
                 endings[ending if passed else "FAILED" if passed is False else ending] += 1

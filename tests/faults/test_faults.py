@@ -10,8 +10,8 @@ from run_faults import Result
 
 PROGRAM = Path(__file__).with_name("run_faults.py")
 CHOSEN = (
-    "kill:world", "term:doses", "worker:samples", "scheduler:world", "flip:study.json", "truncate:claims.json",
-    "truncate:model.safetensors (of a stage)", "full", "read-only", "two", "nan:doses",
+    "kill:world", "term:doses", "worker:doses", "scheduler:world", "flip:study.json", "truncate:claims.json", "full",
+    "read-only", "nan:world",
 )  # fmt: skip
 
 

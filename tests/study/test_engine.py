@@ -249,7 +249,10 @@ def test_a_failure_leaves_the_rest_standing_and_is_raised_with_its_stage(tmp_pat
     assert rebuilt(inline(diamond(), tmp_path)) == set()
 
 
-@pytest.mark.parametrize("stage", [toy_stages.full_disk, toy_stages.full_disk_of_safetensors])
+@pytest.mark.parametrize(
+    "stage",
+    [toy_stages.full_disk, toy_stages.full_disk_of_safetensors, toy_stages.full_disk_of_older_safetensors],
+)
 def test_a_full_disk_is_said_in_a_sentence_and_nothing_more_is_started(tmp_path: Path, stage: Any) -> None:
     recorder = Recorder()
     stages = [Stage("fills", stage, weight=9), *diamond()]

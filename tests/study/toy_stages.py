@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from deltaw.errors import DeltawError
 from deltaw.study.stage import StageContext
@@ -74,9 +75,11 @@ def full_disk(context: StageContext) -> None:
 
 
 def full_disk_of_safetensors(context: StageContext) -> None:
-    from safetensors import SafetensorError
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    raise SafetensorError('I/O error: Os { code: 28, kind: StorageFull, message: "No space left on device" }')
+
+def full_disk_of_older_safetensors(context: StageContext) -> None:
+    raise SafetensorError('Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space" })')
 
 
 def dies_once(context: StageContext) -> None:

@@ -18,7 +18,8 @@ from deltaw.errors import DeltawError
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _FAILING = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO)
-_OF_SAFETENSORS = re.compile(r"\bcode: (\d+)\b")  # its errors carry the system's number in their text only
+# Its errors carry the system's number in their text only, by version in one of two ways.
+_OF_SAFETENSORS = re.compile(r"\b(?:code:|os error) (\d+)\b")
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
