@@ -74,21 +74,21 @@ def _lines() -> list[Measurement]:
     found = []
     for layer in (0, 1):
         for kind in ("rotation", "row_sign_flip"):
-            null = {"null_kind": kind, "null_mean": 0.75, "null_low": 0.7, "null_high": 0.8}
-            where = {"layer": layer, "module": f"blocks.{layer}.mlp.in_proj"}
-            line = Measurement(stage="analysis", statistic="null_energy_left", value=0.8, **common, **where, **null)  # type: ignore[arg-type]
+            null: dict[str, Any] = {"null_kind": kind, "null_mean": 0.75, "null_low": 0.7, "null_high": 0.8}
+            where: dict[str, Any] = {"layer": layer, "module": f"blocks.{layer}.mlp.in_proj"}
+            line = Measurement(stage="analysis", statistic="null_energy_left", value=0.8, **common, **where, **null)
             found.append(line)
     for name in ("forbidden/conditional/unsafe", "allowed/conditional/safe"):
         for statistic in ("comply_rate", "refuse_rate"):
             rate: dict[str, Any] = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 512, "n_unit": "prompt", "set": name}
             found += [
-                Measurement(stage="behaviour", statistic=statistic, attack=attack, **common, **rate)  # type: ignore[arg-type]
+                Measurement(stage="behaviour", statistic=statistic, attack=attack, **common, **rate)
                 for attack in (None, "co_task", "soft_weak")
             ]
             base = {**common, "model": "base", "protocol": None, "strength": None}
-            found.append(Measurement(stage="behaviour", statistic=statistic, **base, **rate))  # type: ignore[arg-type]
+            found.append(Measurement(stage="behaviour", statistic=statistic, **base, **rate))
     where = {"site": "mlp_post", "intervention": "interpolation", "dose": 0.5, "module": "whole", "unit": "share"}
-    found.append(Measurement(stage="interventions", statistic="refuse_rate", value=0.5, **common, **where))  # type: ignore[arg-type]
+    found.append(Measurement(stage="interventions", statistic="refuse_rate", value=0.5, **common, **where))
     return found
 
 
