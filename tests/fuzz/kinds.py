@@ -34,6 +34,7 @@ from deltaw.pairs import prompts
 from deltaw.pairs.compare import _open_journal, choose, open_sources
 from deltaw.pairs.lora import Adapter
 from deltaw.report import comparison, page
+from deltaw.report.drawing import Figure
 from deltaw.report.grid import Grid, tables_of
 from deltaw.report.tables import Tables
 from deltaw.results import Claim, Measurement, Null, write_claims, write_measurements
@@ -74,21 +75,21 @@ def _lines() -> list[Measurement]:
     found = []
     for layer in (0, 1):
         for kind in ("rotation", "row_sign_flip"):
-            null = {"null_kind": kind, "null_mean": 0.75, "null_low": 0.7, "null_high": 0.8}
-            where = {"layer": layer, "module": f"blocks.{layer}.mlp.in_proj"}
-            line = Measurement(stage="analysis", statistic="null_energy_left", value=0.8, **common, **where, **null)  # type: ignore[arg-type]
+            null: dict[str, Any] = {"null_kind": kind, "null_mean": 0.75, "null_low": 0.7, "null_high": 0.8}
+            where: dict[str, Any] = {"layer": layer, "module": f"blocks.{layer}.mlp.in_proj"}
+            line = Measurement(stage="analysis", statistic="null_energy_left", value=0.8, **common, **where, **null)
             found.append(line)
     for name in ("forbidden/conditional/unsafe", "allowed/conditional/safe"):
         for statistic in ("comply_rate", "refuse_rate"):
             rate: dict[str, Any] = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 512, "n_unit": "prompt", "set": name}
             found += [
-                Measurement(stage="behaviour", statistic=statistic, attack=attack, **common, **rate)  # type: ignore[arg-type]
+                Measurement(stage="behaviour", statistic=statistic, attack=attack, **common, **rate)
                 for attack in (None, "co_task", "soft_weak")
             ]
             base = {**common, "model": "base", "protocol": None, "strength": None}
-            found.append(Measurement(stage="behaviour", statistic=statistic, **base, **rate))  # type: ignore[arg-type]
+            found.append(Measurement(stage="behaviour", statistic=statistic, **base, **rate))
     where = {"site": "mlp_post", "intervention": "interpolation", "dose": 0.5, "module": "whole", "unit": "share"}
-    found.append(Measurement(stage="interventions", statistic="refuse_rate", value=0.5, **common, **where))  # type: ignore[arg-type]
+    found.append(Measurement(stage="interventions", statistic="refuse_rate", value=0.5, **common, **where))
     return found
 
 
@@ -224,8 +225,8 @@ def measurements(root: Path) -> tuple[Draw, Read]:
         try:
             results = load(run)
             Tables(results)
-            if "page" in files:  # drawn in one of a hundred: it takes a second
-                with patch.object(page, "_bundle", lambda: ""):
+            if "page" in files:  # every figure in one of a hundred, up to its drawing: it takes a second
+                with patch.object(Figure, "draw", work_begins), contextlib.suppress(WorkBegins):
                     page.write_report(run)
         finally:
             (run / "page").unlink(missing_ok=True)

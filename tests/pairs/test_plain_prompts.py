@@ -194,9 +194,7 @@ def test_what_is_asked_is_asked_once_and_in_pairs(pairs: int, attacked_pairs: in
 def test_a_file_of_another_editor_is_read_and_one_that_is_hostile_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     line = json.dumps({"prompt": "a\u2028b", "label": "harmful"}, ensure_ascii=False)
-    path.write_bytes(
-        b"\xef\xbb\xbf" + line.encode() + b"\r\n"
-    )  # a mark of bytes, a separator in a string, Windows' ends
+    path.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n")  # BOM, a separator, CRLF
     assert [prompt.text for prompt in read_prompts(path)] == ["a\u2028b"]
     for text, said in (("[" * 100_000, "nested more than"), (r'{"prompt": "\ud800"}', "half a surrogate pair")):
         path.write_text(text)

@@ -20,6 +20,10 @@ from deltaw.study.publishing import by_model, publish
 CLAIM = "update-is-small/ssft-medium"  # of a statistic without nulls: less than 0.1
 STEP = "artifacts/base/step-000008"
 FIRST, SECOND = range(101, 107), range(107, 113)
+CELL = {
+    "name": "a", "axis": None, "attack": None, "base": None,
+    "world": {"alias_rate": None, "n_operators": 1, "grammars": [{"always": [0], "aliases": None}]},
+}  # fmt: skip
 
 
 def size(seed: int, value: float) -> Measurement:
@@ -222,7 +226,7 @@ def test_what_cannot_be_pooled_is_a_sentence(tmp_path: Path, values: np.ndarray[
     (second / "manifest.json").write_text(json.dumps({**manifest, "sweep": {"prompts": 256}}))
     with pytest.raises(DeltawError, match="sweep"):
         pool([first, second], out)
-    grid = write(tmp_path / "grid", SECOND, values[6:], {"cells": [1]})
+    grid = write(tmp_path / "grid", SECOND, values[6:], {"cells": [CELL]})
     with pytest.raises(DeltawError, match="is a grid"):
         pool([first, grid], out)
     other = write(tmp_path / "other", SECOND, values[6:], {"sizes": {"final": 9}, "subspaces": None})

@@ -189,7 +189,7 @@ def _bundle() -> str:
 
 def _head(results: Results, tables: Tables) -> dict[str, Any]:
     manifest = results.manifest
-    seeds = [str(seed) for seed in manifest.get("seeds", [])]
+    seeds = [str(seed) for seed in manifest.get("seeds") or []]
     processor, engine, seconds = (manifest.get(name) or {} for name in ("processor", "engine", "seconds"))
     facts = [
         ("recipe", manifest.get("recipe")), ("seed" if len(seeds) == 1 else "seeds", ", ".join(seeds)),

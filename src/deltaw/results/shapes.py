@@ -91,6 +91,7 @@ def check_manifest(manifest: object) -> dict[str, Any]:
     for place, cell in enumerate((found.get("config") or {}).get("cells") or ()):
         _require_items(cell, place)
     if (found.get("config") or {}).get("cells"):
+        _require(found["config"], ("tunings",), "config")
         for place, tuned in enumerate(found["config"].get("tunings") or ()):
             _require(tuned, ("name",), f"config.tunings.{place}")
     return found

@@ -91,7 +91,13 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
     device = ((manifest.get("config") or {}).get("pretraining") or {}).get("device")
     if device is None or not manifest.get("seeds"):
         raise DeltawError("the run's manifest does not say its device or its seeds; make the study again")
-    return replace(recipe(str(name), device), seeds=tuple(manifest["seeds"]))
+    try:
+        known = recipe(str(name), device)
+    except RuntimeError as error:  # PyTorch's
+        raise DeltawError(
+            f"the run's manifest names the device {device!r}, which is none; make the study again"
+        ) from error
+    return replace(known, seeds=tuple(manifest["seeds"]))
 
 
 def _check_same(study: Recipe, manifest: Mapping[str, Any], run_dir: Path) -> None:
