@@ -59,6 +59,8 @@ def run_study(
     claim_directory(run_dir, {"recipe": plain(recipe)})
     started = time.perf_counter()
     records = execute(graph, run_dir, engine, workers, listener, scheduler)
+    if scheduler is None or engine == "inline":
+        workers = workers or (os.cpu_count() if engine == "dask" else 1)
     return finish(recipe, run_dir, records, time.perf_counter() - started, engine, workers)
 
 
@@ -147,7 +149,7 @@ def manifest(
             "platform": platform.platform(),
             "precision": choose_precision(recipe.pretraining.device).reason,
         },
-        "engine": {"name": engine, "workers": workers or (os.cpu_count() if engine == "dask" else 1)},
+        "engine": {"name": engine, "workers": workers or "those of a scheduler"},
         "seconds": {
             "this_call": round(seconds, 1),
             "all_stages": round(sum(record.seconds for record in records), 1),
