@@ -5,7 +5,6 @@ import os
 import re
 import runpy
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -214,11 +213,20 @@ def test_the_script_for_slurm_runs_a_study(tmp_path: Path, monkeypatch: pytest.M
     assert _Slurm.asked["cores"] == _Slurm.asked["processes"], "one thread a process"
 
 
-def test_the_script_for_slurm_says_what_it_needs() -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for option in re.findall(r"slurm_study\.py([^\n#]*)", PAGE):
-        assert all(flag in done.stdout for flag in re.findall(r"--[a-z]+", option))
+def test_the_page_gives_the_script_options_that_it_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = ModuleType("dask_jobqueue")
+    fake.SLURMCluster = _Slurm  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", fake)
+    monkeypatch.setattr(sys, "argv", [SCRIPT.name, "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(SCRIPT), run_name="slurm_study")["main"]()
+    options, _, _ = capsys.readouterr().out.partition("pip install")
+    (command,) = re.findall(r"python examples/slurm_study\.py([^\n]*)", PAGE)
+    assert re.findall(r"--[a-z]+", command)
+    for option in re.findall(r"--[a-z]+", command):
+        assert f"[{option} " in options or f" {option} " in options
 
 
 def test_the_recipe_of_the_page_has_a_hundred_seeds() -> None:
