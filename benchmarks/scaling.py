@@ -9,16 +9,18 @@ import argparse
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
+from math import comb
 from pathlib import Path
+
+import psutil
 
 from deltaw.study import engine
 from deltaw.study.artifacts import Artifact
@@ -29,6 +31,7 @@ from deltaw.study.recipes import recipe
 from deltaw.study.stage import Stage, StageContext
 from deltaw.study.stages import stages
 
+PAIRS = "analysis-angles-seeds"  # the one stage of all seeds: it compares all pairs of them
 MANIFEST = Path(__file__).parents[1] / "docs" / "results" / "standard-s2" / "manifest.json"
 
 
@@ -53,53 +56,76 @@ def trivial(seeds: int, count: int) -> list[Stage]:
 class Stopwatch(Listener):
     """When the plan was made, the first stage started and the last one ended."""
 
+    left: int = 0
     planned: float = 0.0
     first: float = 0.0
     last: float = 0.0
+    processor_first: float = 0.0
+    processor_last: float = 0.0
 
     def begin(self, stages: list[str]) -> None:
         """The plan is made."""
+        self.left = len(stages)
         self.planned = time.perf_counter()
 
     def started(self, stage: str) -> None:
         """The engine is up."""
-        self.first = self.first or time.perf_counter()
+        if not self.first:
+            self.first, self.processor_first = time.perf_counter(), processor_time()
 
     def finished(self, stage: str, artifact: Artifact) -> None:
         """One more."""
+        self.left -= 1
         self.last = time.perf_counter()
+        if not self.left:
+            self.processor_last = processor_time()
 
 
 @contextmanager
 def processes(workers: int) -> Iterator[str]:
     """A scheduler and so many workers of one thread, each a process of its own; yields the address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    options = ("--nthreads", "1", "--no-dashboard", "--memory-limit", "0")
-    commands = [
-        ("scheduler", "--host", address, "--no-dashboard"),
-        *(("worker", address, "--host", "127.0.0.1", *options) for _ in range(workers)),
-    ]
-    running = [
-        subprocess.Popen((sys.executable, "-m", "dask", *command), stderr=subprocess.DEVNULL) for command in commands
-    ]
-    try:
-        yield address
-    finally:
-        for process in reversed(running):
-            process.terminate()
-        for process in running:
-            process.wait()
+    quiet = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0", "--host", "127.0.0.1")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "scheduler.json"
+        commands = [
+            ("scheduler", "--port", "0"),
+            *(("worker", "--nthreads", "1", "--memory-limit", "0") for _ in range(workers)),
+        ]
+        running = [
+            subprocess.Popen(
+                (sys.executable, "-m", "dask", *command, "--scheduler-file", str(file), *quiet),
+                stderr=subprocess.DEVNULL,
+            )
+            for command in commands
+        ]
+        try:
+            while not file.exists() or not file.read_text():
+                time.sleep(0.1)
+            yield json.loads(file.read_text())["address"]
+        finally:
+            for process in reversed(running):
+                process.terminate()
+            for process in running:
+                process.wait()
+
+
+def processor_time() -> float:
+    """Seconds of processor time of this process and all that it has started and that still run."""
+    process, total = psutil.Process(), 0.0
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def time_engine(graph: Sequence[Stage], kind: str, workers: int | None, scheduler: str | None) -> tuple[float, ...]:
-    """(seconds of planning, of starting, and from the first stage to the last; the driver's processor seconds)."""
+    """Seconds: of planning, of starting, from the first stage to the last, and of all processes' processors then."""
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
-        called, processor = time.perf_counter(), time.process_time()
+        called = time.perf_counter()
         execute(graph, Path(folder) / "run", kind, workers, watch, scheduler)
-        processor = time.process_time() - processor
+    processor = watch.processor_last - watch.processor_first
     return watch.planned - called, watch.first - watch.planned, watch.last - watch.first, processor
 
 
@@ -107,7 +133,9 @@ def by_engine(graph: Sequence[Stage]) -> float:
     """Prints the first table; returns the largest overhead of a stage in seconds."""
     count = len(graph)
     print(f"{count} stages that write one file of 4 kB, on {os.cpu_count()} cores; milliseconds a stage")
-    print("| engine | plan | until the first stage (s) | a stage | beyond inline | driver's processor time |")
+    with tempfile.TemporaryDirectory() as folder:
+        execute(graph[:1], Path(folder) / "run", "inline")  # what is imported once is nobody's overhead
+    print("| engine | plan | until the first stage (s) | a stage | beyond inline | processor time, all processes |")
     print("|---|---|---|---|---|---|")
     inline, worst = 0.0, 0.0
     with processes(1) as one, processes(2) as two:
@@ -208,20 +236,26 @@ def finish_time(graph: Sequence[Stage], seconds: dict[str, float], cores: int, o
 def projection(manifest: Path, overhead: float) -> None:
     """Prints the third table."""
     seconds = measured(manifest)
+    pairs = comb(len(json.loads(manifest.read_text(encoding="utf-8"))["seeds"]), 2)
     unknown = {re.sub(r"-s\d+$", "", stage.name) for stage in standard_with(2)} - seconds.keys()
     print(f"\n`standard` by the seconds of {manifest.parent.name}, with {1000 * overhead:.0f} ms a stage on top")
     if unknown:
         print(f"(the kept run has no stage {', '.join(sorted(unknown))}: counted as nothing)")
     seconds |= dict.fromkeys(unknown, 0.0)
-    print("| seeds | cores | stages | core hours | hours | of them overhead | cores at work |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| seeds | cores | stages | core hours | hours | cores at work | hours without all pairs | of them overhead |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for seeds, cores in ((6, 2), (100, 16), (100, 100), (100, 1000)):
         graph = standard_with(seeds)
-        wall, work = finish_time(graph, seconds, cores, overhead)
-        bare, _ = finish_time(graph, seconds, cores, 0.0)
+        cost = {**seconds, PAIRS: seconds[PAIRS] * comb(seeds, 2) / pairs}
+        wall, work = finish_time(graph, cost, cores, overhead)
+        rest = [stage for stage in graph if stage.name != PAIRS]
+        without, _ = finish_time(rest, cost, cores, overhead)
+        bare, _ = finish_time(rest, cost, cores, 0.0)
         print(
-            f"| {seeds} | {cores} | {len(graph):,} | {work / 3600:.1f} | {wall / 3600:.2f} "
-            f"| {(wall - bare) / 3600:.3f} | {work / wall / cores:.0%} |"
+            f"| {seeds} | {cores} | {len(graph):,} | {work / 3600:.1f} | {wall / 3600:.2f} | {work / wall / cores:.0%} "
+            f"| {without / 3600:.2f} | {(without - bare) / 3600:.4f} |"
         )
 
 
@@ -230,7 +264,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stages", type=int, default=500, help="of the first table")
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="of a finished run of `standard`")
+    parser.add_argument("--overhead", type=float, help="seconds a stage; prints the third table only")
     arguments = parser.parse_args()
+    if arguments.overhead is not None:
+        projection(arguments.manifest, arguments.overhead)
+        return
     overhead = by_engine(trivial(6, arguments.stages))
     driver_alone((1, 10, 100), 1000)
     projection(arguments.manifest, overhead)

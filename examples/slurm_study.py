@@ -17,8 +17,9 @@ from deltaw.study.progress import choose_listener
 from deltaw.study.recipes import recipe
 from deltaw.study.run import run_study
 
-# A process that trains frees and takes the same pages at each step; it must be let keep them (docs/scaling.md).
-PROLOGUE = ["export MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=1073741824"]
+# A process that trains frees and takes the same pages at each step; it must be let keep them, and
+# OpenMP must be started with as many threads as a stage may take (docs/scaling.md).
+PROLOGUE = ["export OMP_NUM_THREADS=$(nproc) MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=1073741824"]
 
 
 def main() -> None:

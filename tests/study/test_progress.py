@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from deltaw.study.artifacts import Artifact
-from deltaw.study.progress import Listener, PlainListener, RichListener, choose_listener
+from deltaw.study.progress import BARS, Listener, PlainListener, RichListener, choose_listener
 
 MADE = Artifact(Path("x"), "key", "digest", 75.0, "2026-01-01T00:00:00+00:00", 1)
 
@@ -72,3 +72,26 @@ def test_the_stream_decides() -> None:
             return True
 
     assert isinstance(choose_listener(Terminal()), RichListener)
+
+
+def test_bars_do_not_grow_with_the_stages_at_work() -> None:
+    stream = io.StringIO()
+    listener = RichListener(Console(file=stream, force_terminal=True, width=120, height=60))
+    names = [f"stage-{n:02d}" for n in range(3 * BARS)]
+    listener.begin(names)
+    for name in names:
+        listener.started(name)
+
+    def shown() -> list[str]:
+        return [task.description for task in listener._bars.tasks][1:]  # the first is the study's
+
+    assert shown() == names[:BARS]
+    for name in names[2 : BARS + 2]:
+        listener.finished(name, MADE)
+    assert sorted(shown()) == [*names[:2], *names[BARS + 2 : 2 * BARS]], "the longest without a bar gets the free one"
+    listener._bars.refresh()
+    assert f"{2 * BARS} of {3 * BARS} stages left, {BARS} more at work" in stream.getvalue()
+    for name in names[:2] + names[BARS + 2 :]:
+        listener.finished(name, MADE)
+    assert shown() == []
+    listener.end()

@@ -10,6 +10,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from deltaw.study.artifacts import Artifact
 
+BARS = 8
+
 
 class Listener:
     """Hears how a study goes; every method does nothing here. All calls come from one thread, the caller's
@@ -96,7 +98,10 @@ class PlainListener(Listener):
 
 
 class RichListener(Listener):
-    """Live bars on a terminal: one for each running stage with its time left, and one for the whole study."""
+    """Live bars on a terminal: one for each running stage with its time left, and one for the whole study.
+
+    At most `BARS` stages have a bar. Every event draws all bars again, and on a cluster a thousand stages run.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
@@ -111,6 +116,7 @@ class RichListener(Listener):
             console=self._console,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._without_bar: dict[str, float] = {}  # since when they run, the first one first
         self._whole: TaskID | None = None
         self._stages = self._left = 0
 
@@ -122,7 +128,10 @@ class RichListener(Listener):
 
     def started(self, stage: str) -> None:
         """Adds the stage's bar; it only pulses until the stage says how far it is."""
-        self._tasks[stage] = self._bars.add_task(stage, total=None, note="")
+        if len(self._tasks) < BARS:
+            self._tasks[stage] = self._bars.add_task(stage, total=None, note="")
+        else:
+            self._without_bar[stage] = self._bars.get_time()
 
     def progress(self, stage: str, done: float, total: float, note: str) -> None:
         """Moves the stage's bar."""
@@ -153,14 +162,26 @@ class RichListener(Listener):
 
     def _settle(self, stage: str, line: str) -> None:
         self._left -= 1
+        self._without_bar.pop(stage, None)
         if stage in self._tasks:
             self._bars.remove_task(self._tasks.pop(stage))
+            self._show_another()
         if self._whole is not None:
             self._bars.update(self._whole, completed=self._stages - self._left, note=self._note())
         self._console.print(line, highlight=False)
 
+    def _show_another(self) -> None:
+        """Gives the bar that is free to the stage that has waited longest for one."""
+        if not self._without_bar:
+            return
+        stage = next(iter(self._without_bar))
+        began = self._without_bar.pop(stage)
+        number = self._tasks[stage] = self._bars.add_task(stage, total=None, note="")
+        next(task for task in self._bars.tasks if task.id == number).start_time = began
+
     def _note(self) -> str:
-        return f"{self._left} of {self._stages} stages left"
+        more = f", {len(self._without_bar)} more at work" if self._without_bar else ""
+        return f"{self._left} of {self._stages} stages left{more}"
 
 
 def choose_listener(stream: IO[str] | None = None) -> Listener:

@@ -69,6 +69,8 @@ def run_study(
         records = execute(graph, run_dir, engine, workers, listener, scheduler, locked=True)
         for folder in (run_dir, run_dir / "figures"):
             remove_unfinished(folder)
+        if scheduler is None or engine == "inline":
+            workers = workers or (os.cpu_count() if engine == "dask" else 1)
         return finish(recipe, run_dir, records, time.perf_counter() - started, engine, workers)
 
 
@@ -157,7 +159,7 @@ def manifest(
             "platform": platform.platform(),
             "precision": choose_precision(recipe.pretraining.device).reason,
         },
-        "engine": {"name": engine, "workers": workers or (os.cpu_count() if engine == "dask" else 1)},
+        "engine": {"name": engine, "workers": workers or "those of a scheduler"},
         "seconds": {
             "this_call": round(seconds, 1),
             "all_stages": round(sum(record.seconds for record in records), 1),
