@@ -22,7 +22,7 @@ test: $(READY)  ## the test suite
 slow: $(READY)  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow
 
-fuzz: $(READY)  ## 10,000 inputs of each kind that are nearly right, read by deltaw (KIND=..., INPUTS=...): ten minutes
+fuzz: $(READY)  ## 10,000 inputs of each kind that are nearly right, read by deltaw (KIND=..., INPUTS=...)
 	OMP_NUM_THREADS=1 $(RUN)/python tests/fuzz/fuzzing.py --inputs $(or $(INPUTS),10000) $(if $(KIND),--kind "$(KIND)")
 
 real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 140 MB more in .venv, about an hour
