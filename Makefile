@@ -26,7 +26,7 @@ faults: $(READY)  ## strike a small study in every way there is (docs/reliabilit
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(RUN)/python tests/faults/run_faults.py --rounds $(or $(ROUNDS),10) \
 		--seed $(or $(SEED),0) --table docs/reliability.md $(if $(ONLY),--only $(ONLY))
 
-fuzz: $(READY)  ## 10,000 inputs of each kind that are nearly right, read by deltaw (KIND=..., INPUTS=...): ten minutes
+fuzz: $(READY)  ## 10,000 inputs of each kind that are nearly right, read by deltaw (KIND=..., INPUTS=...)
 	OMP_NUM_THREADS=1 $(RUN)/python tests/fuzz/fuzzing.py --inputs $(or $(INPUTS),10000) $(if $(KIND),--kind "$(KIND)")
 
 real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 140 MB more in .venv, about an hour

@@ -150,7 +150,7 @@ def main() -> int:
     for kind in [chosen.kind] if chosen.kind else KINDS:
         tally = fuzz(kind, chosen.inputs, chosen.seed, chosen.save, chosen.only)
         tallies.append(tally)
-        print(f"{kind}: {tally.inputs} inputs, {len(tally.faults)} faults, {tally.seconds:.0f} s", flush=True)
+        print(table([tally]).splitlines()[-1], flush=True)  # at once, so that a stopped run has shown what it did
         for fault in tally.faults:
             print(fault, flush=True)
     print(f"\n{table(tallies)}")
