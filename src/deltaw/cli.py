@@ -444,7 +444,7 @@ def _checked_device(name: str) -> str:
 
 
 def _summary(out: Path) -> str:
-    """The study's outcome in a few lines: every tuned model beside the Bayes ceiling, then how many claims hold."""
+    """The study's outcome in a few lines: every tuned model beside the Bayes ceiling."""
     import deltaw
 
     results = deltaw.load(out)
@@ -463,12 +463,7 @@ def _summary(out: Path) -> str:
             "value"
         ].mean()
         lines.append(f"{name:26} {comply:16.3f} {refuse:17.3f} {ceiling:14.4f}")
-    if results.claims.empty:
-        return "\n".join(lines)
-    verdicts = results.claims["verdict"].value_counts().to_dict()
-    kind = "exploratory verdicts" if results.manifest["exploratory"] else "verdicts"
-    listed = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
-    return "\n".join([*lines, "", f"{len(results.claims)} claims, {kind}: {listed}."])
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

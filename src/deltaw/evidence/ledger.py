@@ -110,6 +110,9 @@ def _head(count: int) -> str:
 Made from [claims.py](../src/deltaw/evidence/claims.py) by `make ledger`; a test fails if the two differ. What is here
 was written down before the study that decides it, and the history of that file is the proof. {count} claims.
 
+> **The rule of decision below is withdrawn** ([why](standard.md)). It stays here as what the runs were decided by.
+> The measurements stand. The question is asked again by another rule.
+
 **Unit of inference.** A seed: its own sample of the world, initialisation and order of batches, of the base model and
 of the tunings. One number a seed and claim, aggregated over layers and prompts as its site says. A study of one seed,
 such as `quick`, explores: its intervals are over prompts and say nothing about another base model.

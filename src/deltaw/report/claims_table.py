@@ -24,11 +24,6 @@ def is_measured(claim: Mapping[str, Any]) -> bool:
     return _number(claim["value"]) is not None
 
 
-def tally(claims: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
-    """(verdict, mark, how many), the verdicts in their order."""
-    return [(verdict, mark, sum(claim["verdict"] == verdict for claim in claims)) for verdict, mark in MARKS.items()]
-
-
 def groups(claims: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """Claims by observation, in the order given. labels: the models' names, for controls."""
     found: dict[int, list[dict[str, Any]]] = {}

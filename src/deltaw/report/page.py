@@ -147,7 +147,6 @@ def render(
             missing={name: missing.get(name, ()) for name in SECTIONS},
             head=_head(results, tables),
             contents=CONTENTS,
-            tally=claims_table.tally(measured),
             claims=claims_table.groups(measured, labels),
             unmeasured=[claim["statement"] for claim in claims if not claims_table.is_measured(claim)],
             world=_world(tables),
