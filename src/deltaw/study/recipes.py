@@ -300,7 +300,7 @@ def paper(device: str = "cpu", seed: int = 0, compat: bool = False) -> Recipe:
     )
 
 
-LAPTOP_BASE, LAPTOP_TUNING = 4000, 600  # updates
+LAPTOP_BASE, LAPTOP_TUNING = 3000, 800  # updates
 LAPTOP_RATE = 1e-3  # of tunings
 LAPTOP_GATE = 0.99
 
@@ -321,8 +321,8 @@ def paper_laptop(device: str = "cpu", seed: int = 0, published_objectives: bool 
         batch=64,
         views=ViewSchedule(),
         optimiser=OptimiserConfig(
-            peak_lr=2e-3,
-            min_lr=2e-5,
+            peak_lr=3e-3,
+            min_lr=3e-5,
             steps=LAPTOP_BASE,
             warmup=200,
             decay_end=LAPTOP_BASE,
