@@ -174,7 +174,7 @@ def make_base(context: StageContext) -> None:
         sheet = Sheet(**fields)
         size = shared.sizes.final if step == last else shared.sizes.checkpoint
         for name in BASE_SETS:
-            many = size * len(world.numbers) if step == last else size
+            many = (shared.sizes.base or size) * len(world.numbers) if step == last else size
             prompts = world.sample(name, range(many), seed=seed)
             labels, _ = answers_to(model, world, prompts)
             add_rates(sheet, BehaviourCounts.of(labels), set=name, step=step)

@@ -20,7 +20,7 @@ from deltaw.study.configuration import Recipe
 from deltaw.study.jobs import torch_threads
 from deltaw.study.making import answers_to
 from deltaw.study.observing import observe_clusters, observe_gain, observe_weights
-from deltaw.study.plan import Pace
+from deltaw.study.plan import DECODED_AT_ONCE, Pace
 from deltaw.study.sensing import PAIRS, observe_sensitivity
 from deltaw.study.sheet import Sheet
 from deltaw.training import ReferenceLogProbs, objective
@@ -52,7 +52,7 @@ class Timed:
     rows: int
 
 
-def measure(recipe: Recipe, seed: int, budget: float = 0.3) -> Pace:
+def measure(recipe: Recipe, seed: int, budget: float = 1.0) -> Pace:
     """The pace of a recipe on its device. budget: seconds that one timed step may take.
 
     Pre-training is timed on as many threads as the engine gives it, but on a busy machine two threads wait for each
@@ -156,9 +156,13 @@ class _Tuning:
 def _per_item(run: Callable[[int], object], counts: tuple[int, int]) -> float:
     """Seconds an item takes beyond a first, small call, which pays for tables that are made once."""
     run(counts[0])
+    return _seconds(run, counts[1]) / counts[1]
+
+
+def _seconds(run: Callable[[int], object], count: int) -> float:
     started = time.process_time()
-    run(counts[1])
-    return (time.process_time() - started) / counts[1]
+    run(count)
+    return time.process_time() - started
 
 
 def _decode_pace(world: World, model: Transformer, seed: int, budget: float) -> tuple[float, int]:
@@ -170,9 +174,12 @@ def _decode_pace(world: World, model: Transformer, seed: int, budget: float) -> 
             attacked(world, attack, prompts[slice(0, -(-rows // 6))], seed=seed)
         answers_to(model, world, prompts)
 
-    small = _per_item(answer, (4, 32))
-    rows = max(32, min(1000, int(3 * budget / small)))
-    return _per_item(answer, (4, rows)), rows
+    # A step of decoding costs something whatever the rows: two sizes tell the two apart.
+    few = 32
+    small = _per_item(answer, (4, few))
+    rows = max(8 * few, min(DECODED_AT_ONCE, int(3 * budget / small)))
+    each = max((_seconds(answer, rows) - small * few) / (rows - few), 0.0)
+    return each + max(small - each, 0.0) * few / DECODED_AT_ONCE, rows
 
 
 def analysis_pace(recipe: Recipe, world: World, seed: int) -> dict[str, float]:

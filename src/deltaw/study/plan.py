@@ -180,7 +180,8 @@ def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> W
             return Work("world", windows=2 * config.sizes.ceiling)
         case BaseConfig():
             early, sizes = len(config.checkpoints) - 1, config.shared.sizes
-            decoded = len(BASE_SETS) * (early * sizes.checkpoint + sizes.final)
+            last = (sizes.base or sizes.final) * len(config.shared.world.grammars)
+            decoded = len(BASE_SETS) * (early * sizes.checkpoint + last)
             updates, rows = config.pretraining.optimiser.steps, config.pretraining.batch
             trained = updates * rows * length
             return Work("pre-training", "pretrain", updates, rows, length, trained, decoded * answer, decoded=decoded)
