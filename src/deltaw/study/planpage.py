@@ -13,6 +13,7 @@ from deltaw.study.artifacts import plain
 from deltaw.study.configuration import Recipe
 from deltaw.study.plan import Plan, StageCost
 from deltaw.study.tuned import Tuned
+from deltaw.training import OptimiserConfig
 from deltaw.world import VIEWS, GrammarConfig, WorldConfig, language
 
 Section = tuple[str, list[tuple[str, str]]]
@@ -75,6 +76,7 @@ def configuration(plan: Plan) -> Iterator[Section]:
     yield "model", [*shape, ("parameters", f"{plan.parameters:,}")]
     fields = {k: v for k, v in plain(recipe.pretraining).items() if k not in plain(plan.model) and k != "views"}
     views = [(f"views at sample {place:,}", _shares(shares)) for place, shares in recipe.pretraining.views.knots]
+    fields["optimiser"] = _optimiser(recipe.pretraining.optimiser)
     yield "pre-training", [*_flat(fields), *views]
     shared = recipe.tunings[0].config
     yield (
@@ -87,9 +89,16 @@ def configuration(plan: Plan) -> Iterator[Section]:
     )
     for strength, tunings in groupby(sorted(recipe.tunings, key=lambda tuned: tuned.strength), lambda t: t.strength):
         listed = list(tunings)
-        optimiser = _flat(plain(listed[0].config.optimiser))
+        optimiser = _flat(_optimiser(listed[0].config.optimiser))
         yield f"tuning, {strength}", [*optimiser, *((tuned.name, _objective(tuned)) for tuned in listed)]
-    yield "prompts behind each number", _flat(plain(recipe.sizes))
+    sizes = {name: value for name, value in plain(recipe.sizes).items() if value is not None}
+    yield "prompts behind each number", _flat(sizes)
+
+
+def _optimiser(config: OptimiserConfig) -> dict[str, Any]:
+    """Its fields, without Muon's where it is not Muon."""
+    chosen: dict[str, Any] = plain(config)
+    return {name: value for name, value in chosen.items() if name != "momentum" or config.method == "muon"}
 
 
 def _world(world: WorldConfig) -> list[tuple[str, str]]:
@@ -129,6 +138,7 @@ def _recipe(recipe: Recipe) -> list[tuple[str, str]]:
         ("base checkpoints", _text(recipe.base_checkpoints)),
         ("tuning checkpoints", _text(recipe.checkpoints)),
         ("matched at a refusal rate of", str(recipe.refusal_threshold)),
+        *([] if recipe.base_gate is None else [("exact answers asked of the base", str(recipe.base_gate))]),
     ]
 
 
