@@ -268,7 +268,7 @@ def test_a_worker_that_dies_once_is_replaced_and_its_stage_tried_again(tmp_path:
     (record,) = execute(stages, tmp_path / "run", "dask", workers=1, listener=recorder)
     assert (record.path / "alive.txt").exists()
     (notice,) = [text for kind, *text in recorder.heard if kind == "notice"]
-    assert notice == ["unlucky is run once more: the process that ran it died"]
+    assert notice == ["unlucky starts again: the process that ran it died"]
     assert leftovers(tmp_path / "run") == []
 
 

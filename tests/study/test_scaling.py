@@ -20,7 +20,7 @@ from distributed import Client, LocalCluster
 from external import external
 
 from deltaw.errors import DeltawError
-from deltaw.study import run
+from deltaw.study import artifacts, run
 from deltaw.study.artifacts import Artifact, Provenance
 from deltaw.study.configuration import Recipe
 from deltaw.study.engine import execute
@@ -162,13 +162,19 @@ def test_a_dead_worker_gets_one_more_try_an_error_none_and_cuda_needs_no_declare
     assert made.name.startswith("runs-")
 
 
-def test_two_workers_that_make_the_same_stage_both_have_made_it(tmp_path: Path) -> None:
+def test_two_machines_that_make_the_same_stage_both_have_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of one machine the second would wait for the first; other machines' processes cannot be seen.
+    monkeypatch.setattr(artifacts, "_wait_for_others", lambda path: False)
     mark, go = tmp_path / "mark", tmp_path / "go"
     stage = Stage("hang", toy_stages.hang, {"mark": str(mark), "go": str(go)})
     provenance = Provenance("hang", {})
     job = Job(stage, provenance, provenance.path(tmp_path), {}, {}, 1.0)
     made: list[Artifact] = []
-    threads = [threading.Thread(target=lambda: made.append(make(job, lambda event: None))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: made.append(make(job, lambda event: None)), daemon=True) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     end = time.monotonic() + 60

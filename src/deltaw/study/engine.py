@@ -244,7 +244,7 @@ class _Driver:
         match event:
             case Started(stage):
                 if stage in self._begun:
-                    self._listener.notice(f"{stage} is run once more: the process that ran it died")
+                    self._listener.notice(f"{stage} starts again: the process that ran it died")
                 self._begun.add(stage)
                 self._listener.started(stage)
             case Progressed(stage, done, total, note):
