@@ -13,6 +13,8 @@ from torch import Tensor
 
 from deltaw.batch import Batch
 
+DENSE_VOCABULARY = 1024
+
 LanguageModel = Callable[[Tensor], Tensor]
 """Anything that maps tokens (N, T) to logits (N, T, V)."""
 
@@ -29,6 +31,8 @@ def token_nll(logits: Tensor, batch: Batch, places: Tensor | None = None) -> Ten
         raise ValueError(f"logits are of {tuple(logits.shape[:2])} positions, tokens of {(rows, length)}")
     supervised = batch.weights != 0
     supervised[:, 0] = False  # nothing precedes the first token
+    if logits.is_cuda and vocabulary <= DENSE_VOCABULARY:
+        return dense_token_nll(logits, batch.tokens, supervised, places)
     (target,) = supervised.flatten().nonzero(as_tuple=True)
     source = target - 1
     if places is not None:
@@ -36,6 +40,21 @@ def token_nll(logits: Tensor, batch: Batch, places: Tensor | None = None) -> Ten
     chosen = logits.reshape(-1, vocabulary).index_select(0, source)
     nll = F.cross_entropy(chosen, batch.tokens.flatten().index_select(0, target), reduction="none")
     return nll.new_zeros(rows * length).index_copy(0, target, nll).view(rows, length)
+
+
+def dense_token_nll(logits: Tensor, tokens: Tensor, supervised: Tensor, places: Tensor | None = None) -> Tensor:
+    """`token_nll` with every position normalised over the vocabulary, and nothing of a shape that numbers decide.
+
+    That suits a card, which would have to be waited for, where the vocabulary is small.
+    """
+    (rows, length), (_, read, vocabulary) = tokens.shape, logits.shape
+    source = torch.arange(length, device=tokens.device).sub(1).clamp(min=0).expand(rows, length)
+    if places is not None:
+        source = places.gather(1, source)
+    flat = (source + read * torch.arange(rows, device=tokens.device)[:, None]).flatten()
+    chosen = logits.reshape(-1, vocabulary).index_select(0, flat)
+    nll = F.cross_entropy(chosen, tokens.flatten(), reduction="none").view(rows, length)
+    return torch.where(supervised, nll, nll.new_zeros(()))
 
 
 def response_log_probs(logits: Tensor, batch: Batch) -> Tensor:

@@ -360,7 +360,10 @@ class Transformer(nn.Module):
         if visible is not None and cache is not None:
             raise ValueError("give either visible or a cache")
         start = cache[0].filled if cache else 0
-        end = start + x_BTD.shape[1] if positions is None else int(positions.max()) + 1
+        end = start + x_BTD.shape[1]
+        if positions is not None:  # while a CUDA graph is recorded there are no numbers to look at
+            recording = x_BTD.is_cuda and torch.cuda.is_current_stream_capturing()
+            end = 0 if recording else int(positions.max()) + 1
         if end > self.config.context:
             raise DeltawError(
                 f"a sequence of {end} tokens does not fit the model's context of {self.config.context}; "

@@ -6,9 +6,9 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from deltaw.study.artifacts import Artifact, Provenance, read_artifact, write_artifact
 from deltaw.study.stage import Stage, StageContext
@@ -89,8 +89,22 @@ def make(job: Job, emit: Emit) -> Artifact:
     def fill(out: Path) -> None:
         stage.run(StageContext(stage.config, job.inputs, out, _Reporter(stage.name, emit)))
 
-    with torch_threads(stage.threads):
+    from deltaw.model.determinism import deterministic  # imports torch: see `torch_threads`
+
+    with torch_threads(stage.threads), deterministic(_device_of(stage.config)):
         return write_artifact(job.path, job.provenance, job.input_digests, fill)
+
+
+def _device_of(config: Any) -> str:
+    """`cuda` if any part of a stage's configuration names a CUDA device, else `cpu`."""
+    if is_dataclass(config) and not isinstance(config, type):
+        named = {field.name: getattr(config, field.name) for field in fields(config)}
+        if str(named.get("device", "cpu")).startswith("cuda"):
+            return "cuda"
+        config = tuple(named.values())
+    if isinstance(config, tuple):
+        return "cuda" if any(_device_of(part) == "cuda" for part in config) else "cpu"
+    return "cpu"
 
 
 class _Reporter:

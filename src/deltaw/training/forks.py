@@ -41,19 +41,29 @@ class Fork:
     places: tuple[Tensor, Tensor]
 
 
-def fork(first: Batch, second: Batch) -> Fork:
-    """Row by row, the two sequences as one. What follows the last token with loss of the shorter one is left out."""
+def fork_size(first: Batch, second: Batch) -> tuple[int, int]:
+    """(columns of the longest trunk, columns of the longest branch) of `fork`."""
+    length = max(first.tokens.shape[1], second.tokens.shape[1])
+    first, second = widened(first, length), widened(second, length)
+    ends_first, ends_second = _ends(first), _ends(second)
+    ends, shared = _shared(first, second, ends_first, ends_second)
+    return int(torch.maximum(ends_first, ends_second).max()), int((ends - shared).max())
+
+
+def fork(first: Batch, second: Batch, size: tuple[int, int] | None = None) -> Fork:
+    """Row by row, the two sequences as one. What follows the last token with loss of the shorter one is left out.
+
+    size: `fork_size`, where it is known; a card need then not be waited for.
+    """
+    kept, width = fork_size(first, second) if size is None else size
     length = max(first.tokens.shape[1], second.tokens.shape[1])
     first, second = widened(first, length), widened(second, length)
     ends_first, ends_second = _ends(first), _ends(second)
     swapped = ends_second > ends_first
     trunk = torch.where(swapped[:, None], second.tokens, first.tokens)
     branch = torch.where(swapped[:, None], first.tokens, second.tokens)
-    ends = torch.minimum(ends_first, ends_second)
-    trunk = trunk[:, : int(torch.maximum(ends_first, ends_second).max())]
-    same = (first.tokens == second.tokens).cumprod(1).sum(1)
-    shared = torch.minimum(same, ends)  # tokens of each row
-    width, kept = int((ends - shared).max()), trunk.shape[1]
+    trunk = trunk[:, :kept]
+    _, shared = _shared(first, second, ends_first, ends_second)
     columns = torch.arange(kept + width, device=trunk.device)
     own = (shared[:, None] + columns[:width]).clamp(max=length - 1)
     in_trunk = columns < kept
@@ -72,6 +82,13 @@ def fork(first: Batch, second: Batch) -> Fork:
             torch.where(swapped[:, None], straight, turned),
         ),
     )
+
+
+def _shared(first: Batch, second: Batch, ends_first: Tensor, ends_second: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) the number of tokens up to the last one with loss of the shorter sequence, and of those that both share."""
+    ends = torch.minimum(ends_first, ends_second)
+    same = (first.tokens == second.tokens).cumprod(1).sum(1)
+    return ends, torch.minimum(same, ends)
 
 
 def _ends(batch: Batch) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
+from deltaw.training.cuda_step import gradients
 from deltaw.training.objectives import Loss
 
 
@@ -161,14 +162,11 @@ def train(
     beyond = [step for step in checkpoints if not 0 <= step <= optimiser.steps]
     if beyond:
         raise DeltawError(f"a checkpoint is asked for after {beyond[0]} updates; expected 0 to {optimiser.steps}")
-    adam, ledger = adamw(model, optimiser), _Ledger(optimiser)
+    adam, ledger, differentiate = adamw(model, optimiser), _Ledger(optimiser), gradients(model, loss, compute_dtype)
     if 0 in checkpoints:
         on_checkpoint(0, model)
     for step in range(optimiser.steps):
-        with model.computing_in(compute_dtype):
-            found = loss(model, batches(step))
-        adam.zero_grad()
-        found.value.backward()  # type: ignore[no-untyped-call]
+        found = differentiate(batches(step))
         norm = nn.utils.clip_grad_norm_(model.parameters(), optimiser.clip_norm or math.inf)
         rate = learning_rate(step, optimiser)
         for group in adam.param_groups:

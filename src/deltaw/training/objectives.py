@@ -8,7 +8,7 @@ batch, and through a `Transformer` of ours with their common prompt read once.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 from types import MappingProxyType
 from typing import Any
@@ -20,15 +20,35 @@ from torch import Tensor
 from deltaw.batch import Batch
 from deltaw.errors import DeltawError
 from deltaw.model import LanguageModel, Transformer, mean_nll, response_weights, token_nll
-from deltaw.training.forks import fork, widened
+from deltaw.training.forks import fork, fork_size, widened
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a pair's numbers say of shapes: the position before the first one with loss of each response, and
+    `fork_size`.
+    """
+
+    since: tuple[int, int]
+    forked: tuple[int, int]
+
+
+def sizes_of(preferred: Batch, dispreferred: Batch) -> Sizes:
+    """The sizes of a pair of these responses."""
+    since = _before_loss(preferred), _before_loss(dispreferred)
+    return Sizes(since, fork_size(preferred, dispreferred))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Preferred and dispreferred responses to the same prompts. ValueError if a response carries no loss."""
+    """Preferred and dispreferred responses to the same prompts. ValueError if a response carries no loss.
+
+    sizes: where they are known beforehand (see `measured`).
+    """
 
     preferred: Batch
     dispreferred: Batch
+    sizes: Sizes | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if len(self.preferred) != len(self.dispreferred):
@@ -46,7 +66,12 @@ class Pair:
 
     def to(self, device: torch.device | str) -> "Pair":
         """The pair on `device`."""
-        return Pair(self.preferred.to(device), self.dispreferred.to(device))
+        return Pair(self.preferred.to(device), self.dispreferred.to(device), sizes=self.sizes)
+
+    def measured(self) -> "Pair":
+        """The pair with its `sizes`, so that a model on a card need not wait for its numbers."""
+        sizes = sizes_of(self.preferred, self.dispreferred)
+        return Pair(self.preferred, self.dispreferred, sizes=sizes)
 
     def joined(self) -> Batch:
         """(2N, T) all preferred rows, then all dispreferred ones; the shorter half is padded on the right."""
@@ -119,8 +144,9 @@ class _Responses:
 def _responses(model: LanguageModel, pair: Pair) -> tuple[_Responses, _Responses]:
     """What is known of the preferred and of the dispreferred responses."""
     if isinstance(model, Transformer):
-        forked = fork(pair.preferred, pair.dispreferred)
-        since = min(_before_loss(half) for half in (pair.preferred, pair.dispreferred))
+        sizes = pair.sizes or sizes_of(pair.preferred, pair.dispreferred)
+        forked = fork(pair.preferred, pair.dispreferred, sizes.forked)
+        since = min(sizes.since)
         logits = model(forked.tokens, positions=forked.positions, visible=forked.visible, since=since)
         length = forked.places[0].shape[1]
         halves = [widened(half, length) for half in (pair.preferred, pair.dispreferred)]
@@ -162,7 +188,7 @@ class SsftOptions:
 
 def ssft(model: LanguageModel, pair: Pair, reference: ReferenceLogProbs | None, options: SsftOptions) -> Loss:
     """Token mean of the NLL of w. The dispreferred responses are not read."""
-    batch, since = pair.preferred, _before_loss(pair.preferred)
+    batch, since = pair.preferred, pair.sizes.since[0] if pair.sizes else _before_loss(pair.preferred)
     if isinstance(model, Transformer):
         logits = model(batch.tokens, since=since)
         batch = Batch(batch.tokens[:, since:], batch.weights[:, since:], batch.roles[:, since:])

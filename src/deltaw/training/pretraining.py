@@ -11,6 +11,7 @@ from deltaw.errors import DeltawError
 from deltaw.model import BlockStyle, ModelConfig, Positions, Transformer
 from deltaw.training.loop import OptimiserConfig, TrainingLog, train
 from deltaw.training.objectives import next_token
+from deltaw.training.prefetch import Prefetch
 from deltaw.world import (
     WHOLE_VIEWS,
     Encoded,
@@ -132,11 +133,16 @@ def pretrain(
     model = new_model(world, config, seed).to(config.device)
     ready: dict[int, Batch] = {}
 
+    def draw(step: int) -> Batch:
+        rows = range(step * config.batch, (step + CHUNK) * config.batch)
+        return as_batch(pretraining_samples(world, config, rows, seed))
+
+    chunks = Prefetch(draw, CHUNK, config.optimiser.steps, config.device)
+
     def batches(step: int) -> Batch:
         if step not in ready:
             ready.clear()
-            rows = range(step * config.batch, (step + CHUNK) * config.batch)
-            chunk = as_batch(pretraining_samples(world, config, rows, seed)).to(config.device)
+            chunk = chunks(step)
             ready.update({step + k: chunk[k * config.batch : (k + 1) * config.batch] for k in range(CHUNK)})
         return ready[step]
 
