@@ -31,7 +31,7 @@ def token_nll(logits: Tensor, batch: Batch, places: Tensor | None = None) -> Ten
         raise ValueError(f"logits are of {tuple(logits.shape[:2])} positions, tokens of {(rows, length)}")
     supervised = batch.weights != 0
     supervised[:, 0] = False  # nothing precedes the first token
-    if logits.is_cuda and vocabulary <= DENSE_VOCABULARY:
+    if _dense(logits):
         return dense_token_nll(logits, batch.tokens, supervised, places)
     (target,) = supervised.flatten().nonzero(as_tuple=True)
     source = target - 1
@@ -40,6 +40,10 @@ def token_nll(logits: Tensor, batch: Batch, places: Tensor | None = None) -> Ten
     chosen = logits.reshape(-1, vocabulary).index_select(0, source)
     nll = F.cross_entropy(chosen, batch.tokens.flatten().index_select(0, target), reduction="none")
     return nll.new_zeros(rows * length).index_copy(0, target, nll).view(rows, length)
+
+
+def _dense(logits: Tensor) -> bool:
+    return logits.is_cuda and logits.shape[-1] <= DENSE_VOCABULARY
 
 
 def dense_token_nll(logits: Tensor, tokens: Tensor, supervised: Tensor, places: Tensor | None = None) -> Tensor:

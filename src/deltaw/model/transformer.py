@@ -267,6 +267,10 @@ class PublishedBlock(nn.Module):
         return x_BTD + self.mlp(x_BTD.to(dtype))  # type: ignore[no-any-return]
 
 
+def _recording(x: Tensor) -> bool:
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 BLOCKS: Mapping[BlockStyle, type[PreNormBlock] | type[PublishedBlock]] = {
     "pre_ln": PreNormBlock,
     "published": PublishedBlock,
@@ -362,8 +366,7 @@ class Transformer(nn.Module):
         start = cache[0].filled if cache else 0
         end = start + x_BTD.shape[1]
         if positions is not None:  # while a CUDA graph is recorded there are no numbers to look at
-            recording = x_BTD.is_cuda and torch.cuda.is_current_stream_capturing()
-            end = 0 if recording else int(positions.max()) + 1
+            end = 0 if _recording(x_BTD) else int(positions.max()) + 1
         if end > self.config.context:
             raise DeltawError(
                 f"a sequence of {end} tokens does not fit the model's context of {self.config.context}; "
