@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 
-.PHONY: study interventions test slow faults fuzz real real-results benchmark calibration ledger results lint types contract check help
+.PHONY: study interventions test slow faults fuzz real real-results benchmark gpu-check calibration ledger results lint types contract check help
 .DEFAULT_GOAL := help
 
 help:  ## show what there is to make
@@ -38,6 +38,9 @@ real-results: $(VENV)/.real  ## keep what `make real` found in the docs: numbers
 benchmark: $(READY)  ## speed and memory (docs/performance.md), two minutes on one core
 	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/sampling.py
 	$(RUN)/python benchmarks/training.py
+
+gpu-check:  ## speed and equality of `paper` on a GPU, eight minutes; installs nothing (PYTHON=..: one with torch and numpy)
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu_check.py --out $(or $(OUT),runs/gpu_check)
 
 calibration: $(READY)  ## how often the tests find what is not there: half an hour of one core (STUDY=RUN: controls too)
 	OMP_NUM_THREADS=1 $(RUN)/python -m deltaw.study.calibrating --out docs/results/calibration $(if $(STUDY),--run $(STUDY))

@@ -50,11 +50,11 @@ class Study:
     engine: Literal["dask", "inline"] = "dask"
     """dask: a local cluster, one process a core. inline: everything in this process. The results are the same."""
     workers: int = 0
-    """How many processes the local cluster has. 0: one a core."""
+    """How many processes the local cluster has. 0: one a core; on a GPU as many of them as its memory holds."""
     scheduler: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Address of a running Dask scheduler, such as tcp://host:8786, whose workers share the output directory."""
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "cpu"
-    """Where models are trained: cpu, or cuda."""
+    """Where models are trained, decoded, attacked and read: cpu, or cuda."""
     below_gate: bool = False
     """Go on with a base model that gives fewer exact answers than the recipe asks for. Without it the study stops there
     and keeps the model."""
@@ -80,7 +80,7 @@ class Study:
             chosen,
             out,
             engine=self.engine,
-            workers=self.workers or None,
+            workers=self.workers or self._workers(chosen),
             scheduler=self.scheduler,
             listener=choose_listener(),
             below_gate=self.below_gate,
@@ -88,6 +88,15 @@ class Study:
         _say(_summary(out))
         _say(f"Report: {report}")
         return 0
+
+    def _workers(self, chosen: "Recipe") -> int | None:
+        """As many as the card holds. None leaves it to the engine: one, one a core, or what the scheduler has."""
+        if chosen.pretraining.device == "cpu" or self.engine == "inline" or self.scheduler is not None:
+            return None
+        from deltaw.study.cards import workers_on
+        from deltaw.study.cluster import available_cores
+
+        return workers_on(chosen, available_cores())
 
     def _dry_run(self, chosen: "Recipe") -> int:
         import json
@@ -99,7 +108,8 @@ class Study:
 
         if self.workers < 0:
             raise DeltawError(f"workers is {self.workers}; give at least 1, or 0 for one a core")
-        plan = make_plan(chosen, measure(chosen, self.seed), self.workers or available_cores(), self.engine)
+        workers = self.workers or self._workers(chosen) or available_cores()
+        plan = make_plan(chosen, measure(chosen, self.seed), workers, self.engine)
         if self.json:
             _say(json.dumps(to_json(plan), indent=2))
         else:

@@ -69,6 +69,11 @@ class MlpWeights:
     b_out: Tensor
     activation: Callable[[Tensor], Tensor]
 
+    def cpu(self) -> "MlpWeights":
+        """The same weights on the CPU."""
+        weights = self.w_in.cpu(), self.b_in.cpu(), self.w_out.cpu(), self.b_out.cpu()
+        return MlpWeights(*weights, activation=self.activation)
+
     def double(self) -> "MlpWeights":
         """The same weights in float64."""
         weights = self.w_in.double(), self.b_in.double(), self.w_out.double(), self.b_out.double()

@@ -14,6 +14,8 @@ from torch import Tensor
 from deltaw.batch import Batch
 from deltaw.model.transformer import Transformer
 
+DENSE_VOCABULARY = 1024
+
 LanguageModel = Callable[[Tensor], Tensor]
 """Anything that maps tokens (N, T) to logits (N, T, V)."""
 
@@ -28,6 +30,8 @@ def token_nll(logits: Tensor, batch: Batch, places: Tensor | None = None) -> Ten
     rows, length = batch.tokens.shape
     if tuple(logits.shape[:2]) != (rows, length) and (places is None or len(logits) != rows):
         raise ValueError(f"logits are of {tuple(logits.shape[:2])} positions, tokens of {(rows, length)}")
+    if _dense(logits):
+        return dense_token_nll(logits, batch.tokens, _supervised(batch), places)
     target, source = _with_loss(batch, places, logits.shape[1])
     return _nll(logits.reshape(-1, logits.shape[-1]).index_select(0, source), batch, target)
 
@@ -56,19 +60,43 @@ def _with_loss(batch: Batch, places: Tensor | None, length: int) -> tuple[Tensor
     """Of the tokens that carry loss, their places in the flattened batch, and those in the flattened rows of `length`
     of what predicts them.
     """
-    supervised = batch.weights != 0
-    supervised[:, 0] = False  # nothing precedes the first token
-    (target,) = supervised.flatten().nonzero(as_tuple=True)
+    (target,) = _supervised(batch).flatten().nonzero(as_tuple=True)
     source = target - 1
     if places is not None:
         source = places.flatten().index_select(0, source) + (target // batch.tokens.shape[1]) * length
     return target, source
 
 
+def _supervised(batch: Batch) -> Tensor:
+    """(N, T) bool: which tokens carry loss."""
+    supervised = batch.weights != 0
+    supervised[:, 0] = False  # nothing precedes the first token
+    return supervised
+
+
 def _nll(logits: Tensor, batch: Batch, target: Tensor) -> Tensor:
     """(N, T) of the logits (M, V) that predict the tokens `target` (M,) of the flattened batch; 0 elsewhere."""
     nll = F.cross_entropy(logits, batch.tokens.flatten().index_select(0, target), reduction="none")
     return nll.new_zeros(batch.tokens.numel()).index_copy(0, target, nll).view_as(batch.tokens)
+
+
+def _dense(logits: Tensor) -> bool:
+    return logits.is_cuda and logits.shape[-1] <= DENSE_VOCABULARY
+
+
+def dense_token_nll(logits: Tensor, tokens: Tensor, supervised: Tensor, places: Tensor | None = None) -> Tensor:
+    """`token_nll` with every position normalised over the vocabulary, and nothing of a shape that numbers decide.
+
+    That suits a card, which would have to be waited for, where the vocabulary is small.
+    """
+    (rows, length), (_, read, vocabulary) = tokens.shape, logits.shape
+    source = torch.arange(length, device=tokens.device).sub(1).clamp(min=0).expand(rows, length)
+    if places is not None:
+        source = places.gather(1, source)
+    flat = (source + read * torch.arange(rows, device=tokens.device)[:, None]).flatten()
+    chosen = logits.reshape(-1, vocabulary).index_select(0, flat)
+    nll = F.cross_entropy(chosen, tokens.flatten(), reduction="none").view(rows, length)
+    return torch.where(supervised, nll, nll.new_zeros(()))
 
 
 def response_log_probs(logits: Tensor, batch: Batch) -> Tensor:

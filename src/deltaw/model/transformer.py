@@ -304,6 +304,10 @@ class PublishedBlock(nn.Module):
         return x_ND + self.mlp.packed(x_ND, dtype)
 
 
+def _recording(x: Tensor) -> bool:
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 BLOCKS: Mapping[BlockStyle, type[PreNormBlock] | type[PublishedBlock]] = {
     "pre_ln": PreNormBlock,
     "published": PublishedBlock,
@@ -397,9 +401,12 @@ class Transformer(nn.Module):
         if visible is not None and cache is not None:
             raise ValueError("give either visible or a cache")
         start = cache[0].filled if cache else 0
-        self._check_fits(start + x_BTD.shape[1] if positions is None else int(positions.max()) + 1)
+        end = start + x_BTD.shape[1]
+        if positions is not None:  # while a CUDA graph is recorded there are no numbers to look at
+            end = 0 if _recording(x_BTD) else int(positions.max()) + 1
+        self._check_fits(end)
         table = self.position.weight
-        x_BTD = x_BTD + (table[start : start + x_BTD.shape[1]] if positions is None else F.embedding(positions, table))
+        x_BTD = x_BTD + (table[start:end] if positions is None else F.embedding(positions, table))
         hidden_BS = self._hidden(tokens, cache, x_BTD.shape[1])
         dtype = self.compute_dtype or self.unembed.weight.dtype
         for index, block in enumerate(self.blocks):

@@ -76,7 +76,7 @@ def directions_of(base: Transformer, tuned: Transformer, roots: Sequence[Roots],
     """The directions of each layer's update. roots: of the base model, by layer."""
     found = []
     for layer in range(base.config.layers):
-        old, new = mlp(base, layer).double(), mlp(tuned, layer).double()
+        old, new = mlp(base, layer).cpu().double(), mlp(tuned, layer).cpu().double()
         deltas = {IN: new.w_in - old.w_in, OUT: new.w_out - old.w_out}
         spans = {
             (side, module): (top_left if side == "output" else top_right)(deltas[module], min(k, *deltas[module].shape))
@@ -102,7 +102,7 @@ def align_models(context: StageContext) -> None:
     """Every pair of tuned models, and every pair of layers of each one at the larger rate."""
     config: AligningConfig = context.config
     shared, k = config.shared, config.subspaces.directions
-    base, _ = last_model(context.inputs["base"])
+    base = last_model(context.inputs["base"])[0].to(config.tuned[0].config.device)
     roots = input_roots(base, World(shared.world), shared)
     sheet, updates, views = Sheet(stage="analysis"), [], []
     for tuned in config.tuned:
@@ -128,7 +128,7 @@ def align_seeds(context: StageContext) -> None:
     sheet, k = Sheet(stage="analysis"), config.subspaces.directions
     updates: dict[tuple[str, int], tuple[list[Directions], Sheet]] = {}
     for number, shared in enumerate(config.shared):
-        base, _ = last_model(context.inputs[f"base-s{shared.seed}"])
+        base = last_model(context.inputs[f"base-s{shared.seed}"])[0].to(config.tuned[0].config.device)
         roots = input_roots(base, World(shared.world), shared)
         for tuned in config.tuned:
             model, meta = last_model(context.inputs[f"{tuned.name}-s{shared.seed}"])

@@ -141,10 +141,10 @@ def attack_model(context: StageContext) -> None:
     """Every attack of the recipe on the tuned model's last checkpoint."""
     config: AttackingConfig = context.config
     shared, attacks = config.shared, config.attacks
-    before = base_side(context.inputs["base"], shared.world, shared.sizes, shared.seed)
-    at = Comparison(before, last_model(context.inputs["tuned"])[0], last=True)
-    model, meta = last_model(context.inputs["tuned"])
     device = config.tuned.config.device
+    before = base_side(context.inputs["base"], shared.world, shared.sizes, shared.seed, device)
+    at = Comparison(before, last_model(context.inputs["tuned"])[0].to(device), last=True)
+    model, meta = last_model(context.inputs["tuned"])
     prompts, rows = before.contrasts[PRIMARY], slice(0, attacks.prompts)
     forbidden, allowed = (
         requests_for(before.world, part[rows], device) for part in (prompts.forbidden, prompts.allowed)
@@ -272,7 +272,7 @@ def _placed(
 
 def _with_vectors(target: Target, found: Tensor) -> tuple[Places, Places]:
     """Activations of the tuned and of the base model on forbidden prompts with vectors (N, n, D) or tokens (N, n)."""
-    plain, found = target.forbidden.batch.to("cpu"), found.cpu()
+    plain = target.forbidden.batch
     places = []
     for model in (target.at.tuned, target.at.before.model):
         with torch.no_grad():
@@ -291,7 +291,7 @@ def _observe_prefill(target: Target, name: str, count: int) -> None:
         "allowed": target.allowed,
         "forbidden": target.forbidden.with_compliant(target.forbidden.refusal),
     }
-    batches = {which: _anchored(requests.batch.to("cpu"), count) for which, requests in answered.items()}
+    batches = {which: _anchored(requests.batch, count) for which, requests in answered.items()}
     of_tuned, of_base = (
         {which: _placed(model, batch) for which, batch in batches.items()} for model in (at.tuned, before.model)
     )

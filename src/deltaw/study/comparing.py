@@ -2,6 +2,9 @@
 
 The primary contrast is the *same conditional operators* on safe and on unsafe operands, pair by pair; the secondary one
 is the same text under operators that are always and never allowed. Activations are read at the last prompt token.
+
+Models are on the device of their tuning. What is read of them (activations, matrices) comes to the CPU: matrices are
+small, and the statistics are in float64.
 """
 
 from collections.abc import Callable, Hashable
@@ -68,7 +71,8 @@ def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, Contrast]:
 
 def read(model: Transformer, world: World, prompts: Prompts) -> Places:
     """Activations (N, width) at the last prompt token, by (layer, site); `mlp_in` is among the sites."""
-    return activations(model, compliant(world, prompts), ("mlp_in", *SITES), range(model.config.layers))
+    batch = compliant(world, prompts).to(model.embed.weight.device)
+    return activations(model, batch, ("mlp_in", *SITES), range(model.config.layers))
 
 
 class BaseSide:
@@ -78,7 +82,7 @@ class BaseSide:
         self.model, self.world, self.sizes, self.seed = base, world, sizes, seed
         self.layers = range(base.config.layers)
         self.contrasts = {contrast.name: contrast for contrast in contrasts(world, sizes.contrast, seed)}
-        self.mlps = [mlp(base, layer).double() for layer in self.layers]
+        self.mlps = [mlp(base, layer).cpu().double() for layer in self.layers]
         self.bases: list[ColumnBasis] = [column_basis(weights.w_in) for weights in self.mlps]
         self.gaussian = gaussian_spectrum((self.bases[0].m, self.bases[0].n), self.generator(17))
         self._found: dict[Hashable, Any] = {}
@@ -114,16 +118,16 @@ class BaseSide:
 
 
 @lru_cache(maxsize=4)
-def base_side(artifact: Path, world: WorldConfig, sizes: Sizes, seed: int) -> BaseSide:
+def base_side(artifact: Path, world: WorldConfig, sizes: Sizes, seed: int, device: str) -> BaseSide:
     """The side of the base model in `artifact`; a process that analyses its tuned models in turn computes it once."""
-    return BaseSide(last_model(artifact)[0], World(world), sizes, seed)
+    return BaseSide(last_model(artifact)[0].to(device), World(world), sizes, seed)
 
 
-def base_sides(artifact: Path, shared: SeedConfig) -> tuple[BaseSide, BaseSide]:
+def base_sides(artifact: Path, shared: SeedConfig, device: str) -> tuple[BaseSide, BaseSide]:
     """The base model's side for a last checkpoint, and for earlier ones, which have no more pairs than `checkpoint`."""
     sizes = shared.sizes
     few = replace(sizes, contrast=min(sizes.contrast, sizes.checkpoint))
-    whole, early = (base_side(artifact, shared.world, some, shared.seed) for some in (sizes, few))
+    whole, early = (base_side(artifact, shared.world, some, shared.seed, device) for some in (sizes, few))
     return whole, early
 
 
@@ -150,7 +154,7 @@ class Comparison:
         self.draws, self.bootstrap = before.sizes.draws // share, before.sizes.bootstrap // share
         self.names = (PRIMARY, SECONDARY) if last else (PRIMARY,)
         self.after = {name: self._read(before.contrasts[name]) for name in self.names}
-        self.mlps = [(before.mlps[layer], mlp(tuned, layer).double()) for layer in self.layers]
+        self.mlps = [(before.mlps[layer], mlp(tuned, layer).cpu().double()) for layer in self.layers]
 
     def _read(self, contrast: Contrast) -> tuple[Places, Places]:
         world = self.before.world

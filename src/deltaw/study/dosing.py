@@ -73,12 +73,12 @@ class Rows:
 def measure_doses(context: StageContext) -> None:
     """Slopes and curves of success on position and on gain; position by the dose of soft prompts."""
     config: DosingConfig = context.config
-    shared = config.shared
+    shared, device = config.shared, config.tuned.config.device
     tuned, meta = last_model(context.inputs["tuned"])
     sizes = replace(shared.sizes, contrast=min(shared.sizes.contrast, shared.sizes.attacked))
     # Not as the last checkpoint: Observation 5's own intervals and the secondary contrast are the analysis stage's.
-    before = base_side(context.inputs["base"], shared.world, sizes, shared.seed)
-    at = Comparison(before, tuned, last=False)
+    before = base_side(context.inputs["base"], shared.world, sizes, shared.seed, device)
+    at = Comparison(before, tuned.to(device), last=False)
     fields = tuned_fields(config.tuned, shared.seed)
     sheet = Sheet(stage="analysis", **fields, step=int(meta["step"]), role="last_prompt", set=FORBIDDEN)
     parts = attacked_prompts(at)

@@ -45,6 +45,7 @@ def make_left_out(context: StageContext) -> None:
     sheet = Sheet(stage="behaviour")
     for number, (name, named) in enumerate(fields.items()):
         model, meta = last_model(context.inputs[name])
+        model.to(config.tuned.config.device)
         view = sheet.with_(**named, step=int(meta["step"]))
         if name == "tuned":
             follow(model, world, prompts_of_sets(world, sizes.final, seed), view, None, seed)

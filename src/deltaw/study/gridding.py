@@ -63,6 +63,7 @@ def make_cell(context: StageContext) -> None:
     }
     for number, (name, fields) in enumerate(models.items()):
         model, meta = last_model(context.inputs[name])
+        model.to(config.tuned.config.device)
         own = Sheet(stage="behaviour", **fields, step=int(meta["step"]))
         follow(model, world, prompts_of_sets(world, sizes.final, seed), own, None, seed)
         add_pooled(own)

@@ -7,9 +7,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from deltaw.errors import DeltawError
 from deltaw.study.artifacts import Artifact, Provenance, read_artifact, scratch_beside, write_artifact
@@ -92,7 +92,7 @@ def make(job: Job, emit: Emit) -> Artifact:
         stage.run(StageContext(stage.config, job.inputs, out, _Reporter(stage.name, emit), scratch))
 
     try:
-        with torch_threads(stage.threads):
+        with _computing_for(stage):
             artifact = write_artifact(job.path, job.provenance, job.input_digests, fill)
     except (OSError, DeltawError):
         # A scheduler that lost sight of a worker gives its stage to another while the first one may still be at work:
@@ -103,6 +103,32 @@ def make(job: Job, emit: Emit) -> Artifact:
         raise
     shutil.rmtree(scratch, ignore_errors=True)
     return artifact
+
+
+@contextmanager
+def _computing_for(stage: Stage) -> Iterator[None]:
+    """Within this context, torch computes as a stage asks: on so many threads, and on a card to the same bits."""
+    with torch_threads(stage.threads):
+        device = _device_of(stage.config)
+        if device == "cpu":
+            yield
+            return
+        from deltaw.model.determinism import deterministic  # imports torch: see `torch_threads`
+
+        with deterministic(device):
+            yield
+
+
+def _device_of(config: Any) -> str:
+    """`cuda` if any part of a stage's configuration names a CUDA device, else `cpu`."""
+    if is_dataclass(config) and not isinstance(config, type):
+        named = {field.name: getattr(config, field.name) for field in fields(config)}
+        if str(named.get("device", "cpu")).startswith("cuda"):
+            return "cuda"
+        config = tuple(named.values())
+    if isinstance(config, tuple):
+        return "cuda" if any(_device_of(part) == "cuda" for part in config) else "cpu"
+    return "cpu"
 
 
 class _Reporter:

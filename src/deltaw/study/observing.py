@@ -48,14 +48,14 @@ class AnalysisConfig:
 def analyse(context: StageContext) -> None:
     """Observations 1 to 5, the function and the spectrum of ΔW, at each checkpoint; nulls at the last."""
     config: AnalysisConfig = context.config
-    shared = config.shared
-    before, early = base_sides(context.inputs["base"], shared)
+    shared, device = config.shared, config.tuned.config.device
+    before, early = base_sides(context.inputs["base"], shared, device)
     sheet = Sheet(stage="analysis", **tuned_fields(config.tuned, shared.seed), role="last_prompt")
     steps = [step for step in config.checkpoints if step > 0]
     for number, step in enumerate(steps):
         tuned, _ = load(step_directory(context.inputs["tuned"], step))
         last = step == steps[-1]
-        at = Comparison(before if last else early, tuned, last)
+        at = Comparison(before if last else early, tuned.to(device), last)
         view = sheet.with_(step=step)
         for observe in (
             observe_weights,

@@ -2,7 +2,8 @@
 
 The steps are those of the study itself (`pretrain`, `tune`, `answers_to` ..) on its own model, world and optimiser.
 Where a whole batch would take too long, fewer rows of it are taken, and the time is scaled by rows; the notes say so.
-On one thread of a CPU, time is the processor's: what else runs on the machine does not count.
+On one thread of a CPU, time is the processor's: what else runs on the machine does not count. A card gets whole
+batches, since its time does not go with their rows, and a few updates first, after which they are recorded.
 """
 
 import time
@@ -24,6 +25,7 @@ from deltaw.study.plan import DECODED_AT_ONCE, Pace
 from deltaw.study.sensing import PAIRS, observe_sensitivity
 from deltaw.study.sheet import Sheet
 from deltaw.training import ReferenceLogProbs, objective
+from deltaw.training.cuda_step import PLAIN_RUNS
 from deltaw.training.pretraining import CHUNK, model_config, new_model, pretrain
 from deltaw.training.tuning import TuningConfig, tune, tuning_reference
 from deltaw.world import Ceiling, World, attacked
@@ -41,7 +43,11 @@ Training = Callable[[int, int, Collection[int], OnCheckpoint], None]
 
 
 def _clock(device: str) -> Clock:
-    return time.process_time if torch.device(device).type == "cpu" else time.perf_counter
+    return time.perf_counter if _on_card(device) else time.process_time
+
+
+def _on_card(device: str) -> bool:
+    return torch.device(device).type != "cpu"
 
 
 @dataclass(frozen=True)
@@ -68,21 +74,22 @@ def measure(recipe: Recipe, seed: int, budget: float = 1.0) -> Pace:
         notes.append(f"{name}: {timed.seconds:.3g} s an update of {batch} prompts{scaled}")
 
     batch, training = recipe.pretraining.batch, _pretraining(recipe, world, seed)
+    device = recipe.pretraining.device
     timed = []
     if recipe.base_threads > 1:
         with torch_threads(recipe.base_threads):
-            timed.append(time_updates(training, batch, budget, time.perf_counter))
+            timed.append(time_updates(training, batch, budget, time.perf_counter, device))
     with torch_threads(1):
-        timed.append(time_updates(training, batch, budget, _clock(recipe.pretraining.device)))
+        timed.append(time_updates(training, batch, budget, _clock(device), device))
         add("pretrain", batch, min(timed, key=lambda one: one.seconds))
         base = new_model(world, recipe.pretraining, seed)
         reference = 0.0
         for config in {tuned.config.objective: tuned.config for tuned in recipe.tunings}.values():
             clock = _clock(config.device)
             tuning = _Tuning(world, base, config, seed, clock)
-            add(config.objective, config.batch, time_updates(tuning, config.batch, budget, clock))
+            add(config.objective, config.batch, time_updates(tuning, config.batch, budget, clock, config.device))
             reference = tuning.reference_pace or reference
-        decode, rows = _decode_pace(world, base.to(recipe.pretraining.device), seed, budget)
+        decode, rows = _decode_pace(world, base.to(device), seed, budget, _clock(device))
         notes.append(f"decoding: {decode:.3g} s a prompt, in batches of {rows}")
         found: list[Ceiling] = []
         ceiling = _per_item(lambda count: found.append(world.ceiling(count // 2, seed=seed)), (4, CEILING_WINDOWS))
@@ -99,10 +106,13 @@ def measure(recipe: Recipe, seed: int, budget: float = 1.0) -> Pace:
     return Pace(update, reference, decode, ceiling, analysis, tuple(notes))
 
 
-def time_updates(train: Training, batch: int, budget: float, clock: Clock) -> Timed:
+def time_updates(train: Training, batch: int, budget: float, clock: Clock, device: str = "cpu") -> Timed:
     """Seconds of an update of `batch` rows by a clock, drawing them included: the fastest of `STEPS` of as many rows as
     fit the budget.
     """
+    if _on_card(device):
+        step, drawing = _stamps(train, batch, PLAIN_RUNS + 2 + STEPS, clock)
+        return Timed(max(step, drawing / CHUNK), batch)  # the next chunk is drawn meanwhile
     probe, rows = min(batch, PROBE_ROWS), batch
     step, drawing = _stamps(train, probe, STEPS, clock)
     if step * batch / probe > budget:
@@ -153,19 +163,19 @@ class _Tuning:
         tune(self.world, model, config, self.seed, reference, checkpoints=checkpoints, on_checkpoint=on_checkpoint)
 
 
-def _per_item(run: Callable[[int], object], counts: tuple[int, int]) -> float:
+def _per_item(run: Callable[[int], object], counts: tuple[int, int], clock: Clock = time.process_time) -> float:
     """Seconds an item takes beyond a first, small call, which pays for tables that are made once."""
     run(counts[0])
-    return _seconds(run, counts[1]) / counts[1]
+    return _seconds(run, counts[1], clock) / counts[1]
 
 
-def _seconds(run: Callable[[int], object], count: int) -> float:
-    started = time.process_time()
+def _seconds(run: Callable[[int], object], count: int, clock: Clock) -> float:
+    started = clock()
     run(count)
-    return time.process_time() - started
+    return clock() - started
 
 
-def _decode_pace(world: World, model: Transformer, seed: int, budget: float) -> tuple[float, int]:
+def _decode_pace(world: World, model: Transformer, seed: int, budget: float, clock: Clock) -> tuple[float, int]:
     """(seconds of drawing and answering a prompt, prompts in the timed batch); a third of them are attacked."""
 
     def answer(rows: int) -> None:
@@ -176,9 +186,9 @@ def _decode_pace(world: World, model: Transformer, seed: int, budget: float) -> 
 
     # A step of decoding costs something whatever the rows: two sizes tell the two apart.
     few = 32
-    small = _per_item(answer, (4, few))
+    small = _per_item(answer, (4, few), clock)
     rows = max(8 * few, min(DECODED_AT_ONCE, int(3 * budget / small)))
-    each = max((_seconds(answer, rows) - small * few) / (rows - few), 0.0)
+    each = max((_seconds(answer, rows, clock) - small * few) / (rows - few), 0.0)
     return each + max(small - each, 0.0) * few / DECODED_AT_ONCE, rows
 
 
@@ -193,7 +203,7 @@ def analysis_pace(recipe: Recipe, world: World, seed: int) -> dict[str, float]:
     pairs = recipe.sizes.contrast / sizes.contrast
     shape = replace(model_config(world, recipe.pretraining), layers=ANALYSED_LAYERS)
     generator = torch.Generator().manual_seed(seed)
-    base, tuned = Transformer(shape, generator), Transformer(shape, generator)
+    base, tuned = (Transformer(shape, generator).to(recipe.pretraining.device) for _ in range(2))
     started = time.process_time()
     before = BaseSide(base, world, sizes, seed)
     made = (time.process_time() - started) * pairs

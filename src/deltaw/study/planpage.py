@@ -218,6 +218,10 @@ def closing(plan: Plan) -> list[str]:
         f"About {duration(plan.wall)} with {how} on {device}; {duration(plan.seconds)} of work, longest chain "
         f"{duration(plan.chain)}.",
     ]
+    if device != "cpu":
+        lines.append(
+            "The workers share one card, and each is timed alone: together they are slower where the card is full."
+        )
     if plan.unknown:
         lines.append(f"Not estimated, so not in the total: {', '.join(plan.unknown)}.")
     lines.append(

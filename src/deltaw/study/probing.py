@@ -77,7 +77,8 @@ def observe_probe(at: Comparison, prompts: int, permutations: int, sheet: Sheet)
     """Held-out accuracy of reading the compliant output's first letter, by layer, in three models."""
     before = at.before
     generator = torch.Generator().manual_seed(before.seed)
-    models = {"": at.tuned, "_base": before.model, "_random": Transformer(before.model.config, generator)}
+    random = Transformer(before.model.config, generator).to(before.model.embed.weight.device)
+    models = {"": at.tuned, "_base": before.model, "_random": random}
     for number, name in enumerate(PROBED):
         asked = early(before.world, name, prompts, before.seed)
         labels, ids = first_letters(before.world, asked)

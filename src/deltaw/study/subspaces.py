@@ -41,15 +41,15 @@ class SubspacesConfig:
 def measure_subspaces(context: StageContext) -> None:
     """Ranks at each checkpoint; the direction of refusal and the probe at the last."""
     config: SubspacesConfig = context.config
-    shared = config.shared
-    before, early = base_sides(context.inputs["base"], shared)
+    shared, device = config.shared, config.tuned.config.device
+    before, early = base_sides(context.inputs["base"], shared, device)
     sheet = Sheet(stage="analysis", **tuned_fields(config.tuned, shared.seed), role="last_prompt")
     steps = [step for step in config.checkpoints if step > 0]
     chance = gaussian_energy_rank(before)
     for number, step in enumerate(steps):
         tuned, _ = load(step_directory(context.inputs["tuned"], step))
         last = step == steps[-1]
-        at = Comparison(before if last else early, tuned, last)
+        at = Comparison(before if last else early, tuned.to(device), last)
         view = sheet.with_(step=step)
         observe_update_rank(at, chance, view)
         observe_ranks(at, view)

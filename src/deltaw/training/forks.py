@@ -41,19 +41,26 @@ class Fork:
     places: tuple[Tensor, Tensor]
 
 
-def fork(first: Batch, second: Batch) -> Fork:
-    """Row by row, the two sequences as one. What follows the last token with loss of the shorter one is left out."""
+def fork_size(first: Batch, second: Batch) -> tuple[int, int]:
+    """(columns of the longest trunk, columns of the longest branch) of `fork`."""
     length = max(first.tokens.shape[1], second.tokens.shape[1])
     first, second = widened(first, length), widened(second, length)
-    ends_first, ends_second = _ends(first), _ends(second)
+    return _size(*_lengths(first, second))
+
+
+def fork(first: Batch, second: Batch, size: tuple[int, int] | None = None) -> Fork:
+    """Row by row, the two sequences as one. What follows the last token with loss of the shorter one is left out.
+
+    size: `fork_size`, where it is known; a card need then not be waited for.
+    """
+    length = max(first.tokens.shape[1], second.tokens.shape[1])
+    first, second = widened(first, length), widened(second, length)
+    ends_first, ends_second, shared = _lengths(first, second)
+    kept, width = _size(ends_first, ends_second, shared) if size is None else size
     swapped = ends_second > ends_first
     trunk = torch.where(swapped[:, None], second.tokens, first.tokens)
     branch = torch.where(swapped[:, None], first.tokens, second.tokens)
-    ends = torch.minimum(ends_first, ends_second)
-    trunk = trunk[:, : int(torch.maximum(ends_first, ends_second).max())]
-    same = (first.tokens == second.tokens).cumprod(1).sum(1)
-    shared = torch.minimum(same, ends)  # tokens of each row
-    width, kept = int((ends - shared).max()), trunk.shape[1]
+    trunk = trunk[:, :kept]
     columns = torch.arange(kept + width, device=trunk.device)
     own = (shared[:, None] + columns[:width]).clamp(max=length - 1)
     in_trunk = columns < kept
@@ -72,6 +79,20 @@ def fork(first: Batch, second: Batch) -> Fork:
             torch.where(swapped[:, None], straight, turned),
         ),
     )
+
+
+def _lengths(first: Batch, second: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """(N,) each, of sequences of one width: the number of tokens of the first and of the second one up to the last with
+    loss, and of those that both share.
+    """
+    ends_first, ends_second = _ends(first), _ends(second)
+    same = (first.tokens == second.tokens).cumprod(1).sum(1)
+    return ends_first, ends_second, torch.minimum(same, torch.minimum(ends_first, ends_second))
+
+
+def _size(ends_first: Tensor, ends_second: Tensor, shared: Tensor) -> tuple[int, int]:
+    longest = int(torch.maximum(ends_first, ends_second).max())
+    return longest, int((torch.minimum(ends_first, ends_second) - shared).max())
 
 
 def _ends(batch: Batch) -> Tensor:

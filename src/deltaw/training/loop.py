@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
+from deltaw.training.cuda_step import gradients
 from deltaw.training.loss import Loss
 from deltaw.training.optimisers import OptimiserConfig, learning_rate, optimisers
 from deltaw.training.snapshots import LogTable, Snapshots
@@ -88,6 +89,7 @@ def train(
     if beyond:
         raise DeltawError(f"a checkpoint is asked for after {beyond[0]} updates; expected 0 to {optimiser.steps}")
     movers, ledger = optimisers(model, optimiser), _Ledger(optimiser)
+    differentiate = gradients(model, loss, compute_dtype)
     begin = 0
     if snapshots is not None:
         begin, table = snapshots.restore(model, movers)
@@ -97,11 +99,7 @@ def train(
     elif 0 in checkpoints:
         on_checkpoint(0, model)
     for step in range(begin, optimiser.steps):
-        with model.computing_in(compute_dtype):
-            step_loss = loss(model, batches(step))
-        for mover in movers:
-            mover.zero_grad()
-        step_loss.value.backward()  # type: ignore[no-untyped-call]
+        step_loss = differentiate(batches(step))
         norm = nn.utils.clip_grad_norm_(model.parameters(), optimiser.clip_norm or math.inf)
         rate = learning_rate(step, optimiser)
         for mover in movers:

@@ -8,7 +8,7 @@ batch, and through a `Transformer` of ours with their common prompt read once.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 from types import MappingProxyType
 from typing import Any
@@ -28,16 +28,36 @@ from deltaw.model import (
     token_mean,
     token_nll,
 )
-from deltaw.training.forks import fork, widened
+from deltaw.training.forks import fork, fork_size, widened
 from deltaw.training.loss import Loss
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """What a pair's numbers say of shapes: the position before the first one with loss of each response, and
+    `fork_size`.
+    """
+
+    since: tuple[int, int]
+    forked: tuple[int, int]
+
+
+def sizes_of(preferred: Batch, dispreferred: Batch) -> Sizes:
+    """The sizes of a pair of these responses."""
+    since = _before_loss(preferred), _before_loss(dispreferred)
+    return Sizes(since, fork_size(preferred, dispreferred))
+
+
+@dataclass(frozen=True)
 class Pair:
-    """Preferred and dispreferred responses to the same prompts. ValueError if a response carries no loss."""
+    """Preferred and dispreferred responses to the same prompts. ValueError if a response carries no loss.
+
+    sizes: where they are known beforehand (see `measured`).
+    """
 
     preferred: Batch
     dispreferred: Batch
+    sizes: Sizes | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if len(self.preferred) != len(self.dispreferred):
@@ -55,7 +75,12 @@ class Pair:
 
     def to(self, device: torch.device | str) -> "Pair":
         """The pair on `device`."""
-        return Pair(self.preferred.to(device), self.dispreferred.to(device))
+        return Pair(self.preferred.to(device), self.dispreferred.to(device), sizes=self.sizes)
+
+    def measured(self) -> "Pair":
+        """The pair with its `sizes`, so that a model on a card need not wait for its numbers."""
+        sizes = sizes_of(self.preferred, self.dispreferred)
+        return Pair(self.preferred, self.dispreferred, sizes=sizes)
 
     def joined(self) -> Batch:
         """(2N, T) all preferred rows, then all dispreferred ones; the shorter half is padded on the right."""
@@ -120,14 +145,15 @@ class _Responses:
 def _responses(model: LanguageModel, pair: Pair) -> tuple[_Responses, _Responses]:
     """What is known of the preferred and of the dispreferred responses."""
     if isinstance(model, Transformer):
-        forked = fork(pair.preferred, pair.dispreferred)
+        sizes = pair.sizes
+        forked = fork(pair.preferred, pair.dispreferred, None if sizes is None else sizes.forked)
         halves = [widened(half, forked.places[0].shape[1]) for half in (pair.preferred, pair.dispreferred)]
         asked = list(zip(halves, forked.places, strict=True))
         vocabulary = model.config.vocabulary_size
         if model.packs(forked.tokens):
             nll = packed_nll(model, forked.tokens, asked, positions=forked.positions, visible=forked.visible)
         else:
-            since = min(_before_loss(half) for half in halves)
+            since = min((_before_loss(half) for half in halves) if sizes is None else sizes.since)
             logits = model(forked.tokens, positions=forked.positions, visible=forked.visible, since=since)
             # Of a token before `since` nothing is asked.
             nll = [token_nll(logits, half, (places - since).clamp(min=0)) for half, places in asked]
@@ -177,7 +203,9 @@ def ssft(model: LanguageModel, pair: Pair, reference: ReferenceLogProbs | None, 
     batch = pair.preferred
     value = _packed_mean(model, batch)
     if value is None:
-        since = _before_loss(batch) if isinstance(model, Transformer) else 0
+        since = 0
+        if isinstance(model, Transformer):
+            since = _before_loss(batch) if pair.sizes is None else pair.sizes.since[0]
         logits = model(batch.tokens, since=since) if isinstance(model, Transformer) else model(batch.tokens)
         value = mean_nll(logits, Batch(batch.tokens[:, since:], batch.weights[:, since:], batch.roles[:, since:]))
     return _loss(value, nll_preferred=value)

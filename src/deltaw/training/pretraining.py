@@ -12,6 +12,7 @@ from deltaw.model import BlockStyle, ModelConfig, Positions, Transformer
 from deltaw.training.loop import TrainingLog, train
 from deltaw.training.objectives import next_token
 from deltaw.training.optimisers import OptimiserConfig
+from deltaw.training.prefetch import Prefetch
 from deltaw.training.snapshots import Snapshots
 from deltaw.world import (
     WHOLE_VIEWS,
@@ -135,13 +136,18 @@ def pretrain(
     model = new_model(world, config, seed).to(config.device)
     ready: dict[int, Batch] = {}
 
+    def draw(step: int) -> Batch:
+        rows = range(step * config.batch, (step + CHUNK) * config.batch)
+        return as_batch(pretraining_samples(world, config, rows, seed))
+
+    chunks = Prefetch(draw, CHUNK, config.optimiser.steps, config.device)
+
     def batches(step: int) -> Batch:
         if step not in ready:
             ready.clear()
             # Chunks begin at the same updates whether or not training was interrupted: they are padded together.
             start = step - step % CHUNK
-            rows = range(start * config.batch, (start + CHUNK) * config.batch)
-            chunk = as_batch(pretraining_samples(world, config, rows, seed)).to(config.device)
+            chunk = chunks(start)
             ready.update({start + k: chunk[k * config.batch : (k + 1) * config.batch] for k in range(CHUNK)})
         return ready[step]
 

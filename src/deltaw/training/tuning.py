@@ -22,6 +22,7 @@ from deltaw.training.objectives import (
     reference_log_probs,
 )
 from deltaw.training.optimisers import OptimiserConfig
+from deltaw.training.prefetch import Prefetch
 from deltaw.training.pretraining import as_batch, dtype_of
 from deltaw.training.snapshots import Snapshots
 from deltaw.world import Branch, Encoded, Key, Prompts, Response, World, as_published, finished
@@ -232,21 +233,25 @@ def tune(
     base.to(config.device)
     ready: dict[int, tuple[Pair, ReferenceLogProbs | None]] = {}
 
+    def draw(step: int) -> tuple[Pair, ...]:
+        first = config.first_row + step * config.batch
+        chunk = tuning_pairs(world, range(first, first + CHUNK * config.batch), config, seed)
+        pairs = (chunk[k * config.batch : (k + 1) * config.batch] for k in range(CHUNK))
+        return tuple(pair.measured() if on_card else pair for pair in pairs)
+
+    on_card = base.embed.weight.is_cuda
+    chunks = Prefetch(draw, CHUNK, config.optimiser.steps, config.device)
+
     def batches(step: int) -> tuple[Pair, ReferenceLogProbs | None]:
         if step not in ready:
             ready.clear()
             # Chunks begin at the same updates whether or not training was interrupted: they are padded together.
             start = step - step % CHUNK
-            first = start * config.batch
-            numbers = range(config.first_row + first, config.first_row + first + CHUNK * config.batch)
-            chunk = tuning_pairs(world, numbers, config, seed)
-            chunk = chunk.to(config.device)
-            for k in range(CHUNK):
-                inside = slice(k * config.batch, (k + 1) * config.batch)
+            for number, pair in enumerate(chunks(start), start=start):
                 known = None
                 if chosen.needs_reference and reference is not None:
-                    known = reference[slice(first + inside.start, first + inside.stop)]
-                ready[start + k] = (chunk[inside], known)
+                    known = reference[slice(number * config.batch, (number + 1) * config.batch)]
+                ready[number] = (pair, known)
         return ready[step]
 
     def loss(model: Transformer, data: tuple[Pair, ReferenceLogProbs | None]) -> Loss:
