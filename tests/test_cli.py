@@ -58,6 +58,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "workers": 0,
             "scheduler": None,
             "device": "cpu",
+            "below_gate": False,
             "dry_run": False,
             "json": False,
         },

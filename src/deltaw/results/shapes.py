@@ -47,7 +47,7 @@ MANIFEST = {
     "finished": str,
     "versions": _TEXTS,
     "processor": {"name": str, "cores": Number},
-    "engine": {"name": str, "workers": Number},
+    "engine": {"name": str, "workers": (int, str)},
     "seconds": {"this_call": Number, "all_stages": Number},
     "peak_bytes": Number,
     "stages": [_STAGE],
