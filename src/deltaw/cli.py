@@ -30,7 +30,7 @@ class Study:
 
     Makes the world, pre-trains a base model in it, safety-tunes it by three protocols at two strengths and trains the
     controls, attacks the results, analyses ΔW with null models, and writes report.html. A study that was stopped
-    goes on from its last finished stage when the same command is given again.
+    goes on from where it was when the same command is given again.
     """
 
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
@@ -39,7 +39,7 @@ class Study:
     - standard: decides, six seeds and all controls, hours
     - smoke: only tests the machinery, in seconds
     - grid: attacks on prompts in worlds that differ in one thing each
-    - paper-laptop: the paper's world and model, by training that learns fast, an hour and a half
+    - paper-laptop: the paper's world and model, by training that learns fast; in progress, its tunings are not settled
     - paper: the paper's world, model and optimisation; weeks on a laptop
     - paper-shared: the same, but unsafe text has no level-5 rules of its own
     - paper-compat: the published code's data, objectives and weight decay"""

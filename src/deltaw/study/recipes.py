@@ -311,6 +311,9 @@ def paper_laptop(device: str = "cpu", seed: int = 0, published_objectives: bool 
     The base model sees every prompt whole, and must answer 0.99 of them exactly in every stratum and grammar before it
     is tuned. Tunings are by AdamW, as published, each with an `other` and a `constant` of its own protocol.
     published_objectives: the published code's forms of DPO and unlearning in place of ours.
+
+    The base model's schedule is that of a trial (docs/log.md). Rate and length of the tunings are not settled: the one
+    trial at this rate fell short of 0.95 on conditional operators.
     """
     whole = paper(device, seed)
     adam = OptimiserConfig(
