@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deltaw.behaviour import BehaviourCounts, measure
+from deltaw.errors import DeltawError
 from deltaw.model import Transformer, load
 from deltaw.results import read_measurements, write_json_atomic, write_jsonl_atomic
 from deltaw.results.records import MEASUREMENTS
@@ -240,6 +241,10 @@ def make_reference(context: StageContext) -> None:
         World(config.shared.world), base.to(config.tuning.device), config.rows, config.tuning, config.shared.seed,
         context.report,
     )  # fmt: skip
+    if not bool((found.preferred.isfinite() & found.dispreferred.isfinite()).all()):
+        raise DeltawError(
+            "the base model's log-probabilities are not all numbers; train it at a lower rate, or restore it"
+        )
     save_file(
         {"preferred": found.preferred.cpu(), "dispreferred": found.dispreferred.cpu()},
         context.out / "reference.safetensors",
