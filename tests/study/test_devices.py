@@ -19,10 +19,9 @@ from deltaw.results import read_measurements
 from deltaw.study.cards import stage_bytes, workers_on
 from deltaw.study.configuration import Recipe
 from deltaw.study.engine import execute
-from deltaw.study.jobs import _device_of
 from deltaw.study.recipes import paper, recipe, smoke
 from deltaw.study.sizes import Sizes
-from deltaw.study.stage import Stage
+from deltaw.study.stage import Stage, device_of
 from deltaw.study.stages import stages
 from deltaw.training.pretraining import PretrainingConfig, new_model
 from deltaw.world import World
@@ -142,7 +141,7 @@ def test_a_stage_on_a_card_is_known_by_its_configuration() -> None:
     """Determinism is set for a stage that computes on a card, wherever its configuration says so."""
 
     def devices(graph: list[Stage]) -> dict[str, str]:
-        return {stage.name.partition("-")[0]: _device_of(stage.config) for stage in graph}
+        return {stage.name.partition("-")[0]: device_of(stage.config) for stage in graph}
 
     assert set(devices(stages(recipe("smoke"))).values()) == {"cpu"}
     on_card = replace(smoke(), left_out=None, pretraining=replace(smoke().pretraining, device="cuda:0"))

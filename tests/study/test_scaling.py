@@ -142,7 +142,7 @@ def test_stages_that_compute_on_a_gpu_say_so() -> None:
     on_gpu = replace(whole, pretraining=replace(whole.pretraining, device="cuda"), tunings=tunings)
     assert {stage.device for stage in stages(whole)} == {"cpu"}
     kinds = {stage.name.split("-")[0] for stage in stages(on_gpu) if stage.device == "cuda"}
-    assert kinds >= {"base", "tune", "reference", "attacks", "interventions", "samples"}
+    assert kinds >= {"base", "tune", "reference", "behaviour", "analysis", "attacks", "interventions", "samples"}
     assert {stage.device for stage in stages(on_gpu) if stage.name.startswith("world-")} == {"cpu"}
 
 

@@ -7,13 +7,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from deltaw.errors import DeltawError
 from deltaw.study.artifacts import Artifact, Provenance, read_artifact, scratch_beside, write_artifact
-from deltaw.study.stage import Stage, StageContext
+from deltaw.study.stage import Stage, StageContext, device_of
 
 _SECONDS_BETWEEN_REPORTS = 0.5
 
@@ -109,26 +109,14 @@ def make(job: Job, emit: Emit) -> Artifact:
 def _computing_for(stage: Stage) -> Iterator[None]:
     """Within this context, torch computes as a stage asks: on so many threads, and on a card to the same bits."""
     with torch_threads(stage.threads):
-        device = _device_of(stage.config)
-        if device == "cpu":
+        device = device_of(stage.config)
+        if not device.startswith("cuda"):
             yield
             return
         from deltaw.model.determinism import deterministic  # imports torch: see `torch_threads`
 
         with deterministic(device):
             yield
-
-
-def _device_of(config: Any) -> str:
-    """`cuda` if any part of a stage's configuration names a CUDA device, else `cpu`."""
-    if is_dataclass(config) and not isinstance(config, type):
-        named = {field.name: getattr(config, field.name) for field in fields(config)}
-        if str(named.get("device", "cpu")).startswith("cuda"):
-            return "cuda"
-        config = tuple(named.values())
-    if isinstance(config, tuple):
-        return "cuda" if any(_device_of(part) == "cuda" for part in config) else "cpu"
-    return "cpu"
 
 
 class _Reporter:

@@ -4,7 +4,7 @@ Apart from the engine that runs it: a stage's code counts in the name of its art
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,3 +53,14 @@ class Stage:
     weight: float = 1.0
     device: str = "cpu"
     gate: Callable[[Path], str | None] | None = None
+
+
+def device_of(config: object) -> str:
+    """The first device but the CPU that any part of a stage's configuration names, however deep; else `cpu`."""
+    parts: tuple[object, ...] = config if isinstance(config, tuple) else ()
+    if is_dataclass(config) and not isinstance(config, type):
+        named = {part.name: getattr(config, part.name) for part in fields(config)}
+        if named.get("device", "cpu") != "cpu":
+            return str(named["device"])
+        parts = tuple(named.values())
+    return next((device for device in map(device_of, parts) if device != "cpu"), "cpu")

@@ -1,7 +1,6 @@
 """A recipe as a graph of stages."""
 
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 
 from deltaw.study.aligning import AligningConfig, SeedsConfig, align_models, align_seeds
 from deltaw.study.attacking import AttackingConfig, attack_model
@@ -27,7 +26,7 @@ from deltaw.study.making import (
     make_world,
 )
 from deltaw.study.observing import AnalysisConfig, analyse
-from deltaw.study.stage import Stage
+from deltaw.study.stage import Stage, device_of
 from deltaw.study.subspaces import SubspacesConfig, measure_subspaces
 from deltaw.study.tuned import Tuned
 from deltaw.training import objective
@@ -40,36 +39,13 @@ SHOWN = (
 )  # in prompts.jsonl, beside the base
 
 
-# These compute on the device that their configuration names; all others compute on the CPU, whatever it names.
-_ON_DEVICE = frozenset((make_base, make_reference, make_tuned, make_behaviour, make_samples, attack_model, intervene))
-
-
 def stages(recipe: Recipe) -> list[Stage]:
     """All stages of a study, seed by seed. Their weights are seconds, roughly, on one core."""
     of_seed = _of_grid if recipe.cells else _of_seed
     found = [stage for seed in recipe.seeds for stage in of_seed(recipe, seed)]
     if recipe.subspaces and len(recipe.seeds) > 1 and not recipe.cells:
         found.append(_across_seeds(recipe, recipe.subspaces))
-    return [replace(stage, device=_device(stage)) for stage in found]
-
-
-def _device(stage: Stage) -> str:
-    named = _devices(stage.config) if stage.run in _ON_DEVICE else ()
-    return next((device for device in named if device != "cpu"), "cpu")
-
-
-def _devices(config: object) -> Iterator[str]:
-    """The values of all fields named `device` in a configuration, however deep."""
-    if is_dataclass(config):
-        for field in fields(config):
-            value = getattr(config, field.name)
-            if field.name == "device":
-                yield str(value)
-            else:
-                yield from _devices(value)
-    elif isinstance(config, tuple):
-        for value in config:
-            yield from _devices(value)
+    return [replace(stage, device=device_of(stage.config)) for stage in found]
 
 
 def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
