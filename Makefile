@@ -30,10 +30,10 @@ fuzz: $(READY)  ## 10,000 inputs of each kind that are nearly right, read by del
 	OMP_NUM_THREADS=1 $(RUN)/python tests/fuzz/fuzzing.py --inputs $(or $(INPUTS),10000) $(if $(KIND),--kind "$(KIND)")
 
 real: $(VENV)/.real  ## a real model: three protocols and a control, compared (runs/smollm2); 140 MB more in .venv, about an hour
-	$(RUN)/python -m deltaw.study.realmodel runs/smollm2
+	$(RUN)/python -m deltaw.study.real_model runs/smollm2
 
 real-results: $(VENV)/.real  ## keep what `make real` found in the docs: numbers and figures, no weights, no text
-	$(RUN)/python -m deltaw.study.realmodel runs/smollm2 --keep-in docs/results/smollm2
+	$(RUN)/python -m deltaw.study.real_model runs/smollm2 --keep-in docs/results/smollm2
 
 benchmark: $(READY)  ## speed and memory (docs/performance.md), two minutes on one core
 	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/sampling.py
@@ -43,13 +43,13 @@ gpu-check:  ## speed and equality of `paper` on a GPU, eight minutes; installs n
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu_check.py --out $(or $(OUT),runs/gpu_check)
 
 calibration: $(READY)  ## how often the tests find what is not there: half an hour of one core (STUDY=RUN: controls too)
-	OMP_NUM_THREADS=1 $(RUN)/python -m deltaw.study.calibrating --out docs/results/calibration $(if $(STUDY),--run $(STUDY))
+	OMP_NUM_THREADS=1 $(RUN)/python -m deltaw.study.calibrate --out docs/results/calibration $(if $(STUDY),--run $(STUDY))
 
 ledger: $(READY)  ## the page of claims, from the code (STUDY=runs/quick: what a run says about seeds, too; LATE: what others add)
-	$(RUN)/python -m deltaw.evidence.ledger --docs docs $(if $(STUDY),--run $(STUDY)) $(if $(LATE),--late $(LATE))
+	$(RUN)/python -m deltaw.claims.docs_page --docs docs $(if $(STUDY),--run $(STUDY)) $(if $(LATE),--late $(LATE))
 
 results: $(READY)  ## keep a finished study in the docs, without its models (STUDY=runs/standard)
-	$(RUN)/python -m deltaw.study.publishing --run $(or $(STUDY),runs/standard) --out docs/results/$(notdir $(or $(STUDY),runs/standard))
+	$(RUN)/python -m deltaw.study.keep_results --run $(or $(STUDY),runs/standard) --out docs/results/$(notdir $(or $(STUDY),runs/standard))
 
 lint: $(READY)  ## ruff: style and formatting
 	$(RUN)/ruff check .

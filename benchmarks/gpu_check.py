@@ -45,11 +45,12 @@ for package, modules in {"pandas": ("pandas",), "safetensors": ("safetensors", "
 
 import torch  # noqa: E402
 
-from deltaw.behaviour import measure  # noqa: E402
+from deltaw.behaviour.exact import measure  # noqa: E402
 from deltaw.errors import DeltawError  # noqa: E402
-from deltaw.model import Transformer, choose_precision  # noqa: E402
-from deltaw.model.determinism import deterministic  # noqa: E402
+from deltaw.models import Transformer, choose_precision  # noqa: E402
+from deltaw.models.determinism import deterministic  # noqa: E402
 from deltaw.training import cuda_step  # noqa: E402
+from deltaw.training.finetuning import TuningConfig, tune, tuning_pairs, tuning_reference  # noqa: E402
 from deltaw.training.loop import train  # noqa: E402
 from deltaw.training.objectives import next_token  # noqa: E402
 from deltaw.training.optimisers import OptimiserConfig  # noqa: E402
@@ -61,7 +62,6 @@ from deltaw.training.pretraining import (  # noqa: E402
     pretrain,
     pretraining_samples,
 )
-from deltaw.training.tuning import TuningConfig, tune, tuning_pairs, tuning_reference  # noqa: E402
 from deltaw.world import Response, World, published_schedule, published_world  # noqa: E402
 
 # The recipe itself cannot be imported here: it needs SciPy. A test compares these with it.

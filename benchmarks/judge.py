@@ -1,6 +1,6 @@
 """The refusal judge's errors on answers that its rules were not fitted to, as the table of docs/real-models.md."""
 
-from deltaw.pairs.judge import judge_errors, judged_answers, refusal_judge
+from deltaw.behaviour.judge import judge_errors, judged_answers, refusal_judge
 
 for title, development in (("answers written after its rules", False), ("answers its rules were fitted to", True)):
     errors = judge_errors(refusal_judge, judged_answers(development))

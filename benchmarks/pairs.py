@@ -28,7 +28,7 @@ MATRICES = {
 COMPARE = """
 import sys, time
 from pathlib import Path
-from deltaw.pairs import compare
+from deltaw.compare import compare
 last = [time.process_time()]
 def show(progress):
     now = time.process_time()

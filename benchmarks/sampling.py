@@ -19,7 +19,7 @@ import torch
 from numpy_choice_sampler import NumpyChoiceSampler
 from recursive_sampler import RecursiveSampler
 
-from deltaw.study.recipes import quick
+from deltaw.recipes.quick import quick
 from deltaw.training.loop import train
 from deltaw.training.objectives import next_token
 from deltaw.training.pretraining import as_batch, dtype_of, new_model

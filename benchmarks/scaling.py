@@ -22,14 +22,14 @@ from pathlib import Path
 
 import psutil
 
-from deltaw.study import engine
-from deltaw.study.artifacts import Artifact
-from deltaw.study.engine import execute
-from deltaw.study.jobs import Emit, Finished, Job
-from deltaw.study.progress import Listener
-from deltaw.study.recipes import recipe
-from deltaw.study.stage import Stage, StageContext
-from deltaw.study.stages import stages
+from deltaw.pipeline import scheduler as engine
+from deltaw.pipeline.artifacts import Artifact
+from deltaw.pipeline.progress import Listener
+from deltaw.pipeline.scheduler import execute
+from deltaw.pipeline.stage import Stage, StageContext
+from deltaw.pipeline.worker import Emit, Finished, Job
+from deltaw.recipes import recipe
+from deltaw.study.graph import stages
 
 PAIRS = "analysis-angles-seeds"  # the one stage of all seeds: it compares all pairs of them
 MANIFEST = Path(__file__).parents[1] / "docs" / "results" / "standard-s2" / "manifest.json"

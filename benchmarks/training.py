@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deltaw.batch import Batch
-from deltaw.model import ModelConfig, Transformer
-from deltaw.model.transformer import sinusoidal_table
-from deltaw.study.recipes import paper, paper_compat
+from deltaw.models import ModelConfig, Transformer
+from deltaw.models.batch import Batch
+from deltaw.models.transformer import sinusoidal_table
+from deltaw.recipes.paper import paper, paper_compat
+from deltaw.training.finetuning import TuningConfig, tuning_pairs, tuning_reference
 from deltaw.training.loop import OptimiserConfig, adamw
 from deltaw.training.objectives import next_token, objective
 from deltaw.training.pretraining import PretrainingConfig, as_batch, new_model, pretraining_samples
-from deltaw.training.tuning import TuningConfig, tuning_pairs, tuning_reference
 from deltaw.world import ViewSchedule, World
 
 WARM_UP = 2  # rounds that are not counted

@@ -8,12 +8,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from deltaw.showing import show
-from deltaw.study.configuration import ModelAttacks, Recipe
-from deltaw.study.progress import choose_listener
-from deltaw.study.recipes import recipe
+from deltaw.cli.sample import show
+from deltaw.pipeline.progress import choose_listener
+from deltaw.recipes import recipe
+from deltaw.recipes.config import ModelAttacks, Recipe
+from deltaw.recipes.sizes import Sizes
 from deltaw.study.run import run_study
-from deltaw.study.sizes import Sizes
 from deltaw.world import GrammarConfig, World, WorldConfig
 from deltaw.world.cues import single_letter_accuracy
 from deltaw.world.language import read_language_text

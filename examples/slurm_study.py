@@ -13,8 +13,8 @@ from pathlib import Path
 
 from dask_jobqueue import SLURMCluster
 
-from deltaw.study.progress import choose_listener
-from deltaw.study.recipes import recipe
+from deltaw.pipeline.progress import choose_listener
+from deltaw.recipes import recipe
 from deltaw.study.run import run_study
 
 # A process that trains frees and takes the same pages at each step; it must be let keep them, and

@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from deltaw.behaviour import Behaviour, BehaviourCounts, classify, measure
+from deltaw.behaviour.exact import Behaviour, BehaviourCounts, classify, measure
 from deltaw.errors import DeltawError
-from deltaw.model import ModelConfig, Transformer
+from deltaw.models import ModelConfig, Transformer
 
 PAD, STOP, NULL = 0, 1, 2
 

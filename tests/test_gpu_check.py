@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from deltaw.study.plan import Pace, make_plan
-from deltaw.study.recipes import paper
+from deltaw.recipes.paper import paper
+from deltaw.study.dry_run.plan import Pace, make_plan
 from deltaw.world import published_world
 
 ROOT = Path(__file__).parents[1]

@@ -6,8 +6,8 @@ model, meta = deltaw.load_model(path)   a checkpoint
 """
 
 from deltaw.errors import DeltawError
-from deltaw.model import activations, mlp
-from deltaw.model import load as load_model
+from deltaw.models import activations, mlp
+from deltaw.models import load as load_model
 from deltaw.results import Results, load
 from deltaw.world import World, WorldConfig
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from deltaw.analysis import Sensitivity, finite_lipschitz, frobenius_norm, power_iteration, sensitivity
 from deltaw.analysis.sensitivity import Readout
 from deltaw.errors import DeltawError
-from deltaw.model import ModelConfig, Transformer
+from deltaw.models import ModelConfig, Transformer
 
 B, T, D, V = 4, 6, 8, 13
 

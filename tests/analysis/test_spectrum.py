@@ -5,14 +5,7 @@ import pytest
 import torch
 from planted import draw, orthogonal
 
-from deltaw.analysis import (
-    Absent,
-    ModuleBudget,
-    UpdateSpectrum,
-    gaussian_spectrum,
-    module_budget,
-    update_spectrum,
-)
+from deltaw.analysis import Absent, ModuleBudget, UpdateSpectrum, gaussian_spectrum, module_budget, update_spectrum
 from deltaw.errors import DeltawError
 
 M, N = 64, 16

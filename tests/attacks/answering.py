@@ -5,9 +5,9 @@ unless it is shown a certain token.
 import torch
 from torch import Tensor
 
-from deltaw.attacks import Requests
-from deltaw.batch import Batch, Role
-from deltaw.model import ModelConfig, Transformer
+from deltaw.attacks.models import Requests
+from deltaw.models import ModelConfig, Transformer
+from deltaw.models.batch import Batch, Role
 
 PAD, STOP, NULL, EOT, YES, TRIGGER = range(6)
 

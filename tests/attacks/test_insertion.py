@@ -2,7 +2,7 @@ import pytest
 import torch
 from answering import EOT, NULL, PAD, STOP, YES, lively, refused_requests, refuser, requests_of, some_requests
 
-from deltaw.attacks import (
+from deltaw.attacks.models import (
     Positions,
     Requests,
     ResponseLosses,
@@ -18,10 +18,10 @@ from deltaw.attacks import (
     unattacked,
     unrelated,
 )
-from deltaw.batch import Batch, Role
-from deltaw.behaviour import Behaviour
+from deltaw.behaviour.exact import Behaviour
 from deltaw.errors import DeltawError
-from deltaw.model import activations, batch_log_probs, response_weights, token_nll
+from deltaw.models import activations, batch_log_probs, response_weights, token_nll
+from deltaw.models.batch import Batch, Role
 from deltaw.world import World
 
 

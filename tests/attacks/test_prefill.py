@@ -2,7 +2,7 @@ import pytest
 import torch
 from answering import NULL, STOP, YES, lively, refused_requests, refuser, requests_of, some_requests
 
-from deltaw.attacks import PREFILL_DOSES, Requests, prefill, unattacked, wrong_prefill
+from deltaw.attacks.models import PREFILL_DOSES, Requests, prefill, unattacked, wrong_prefill
 from deltaw.errors import DeltawError
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from answering import lively, refused_requests, refuser, some_requests, weights_of
 
-from deltaw.attacks import RelearningConfig, RelearningCurve, relearn, unattacked
-from deltaw.batch import Batch
-from deltaw.behaviour import BehaviourCounts
+from deltaw.attacks.models import RelearningConfig, RelearningCurve, relearn, unattacked
+from deltaw.behaviour.exact import BehaviourCounts
 from deltaw.errors import DeltawError
+from deltaw.models.batch import Batch
 from deltaw.training import next_token, train
 
 CONFIG = RelearningConfig(rate=3e-2, batch=4, measured=(0, 1, 2, 5, 40))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deltaw.attacks import (
+from deltaw.attacks.models import (
     DOSES,
     SoftPrompt,
     SoftPromptConfig,
@@ -23,7 +23,7 @@ from deltaw.attacks import (
     universal_soft_prompt,
     unrelated,
 )
-from deltaw.attacks.soft_prompt import descend
+from deltaw.attacks.models.soft_prompt import descend
 from deltaw.errors import DeltawError
 
 CONFIG = SoftPromptConfig(tokens=2, radius=1.0, steps=6)

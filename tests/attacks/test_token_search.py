@@ -4,7 +4,7 @@ import pytest
 import torch
 from answering import TRIGGER, WORDS, lively, refused_requests, refuser, some_requests, weights_of
 
-from deltaw.attacks import (
+from deltaw.attacks.models import (
     TokenSearchConfig,
     answers_with,
     best_substitution,
@@ -17,7 +17,7 @@ from deltaw.attacks import (
     token_search,
 )
 from deltaw.errors import DeltawError
-from deltaw.model import batch_log_probs, response_weights
+from deltaw.models import batch_log_probs, response_weights
 from deltaw.world import World
 
 ALLOWED = torch.arange(4, 17)

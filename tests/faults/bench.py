@@ -15,7 +15,7 @@ from typing import Any
 import miniature
 from processes import Process, wait_until
 
-from deltaw.study.stage import Stage
+from deltaw.pipeline.stage import Stage
 
 GATHERED = ("measurements.jsonl", "claims.json", "prompts.jsonl")
 """The files of a run that hold no times and so are the same bytes in every run."""
@@ -30,9 +30,9 @@ def load_everything() -> None:
     """Imports what a study needs, so that forked processes need not."""
 
     import deltaw.cli
-    import deltaw.study.cluster
-    import deltaw.study.exhaustive
-    import deltaw.study.progress
+    import deltaw.pipeline.dask_backend
+    import deltaw.pipeline.progress
+    import deltaw.study.all_interventions
     import deltaw.study.run  # noqa: F401
 
     miniature.register()
@@ -42,8 +42,8 @@ def load_everything() -> None:
 
 def _fingerprint_once() -> None:
     """Reading all sources to tell what made an artifact takes as long as a stage here, and nothing strikes it."""
+    from deltaw.pipeline.code_hash import Sources
     from deltaw.study import run
-    from deltaw.study.fingerprint import Sources
 
     real, known = Sources.fingerprint, dict[frozenset[object], str]()
 
@@ -62,14 +62,14 @@ def _fingerprint_once() -> None:
 
 def plan_of(stages: Sequence[Stage]) -> None:
     """Draws up the plan of a study as a run does, which asks for the fingerprints of its stages."""
-    from deltaw.study import engine
+    from deltaw.pipeline import scheduler as engine
 
     engine._plan(stages)
 
 
 def draw_little(report: bool) -> None:
     """In this process a report has one section, or is a line of text: drawing it takes longer than all else."""
-    from deltaw.report import page
+    from deltaw.report import render as page
     from deltaw.study import run
 
     real = page.sections  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ import miniature
 from bench import Bench, Wrong, check_clean, is_root, sentence
 from processes import Process, wait_until
 
-from deltaw.study.stage import StageContext
+from deltaw.pipeline.stage import StageContext
 
 SAME_RUN = "went on in the same run"
 NEXT_RUN = "went on in the next run"
@@ -415,7 +415,8 @@ def _set_back(after: float, seconds: float) -> None:
     """From `after` seconds on, this process reads a clock that was set back."""
     from datetime import UTC, datetime
 
-    from deltaw.study import artifacts, run
+    from deltaw.pipeline import artifacts
+    from deltaw.study import run
 
     real, start = time.time, time.monotonic()
 
@@ -460,7 +461,7 @@ def _nan_gradient(update: int) -> None:
 
 
 def _nan_measurement(call: int) -> None:
-    from deltaw.results.sheet import Sheet
+    from deltaw.results.recorder import Sheet
 
     real, calls = Sheet.add, iter(range(10**9))
 

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, fields, replace
 from functools import cache
 
-from deltaw.study.configuration import ModelAttacks, Recipe, Subspaces
-from deltaw.study.recipes import RECIPES, smoke
-from deltaw.study.sizes import Sizes
-from deltaw.study.stage import Stage
-from deltaw.study.stages import stages
-from deltaw.study.sweeps import Sweep
+from deltaw.pipeline.stage import Stage
+from deltaw.recipes import RECIPES
+from deltaw.recipes.config import ModelAttacks, Recipe, Subspaces
+from deltaw.recipes.intervention_sweeps import Sweep
+from deltaw.recipes.sizes import Sizes
+from deltaw.recipes.smoke import smoke
+from deltaw.study.graph import stages
 
 NAME = "miniature"
 KINDS = (

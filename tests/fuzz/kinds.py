@@ -26,25 +26,26 @@ from safetensors.torch import save_file
 from watching import watch
 
 from deltaw import cli
+from deltaw.charts.figure import Figure
+from deltaw.charts.tables import Tables
+from deltaw.compare.weights import _open_journal, choose, open_sources
 from deltaw.errors import DeltawError
-from deltaw.model import ModelConfig, Transformer
-from deltaw.model.checkpoint import load as load_model
-from deltaw.model.checkpoint import save as save_model
-from deltaw.pairs import prompts
-from deltaw.pairs.compare import _open_journal, choose, open_sources
-from deltaw.pairs.lora import Adapter
-from deltaw.report import comparison, page
-from deltaw.report.drawing import Figure
-from deltaw.report.grid import Grid, tables_of
-from deltaw.report.tables import Tables
+from deltaw.models import ModelConfig, Transformer
+from deltaw.models.checkpoint import load as load_model
+from deltaw.models.checkpoint import save as save_model
+from deltaw.models.lora import Adapter
+from deltaw.pipeline.artifacts import RECORD, Provenance, plain, read_artifact, write_artifact
+from deltaw.pipeline.run_directory import claim_directory
+from deltaw.prompts import matched as prompts
+from deltaw.recipes import RECIPES, recipe
+from deltaw.recipes.intervention_sweeps import EXHAUSTIVE
+from deltaw.report import render as page
+from deltaw.report.pages import compare as comparison
+from deltaw.report.pages.grid import Grid, tables_of
 from deltaw.results import Claim, Measurement, Null, write_claims, write_measurements
 from deltaw.results.store import load
-from deltaw.study.artifacts import RECORD, Provenance, plain, read_artifact, write_artifact
-from deltaw.study.directory import claim_directory
-from deltaw.study.exhaustive import _check_same, _graph, recipe_of
-from deltaw.study.pooling import _check_alike, _manifest
-from deltaw.study.recipes import RECIPES, recipe
-from deltaw.study.sweeps import EXHAUSTIVE
+from deltaw.study.all_interventions import _check_same, _graph, recipe_of
+from deltaw.study.pool import _check_alike, _manifest
 from deltaw.world.language import BUILT_IN, _built_in, language, read_language_text
 
 Input = Mapping[str, bytes]
@@ -562,7 +563,7 @@ def command_lines(root: Path) -> tuple[Draw, Read]:
             argv = argv or [""]
         return {"argv.json": json.dumps(argv).encode()}
 
-    shown = importlib.import_module("deltaw.showing.samples")
+    shown = importlib.import_module("deltaw.cli.sample.samples")
     chunks = shown.samples
 
     def first(*args: Any) -> Iterator[Any]:
@@ -578,16 +579,16 @@ def command_lines(root: Path) -> tuple[Draw, Read]:
         with (
             contextlib.chdir(root),
             patch.object(sys, "argv", ["deltaw", *argv]),
-            patch("deltaw.study.engine._open_pool", work_begins),
-            patch("deltaw.study.fingerprint.Sources.fingerprint", lambda *_: "0"),
-            patch("deltaw.study.pacing.measure", work_begins),
-            patch("deltaw.showing.command.samples", first),
+            patch("deltaw.pipeline.scheduler._open_pool", work_begins),
+            patch("deltaw.pipeline.code_hash.Sources.fingerprint", lambda *_: "0"),
+            patch("deltaw.study.dry_run.timing.measure", work_begins),
+            patch("deltaw.cli.sample.command.samples", first),
             patch.object(shown, "FIRST_CHUNK", 2),
-            patch("deltaw.report.page.Tables", work_begins),
-            patch("deltaw.report.comparison.Pair", work_begins),
-            patch("deltaw.study.pooling.decide", work_begins),
-            patch("deltaw.pairs.compare.measure", work_begins),
-            patch("deltaw.pairs.tuning.train_requests", work_begins),
+            patch("deltaw.report.render.Tables", work_begins),
+            patch("deltaw.report.pages.compare.Pair", work_begins),
+            patch("deltaw.study.pool.decide", work_begins),
+            patch("deltaw.compare.weights.measure", work_begins),
+            patch("deltaw.training.huggingface.train_requests", work_begins),
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
         ):

@@ -5,10 +5,10 @@ known which part of ΔW makes it refuse.
 import torch
 from torch import Tensor
 
-from deltaw.attacks import Requests
-from deltaw.batch import Batch, Role
+from deltaw.attacks.models import Requests
 from deltaw.interventions import State, state_of
-from deltaw.model import ModelConfig, Transformer
+from deltaw.models import ModelConfig, Transformer
+from deltaw.models.batch import Batch, Role
 
 PAD, STOP, NULL, EOT, YES, TRIGGER = range(6)
 WORDS = (6, 7)

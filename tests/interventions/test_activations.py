@@ -5,8 +5,8 @@ import torch
 from guarded import NULL, asked, guarded, lively, pair, some_tokens
 from torch import Tensor
 
-from deltaw.attacks import unattacked
-from deltaw.behaviour import Behaviour
+from deltaw.attacks.models import unattacked
+from deltaw.behaviour.exact import Behaviour
 from deltaw.errors import DeltawError
 from deltaw.interventions import (
     Patch,
@@ -24,7 +24,7 @@ from deltaw.interventions import (
     without,
 )
 from deltaw.interventions.patching import _turned
-from deltaw.model import greedy, mlp, tap
+from deltaw.models import greedy, mlp, tap
 
 TOKENS = some_tokens()
 COMPLY, REFUSE = int(Behaviour.COMPLY), int(Behaviour.REFUSE)

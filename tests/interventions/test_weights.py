@@ -11,8 +11,8 @@ from guarded import IN_COLUMN_SPACE, OUTSIDE, asked, guarded, lively, pair, some
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltaw.attacks import unattacked
-from deltaw.behaviour import Behaviour
+from deltaw.attacks.models import unattacked
+from deltaw.behaviour.exact import Behaviour
 from deltaw.errors import DeltawError
 from deltaw.interventions import (
     ENDS,
@@ -35,7 +35,7 @@ from deltaw.interventions import (
     with_parts,
     with_state,
 )
-from deltaw.model import Transformer, mlp
+from deltaw.models import Transformer, mlp
 
 TOKENS = some_tokens()
 

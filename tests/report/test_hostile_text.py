@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 import pytest
 from handmade import claims, manifest, measurements, prompt, write_run
 
-from deltaw.report import charts, write_report
-from deltaw.report.grid import _file_name
+from deltaw.report import sections as charts
+from deltaw.report import write_report
+from deltaw.report.pages.grid import _file_name
 from deltaw.results import Claim, Measurement, Null, write_claims
 
 HOSTILE = (

@@ -14,13 +14,15 @@ import pytest
 from handmade import EVIL, TUNED, claims, manifest, measurements, write_run
 
 import deltaw
+from deltaw.charts.primitives import domain_of
+from deltaw.charts.style import COLOURS, light, number, protocol_name, series_of, themed
+from deltaw.charts.tables import Tables, nulls, values
 from deltaw.errors import DeltawError
-from deltaw.report import claims_table, page, write_report
-from deltaw.report.charts import SECTIONS, sections
-from deltaw.report.looks import COLOURS, light, number, protocol_name, series_of, themed
-from deltaw.report.panels import domain_of
-from deltaw.report.spread import spread_table
-from deltaw.report.tables import Tables, nulls, values
+from deltaw.report import render as page
+from deltaw.report import write_report
+from deltaw.report.pages import claims_table
+from deltaw.report.pages.seed_spread import spread_table
+from deltaw.report.sections import SECTIONS, sections
 from deltaw.results import write_claims, write_measurements
 
 

@@ -10,15 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltaw.errors import DeltawError
-from deltaw.results import (
-    Claim,
-    Measurement,
-    Null,
-    read_claims,
-    read_measurements,
-    write_claims,
-    write_measurements,
-)
+from deltaw.results import Claim, Measurement, Null, read_claims, read_measurements, write_claims, write_measurements
 from deltaw.results.schema import LATER_CLAIM_FIELDS, MEASUREMENT_FIELDS
 
 CONTRACT = (

@@ -14,15 +14,17 @@ import pytest
 import torch
 from far_device import FAR, far_device
 
-from deltaw.model import Transformer, load, save
+from deltaw.models import Transformer, load, save
+from deltaw.pipeline.scheduler import execute
+from deltaw.pipeline.stage import Stage, device_of
+from deltaw.recipes import recipe
+from deltaw.recipes.config import Recipe
+from deltaw.recipes.paper import paper
+from deltaw.recipes.sizes import Sizes
+from deltaw.recipes.smoke import smoke
 from deltaw.results import read_measurements
-from deltaw.study.cards import stage_bytes, workers_on
-from deltaw.study.configuration import Recipe
-from deltaw.study.engine import execute
-from deltaw.study.recipes import paper, recipe, smoke
-from deltaw.study.sizes import Sizes
-from deltaw.study.stage import Stage, device_of
-from deltaw.study.stages import stages
+from deltaw.study.gpu_sharing import stage_bytes, workers_on
+from deltaw.study.graph import stages
 from deltaw.training.pretraining import PretrainingConfig, new_model
 from deltaw.world import World
 

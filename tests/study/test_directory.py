@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from deltaw.errors import DeltawError
-from deltaw.study.artifacts import began
-from deltaw.study.directory import LOCK_FILE, claim_directory, run_lock
+from deltaw.pipeline.artifacts import began
+from deltaw.pipeline.run_directory import LOCK_FILE, claim_directory, run_lock
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from distributed import LocalCluster
 from toy_stages import Toy
 
 from deltaw.errors import DeltawError
-from deltaw.study import artifacts, engine
-from deltaw.study.artifacts import Artifact
-from deltaw.study.directory import run_lock
-from deltaw.study.engine import StageRecord, execute
-from deltaw.study.jobs import Emit, Finished, Job, make
-from deltaw.study.progress import Listener
-from deltaw.study.stage import Stage
+from deltaw.pipeline import artifacts
+from deltaw.pipeline import scheduler as engine
+from deltaw.pipeline.artifacts import Artifact
+from deltaw.pipeline.progress import Listener
+from deltaw.pipeline.run_directory import run_lock
+from deltaw.pipeline.scheduler import StageRecord, execute
+from deltaw.pipeline.stage import Stage
+from deltaw.pipeline.worker import Emit, Finished, Job, make
 
 
 @dataclass

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import toy_stages
 
-from deltaw.study.engine import execute
-from deltaw.study.fingerprint import Sources
-from deltaw.study.making import make_base, make_tuned, make_world
-from deltaw.study.stage import Stage
+from deltaw.pipeline.code_hash import Sources
+from deltaw.pipeline.scheduler import execute
+from deltaw.pipeline.stage import Stage
+from deltaw.study.stages.making import make_base, make_tuned, make_world
 
 FILES = {
     "__init__.py": ('"""A page."""\nfrom PKG.used import helper\nfrom PKG.unused import other\n__all__ = ["helper"]\n'),
@@ -95,9 +95,9 @@ def test_the_engine_does_not_count() -> None:
     sources = Sources()
     sources.fingerprint(toy_stages.source)
     read = {name for name, module in sources._modules.items() if module is not None}
-    assert "deltaw.study.stage" in read
-    assert "deltaw.study.engine" not in read
-    assert "deltaw.study.jobs" not in read
+    assert "deltaw.pipeline.stage" in read
+    assert "deltaw.pipeline.scheduler" not in read
+    assert "deltaw.pipeline.worker" not in read
 
 
 def test_models_are_not_made_anew_for_how_runs_are_read_judged_or_shown() -> None:
@@ -107,9 +107,9 @@ def test_models_are_not_made_anew_for_how_runs_are_read_judged_or_shown() -> Non
     assert "deltaw.results.records" in read
     assert not read & {
         "deltaw.results.store",
-        "deltaw.evidence.deciding",
-        "deltaw.evidence.claims",
-        "deltaw.report.page",
+        "deltaw.claims.decision",
+        "deltaw.claims.statements",
+        "deltaw.report.render",
     }
 
 

@@ -6,13 +6,13 @@ import pytest
 import toy_stages
 
 from deltaw.errors import DeltawError
+from deltaw.pipeline.scheduler import execute
+from deltaw.pipeline.stage import Stage
+from deltaw.recipes import recipe
+from deltaw.results.recorder import Sheet
 from deltaw.results.records import MEASUREMENTS
-from deltaw.results.sheet import Sheet
-from deltaw.study.engine import execute
-from deltaw.study.making import BaseGate
-from deltaw.study.recipes import recipe
-from deltaw.study.stage import Stage
-from deltaw.study.stages import stages
+from deltaw.study.graph import stages
+from deltaw.study.stages.making import BaseGate
 
 
 def too_short(artifact: Path) -> str | None:

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from deltaw.study.generalising import SOURCES, LeftOutConfig
-from deltaw.study.making import TuneConfig
-from deltaw.study.recipes import LEFT_OUT, recipe
-from deltaw.study.stages import stages
+from deltaw.recipes import recipe
+from deltaw.recipes.quick import LEFT_OUT
+from deltaw.study.graph import stages
+from deltaw.study.stages.left_out import SOURCES, LeftOutConfig
+from deltaw.study.stages.making import TuneConfig
 from deltaw.world import Rule, World
 
 STAGES = {stage.name: stage for stage in stages(recipe("quick"))}

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import deltaw
-from deltaw.report.grid import BENIGN_OF, Grid, tables_of
-from deltaw.study.cells import HELD_OUT, LENGTHS, SIDES, Cell, cells, distances
-from deltaw.study.making import BaseConfig, TuneConfig
-from deltaw.study.recipes import gridded, recipe
+from deltaw.recipes import recipe
+from deltaw.recipes.grid import gridded
+from deltaw.recipes.grid_worlds import HELD_OUT, LENGTHS, SIDES, Cell, cells, distances
+from deltaw.report.pages.grid import BENIGN_OF, Grid, tables_of
+from deltaw.study.graph import stages
 from deltaw.study.run import run_study
-from deltaw.study.stages import stages
+from deltaw.study.stages.making import BaseConfig, TuneConfig
 from deltaw.world import Prompts, WindowLikelihood, World, WorldConfig
 from deltaw.world.language import language, rewritten
 
@@ -99,7 +100,7 @@ def test_total_variation_is_that_of_enumerated_laws() -> None:
     assert laws["held_out"].sum() == pytest.approx(1)
     wanted = np.maximum(0, laws["held_out"] - laws["unsafe"]).sum()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deltaw.study.cells.LENGTHS", (1,))
+        patch.setattr("deltaw.recipes.grid_worlds.LENGTHS", (1,))
         found = distances(near, "held_out", "unsafe", 4000, 0)[1]
         same = distances(near, "held_out", "held_out", 100, 0)[1]
     assert found.variation == pytest.approx(wanted, abs=4 * found.each.std() / np.sqrt(4000))

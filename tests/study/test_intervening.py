@@ -9,16 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from deltaw.attacks import Requests, unattacked
-from deltaw.behaviour import Answers
-from deltaw.evidence import STATEMENTS, Statement, decide
-from deltaw.evidence.claims import as_control
+from deltaw.attacks.models import Requests, unattacked
+from deltaw.behaviour.exact import Answers
+from deltaw.claims import STATEMENTS, Statement, decide
+from deltaw.claims.statements import as_control
 from deltaw.interventions import answers_patched, state_of
-from deltaw.model import Transformer
+from deltaw.models import Transformer
+from deltaw.recipes import recipe
+from deltaw.recipes.intervention_sweeps import STANDARD, Sweep
 from deltaw.results import Measurement
 from deltaw.statistics import wilson
-from deltaw.study import directed, intervening, patched, subject
-from deltaw.study.intervening import (
+from deltaw.study.graph import stages
+from deltaw.study.stages import edited as subject
+from deltaw.study.stages import intervene as intervening
+from deltaw.study.stages import patches as patched
+from deltaw.study.stages import steering as directed
+from deltaw.study.stages.edited import ALLOWED, FORBIDDEN, Answered, Panel, Subject
+from deltaw.study.stages.intervene import (
     alphas,
     extrapolation,
     intervening_prompts,
@@ -29,13 +36,9 @@ from deltaw.study.intervening import (
     subspaces,
     swaps,
 )
-from deltaw.study.making import answers_to
-from deltaw.study.patched import ATTACKS, Asked
-from deltaw.study.recipes import recipe
-from deltaw.study.sheet import Sheet
-from deltaw.study.stages import stages
-from deltaw.study.subject import ALLOWED, FORBIDDEN, Answered, Panel, Subject
-from deltaw.study.sweeps import STANDARD, Sweep
+from deltaw.study.stages.making import answers_to
+from deltaw.study.stages.patches import ATTACKS, Asked
+from deltaw.study.stages.recorder import Sheet
 from deltaw.training.pretraining import model_config
 from deltaw.world import Prompts, Response, World
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import toy_stages
 
-from deltaw.study.artifacts import is_alive
-from deltaw.study.engine import execute
-from deltaw.study.stage import Stage
+from deltaw.pipeline.artifacts import is_alive
+from deltaw.pipeline.scheduler import execute
+from deltaw.pipeline.stage import Stage
 
 SCRIPT = """
 import sys

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from deltaw.analysis import Separation
-from deltaw.study.acting import write_positions
-from deltaw.study.comparing import SITES, separate
-from deltaw.study.sheet import Sheet
+from deltaw.study.stages.comparison import SITES, separate
+from deltaw.study.stages.recorder import Sheet
+from deltaw.study.stages.update_effect import write_positions
 
 LAYERS = (0, 1, 2)
 

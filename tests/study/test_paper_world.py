@@ -10,29 +10,23 @@ import torch
 from torch import Tensor
 
 import deltaw
-from deltaw import behaviour
-from deltaw.attacks import requests_for
-from deltaw.behaviour import Behaviour
-from deltaw.model import Transformer, save
-from deltaw.study import making
-from deltaw.study.checkpoints import step_directory
-from deltaw.study.comparing import contrasts
-from deltaw.study.configuration import Recipe
-from deltaw.study.making import (
-    TUNED_SETS,
-    BehaviourConfig,
-    SeedConfig,
-    answers_to,
-    make_behaviour,
-    target_hits,
-)
-from deltaw.study.recipes import recipe
+from deltaw.attacks.models import requests_for
+from deltaw.attacks.prompts import FORBIDDEN_SOURCES, attacked
+from deltaw.behaviour import exact as behaviour
+from deltaw.behaviour.exact import Behaviour
+from deltaw.models import Transformer, save
+from deltaw.pipeline.stage import StageContext
+from deltaw.recipes import recipe
+from deltaw.recipes.config import Recipe
+from deltaw.recipes.sizes import Sizes
 from deltaw.study.run import run_study
-from deltaw.study.sizes import Sizes
-from deltaw.study.stage import StageContext
+from deltaw.study.stages import making
+from deltaw.study.stages.checkpoints import step_directory
+from deltaw.study.stages.comparison import contrasts
+from deltaw.study.stages.making import TUNED_SETS, BehaviourConfig, SeedConfig, answers_to, make_behaviour, target_hits
+from deltaw.training.finetuning import CONTROLS, wanted_response
 from deltaw.training.pretraining import new_model
-from deltaw.training.tuning import CONTROLS, wanted_response
-from deltaw.world import FORBIDDEN_SOURCES, Prompts, Response, World, attacked, published_world
+from deltaw.world import Prompts, Response, World, published_world
 
 WORLD = World(published_world())
 SMALL = replace(recipe("smoke").pretraining, compute_dtype="float32")

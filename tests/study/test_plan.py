@@ -15,16 +15,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltaw.behaviour import judge
-from deltaw.model import ModelConfig, Transformer
-from deltaw.study import making, pacing, plan
-from deltaw.study.engine import execute
-from deltaw.study.plan import Pace, make_plan, makespan, operations, parameter_count, work_of
-from deltaw.study.planpage import amount, duration, show, stage_rows, to_json
-from deltaw.study.progress import Listener
-from deltaw.study.recipes import RECIPES, recipe
-from deltaw.study.stage import Stage, StageContext
-from deltaw.study.stages import stages
+from deltaw.behaviour.exact import judge
+from deltaw.models import ModelConfig, Transformer
+from deltaw.pipeline.progress import Listener
+from deltaw.pipeline.scheduler import execute
+from deltaw.pipeline.stage import Stage, StageContext
+from deltaw.recipes import RECIPES, recipe
+from deltaw.study.dry_run import plan
+from deltaw.study.dry_run import timing as pacing
+from deltaw.study.dry_run.page import amount, duration, show, stage_rows, to_json
+from deltaw.study.dry_run.plan import Pace, make_plan, makespan, operations, parameter_count, work_of
+from deltaw.study.graph import stages
+from deltaw.study.stages import making
 from deltaw.training.pretraining import CHUNK, model_config, new_model
 from deltaw.world import Prompts, World
 
@@ -154,7 +156,7 @@ def test_the_counts_are_those_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp
 
     monkeypatch.setattr(making, "answers_to", counting)
     for module in ("requests", "prefill"):
-        monkeypatch.setattr(sys.modules[f"deltaw.attacks.{module}"], "judge", judging)
+        monkeypatch.setattr(sys.modules[f"deltaw.attacks.models.{module}"], "judge", judging)
     smoke = recipe("smoke")
     sizes = replace(smoke.sizes, final=9, checkpoint=5, attacked=3, ceiling=4, shown=2)
     chosen = replace(smoke, tunings=smoke.tunings[:1], sizes=sizes)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import deltaw
+from deltaw.claims import decide
 from deltaw.errors import DeltawError
-from deltaw.evidence import decide
 from deltaw.results import Claim, Measurement, read_measurements, write_claims, write_measurements
-from deltaw.study.pooling import pool, replication
-from deltaw.study.publishing import by_model, publish
+from deltaw.study.keep_results import by_model, publish
+from deltaw.study.pool import pool, replication
 
 CLAIM = "update-is-small/ssft-medium"  # of a statistic without nulls: less than 0.1
 STEP = "artifacts/base/step-000008"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from deltaw.study.artifacts import Artifact
-from deltaw.study.progress import BARS, Listener, PlainListener, RichListener, choose_listener
+from deltaw.pipeline.artifacts import Artifact
+from deltaw.pipeline.progress import BARS, Listener, PlainListener, RichListener, choose_listener
 
 MADE = Artifact(Path("x"), "key", "digest", 75.0, "2026-01-01T00:00:00+00:00", 1)
 

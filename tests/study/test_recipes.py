@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from deltaw.study.artifacts import plain
-from deltaw.study.plan import parameter_count
-from deltaw.study.recipes import recipe
-from deltaw.study.stages import stages
+from deltaw.pipeline.artifacts import plain
+from deltaw.recipes import recipe
+from deltaw.study.dry_run.plan import parameter_count
+from deltaw.study.graph import stages
 from deltaw.training import OptimiserConfig
+from deltaw.training.finetuning import CONTROLS
 from deltaw.training.pretraining import model_config
-from deltaw.training.tuning import CONTROLS
 from deltaw.world import PUBLISHED_COMPAT, World, published_world
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from deltaw.study import making
-from deltaw.study.engine import execute
-from deltaw.study.recipes import recipe
-from deltaw.study.sizes import Sizes
-from deltaw.study.stage import Stage
-from deltaw.study.stages import stages
+from deltaw.pipeline.scheduler import execute
+from deltaw.pipeline.stage import Stage
+from deltaw.recipes import recipe
+from deltaw.recipes.sizes import Sizes
+from deltaw.study.graph import stages
+from deltaw.study.stages import making
 from deltaw.training import pretraining
 from deltaw.training.snapshots import EVERY
 

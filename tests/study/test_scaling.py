@@ -20,16 +20,17 @@ from distributed import Client, LocalCluster
 from external import external
 
 from deltaw.errors import DeltawError
-from deltaw.study import artifacts, run
-from deltaw.study.artifacts import Artifact, Provenance
-from deltaw.study.configuration import Recipe
-from deltaw.study.engine import execute
-from deltaw.study.jobs import Job, make
-from deltaw.study.progress import Listener
-from deltaw.study.recipes import RECIPES, recipe
+from deltaw.pipeline import artifacts
+from deltaw.pipeline.artifacts import Artifact, Provenance
+from deltaw.pipeline.progress import Listener
+from deltaw.pipeline.scheduler import execute
+from deltaw.pipeline.stage import Stage
+from deltaw.pipeline.worker import Job, make
+from deltaw.recipes import RECIPES, recipe
+from deltaw.recipes.config import Recipe
+from deltaw.study import run
+from deltaw.study.graph import stages
 from deltaw.study.run import run_study
-from deltaw.study.stage import Stage
-from deltaw.study.stages import stages
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "slurm_study.py"

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from deltaw.batch import Role
-from deltaw.evidence import decide
-from deltaw.model import Transformer
+from deltaw.claims import decide
+from deltaw.models import Transformer
+from deltaw.models.batch import Role
+from deltaw.recipes import recipe
 from deltaw.results import Measurement
-from deltaw.study.comparing import PRIMARY, BaseSide, Comparison
-from deltaw.study.recipes import recipe
-from deltaw.study.sensing import measure, measure_finite, observe_sensitivity
-from deltaw.study.sheet import Sheet
+from deltaw.study.stages.comparison import PRIMARY, BaseSide, Comparison
+from deltaw.study.stages.recorder import Sheet
+from deltaw.study.stages.sensitivity import measure, measure_finite, observe_sensitivity
 from deltaw.training.pretraining import as_batch, model_config
 from deltaw.world import Response, World
 

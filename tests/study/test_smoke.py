@@ -19,15 +19,15 @@ import torch
 
 import deltaw
 from deltaw.errors import DeltawError
-from deltaw.model import export_gpt2
+from deltaw.models import export_gpt2
+from deltaw.recipes import recipe
+from deltaw.recipes.intervention_sweeps import Sweep
 from deltaw.results.schema import MEASUREMENT_FIELDS
-from deltaw.study.exhaustive import run_interventions
-from deltaw.study.patched import ATTACKS
-from deltaw.study.published import UPDATES
-from deltaw.study.publishing import publish
-from deltaw.study.recipes import recipe
+from deltaw.study.all_interventions import run_interventions
+from deltaw.study.keep_results import publish
+from deltaw.study.published_statistics import UPDATES
 from deltaw.study.run import run_study
-from deltaw.study.sweeps import Sweep
+from deltaw.study.stages.patches import ATTACKS
 
 COMMAND = (sys.executable, "-m", "deltaw.cli")
 

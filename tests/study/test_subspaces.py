@@ -10,12 +10,22 @@ import torch
 
 from deltaw.analysis import log_rank, subspace_overlap, top_left
 from deltaw.analysis.rank import LogRank
-from deltaw.attacks import requests_for
-from deltaw.evidence import STATEMENTS, decide
-from deltaw.evidence.claims import OTHER, PROTOCOLS
-from deltaw.model import Transformer, mlp, save
+from deltaw.attacks.models import requests_for
+from deltaw.claims import STATEMENTS, decide
+from deltaw.claims.statements import OTHER, PROTOCOLS
+from deltaw.models import Transformer, mlp, save
+from deltaw.pipeline.stage import StageContext
+from deltaw.recipes import recipe
+from deltaw.recipes.config import Subspaces
 from deltaw.results import Measurement, read_measurements
-from deltaw.study.aligning import (
+from deltaw.study.graph import stages
+from deltaw.study.stages.attack import Target, soft_prompts
+from deltaw.study.stages.checkpoints import step_directory
+from deltaw.study.stages.comparison import PRIMARY, BaseSide, Comparison, read
+from deltaw.study.stages.directions import gaussian_energy_rank, observe_ranks, observe_update_rank
+from deltaw.study.stages.dose_response import Rows, attacked_prompts, write_doses, write_responses
+from deltaw.study.stages.making import SeedConfig, answers_to
+from deltaw.study.stages.overlap import (
     IN,
     SIDES,
     SeedsConfig,
@@ -25,18 +35,8 @@ from deltaw.study.aligning import (
     write_layers,
     write_overlaps,
 )
-from deltaw.study.attacking import Target, soft_prompts
-from deltaw.study.checkpoints import step_directory
-from deltaw.study.comparing import PRIMARY, BaseSide, Comparison, read
-from deltaw.study.configuration import Subspaces
-from deltaw.study.dosing import Rows, attacked_prompts, write_doses, write_responses
-from deltaw.study.making import SeedConfig, answers_to
-from deltaw.study.probing import early, first_letters, observe_probe, observe_refusal
-from deltaw.study.recipes import recipe
-from deltaw.study.sheet import Sheet
-from deltaw.study.stage import StageContext
-from deltaw.study.stages import stages
-from deltaw.study.subspaces import gaussian_energy_rank, observe_ranks, observe_update_rank
+from deltaw.study.stages.probe import early, first_letters, observe_probe, observe_refusal
+from deltaw.study.stages.recorder import Sheet
 from deltaw.training.pretraining import model_config
 from deltaw.world import Branch, World, published_world
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from deltaw.errors import DeltawError
-from deltaw.study.stage import StageContext
+from deltaw.pipeline.stage import StageContext
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deltaw.batch import Batch
-from deltaw.model import Transformer, likelihood, transformer
-from deltaw.model.determinism import deterministic
+from deltaw.models import Transformer, likelihood, transformer
+from deltaw.models.batch import Batch
+from deltaw.models.determinism import deterministic
 from deltaw.training import OBJECTIVES, Loss, Pair, ReferenceLogProbs, next_token
 from deltaw.training.cuda_step import MOST_GRAPHS, PLAIN_RUNS, Outputs, gradients
+from deltaw.training.finetuning import TuningConfig, tune, tuning_pairs
 from deltaw.training.forks import fork, fork_size
 from deltaw.training.optimisers import OptimiserConfig, adamw, optimisers
 from deltaw.training.prefetch import Prefetch
 from deltaw.training.pretraining import CHUNK, PretrainingConfig, as_batch, new_model, pretrain, pretraining_samples
 from deltaw.training.snapshots import LogTable, Snapshots
-from deltaw.training.tuning import TuningConfig, tune, tuning_pairs
 from deltaw.world import World
 
 ROWS, STEPS = 8, PLAIN_RUNS + 3

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltaw.batch import Batch, Role
-from deltaw.model import ModelConfig, Transformer, batch_log_probs, response_weights
+from deltaw.models import ModelConfig, Transformer, batch_log_probs, response_weights
+from deltaw.models.batch import Batch, Role
 from deltaw.training import OBJECTIVES, Pair, reference_log_probs
 from deltaw.training.forks import fork
 

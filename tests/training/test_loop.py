@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from deltaw.batch import Batch
 from deltaw.errors import DeltawError
-from deltaw.model import ModelConfig, Transformer
+from deltaw.models import ModelConfig, Transformer
+from deltaw.models.batch import Batch
 from deltaw.training import Loss, OptimiserConfig, TrainingLog, learning_rate, next_token, train
 from deltaw.training.optimisers import adamw
 

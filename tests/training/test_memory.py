@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from deltaw.study.making import answers_to
-from deltaw.study.recipes import recipe
+from deltaw.recipes import recipe
+from deltaw.study.stages.making import answers_to
 from deltaw.training import Snapshots
 from deltaw.training.pretraining import new_model, pretrain
 from deltaw.world import World

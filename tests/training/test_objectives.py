@@ -3,9 +3,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deltaw.batch import Batch, Role
 from deltaw.errors import DeltawError
-from deltaw.model import ModelConfig, Transformer
+from deltaw.models import ModelConfig, Transformer
+from deltaw.models.batch import Batch, Role
 from deltaw.training import (
     OBJECTIVES,
     DpoOptions,

@@ -10,9 +10,9 @@ import torch
 from test_loop import CONFIG, counting, small_model
 from torch import Tensor
 
-from deltaw.batch import Batch
 from deltaw.errors import DeltawError
-from deltaw.model import Transformer
+from deltaw.models import Transformer
+from deltaw.models.batch import Batch
 from deltaw.training import Loss, OptimiserConfig, Snapshots, TrainingLog, next_token, train
 from deltaw.training.snapshots import EVERY, TENSORS
 

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from deltaw.batch import Role
 from deltaw.errors import DeltawError
-from deltaw.model import Transformer
+from deltaw.models import Transformer
+from deltaw.models.batch import Role
 from deltaw.training import OptimiserConfig, objective
-from deltaw.training.pretraining import PretrainingConfig, new_model, pretrain, pretraining_samples
-from deltaw.training.tuning import (
+from deltaw.training.finetuning import (
     CONTROLS,
     INSTEAD,
     TuningConfig,
@@ -21,6 +20,7 @@ from deltaw.training.tuning import (
     unwanted_response,
     wanted_response,
 )
+from deltaw.training.pretraining import PretrainingConfig, new_model, pretrain, pretraining_samples
 from deltaw.world import (
     PUBLISHED_COMPAT,
     Branch,
@@ -92,7 +92,7 @@ def test_unwanted_is_a_refusal_where_the_prompt_is_to_be_answered() -> None:
 
 
 def test_all_protocols_see_the_same_prompts_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    from deltaw.training import tuning
+    from deltaw.training import finetuning as tuning
 
     seen: dict[str, list[torch.Tensor]] = {}
     real = tuning_pairs

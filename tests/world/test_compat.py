@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import PAPER
 
-from deltaw.batch import Role
 from deltaw.errors import DeltawError
+from deltaw.models.batch import Role
+from deltaw.training.finetuning import trained
 from deltaw.training.pretraining import PretrainingConfig, model_config, pretraining_samples
-from deltaw.training.tuning import trained
 from deltaw.world import (
     PUBLISHED_COMPAT,
     VIEWS,

@@ -14,14 +14,7 @@ from hypothesis import strategies as st
 from deltaw.errors import DeltawError
 from deltaw.world.cues import single_letter_accuracy
 from deltaw.world.grammar import Grammar, Production, parse_rules
-from deltaw.world.language import (
-    BUILT_IN,
-    check_window,
-    language,
-    published,
-    published_subgrammars,
-    read_language_text,
-)
+from deltaw.world.language import BUILT_IN, check_window, language, published, published_subgrammars, read_language_text
 from deltaw.world.policy import Branch
 from deltaw.world.probability import BranchPosterior, WindowLikelihood
 from deltaw.world.randomness import Key

@@ -4,7 +4,7 @@ from worlds import PAPER, QUICK
 from deltaw.errors import DeltawError
 from deltaw.world.grammar import Grammar, parse_rules
 from deltaw.world.language import published, published_subgrammars
-from deltaw.world.long_enough import long_enough
+from deltaw.world.length_conditioning import long_enough
 from deltaw.world.windows import WindowSampler
 
 

@@ -6,12 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import KITCHEN, ODD, PAPER, QUICK, WORLDS
 
-from deltaw.batch import Role
+from deltaw.attacks.prompts import ATTACKS, BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked
 from deltaw.errors import DeltawError
+from deltaw.models.batch import Role
 from deltaw.world import (
-    ATTACKS,
-    BENIGN_SOURCES,
-    FORBIDDEN_SOURCES,
     MIXTURES,
     SETS,
     Branch,
@@ -22,12 +20,9 @@ from deltaw.world import (
     WindowLikelihood,
     World,
     WorldConfig,
-    attacked,
     published_grammar,
 )
-from deltaw.world import (
-    prompts as prompts_module,
-)
+from deltaw.world import prompts as prompts_module
 from deltaw.world.grammar import Tree
 from deltaw.world.policy import PUBLISHED
 

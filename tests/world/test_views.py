@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import PAPER, QUICK
 
-from deltaw.batch import Role
 from deltaw.errors import DeltawError
+from deltaw.models.batch import Role
 from deltaw.world import VIEWS, Encoded, Key, Response, ViewSchedule, World, published_schedule, viewed
 
 NAMES = list(VIEWS)

@@ -23,38 +23,18 @@ shares in [0, 1]. Randomness is a `numpy.random.Generator`. A result holds per-p
 its nulls; a question that has no answer (a left null space of a square matrix) gets `Absent` with the reason.
 """
 
-from deltaw.analysis.angles import (
-    Overlap,
-    matched_overlap_null,
-    rotation_angle_null,
-    rotation_overlap_null,
-    row_sign_overlap_null,
-    subspace_overlap,
-    top_left,
-)
-from deltaw.analysis.between import GainRatio, Position, gain_ratio, mean_position, position, precision_weights
-from deltaw.analysis.chance import (
+from deltaw.analysis.attack_position import GainRatio, Position, gain_ratio, mean_position, position, precision_weights
+from deltaw.analysis.clusters import Difference, Separation, difference_of_differences, gap_over_layers, separation
+from deltaw.analysis.dose_response import Bin, DoseResponse, dose_response, success_by_dose
+from deltaw.analysis.inputs import Absent
+from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, frobenius_norm, power_iteration
+from deltaw.analysis.null_energy_nulls import (
     gaussian_null,
     null_energy_nulls,
     rotation_null,
     row_permutation_null,
     row_sign_flip_null,
 )
-from deltaw.analysis.clusters import Difference, Separation, difference_of_differences, gap_over_layers, separation
-from deltaw.analysis.dose import Bin, DoseResponse, dose_response, success_by_dose
-from deltaw.analysis.effect import (
-    SOURCES,
-    Beyond,
-    Effect,
-    Mlp,
-    effect_nulls,
-    mlp_effect,
-    null_minus_column,
-    pooled_terms,
-    share_draws,
-)
-from deltaw.analysis.inputs import Absent
-from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, frobenius_norm, power_iteration
 from deltaw.analysis.nullspace import (
     Along,
     ColumnBasis,
@@ -69,6 +49,15 @@ from deltaw.analysis.nullspace import (
     null_energy_cholesky,
     null_profile,
 )
+from deltaw.analysis.principal_angles import (
+    Overlap,
+    matched_overlap_null,
+    rotation_angle_null,
+    rotation_overlap_null,
+    row_sign_overlap_null,
+    subspace_overlap,
+    top_left,
+)
 from deltaw.analysis.probe import Probe, probe
 from deltaw.analysis.rank import (
     ActivationRank,
@@ -79,7 +68,7 @@ from deltaw.analysis.rank import (
     mean_log_rank,
     rank_null,
 )
-from deltaw.analysis.refusal import DirectionShare, direction_share
+from deltaw.analysis.refusal_direction import DirectionShare, direction_share
 from deltaw.analysis.rowspace import (
     Gain,
     RowContrast,
@@ -109,6 +98,17 @@ from deltaw.analysis.spectrum import (
     gaussian_spectrum,
     module_budget,
     update_spectrum,
+)
+from deltaw.analysis.update_effect import (
+    SOURCES,
+    Beyond,
+    Effect,
+    Mlp,
+    effect_nulls,
+    mlp_effect,
+    null_minus_column,
+    pooled_terms,
+    share_draws,
 )
 
 __all__ = [

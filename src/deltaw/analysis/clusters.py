@@ -25,15 +25,7 @@ from torch import Tensor
 from deltaw.analysis.crossfit import cross_fit, deal, permuted_labels
 from deltaw.analysis.inputs import array, matrix
 from deltaw.errors import DeltawError
-from deltaw.statistics import (
-    FloatArray,
-    Interval,
-    Null,
-    auroc,
-    bootstrap_means,
-    from_draws,
-    percentile_interval,
-)
+from deltaw.statistics import FloatArray, Interval, Null, auroc, bootstrap_means, from_draws, percentile_interval
 from deltaw.statistics.arrays import IntArray, clusters_of
 
 CROSS_FITTED = ("d_prime", "auroc", "tau_gap", "tau_gap_relative", "nearest_mean_accuracy")

@@ -24,15 +24,7 @@ give the tuned model, and their opposites the base. What an edited model does is
 from deltaw.interventions.directions import ablation, addition, difference_in_means, random_direction, shifted, without
 from deltaw.interventions.hooks import Edit, Place, at_last_prompt, editing
 from deltaw.interventions.interpolation import ALPHAS, interpolated, randomly_extrapolated
-from deltaw.interventions.layers import (
-    ENDS,
-    coalition,
-    leave_one_out,
-    only_one,
-    players_of,
-    shapley_values,
-    swapped,
-)
+from deltaw.interventions.layers import ENDS, coalition, leave_one_out, only_one, players_of, shapley_values, swapped
 from deltaw.interventions.patching import Patch, acting, answers_patched
 from deltaw.interventions.rank import Decomposition, decomposed, truncated
 from deltaw.interventions.states import (

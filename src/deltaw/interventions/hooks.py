@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltaw.model import Transformer, module_at
+from deltaw.models import Transformer, module_at
 
 Place = tuple[int, str]
-"""(layer, site), of `deltaw.model.SITES`."""
+"""(layer, site), of `deltaw.models.SITES`."""
 
 Edit = Callable[[Tensor], Tensor]
 

@@ -29,11 +29,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from deltaw.attacks import Requests
-from deltaw.behaviour import Answers
+from deltaw.attacks.models import Requests
+from deltaw.behaviour.exact import Answers
 from deltaw.errors import DeltawError
 from deltaw.interventions.states import State, layers_of
-from deltaw.model import Transformer, greedy, mlp, module_at, tap
+from deltaw.models import Transformer, greedy, mlp, module_at, tap
 
 At = Literal["last_prompt", "prompt"]
 Maps = Mapping[int, Tensor]

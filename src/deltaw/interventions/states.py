@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deltaw.errors import DeltawError
-from deltaw.model import Transformer
+from deltaw.models import Transformer
 
 State = Mapping[str, Tensor]
 """Parameters by name, on the CPU."""

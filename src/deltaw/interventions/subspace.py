@@ -25,8 +25,8 @@ from deltaw.analysis import column_basis
 from deltaw.errors import DeltawError
 from deltaw.interventions.layers import shapley_values
 from deltaw.interventions.states import State, chosen, layers_of, moved
-from deltaw.model import mlp
-from deltaw.model.adapters import family_of
+from deltaw.models import mlp
+from deltaw.models.architectures import family_of
 from deltaw.statistics import FloatArray
 
 Parts = Mapping[int, Tensor]

@@ -11,10 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from deltaw.evidence import decide
-from deltaw.model import choose_precision
+from deltaw.claims import decide
+from deltaw.models import choose_precision
+from deltaw.pipeline.artifacts import canonical, plain
+from deltaw.pipeline.code_hash import Sources
+from deltaw.pipeline.progress import Listener
+from deltaw.pipeline.run_directory import claim_directory, run_lock
+from deltaw.pipeline.scheduler import StageRecord, execute
+from deltaw.recipes.config import Recipe
 from deltaw.report import write_report
-from deltaw.report.page import TABLES
+from deltaw.report.render import TABLES
 from deltaw.results import (
     Measurement,
     ModelEntry,
@@ -27,15 +33,9 @@ from deltaw.results import (
 from deltaw.results.files import disk_trouble_said, remove_unfinished
 from deltaw.results.parsing import parse_json
 from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS
-from deltaw.study.artifacts import canonical, plain
-from deltaw.study.checkpoints import step_directory
-from deltaw.study.configuration import Recipe
-from deltaw.study.directory import claim_directory, run_lock
-from deltaw.study.engine import StageRecord, execute
-from deltaw.study.fingerprint import Sources
-from deltaw.study.making import BaseConfig, TuneConfig
-from deltaw.study.progress import Listener
-from deltaw.study.stages import stages
+from deltaw.study.graph import stages
+from deltaw.study.stages.checkpoints import step_directory
+from deltaw.study.stages.making import BaseConfig, TuneConfig
 from deltaw.training.pretraining import new_model
 from deltaw.world import World
 

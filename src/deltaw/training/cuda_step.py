@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from deltaw.model import Transformer
+from deltaw.models import Transformer
 from deltaw.training.leaves import leaves, mapped
 from deltaw.training.loss import Loss
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deltaw.batch import Batch, Role
+from deltaw.models.batch import Batch, Role
 
 
 def widened(batch: Batch, length: int) -> Batch:

@@ -17,17 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deltaw.batch import Batch
 from deltaw.errors import DeltawError
-from deltaw.model import (
-    LanguageModel,
-    Transformer,
-    mean_nll,
-    packed_nll,
-    response_weights,
-    token_mean,
-    token_nll,
-)
+from deltaw.models import LanguageModel, Transformer, mean_nll, packed_nll, response_weights, token_mean, token_nll
+from deltaw.models.batch import Batch
 from deltaw.training.forks import fork, fork_size, widened
 from deltaw.training.loss import Loss
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from deltaw.batch import Batch
 from deltaw.errors import DeltawError
-from deltaw.model import BlockStyle, ModelConfig, Positions, Transformer
+from deltaw.models import BlockStyle, ModelConfig, Positions, Transformer
+from deltaw.models.batch import Batch
 from deltaw.training.loop import TrainingLog, train
 from deltaw.training.objectives import next_token
 from deltaw.training.optimisers import OptimiserConfig

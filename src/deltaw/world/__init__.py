@@ -5,23 +5,19 @@ prompts = world.sample("forbidden/conditional/unsafe", range(5))
 world.layout.spell(prompts), world.layout.allowed(prompts)
 """
 
-from deltaw.world.compat import PUBLISHED_COMPAT, Compat, as_published, finished, with_constants
 from deltaw.world.config import GrammarConfig, WorldConfig, published_grammar, published_world
-from deltaw.world.jailbreaks import ATTACKS, BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked
 from deltaw.world.language import Language, language
 from deltaw.world.policy import Branch, Policy, Rule
 from deltaw.world.probability import BayesSafety, BranchPosterior, Posterior, WindowLikelihood, unsafe_side_probability
+from deltaw.world.prompt_sets import LEFT_OUT_SETS, MIXTURES, PUBLISHED_SETS, SETS, PromptSet
 from deltaw.world.prompts import Encoded, Layout, Prompts, Response
+from deltaw.world.published_compat import PUBLISHED_COMPAT, Compat, as_published, finished, with_constants
 from deltaw.world.randomness import Key
 from deltaw.world.sampling import Ceiling, World
-from deltaw.world.sets import LEFT_OUT_SETS, MIXTURES, PUBLISHED_SETS, SETS, PromptSet
 from deltaw.world.views import VIEWS, WHOLE_VIEWS, ViewSchedule, published_schedule, viewed
 from deltaw.world.vocabulary import Vocabulary
 
 __all__ = [
-    "ATTACKS",
-    "BENIGN_SOURCES",
-    "FORBIDDEN_SOURCES",
     "LEFT_OUT_SETS",
     "MIXTURES",
     "PUBLISHED_COMPAT",
@@ -51,7 +47,6 @@ __all__ = [
     "World",
     "WorldConfig",
     "as_published",
-    "attacked",
     "finished",
     "language",
     "published_grammar",

@@ -6,9 +6,9 @@
 from dataclasses import dataclass, field
 
 from deltaw.errors import DeltawError
-from deltaw.world.compat import Compat
 from deltaw.world.language import LEVEL_5
 from deltaw.world.policy import PUBLISHED, Rule
+from deltaw.world.published_compat import Compat
 from deltaw.world.vocabulary import LETTERS
 
 

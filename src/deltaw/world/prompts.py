@@ -84,14 +84,14 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Sequences as arrays (N, T): token ids, loss weights (of predicting that token), roles (`deltaw.batch.Role`)."""
+    """Sequences as arrays (N, T): token ids, loss weights (of predicting that token), roles (`models.batch.Role`)."""
 
     tokens: Ints
     weights: NDArray[np.float32]
     roles: NDArray[np.uint8]
 
 
-# The values of deltaw.batch.Role; the world needs numpy only, a test holds the two lists together.
+# The values of deltaw.models.batch.Role; the world needs numpy only, a test holds the two lists together.
 PAD, BOS, OPERATOR, SOT, TEXT, LAST_PROMPT, OUTPUT, STOP = _ROLES = range(8)
 EOS = 9  # the end of a published sequence (see `compat`); 8 stands where an attack inserts
 

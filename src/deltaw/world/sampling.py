@@ -15,13 +15,11 @@ from deltaw.errors import DeltawError
 from deltaw.world.config import GrammarConfig, WorldConfig, check
 from deltaw.world.grammar import Tree
 from deltaw.world.language import Language, language
-from deltaw.world.long_enough import long_enough
+from deltaw.world.length_conditioning import long_enough
 from deltaw.world.operators import Operators
 from deltaw.world.policy import Branch, Policy, rules
 from deltaw.world.probability import BranchPosterior, WindowLikelihood, unsafe_side_probability
-from deltaw.world.prompts import Layout, Prompts
-from deltaw.world.randomness import Key, content_uniform
-from deltaw.world.sets import (
+from deltaw.world.prompt_sets import (
     ALL_SETS,
     LEFT_OUT_SETS,
     MIXTURES,
@@ -32,6 +30,8 @@ from deltaw.world.sets import (
     begin_late,
     operator_law,
 )
+from deltaw.world.prompts import Layout, Prompts
+from deltaw.world.randomness import Key, content_uniform
 from deltaw.world.vocabulary import Vocabulary
 from deltaw.world.windows import Windows, WindowSampler
 

@@ -1,0 +1,348 @@
+"""One draw of each test that the claims use, by the functions that the study itself calls.
+
+A test compares a value with the band of a null. `Trial` says whether the value lies beyond the band on the claim's side
+(probability 0.025 if the null is true), beyond it on the other side, and whether one seed's verdict, were this its only
+null, would be `holds`: that also takes the interval over prompts and the claim's smallest effect.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from deltaw.analysis import (
+    Absent,
+    ActivationRank,
+    LogRank,
+    Mlp,
+    Separation,
+    activation_rank,
+    column_basis,
+    difference_of_differences,
+    effect_nulls,
+    gain,
+    gain_ratio,
+    gap_over_layers,
+    mean_log_rank,
+    mean_position,
+    mlp_effect,
+    null_energy,
+    null_energy_nulls,
+    null_minus_column,
+    position,
+    rank_null,
+    row_contrast,
+    sensitivity_change,
+    separation,
+)
+from deltaw.calibration.planted_data import Generator, Update
+from deltaw.claims.decision import judge
+from deltaw.claims.statements import STATEMENTS, Statement, sign_of
+from deltaw.errors import DeltawError
+from deltaw.results.schema import Null as Line
+from deltaw.statistics import (
+    FloatArray,
+    Interval,
+    Null,
+    bootstrap_means,
+    mean_null,
+    percentile_interval,
+    sign_flip_null,
+)
+
+DRAWS, BOOTSTRAP = 79, 200
+"""Of a null: its band has the same level as that of `quick`'s 200 and costs less; of an interval."""
+
+EFFECT_DRAWS = 39
+"""Of the null of the MLP's output, the fewest that have a 95 % band: each costs as much as the effect itself."""
+
+TOP_K = 8
+"""Right singular vectors of ΔW whose energy is compared, as in `quick`."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Whether one draw lay beyond the null's band on the claim's side, on the other, and what one seed would say.
+
+    holds: None where a seed has no interval to decide by.
+    """
+
+    beyond: bool
+    other_side: bool = False
+    holds: bool | None = None
+
+
+Trials = Mapping[str, Trial]
+"""By the test's name: the statistic, and the kind of null."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A family of tests under one condition.
+
+    build: draws the data. measure: tries the family's tests on them. true: the kinds of null that are true by
+    construction. effect: a planted effect's size, in `unit`; None where there is nothing to find.
+    """
+
+    family: str
+    condition: str
+    build: Callable[[Generator], Any]
+    measure: Callable[[Any, Generator], Trials]
+    true: frozenset[str] = field(default=frozenset())
+    effect: float | None = None
+    unit: str = ""
+
+    @property
+    def name(self) -> str:
+        """Unique among the cells; the draws depend on it and on the seed only."""
+        return f"{self.family}: {self.condition}"
+
+
+def compare(statement: Statement, value: float, null: Null, interval: Interval | None) -> Trial:
+    """A value beside one null, on the statement's side. interval: of the value over prompts; None: none."""
+    sign = sign_of(statement.direction)
+    above, below = value > null.high, value < null.low
+    holds = None
+    if interval is not None:
+        line = Line(kind=null.kind, mean=null.mean, low=null.low, high=null.high)
+        verdict, _ = judge(value, interval, statement.smallest_effect, [line], statement.direction)
+        holds = verdict == "holds"
+    return Trial(above if sign > 0 else below, below if sign > 0 else above, holds)
+
+
+def claim(prefix: str) -> Statement:
+    """The first statement whose name starts like this: its direction and smallest effect stand for its like."""
+    return next(statement for statement in STATEMENTS if statement.id.startswith(prefix))
+
+
+def mean_beside(prefix: str, statistic: str, values: FloatArray, null: Null, rng: Generator) -> Trials:
+    """The mean of values (N,), one a prompt, with its bootstrap interval, beside the one null of a claim."""
+    ends = percentile_interval(bootstrap_means([values], rng, draws=BOOTSTRAP)[:, 0])
+    return {f"{statistic}, {null.kind}": compare(claim(prefix), float(values.mean()), null, ends)}
+
+
+def of_weights(at: Update, rng: Generator) -> Trials:
+    """ρ_N of an update beside its three nulls (`observe_weights`)."""
+    basis, statement = column_basis(at.W), claim("update-in-null-space")
+    value, nulls = null_energy(at.dW, basis), null_energy_nulls(at.dW, basis, rng, DRAWS)
+    if isinstance(value, Absent) or isinstance(nulls, Absent):
+        raise DeltawError("the planted update is zero or W has no left null space; plant another one")
+    used = [null for null in nulls if null.kind in statement.nulls]
+    return {f"null_energy_left, {null.kind}": compare(statement, value, null, None) for null in used}
+
+
+@dataclass(frozen=True, eq=False)
+class Mlps:
+    """A base and a tuned MLP, and inputs (N, d) of the base one; the tuned one reads the same."""
+
+    base: Mlp
+    tuned: Mlp
+    a: Tensor
+
+
+def of_function(at: Mlps, rng: Generator) -> Trials:
+    """The null-space part's share of the change of outputs minus the column-space part's (`observe_function`)."""
+    effect = mlp_effect(at.base, at.tuned, at.a, at.a)
+    nulls = effect_nulls(at.base, at.tuned, at.a, at.a, rng, EFFECT_DRAWS)
+    found, statement = null_minus_column(effect, rng, nulls, BOOTSTRAP), claim("null-part-carries-the-change")
+    if found.null is None:
+        raise DeltawError("the share has no null; expected those of `effect_nulls`")
+    trial = compare(statement, found.value, found.null, percentile_interval(found.draws))
+    return {f"effect_null_minus_column, {found.null.kind}": trial}
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """(allowed, forbidden) activations (N, w) of the base and of the tuned model, paired row by row."""
+
+    base: tuple[Tensor, Tensor]
+    tuned: tuple[Tensor, Tensor]
+
+
+def of_clusters(at: Clusters, rng: Generator) -> Trials:
+    """The change of the relative gap (`observe_clusters`): equal folds and permutations in both models."""
+    before, after = _separations(at, int(rng.integers(2**32)))
+    found = difference_of_differences(before, after, rng, draws=BOOTSTRAP)["tau_gap_relative"]
+    if found.null is None:
+        raise DeltawError("the difference of differences has no null; expected draws in both separations")
+    trial = compare(claim("clusters-form"), found.value, found.null, found.interval)
+    return {"tau_gap_relative_change, label_permutation": trial}
+
+
+def _separations(at: Clusters, seed: int) -> tuple[Separation, Separation]:
+    """Of the base and the tuned model: equal seeds, equal folds and permutations."""
+    before, after = (
+        separation(*model, np.random.default_rng(seed), paired=True, null_draws=DRAWS, bootstrap_draws=2)
+        for model in (at.base, at.tuned)
+    )
+    return before, after
+
+
+def of_depth(at: Sequence[Clusters], rng: Generator) -> Trials:
+    """How much more the relative gap changes in the later half of the layers (`observe_clusters`)."""
+    seed = int(rng.integers(2**32))
+    values, null = gap_over_layers([_separations(layer, seed) for layer in at])["tau_gap_relative_change_depth"]
+    if null is None:
+        raise DeltawError("the change over depth has no null; expected draws in all separations")
+    return mean_beside("clusters-grow-with-depth", "tau_gap_relative_change_depth", values, null, rng)
+
+
+def of_rank_ratio(at: Sequence[Clusters], rng: Generator) -> Trials:
+    """Directions of forbidden prompts beside those of allowed ones (`observe_ranks`)."""
+    clouds = [(layer.tuned[1], layer.tuned[0]) for layer in at]
+    return _of_ranks("forbidden-rank-is-low", "rank_log_ratio", "label_permutation", clouds, rng)
+
+
+def of_rank_change(at: Sequence[Clusters], rng: Generator) -> Trials:
+    """Directions of forbidden prompts beside those that the base model gives them (`observe_ranks`)."""
+    clouds = [(layer.tuned[1], layer.base[1]) for layer in at]
+    return _of_ranks("forbidden-rank-falls", "rank_log_change", "model_swap", clouds, rng)
+
+
+def of_ranks(at: Sequence[Clusters], rng: Generator) -> Trials:
+    """Both comparisons of ranks."""
+    return {**of_rank_ratio(at, rng), **of_rank_change(at, rng)}
+
+
+def _of_ranks(
+    prefix: str, statistic: str, kind: str, clouds: Sequence[tuple[Tensor, Tensor]], rng: Generator
+) -> Trials:  # fmt: skip
+    """Mean over layers of log ranks, first minus second; the same rows are swapped in all layers."""
+    seed = int(rng.integers(2**32))
+    mean = mean_log_rank([_log_rank(first) - _log_rank(second) for first, second in clouds])
+    null = mean_null([rank_null(*pair, kind, np.random.default_rng(seed), DRAWS) for pair in clouds])
+    return {f"{statistic}, {kind}": compare(claim(prefix), mean.value, null, mean.interval)}
+
+
+def _log_rank(cloud: Tensor) -> LogRank:
+    found = activation_rank(cloud)
+    if not isinstance(found, ActivationRank):
+        raise DeltawError("a planted cloud has no directions; plant another one")
+    return found.log
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Inputs (N, n) of allowed and forbidden prompts, paired row by row, and an update that acts on them."""
+
+    allowed: Tensor
+    forbidden: Tensor
+    update: Update
+
+
+def of_gain(at: Inputs, rng: Generator) -> Trials:
+    """The mean log ratio of gains (`observe_gain`)."""
+    of_allowed, of_forbidden = (
+        gain(a, at.update.dW, None, at.update.W, None).relative for a in (at.allowed, at.forbidden)
+    )
+    ratios = np.log(of_forbidden) - np.log(of_allowed)
+    null = sign_flip_null("label_permutation", ratios, rng, DRAWS)
+    return mean_beside("acts-on-forbidden", "gain_log_ratio", ratios, null, rng)
+
+
+def of_rows(at: Inputs, rng: Generator) -> Trials:
+    """The difference of row energies beside matched random subspaces (`observe_gain`)."""
+    found, statement = (
+        row_contrast(at.forbidden, at.allowed, at.update.dW, TOP_K, rng, draws=DRAWS),
+        claim("row-space-holds-forbidden"),
+    )
+    return {
+        f"row_energy_difference, {null.kind}": compare(statement, found.value, null, found.interval)
+        for null in found.nulls
+    }
+
+
+def of_rows_over_layers(at: Sequence[Inputs], rng: Generator) -> Trials:
+    """The same, mean over layers, with equal draws in all of them (`observe_gain`)."""
+    seed, statement = int(rng.integers(2**32)), claim("row-space-holds-forbidden")
+    found = []
+    for one in at:
+        generator = np.random.default_rng(seed)
+        found.append(row_contrast(one.forbidden, one.allowed, one.update.dW, TOP_K, generator, draws=DRAWS))
+    rows = np.mean([one.forbidden - one.allowed for one in found], axis=0)
+    ends = percentile_interval(bootstrap_means([rows], rng, draws=BOOTSTRAP)[:, 0])
+    nulls = [mean_null(list(kind)) for kind in zip(*(one.nulls for one in found), strict=True)]
+    return {
+        f"row_energy_difference over layers, {null.kind}": compare(statement, float(rows.mean()), null, ends)
+        for null in nulls
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """Activations (N, w) of attacked prompts, of the forbidden ones they were made from (row by row), of allowed ones.
+
+    gains: (attacked, forbidden), (N,) each, of an update on the two.
+    """
+
+    attacked: Tensor
+    forbidden: Tensor
+    allowed: Tensor
+    gains: tuple[FloatArray, FloatArray]
+
+
+def of_attacks(at: Attacked, rng: Generator) -> Trials:
+    """Where attacked prompts lie, and how the update acts on them (`observe_attacks`)."""
+    source = np.arange(len(at.attacked))
+    placed = position(at.attacked, at.forbidden, at.allowed, rng, source=source, draws=BOOTSTRAP)
+    ratio = gain_ratio(*at.gains, rng, source=source, draws=BOOTSTRAP)
+    looks, escapes = claim("attack-looks-allowed"), claim("attack-escapes-update")
+    logs = np.log([ratio.value, ratio.interval.low, ratio.interval.high, ratio.null.low, ratio.null.high])
+    value, low, high, null_low, null_high = map(float, logs)
+    null = Null(ratio.null.kind, 0.0, null_low, null_high)
+    found = {
+        "gain_log_ratio_to_forbidden, exchangeable_with_source": compare(escapes, value, null, Interval(low, high))
+    }
+    if not isinstance(placed, Absent):
+        found["position, exchangeable_with_source"] = compare(looks, placed.mean, placed.null, placed.interval)
+    return found
+
+
+def of_layers(at: Sequence[Attacked], rng: Generator) -> Trials:
+    """Where attacked prompts lie, mean over layers by precision (`write_positions`): a prompt is exchanged in all."""
+    seed, found = int(rng.integers(2**32)), []
+    for layer in at:
+        source, generator = np.arange(len(layer.attacked)), np.random.default_rng(seed)
+        one = position(layer.attacked, layer.forbidden, layer.allowed, generator, source=source, draws=BOOTSTRAP)
+        if not isinstance(one, Absent):
+            found.append(one)
+    if not found:
+        return {}
+    means, null = mean_position(found)
+    (trial,) = mean_beside("attack-looks-allowed", "position", means, null, rng).values()
+    return {"position over layers, exchangeable_with_source": trial}
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivities:
+    """Positive sensitivities (N,) of (allowed, forbidden) prompts, in the base and in the tuned model."""
+
+    base: tuple[FloatArray, FloatArray]
+    tuned: tuple[FloatArray, FloatArray]
+
+
+def of_sensitivity(at: Sensitivities, rng: Generator) -> Trials:
+    """Falls on forbidden prompts, rises on allowed ones, and the two part (`observe_sensitivity`)."""
+    found = sensitivity_change(at.base, at.tuned, rng, draws=DRAWS)
+    if isinstance(found, Absent):
+        raise DeltawError("a planted sensitivity is not positive; plant its logarithm")
+    changes = {
+        "sensitivity-falls-on-forbidden": ("sensitivity_log_ratio (forbidden)", found.forbidden),
+        "sensitivity-rises-on-allowed": ("sensitivity_log_ratio (allowed)", found.allowed),
+        "sensitivity-parts": ("sensitivity_log_ratio_difference", found.difference),
+    }
+    return {
+        f"{name}, {change.null.kind}": compare(claim(prefix), change.value, change.null, change.interval)
+        for prefix, (name, change) in changes.items()
+    }
+
+
+def merged(found: Sequence[Trials]) -> Mapping[str, list[Trial]]:
+    """Trials by test."""
+    tests: dict[str, list[Trial]] = {}
+    for one in found:
+        for name, trial in one.items():
+            tests.setdefault(name, []).append(trial)
+    return tests

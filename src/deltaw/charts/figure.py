@@ -1,0 +1,151 @@
+"""`Figure`, and how one definition becomes a chart in the page and an SVG file."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import vl_convert
+
+from deltaw.charts.primitives import Panel
+from deltaw.charts.style import light, themed
+
+FONT = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+INK, MUTED, GRID = light("ink"), light("muted"), light("grid")
+CONFIG = {
+    "background": light("paper"),
+    "font": FONT,
+    "padding": 4,
+    "aria": False,  # the page labels whole figures
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": MUTED, "labelFontSize": 10.5, "labelPadding": 4,
+        "titleColor": MUTED, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 6,
+        "gridColor": GRID, "domainColor": GRID, "tickColor": GRID,
+    },
+    "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "anchor": "start", "offset": 8},
+    "legend": {
+        "orient": "top", "columns": 5, "columnPadding": 16, "labelColor": INK, "labelFontSize": 11.5, "labelLimit": 260,
+        "titleColor": MUTED, "titleFontSize": 11, "titleFontWeight": "normal", "titleOrient": "left", "offset": 14,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: panels that wrap, what it shows, how to read it, and the statistics it draws.
+
+    name: of its file. title: what is shown, with units. marks: what the marks are, nulls included. width: of the
+    widest panel with its axis, in pixels. shared: whether colours and dashes mean the same in all panels. whiskers:
+    what they are, if there are any.
+    """
+
+    name: str
+    title: str
+    marks: str
+    statistics: tuple[str, ...]
+    panels: tuple[Panel, ...]
+    columns: int = 3
+    width: int = 345
+    shared: bool = True
+    whiskers: str = ""
+
+    @property
+    def caption(self) -> str:
+        """How to read it."""
+        return f"{self.marks} Whiskers: {self.whiskers}." if self.whiskers else self.marks
+
+    def of_seeds(self, seeds: int) -> "Figure":
+        """The figure of so many seeds: of several, whiskers are their ends."""
+        if seeds == 1 or not self.whiskers:
+            return self
+        return replace(self, whiskers="least to greatest of the seeds")
+
+    def spec(self) -> dict[str, Any]:
+        """The panels as one Vega-Lite chart, without the title: the page has it as text."""
+        # Joined as dictionaries: Altair's own concat copies all data many times, and validating takes longer than
+        # drawing. A test draws every figure.
+        panels = [panel.to_dict(validate=False) for panel in self.panels]
+        datasets: dict[str, Any] = {}
+        for panel in panels:
+            datasets |= panel.pop("datasets", {})
+            for name in ("config", "$schema"):  # the figure has its own, and an address the page needs none
+                panel.pop(name, None)
+        how = "shared" if self.shared else "independent"
+        return {
+            "concat": panels, "columns": self.columns, "spacing": 26, "datasets": datasets, "config": CONFIG,
+            "resolve": {
+                "scale": {"color": how, "strokeDash": how},
+                "legend": {"color": how, "strokeDash": how, "shape": "shared"},
+            },
+        }  # fmt: skip
+
+    def draw(self) -> "Drawing":
+        """The chart in all the forms in which it is published."""
+        spec = self.spec()
+        across = min(self.columns, len(self.panels))
+        title = {
+            "text": _wrapped(self.title, 48 * across),
+            "subtitle": _wrapped(self.caption, 62 * across),
+            "anchor": "start",
+            "fontSize": 14,
+            "subtitleFontSize": 11,
+            "subtitleColor": light("muted"),
+            "subtitlePadding": 5,
+            "offset": 12,
+        }
+        page = {**spec, "usermeta": {"columns": self.columns, "width": self.width}}
+        return Drawing(
+            self,
+            # "<" begins an end tag or a comment, and after a comment's sign a script does not end where it should.
+            spec=themed(json.dumps(page, separators=(",", ":"), ensure_ascii=False)).replace("<", "\\u003c"),
+            inline=themed(_own_ids(_lean(vl_convert.vegalite_to_svg(spec)), self.name)),
+            file=_lean(vl_convert.vegalite_to_svg({**spec, "title": title})),
+        )
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, drawn.
+
+    spec: Vega-Lite, as JSON that is safe inside a script element; colours are the page's variables. inline: the SVG
+    that stands in the page until scripts run, likewise. file: the SVG that stands alone: light, with title and caption.
+    """
+
+    figure: Figure
+    spec: str
+    inline: str
+    file: str
+
+
+def _lean(svg: str) -> str:
+    """The drawing with a hundredth of a pixel's precision, a third smaller."""
+    return re.sub(r"(\d+\.\d\d)\d+", r"\1", svg)
+
+
+def _own_ids(svg: str, name: str) -> str:
+    """Several drawings in one page must not share ids: each clip path gets the figure's name."""
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    return re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) >= width and lines[-1]:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
+
+
+def figure(
+    name: str, title: str, marks: str, statistics: Sequence[str], panels: Sequence[Panel | None],
+    *, columns: int = 3, width: int = 345, shared: bool = True, whiskers: str = "",
+) -> Figure | None:  # fmt: skip
+    """A figure of the panels that could be drawn; None if none could."""
+    drawn = tuple(panel for panel in panels if panel is not None)
+    if not drawn:
+        return None
+    return Figure(name, title, marks, tuple(statistics), drawn, columns, width, shared, whiskers)

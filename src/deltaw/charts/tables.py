@@ -1,0 +1,159 @@
+"""Measurements as the figures want them: plain columns, one row a value or one a null, seeds averaged."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from deltaw.charts.style import NULL_NAMES, Series, number, series_of, share
+from deltaw.results import Results, markdown_table
+
+_PLACE = (
+    "stage", "model", "protocol", "strength", "control", "step", "module", "layer", "site", "role", "set", "attack",
+    "intervention", "dose", "statistic", "unit", "n_unit",
+)  # fmt: skip
+_NUMBERS = ("dose", "value", "low", "high", "n", "null_mean", "null_low", "null_high")
+_SEVERAL = (tuple, list, set, frozenset)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page. columns: its head. rows: of text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """The table as Markdown."""
+        return markdown_table(self.columns, self.rows)
+
+
+class Tables:
+    """A run's measurements, ready to be drawn. series: the models in the order they are shown, base first. each: the
+    measurements of all seeds apart.
+    """
+
+    def __init__(self, results: Results) -> None:
+        self.manifest: Mapping[str, Any] = results.manifest
+        frame = _plain(results.measurements)
+        self.seeds = int(frame["seed"].nunique())
+        self.each = frame
+        self.frame = _over_seeds(frame) if self.seeds > 1 else frame
+        models = self.frame.loc[self.frame["model"].notna(), ["model", "protocol", "strength", "control"]]
+        records = models.drop_duplicates("model").to_dict("records")
+        self.series = series_of(records, results.manifest.get("config") or {})  # type: ignore[arg-type]
+        # Of all that was measured: a statistic that does not exist at a model's last step has no last value.
+        self._last = self.frame.groupby("model")["step"].max()
+        self._labels = {series.model: series.label for series in self.series}
+
+    def of(self, *models: str) -> tuple[Series, ...]:
+        """The series of these models, in the page's order; those that were not measured are left out."""
+        return tuple(series for series in self.series if series.model in models)
+
+    def take(self, statistic: str, *, last: bool = False, **where: object) -> pd.DataFrame:
+        """The rows of a statistic where each named column has the value, is one of a tuple's, or is empty (None).
+
+        last: only each model's last step. Columns as in measurements.jsonl, and `series`, the model's label.
+        """
+        frame = self.frame[self.frame["statistic"] == statistic]
+        for column, wanted in where.items():
+            if wanted is None:
+                frame = frame[frame[column].isna()]
+            elif isinstance(wanted, _SEVERAL):
+                frame = frame[frame[column].isin(list(wanted))]
+            else:
+                frame = frame[frame[column] == wanted]
+        if last:
+            frame = frame[frame["step"] == frame["model"].map(self._last)]
+        columns = (frame["value"], frame["low"], frame["high"], frame["n"], frame["n_unit"])
+        shown = [_shown(*row) for row in zip(*columns, strict=True)]
+        return frame.assign(
+            series=frame["model"].map(self._labels), shown=pd.Series(shown, frame.index, dtype="object")
+        )
+
+    def layered(self, statistic: str, *, last: bool = False, **where: object) -> pd.DataFrame:
+        """`take` without the lines that are means over layers."""
+        frame = self.take(statistic, last=last, **where)
+        return frame[frame["layer"].notna()]
+
+
+def values(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a value: a statistic with three nulls has three lines."""
+    keys = [name for name in _PLACE if name not in ("protocol", "strength", "control", "unit", "n_unit")]
+    return frame.drop_duplicates(keys)
+
+
+def nulls(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a null, `null` its name in words, `null_shown` its numbers; a null without a band has its mean's."""
+    found = frame[frame["null_kind"].notna()].copy()
+    found["null"] = [NULL_NAMES.get(kind, str(kind).replace("_", " ")) for kind in found["null_kind"]]
+    for edge in ("null_low", "null_high"):
+        found[edge] = found[edge].fillna(found["null_mean"])
+    columns = (found["null"], found["null_mean"], found["null_low"], found["null_high"])
+    found["null_shown"] = [f"{kind}: {interval(*ends)}" for kind, *ends in zip(*columns, strict=True)]
+    return found
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """A value with its interval, if it has one."""
+    return number(value) if low != low or low == high else f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def _shown(value: float, low: float, high: float, n: float, unit: str | None) -> str:
+    return interval(value, low, high) + counted(n, unit)
+
+
+def ends(tables: Tables) -> str:
+    """What the ends in brackets are."""
+    return "95 % interval" if tables.seeds == 1 else "least, greatest of the seeds"
+
+
+def rate(row: Mapping[Any, Any]) -> str:
+    """A rate and its ends in per cent, `97.2 [95.1, 98.5]`."""
+    if math.isnan(row["low"]):
+        return share(row["value"])
+    return f"{share(row['value'])} [{share(row['low'])}, {share(row['high'])}]"
+
+
+def counted(n: float | None, unit: str | None) -> str:
+    """`, n = 512 prompts`; nothing where nothing was counted."""
+    if n is None or n != n:
+        return ""
+    return f", n = {int(n)} {unit}{'' if n == 1 else 's'}" if unit else f", n = {int(n)}"
+
+
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    """Text as str or None, numbers as float: pandas' nullable types do not mix with charts."""
+    numeric = (*_NUMBERS, "seed", "step", "layer")
+    data: dict[str, pd.Series[Any]] = {}
+    for name in table.columns:
+        if name in numeric:
+            numbers = table[name].astype("Float64").to_numpy(dtype="float64", na_value=float("nan"))
+            data[name] = pd.Series(numbers)
+        else:
+            data[name] = pd.Series([None if text is pd.NA else text for text in table[name]], dtype="object")
+    return pd.DataFrame(data)
+
+
+def _over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """The mean over seeds, and the range over seeds as the interval; a null is the mean null, n the number of seeds.
+
+    The matched checkpoint is another step in each seed; its step becomes the mean step.
+    """
+    steps = frame.groupby(["stage", "model"], dropna=False)["step"].transform("mean").round()
+    frame = frame.assign(step=frame["step"].where(frame["stage"] != "matched", steps))
+    keys = [*_PLACE, "null_kind"]
+    groups = frame.groupby(keys, dropna=False, sort=False)
+    pooled = groups.agg(
+        value=("value", "mean"), low=("value", "min"), high=("value", "max"), n=("seed", "nunique"),
+        null_mean=("null_mean", "mean"), null_low=("null_low", "mean"), null_high=("null_high", "mean"),
+    ).reset_index()  # fmt: skip
+    pooled["n"] = pooled["n"].astype("float64")
+    pooled["n_unit"] = "seed"
+    for name in (*_PLACE, "null_kind"):
+        if name not in ("step", "layer", "dose"):
+            pooled[name] = pooled[name].astype("object").where(pooled[name].notna(), None)
+    return pooled.assign(seed=float("nan"), schema_version=frame["schema_version"].iloc[0])

@@ -1,0 +1,56 @@
+"""Two real checkpoints of one architecture: their weights, streamed from files, and, with transformers, what they do.
+
+compare    compare(base, tuned, out): streamed, bounded by the largest matrix, resumable
+measure    what is measured of one matrix: size, rounding floor, spectrum, null-space energy with its nulls
+summary    means over layers, and the study's claims about weights
+layouts    FAMILIES: which tensors are matrices of MLPs and attention, and how they are stored
+lora       LoRA adapters as exact low-rank updates
+weights    safetensors checkpoints as names, shapes and single tensors
+
+With a model in memory (extra `hf`):
+
+prompted   compare_prompts(base, tuned, out, prompts): behaviour and activations, added to the measurements
+prompts    matched pairs from operators × operands, JSONL files        jailbreaks   attacks on a request
+judge      refusal_judge, replaceable, with its error                 language     load, answer, activations, embeddings
+tuning     safety_tune(model, out, config): ssft, dpo, unlearn and controls, all weights or LoRA
+requests   AdvBench and others, read from installed packages          smollm2      a real model from a package
+"""
+
+from deltaw.attacks.prompts.plain_english import ATTACKS
+from deltaw.behaviour.judge import Judge, Verdict, refusal_judge
+from deltaw.compare.asking import Effort
+from deltaw.compare.matrix import Found, measure
+from deltaw.compare.prompted import compare_prompts, read_control
+from deltaw.compare.weights import Progress, compare
+from deltaw.models.checkpoint_files import Checkpoint, open_checkpoint
+from deltaw.models.huggingface import Chat, load_chat
+from deltaw.models.tensor_layouts import FAMILIES, MODEL_TYPES, Module, find_modules
+from deltaw.prompts.matched import Prompt, builtin_prompts, read_prompts
+from deltaw.training.huggingface import SafetyTuning, safety_tune
+
+__all__ = [
+    "ATTACKS",
+    "FAMILIES",
+    "MODEL_TYPES",
+    "Chat",
+    "Checkpoint",
+    "Effort",
+    "Found",
+    "Judge",
+    "Module",
+    "Progress",
+    "Prompt",
+    "SafetyTuning",
+    "Verdict",
+    "builtin_prompts",
+    "compare",
+    "compare_prompts",
+    "find_modules",
+    "load_chat",
+    "measure",
+    "open_checkpoint",
+    "read_control",
+    "read_prompts",
+    "refusal_judge",
+    "safety_tune",
+]

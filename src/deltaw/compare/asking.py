@@ -1,0 +1,155 @@
+"""Behaviour in plain language: which prompts are asked, what the judge says of the answers, and the lines that result.
+
+Answers live in memory until they are judged; only verdicts leave this file. Every attack is applied to the harmless
+prompts of the same pairs too, so that a fall of refusals can be told from a model that answers nothing any more.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltaw.attacks.prompts.plain_english import ATTACKS, under_attack
+from deltaw.behaviour.judge import Judge, Verdict
+from deltaw.models.huggingface import Chat, answer, text_of
+from deltaw.prompts.matched import CONTRASTS, LABELS, Prompt, matched, spread
+from deltaw.results.recorder import Sheet
+from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval, sign_flip_null, wilson
+
+Names = NDArray[np.str_]
+"""(N,) what each row is resampled with."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What asking costs. pairs: of each contrast, asked plainly. attacked: pairs of the first contrast under each
+    attack, and at each step between the models. corpus: unpaired prompts a label and attack. sensitive: pairs whose
+    sensitivities are measured. iterations: of the power method. new_tokens: of an answer. alphas: steps from base to
+    tuned. draws: of the bootstrap and of nulls by sign.
+    """
+
+    pairs: int = 56
+    attacked: int = 14
+    corpus: int = 64
+    sensitive: int = 8
+    iterations: int = 12
+    new_tokens: int = 24
+    batch: int = 16
+    alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    draws: int = 1000
+    seed: int = 0
+
+
+def first_contrast(prompts: Sequence[Prompt]) -> str | None:
+    """The contrast that attacks and interpolation use: the first of `CONTRASTS` that has pairs; None if none has."""
+    return next((name for name in CONTRASTS if matched(prompts, name)), None)
+
+
+def to_ask(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:
+    """The prompts that both models are asked, in order: matched pairs, pairs under attack, corpora."""
+    found: list[Prompt] = []
+    attacks = {prompt.attack for prompt in prompts}
+    for contrast in CONTRASTS:
+        for attack in sorted(attacks, key=str):
+            for pair in spread(matched(prompts, contrast, attack), effort.pairs):
+                found += [pair.harmless, pair.harmful]
+    contrast_used = first_contrast(prompts)
+    if contrast_used is not None:
+        for attack in ATTACKS:
+            for pair in spread(matched(prompts, contrast_used), effort.attacked):
+                found += [under_attack(prompt, attack) for prompt in (pair.harmless, pair.harmful)]
+    others = [prompt for prompt in prompts if prompt.set not in CONTRASTS]
+    for key in sorted({(prompt.set, prompt.label, str(prompt.attack)) for prompt in others}):
+        same = [prompt for prompt in others if (prompt.set, prompt.label, str(prompt.attack)) == key]
+        found += evenly(same, effort.corpus)
+    return found
+
+
+def between(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:
+    """The prompts that models between the two are asked: of those that both are asked, plain pairs of one contrast."""
+    contrast, count = first_contrast(prompts), min(effort.attacked, effort.pairs)
+    pairs = [] if contrast is None else spread(matched(prompts, contrast), count)
+    return [prompt for pair in pairs for prompt in (pair.harmless, pair.harmful)]
+
+
+def evenly(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """At most `count` of them, at equal distances."""
+    if len(prompts) <= count:
+        return list(prompts)
+    return [prompts[i * len(prompts) // count] for i in range(count)]
+
+
+def ask(
+    chat: Chat, prompts: Sequence[Prompt], judge: Judge, effort: Effort, progress: Callable[[int, int], None]
+) -> list[Verdict]:
+    """The judge's verdict on the greedy answer to each prompt; a prefill counts as part of the answer."""
+    found = answer(chat, prompts, effort.new_tokens, effort.batch, progress)
+    return [
+        judge(prompt.text, (prompt.prefill + text_of(chat, tokens)).strip())
+        for prompt, tokens in zip(prompts, found, strict=True)
+    ]
+
+
+def write_rates(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> None:
+    """refuse_rate, comply_rate and neither_rate of each set, label and attack, with Wilson's intervals."""
+    for (name, label, attack), rows in _cells(prompts).items():
+        view = sheet.with_(set=f"{name}/{label}", attack=attack, n=len(rows), n_unit="prompt", unit="share")
+        for verdict in Verdict:
+            count = sum(verdicts[i] == verdict for i in rows)
+            view.add(f"{verdict}_rate", count / len(rows), wilson(count, len(rows)))
+
+
+def write_gaps(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], effort: Effort) -> None:
+    """Refusals of harmful minus harmless prompts, pair by pair; its null swaps the labels within pairs."""
+    refused = {id(prompt): float(v == Verdict.REFUSE) for prompt, v in zip(prompts, verdicts, strict=True)}
+    for contrast in CONTRASTS:
+        for attack in sorted({prompt.attack for prompt in prompts}, key=str):
+            pairs = matched(prompts, contrast, attack)
+            if len(pairs) < 2:
+                continue
+            gaps = np.array([refused[id(pair.harmful)] - refused[id(pair.harmless)] for pair in pairs])
+            view = sheet.with_(set=contrast, attack=attack, n=len(gaps), n_unit="pair", unit="difference of shares")
+            clusters = np.array([pair.harmful.cluster for pair in pairs])
+            _add_mean(view, "refuse_rate_gap", gaps, clusters, "label_permutation", effort)
+
+
+def write_changes(
+    sheet: Sheet, prompts: Sequence[Prompt], base: Sequence[Verdict], tuned: Sequence[Verdict], effort: Effort
+) -> None:
+    """Refusals of the tuned model minus those of the base, prompt by prompt; its null swaps the models."""
+    for (name, label, attack), rows in _cells(prompts).items():
+        if len(rows) < 2:
+            continue
+        change = np.array([float(tuned[i] == Verdict.REFUSE) - float(base[i] == Verdict.REFUSE) for i in rows])
+        clusters = np.array([prompts[i].cluster for i in rows])
+        view = sheet.with_(
+            set=f"{name}/{label}", attack=attack, n=len(rows), n_unit="prompt", unit="difference of shares"
+        )
+        _add_mean(view, "refuse_rate_change", change, clusters, "model_swap", effort)
+
+
+def _add_mean(
+    sheet: Sheet,
+    statistic: str,
+    values: FloatArray,
+    clusters: Names,
+    kind: str,
+    effort: Effort,
+) -> None:
+    generator = np.random.default_rng([effort.seed, 1])
+    names, numbers = np.unique(clusters, return_inverse=True)
+    # one sign an operand: prompts that share it are not independent
+    sums = np.bincount(numbers, weights=values) * len(names) / len(values)
+    null = sign_flip_null(kind, sums, generator, effort.draws)
+    means = bootstrap_means([values], generator, [clusters], effort.draws)
+    sheet.add(statistic, float(values.mean()), percentile_interval(means[:, 0]), [null])
+
+
+def _cells(prompts: Sequence[Prompt]) -> dict[tuple[str, str, str | None], list[int]]:
+    """Rows of each set, label and attack, in the order of the prompts."""
+    found: dict[tuple[str, str, str | None], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        if prompt.label in LABELS:
+            found.setdefault((prompt.set, prompt.label, prompt.attack), []).append(row)
+    return found

@@ -1,0 +1,134 @@
+"""The study's claims about activations, asked of one real pair on matched prompts.
+
+Statistic, smallest effect, nulls and decision rule are the study's (`deltaw.claims`). The unit is the prompt pair, so
+a verdict is about these prompts and this pair of models, and exploratory. A claim that has controls in the study has to
+beat one here too: another tuning of the same base that teaches something harmless, measured by a comparison of its own.
+Without one it can fail, and does not hold.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from deltaw.attacks.prompts.plain_english import ATTACKS
+from deltaw.claims import STATEMENTS, Collected, Query, Statement, found_in, verdicts, weigh
+from deltaw.prompts.matched import CONTRASTS
+from deltaw.results import Claim, Measurement
+
+NO_CONTROL = "harmless tuning"  # what a claim's control would be, where none was given
+LIPSCHITZ = "log of the tuned over the base model's spectral norm of the Jacobian at the embeddings"
+RESID, MLP = "resid_out, last token before the answer", "mlp_in of the base model, last token before the answer"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a claim of the study is asked of a pair. statistic, where: of the line without a layer; `{contrast}` in the
+    set stands for the name of the contrast.
+    """
+
+    statistic: str
+    text: str
+    site: str
+    where: tuple[tuple[str, str], ...] = ()
+    set: str = "{contrast}"
+
+
+ASKED: Mapping[str, Asked] = {
+    "clusters-form": Asked(
+        "tau_gap_relative_change", "Tuning moves harmless and harmful prompts apart", f"{RESID}, mean over layers",
+        (("site", "resid_out"),),
+    ),
+    "clusters-grow-with-depth": Asked(
+        "tau_gap_relative_change_depth", "The clusters move apart more in the later half of the layers",
+        f"{RESID}, later minus earlier layers", (("site", "resid_out"),),
+    ),
+    "acts-on-forbidden": Asked(
+        "gain_log_ratio", "The update acts more on harmful prompts than on harmless ones",
+        f"{MLP}, mean over layers; log ratio of ‖ΔWa‖/‖Wa‖", (("site", "mlp_in"),),
+    ),
+    "row-space-holds-forbidden": Asked(
+        "row_energy_difference",
+        "The top input directions of the update hold more of harmful than of harmless activations",
+        f"{MLP}, mean over layers; top 8 right singular vectors", (("site", "mlp_in"),),
+    ),
+    "sensitivity-falls-on-forbidden": Asked(
+        "sensitivity_log_ratio_spectral", "The local Lipschitz constant falls on harmful prompts",
+        LIPSCHITZ, set="{contrast}/harmful",
+    ),
+    "sensitivity-rises-on-allowed": Asked(
+        "sensitivity_log_ratio_spectral", "The local Lipschitz constant rises on harmless prompts",
+        LIPSCHITZ, set="{contrast}/harmless",
+    ),
+    "sensitivity-parts": Asked(
+        "sensitivity_log_ratio_spectral_difference",
+        "The local Lipschitz constant falls on harmful prompts relative to harmless ones",
+        "harmful minus harmless, pair by pair, of the log ratio of spectral norms",
+    ),
+}  # fmt: skip
+OF_ATTACKS: Mapping[str, Asked] = {
+    "attack-looks-allowed": Asked(
+        "position", "Under {attack}, activations of harmful prompts lie nearer to harmless ones than without it",
+        f"{RESID}, mean over layers by precision; 0 harmful, 1 harmless", (("site", "resid_out"),),
+    ),
+    "attack-escapes-update": Asked(
+        "gain_log_ratio_attacked",
+        "The update acts less on prompts under {attack} than on the harmful ones they are from",
+        f"{MLP}, mean over layers", (("site", "mlp_in"),),
+    ),
+}  # fmt: skip
+
+
+def prompt_claims(
+    lines: Sequence[Measurement], control: Sequence[Measurement] = (), control_name: str | None = None
+) -> list[Claim]:
+    """A verdict on each claim that the lines of `compare_prompts` measure, by contrast and attack.
+
+    control: the lines of a control's comparison, on the same prompts; none if `control_name` is None.
+    """
+    found: list[tuple[Statement, Collected, str | None] | None] = []
+    for contrast in CONTRASTS:
+        for prefix, asked in ASKED.items():
+            found.append(_weigh(prefix, f"{prefix}/{contrast}", asked, contrast, None, lines, control, control_name))
+        for prefix, asked in OF_ATTACKS.items():
+            for attack in ATTACKS:
+                name = f"{prefix}/{attack}"
+                found.append(_weigh(prefix, name, asked, contrast, attack, lines, control, control_name))
+    known = [one for one in found if one is not None]
+    units = {statement.id: unit for statement, _, unit in known}
+    decided = verdicts([weigh(statement, collected) for statement, collected, _ in known], exploratory=True)
+    return [replace(claim, n_unit=units[claim.id]) for claim in decided]
+
+
+def _weigh(
+    prefix: str,
+    name: str,
+    asked: Asked,
+    contrast: str,
+    attack: str | None,
+    lines: Sequence[Measurement],
+    control: Sequence[Measurement],
+    control_name: str | None,
+) -> tuple[Statement, Collected, str | None] | None:
+    where = {"set": asked.set.format(contrast=contrast), "attack": attack, **dict(asked.where)}
+    rows = _rows(lines, asked.statistic, where)
+    if not rows:
+        return None
+    known = next(one for one in STATEMENTS if one.id.startswith(f"{prefix}/") or one.id == prefix)
+    controls = (control_name or NO_CONTROL,) if known.controls else ()
+    statement = replace(
+        known, id=name, text=asked.text.format(attack=attack), site=f"{asked.site}; {contrast} pairs",
+        controls=controls, query=Query(asked.statistic, ()), against=None,
+    )  # fmt: skip
+    beside = _rows(control, asked.statistic, where) if controls else []
+    measured = {name: {0: found_in(beside)} if beside else {} for name in controls}
+    return statement, Collected({0: found_in(rows)}, measured), rows[0].n_unit
+
+
+def _rows(lines: Iterable[Measurement], statistic: str, where: Mapping[str, str | None]) -> list[Measurement]:
+    """The lines of one value, a null each."""
+    return [
+        line
+        for line in lines
+        if line.statistic == statistic
+        and line.layer is None
+        and all(getattr(line, name) == value for name, value in where.items())
+    ]

@@ -1,0 +1,258 @@
+"""`compare`: two checkpoints of one architecture, matrix by matrix, into a directory that a stopped run goes on from.
+
+OUT/tensors.jsonl       a header that names the pair, then one line a finished matrix, appended and flushed
+OUT/measurements.jsonl  all measurements in the study's schema       } written at the end, whole or not at all;
+OUT/claims.json         the study's claims about weights             } `deltaw.load(OUT)` reads them
+OUT/manifest.json       what was compared, skipped, absent           }
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deltaw.analysis.large_matrices import After, LowRank
+from deltaw.compare.matrix import Found, measure
+from deltaw.compare.over_layers import over_layers, weight_claims
+from deltaw.errors import DeltawError
+from deltaw.models.checkpoint_files import Checkpoint, find_directory, open_checkpoint
+from deltaw.models.lora import Adapter, is_adapter, open_adapter
+from deltaw.models.tensor_layouts import Module, Piece, candidates, find_modules
+from deltaw.results import Measurement, write_claims, write_json_atomic, write_measurements, write_text_atomic
+from deltaw.results.journal import Journal
+from deltaw.results.schema import MEASUREMENT_FIELDS
+
+FORMAT, JOURNAL = "deltaw-compare-2", "tensors.jsonl"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One finished matrix: its place (from 1) among all, its lines and what is absent."""
+
+    place: int
+    total: int
+    module: str
+    found: Found
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The two sides. after: a checkpoint, or an adapter on the base. names: what the two are called."""
+
+    base: Checkpoint
+    after: Checkpoint | Adapter
+    names: tuple[str, str]
+
+    @property
+    def directory(self) -> Path:
+        """Where the tuned side lies."""
+        return (self.after.checkpoint if isinstance(self.after, Adapter) else self.after).directory
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What names the pair by its files."""
+        after = self.after.checkpoint if isinstance(self.after, Adapter) else self.after
+        return {"base": self.base.fingerprint(), "tuned": after.fingerprint()}
+
+
+def open_sources(base: str | Path, tuned: str | Path) -> Sources:
+    """Both sides, headers only. DeltawError if one cannot be read, or if they are of different architectures."""
+    first, second = find_directory(base), find_directory(tuned)
+    names = _name(base, first), _name(tuned, second)
+    if is_adapter(first):
+        raise DeltawError(f"{base} is an adapter; give the checkpoint that it was made for first, then the adapter")
+    before = open_checkpoint(first)
+    if is_adapter(second):
+        return Sources(before, open_adapter(second, before.tensors), names)
+    after = open_checkpoint(second)
+    if before.model_type != after.model_type:
+        raise DeltawError(
+            f"{base} is of the architecture {before.model_type!r} and {tuned} of {after.model_type!r}; give two "
+            "checkpoints of one architecture"
+        )
+    return Sources(before, after, names)
+
+
+def _name(source: str | Path, directory: Path) -> str:
+    """A directory's own name, or a hub name as it was given."""
+    return directory.resolve().name if Path(source).is_dir() else str(source)
+
+
+def choose(sources: Sources, patterns: Sequence[str] = ()) -> tuple[list[Module], dict[str, str]]:
+    """The matrices that both sides have, and those that are skipped with the reason."""
+    base = sources.base
+    shapes = {name: stored.shape for name, stored in base.tensors.items()}
+    modules = find_modules(shapes, base.config, base.model_type, patterns)
+    kept, skipped = [], {}
+    for module in modules:
+        reason = _why_not(sources, [piece.tensor for piece in module.pieces])
+        if reason is None:
+            kept.append(module)
+        elif not isinstance(sources.after, Adapter):
+            skipped[module.name] = reason
+    if isinstance(sources.after, Adapter):
+        skipped |= dict.fromkeys(sources.after.unused, "the adapter holds it, but it is no LoRA factor of the base")
+    else:
+        after = {name: stored.shape for name, stored in sources.after.tensors.items()}
+        for module in _modules_or_none(after, sources.after, patterns):
+            if any(piece.tensor not in base.tensors for piece in module.pieces):
+                skipped[module.name] = "only the tuned model has it"
+    if not kept:
+        example = next(iter(skipped.items()), ("", "none"))
+        raise DeltawError(
+            f"the two models share no matrix that can be compared ({example[0]}: {example[1]}); there are "
+            f"{candidates(name for name, shape in shapes.items() if len(shape) == 2)}"
+        )
+    return kept, skipped
+
+
+def _modules_or_none(shapes: Mapping[str, tuple[int, ...]], side: Checkpoint, patterns: Sequence[str]) -> list[Module]:
+    try:
+        return find_modules(shapes, side.config, side.model_type, patterns)
+    except DeltawError:
+        return []  # then every matrix of the base is missing there, and says so
+
+
+def _why_not(sources: Sources, names: Sequence[str]) -> str | None:
+    for name in names:
+        if isinstance(sources.after, Adapter):
+            if name not in sources.after.factors:
+                return "the adapter does not change it"
+            continue
+        if name not in sources.after.tensors:
+            return "only the base model has it"
+        before, after = sources.base.tensors[name].shape, sources.after.tensors[name].shape
+        if before != after:
+            return f"it is {before} in the base model and {after} in the tuned one"
+    return None
+
+
+def compare(
+    base: str | Path,
+    tuned: str | Path,
+    out: Path,
+    patterns: Sequence[str] = (),
+    curve: bool = False,
+    listener: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Compare two checkpoints (or a base and an adapter); returns the path of measurements.jsonl.
+
+    patterns: names of matrices instead of the family's. curve: energy curves of the largest matrices too.
+    DeltawError if a side is at fault, or `out` holds another comparison or cannot be written; finished lines are kept.
+    """
+    started = time.perf_counter()
+    sources = open_sources(base, tuned)
+    modules, skipped = choose(sources, patterns)
+    header = {
+        "format": FORMAT,
+        "pair": sources.fingerprint(),
+        "patterns": list(patterns),
+        "curve": curve,
+        "version": version("deltaw"),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        journal, done = _open_journal(out / JOURNAL, header)
+        for place, module in enumerate(modules, start=1):
+            if module.name not in done:
+                done[module.name] = found = _compare_one(sources, module, curve)
+                journal.part(module.name, partial(_record, found))
+            if listener is not None:
+                listener(Progress(place, len(modules), module.name, done[module.name]))
+        _finish(out, sources, modules, done, skipped, header, time.perf_counter() - started)
+    except OSError as error:
+        raise DeltawError(
+            f"{out} cannot be written ({error.strerror or error}); the matrices finished so far are kept, and the same "
+            "command goes on from them"
+        ) from error
+    return out / "measurements.jsonl"
+
+
+def _compare_one(sources: Sources, module: Module, curve: bool) -> Found:
+    shared = {
+        "stage": "compare",
+        "model": sources.names[1],
+        "module": module.name,
+        "layer": module.layer,
+    }
+    parts = [_part(sources, piece) for piece in module.pieces]
+    with torch.no_grad():
+        return measure(parts, shared, curve)
+
+
+def _part(sources: Sources, piece: Piece) -> tuple[torch.Tensor, After]:
+    before = piece.view(sources.base.read(piece.tensor))
+    if not isinstance(sources.after, Adapter):
+        return before, piece.view(sources.after.read(piece.tensor))
+    update = sources.after.update(piece.tensor)
+    left = update.left if piece.rows is None else update.left[piece.rows]
+    after = LowRank(left, update.right)
+    if after.shape != tuple(before.shape):
+        raise DeltawError(
+            f"{sources.directory}: the update of {piece.tensor} is {after.shape[0]} × {after.shape[1]}, the matrix "
+            f"{before.shape[0]} × {before.shape[1]}; give the base model that the adapter was made for"
+        )
+    return before, after
+
+
+def _open_journal(path: Path, header: Mapping[str, Any]) -> tuple[Journal, dict[str, Found]]:
+    """The journal, and what an earlier run finished."""
+    if path.parent.is_dir() and any(path.parent.iterdir()) and not path.exists():
+        raise DeltawError(f"{path.parent} is not empty and holds no comparison; give another directory with --out")
+    journal = Journal.open(path, header, "another comparison")
+    try:
+        return journal, {name: _found(name, value) for name, value in journal.parts.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DeltawError(f"{path} is damaged ({error}); remove it to compare anew") from error
+
+
+def _record(found: Found) -> dict[str, Any]:
+    lines = [{key: value for key in MEASUREMENT_FIELDS if (value := getattr(x, key)) is not None} for x in found.lines]
+    return {"absent": found.absent, "measurements": lines}
+
+
+def _found(name: str, record: Mapping[str, Any]) -> Found:
+    lines = [Measurement(**line) for line in record["measurements"]]
+    return Found({"module": name}, lines, dict(record["absent"]))
+
+
+def _finish(
+    out: Path,
+    sources: Sources,
+    modules: Sequence[Module],
+    done: Mapping[str, Found],
+    skipped: Mapping[str, str],
+    header: Mapping[str, Any],
+    seconds: float,
+) -> None:
+    found = {module.name: done[module.name] for module in modules}
+    averages = over_layers(modules, found)
+    shapes = {name: stored.shape for name, stored in sources.base.tensors.items()}
+    write_measurements(out / "measurements.jsonl", [*(line for one in found.values() for line in one.lines), *averages])
+    write_claims(out / "claims.json", weight_claims(modules, shapes, averages))
+    write_text_atomic(out / "prompts.jsonl", "")
+    absent = {name: one.absent for name, one in found.items() if one.absent}
+    manifest = {
+        "format": 1,
+        "recipe": "compare",
+        "exploratory": True,
+        "seeds": [],
+        "models": [],
+        "base": str(sources.base.directory.resolve()),
+        "tuned": str(sources.directory.resolve()),
+        "adapter": isinstance(sources.after, Adapter),
+        "names": list(sources.names),
+        "model_type": sources.base.model_type,
+        "comparison": dict(header),
+        "matrices": len(found),
+        "skipped": dict(skipped),
+        "absent": absent,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": {"this_call": round(seconds, 1)},
+    }
+    write_json_atomic(out / "manifest.json", manifest)

@@ -1,0 +1,95 @@
+"""What recipes share: protocols, controls, rates, and the tunings that follow from them."""
+
+from dataclasses import replace
+
+from deltaw.models import choose_precision
+from deltaw.recipes.tuned import Tuned
+from deltaw.training.finetuning import TuningConfig
+from deltaw.training.optimisers import OptimiserConfig
+
+MEDIUM, SMALL = 1e-3, 1e-4  # η_M and η_S = η_M / 10: the same for all protocols
+
+
+Protocol = tuple[str, str, dict[str, float]]
+"""Its name, its objective, and the objective's options."""
+
+
+PROTOCOLS: tuple[Protocol, ...] = (
+    ("ssft", "ssft", {}),
+    ("dpo", "dpo", {"beta": 0.1, "sft_weight": 4.0}),
+    ("unlearn", "unlearn", {"ascent_weight": 0.1}),
+)
+
+
+PUBLISHED_PROTOCOLS: tuple[Protocol, ...] = (
+    ("ssft", "ssft", {}),
+    ("dpo", "dpo_published", {}),
+    ("unlearn", "unlearn_published", {}),
+)
+
+
+def optimiser(rate: float, steps: int) -> OptimiserConfig:
+    """AdamW with a cosine schedule: warm-up for a twelfth of the updates, decay to a hundredth of the peak."""
+    return OptimiserConfig(
+        peak_lr=rate,
+        min_lr=rate / 100,
+        steps=steps,
+        warmup=max(1, steps // 12),
+        decay_end=steps,
+        weight_decay=0.0,
+    )
+
+
+def tunings_of(
+    batch: int,
+    device: str,
+    compute_dtype: str,
+    optimisers: dict[str, OptimiserConfig],
+    protocols: tuple[Protocol, ...] = PROTOCOLS,
+    controls: tuple[str, ...] = ("other", "operators", "constant"),
+    compat: bool = False,
+) -> tuple[Tuned, ...]:
+    """Three protocols at two strengths, plain DPO, and the controls. Same steps and rates for all, and same prompts but
+    with `compat`, where four fifths of SSFT's batches are allowed ones, and half of the others'.
+    """
+
+    def tuned(protocol: str, objective: str, options: dict[str, float], strength: str, control: str | None) -> Tuned:
+        name = f"{protocol}-{strength}" if control is None else f"{control}-{protocol}-{strength}"
+        optimiser = optimisers[strength]
+        config = TuningConfig(objective, options, control, batch, optimiser, device=device, compute_dtype=compute_dtype)
+        if compat:
+            ssft = objective == "ssft"
+            config = replace(config, allowed_batches=0.8 if ssft else 0.5, borrow_masks=not ssft)
+        return Tuned(name.replace("_", "-"), protocol, strength, control, config)
+
+    of_strength = [tuned(*protocol, strength, None) for strength in optimisers for protocol in protocols]
+    plain = replace(tuned("dpo_plain", "dpo", {"beta": 0.1}, "medium", None), curve_only=True)
+    return (*of_strength, plain, *(tuned("ssft", "ssft", {}, "medium", control) for control in controls))
+
+
+def strengths(steps: int) -> dict[str, OptimiserConfig]:
+    """The two strengths of a tuning: the same number of updates at η_M and at η_S."""
+    return {"medium": optimiser(MEDIUM, steps), "small": optimiser(SMALL, steps)}
+
+
+def stopped(tuned: Tuned, steps: int) -> Tuned:
+    """The same tuning, by the same schedule, with an end before its end."""
+    return replace(tuned, config=replace(tuned.config, optimiser=replace(tuned.config.optimiser, steps=steps)))
+
+
+def controlled(tuned: Tuned, control: str) -> Tuned:
+    """A protocol's own control: the same tuning, which teaches what the control does."""
+    return replace(
+        tuned, name=f"{control}-{tuned.name}", control=control, config=replace(tuned.config, control=control)
+    )
+
+
+def tuned_again(tuned: Tuned) -> Tuned:
+    """The same tuning of the same base model on other prompts, to tell the two sources of chance apart."""
+    config = replace(tuned.config, first_row=tuned.config.batch * tuned.config.optimiser.steps)
+    return replace(tuned, name=f"{tuned.name}-again", protocol=f"{tuned.protocol}tuned_again", config=config)
+
+
+def training_dtype(device: str) -> str:
+    """The number format of training's matrix products on a device, as configurations name it."""
+    return str(choose_precision(device).dtype).removeprefix("torch.")

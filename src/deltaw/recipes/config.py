@@ -1,0 +1,126 @@
+"""What a whole study is configured by. `recipes.py` has the functions that fill it in.
+
+They are apart so that a change of one recipe makes nothing anew that it does not touch: what a stage is made from
+includes the modules of its configuration.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from deltaw.attacks.models import PREFILL_DOSES, RelearningConfig, TokenSearchConfig
+from deltaw.errors import DeltawError
+from deltaw.recipes.grid_worlds import Cell
+from deltaw.recipes.intervention_sweeps import Sweeps
+from deltaw.recipes.sizes import Sizes
+from deltaw.recipes.tuned import Tuned
+from deltaw.training.pretraining import PretrainingConfig
+from deltaw.world import WorldConfig
+from deltaw.world.config import check
+
+
+@dataclass(frozen=True)
+class ModelAttacks:
+    """The attacks on models, and how many prompts stand behind each.
+
+    models: names of the tunings that are attacked. controls: of those on which only soft prompts are tried. doses: of
+    soft prompts, weakest first (`attacks.models.DOSES`), each with so many `restarts`. universal: the dose of the one
+    soft prompt for all. controlled: the dose that is also optimised for an unrelated target. prefilled: tokens given.
+    taught: prompts that relearning passes over.
+    """
+
+    models: tuple[str, ...] = ("ssft-medium", "dpo-medium", "unlearn-medium")
+    controls: tuple[str, ...] = ()
+    prompts: int = 32
+    doses: tuple[str, ...] = ("soft_weak", "soft_1", "soft_2", "soft_4", "soft_4_wide", "soft_strong")
+    restarts: int = 1
+    universal: str = "soft_4"
+    controlled: str = "soft_4"
+    search: TokenSearchConfig = field(default_factory=TokenSearchConfig)
+    prefilled: tuple[int, ...] = PREFILL_DOSES[1:]
+    relearning: RelearningConfig = field(default_factory=RelearningConfig)
+    taught: int = 640
+
+    @property
+    def attacked(self) -> tuple[str, ...]:
+        """Names of all tunings on which anything is tried."""
+        return (*self.models, *self.controls)
+
+
+@dataclass(frozen=True)
+class Subspaces:
+    """Ranks, angles between updates, probes and dose-response.
+
+    directions: of ΔW that are compared. probed: prompts behind a probe. permutations: of labels, or of successes.
+    ranked, dosed: names of the tunings whose ranks and probes, and whose doses, are measured; None: all.
+    """
+
+    directions: int = 8
+    probed: int = 1024
+    permutations: int = 50
+    ranked: tuple[str, ...] | None = None
+    dosed: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Is refusal a concept, or a list of tokens? One more tuning, which never shows some forbidden operators.
+
+    operators: those. tuned: the tuning. compared: the name of the tuning that differs in nothing but having shown them.
+    """
+
+    operators: tuple[int, ...]
+    tuned: Tuned
+    compared: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole study. exploratory: its verdicts do not decide. refusal_threshold: a checkpoint is *matched* if it is the
+    first that refuses this share of forbidden prompts. cells: of a grid, which has all its tunings in each of them, and
+    attacks on prompts in place of analyses; a study that is no grid has none. base_world: that of pre-training, if it
+    is not `world`: the published safety data contradict the published pre-training data. Both have the same tokens.
+    base_gate: the least share of exact whole answers that a base model must give in every stratum and grammar before
+    anything is made of it; None: any will do. subspaces: None: no such stages. interventions: the sweep of each
+    tuning that has one.
+    """
+
+    name: str
+    world: WorldConfig
+    pretraining: PretrainingConfig
+    tunings: tuple[Tuned, ...]
+    checkpoints: tuple[int, ...]
+    base_checkpoints: tuple[int, ...]
+    sizes: Sizes = field(default_factory=Sizes)
+    model_attacks: ModelAttacks = field(default_factory=ModelAttacks)
+    seeds: tuple[int, ...] = (0,)
+    exploratory: bool = True
+    refusal_threshold: float = 0.95
+    left_out: LeftOut | None = None
+    cells: tuple[Cell, ...] = ()
+    base_world: WorldConfig | None = None
+    base_gate: float | None = None
+    subspaces: Subspaces | None = None
+    interventions: Sweeps = ()
+
+    @property
+    def steps(self) -> int:
+        """Updates of every tuning: the last checkpoint."""
+        return self.checkpoints[-1]
+
+    @property
+    def base_threads(self) -> int:
+        """Torch threads of pre-training: where there are several base models, they are made side by side."""
+        return 1 if self.cells or len(self.seeds) > 1 else 2
+
+    def in_world(self, world: WorldConfig, name: str) -> "Recipe":
+        """The same study in another world, under another name. DeltawError if that world does not fit together.
+
+        `left_out` stays only where that world can spare the same operators and leaves none out itself.
+        """
+        check(world)
+        left_out = self.left_out
+        if left_out is not None:
+            try:
+                check(replace(world, left_out=(*world.left_out, *left_out.operators)))
+            except DeltawError:
+                left_out = None
+        return replace(self, name=name, world=world, base_world=None, left_out=None if world.left_out else left_out)

@@ -1,0 +1,57 @@
+"""`standard`: six seeds that no other run has used, with all controls; what verdicts rest on."""
+
+from dataclasses import replace
+
+from deltaw.recipes.common import (
+    controlled,
+    strengths,
+    tuned_again,
+    tunings_of,
+)
+from deltaw.recipes.config import Recipe, Subspaces
+from deltaw.recipes.intervention_sweeps import STANDARD
+from deltaw.recipes.quick import quick
+from deltaw.training.finetuning import CONTROLS
+
+STANDARD_SEEDS = 6
+
+
+STANDARD_BASE = 3000  # updates of each base model; `quick` affords 3,600
+
+
+STANDARD_DOSES = ("soft_weak", "soft_2", "soft_4", "soft_strong")  # of soft prompts; `quick` has two more
+
+
+def standard(device: str = "cpu", seed: int = 0) -> Recipe:
+    """`quick` in six seeds that no earlier run has used, with every control of every claim: what verdicts rest on.
+
+    seed: which six; those of 0 are 101 to 106. The unit of inference is the seed, so fewer prompts stand behind a
+    number of one seed, and fewer checkpoints are analysed, than in `quick`. Base models are shorter, tunings not.
+    """
+    whole = quick(device)
+    optimiser = replace(whole.pretraining.optimiser, steps=STANDARD_BASE, decay_end=STANDARD_BASE)
+    first = next(tuned for tuned in whole.tunings if tuned.name == "ssft-medium")
+    steps, config = whole.steps, first.config
+    all_controls = tunings_of(config.batch, device, config.compute_dtype, strengths(steps), controls=tuple(CONTROLS))
+    tunings = tuple(tuned for tuned in all_controls if not tuned.curve_only)
+    others = tuple(
+        controlled(tuned, "other") for tuned in tunings if tuned.control is None and tuned.name != first.name
+    )
+    protocols = tuple(tuned.name for tuned in tunings if tuned.strength == "medium" and tuned.control is None)
+    own = tuple(f"other-{name}" for name in protocols)
+    ranked = (*protocols, *own, *(f"{control}-{first.name}" for control in ("operators", "constant")))
+    return replace(
+        whole,
+        name="standard",
+        pretraining=replace(whole.pretraining, optimiser=optimiser),
+        tunings=(*tunings, *others, tuned_again(first)),
+        checkpoints=(0, 40, steps),
+        base_checkpoints=(0, STANDARD_BASE),
+        sizes=replace(whole.sizes, final=500, checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
+        model_attacks=replace(whole.model_attacks, controls=own, doses=STANDARD_DOSES, universal="soft_weak"),
+        seeds=tuple(range(101 + STANDARD_SEEDS * seed, 101 + STANDARD_SEEDS * (seed + 1))),
+        exploratory=False,
+        left_out=None,
+        subspaces=Subspaces(ranked=ranked, dosed=(*protocols, *own)),
+        interventions=STANDARD,
+    )

@@ -1,0 +1,1 @@
+"""Figures of a study, by what they are of."""

@@ -1,0 +1,167 @@
+"""Figures of attacks on models: what gets the harmful output out, beside each attack's controls, and Observation 5."""
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from deltaw.charts.figure import Figure, figure
+from deltaw.charts.primitives import TICK, Axis, Panel, curves, domain_of, dots, named, rule
+from deltaw.charts.style import Series
+from deltaw.charts.tables import Tables, nulls, values
+from deltaw.report.figures.behaviour import SHARE
+from deltaw.report.figures.update_effect import FORBIDDEN, as_ratios
+
+ALLOWED = "allowed/conditional/safe"
+CONTROLS = ("random", "wrong")  # after the stroke in an attack's name: drawn in the attack's own row
+KINDS = (
+    ("attacked", "circle", "series"),
+    ("control: random, or another's", TICK, "null"),
+    ("same attack, allowed prompts", "square", "open"),
+)
+FAMILIES = ("soft_", "token_search_", "prefill_", "relearn_")
+WIDTH = 345
+
+
+def inserted(tables: Tables) -> Figure | None:
+    """Soft prompts and token search: success by dose, with controls, a panel a model."""
+    return figure(
+        "attacks-inserted",
+        "Attacks on models: success of what is inserted before the end of the prompt",
+        "Circles: share of forbidden prompts answered with the exact harmful output, greedy decoding; soft doses from "
+        "weak to strong. Grey strokes: random vectors as long, or a random suffix. Hollow squares: allowed prompts "
+        "with the same vectors, where complying is right; where they are low, the attack breaks more than the refusal. "
+        "unrelated: vectors optimised for another prompt's output, a control. universal: one soft prompt, trained on "
+        "other prompts. exact: the best of all suffixes of one token.",
+        ("comply_rate",),
+        _panels(tables, ("none", "soft_", "token_search_")),
+        width=WIDTH,
+        whiskers="95 % Wilson intervals",
+    )
+
+
+def prefilled(tables: Tables) -> Figure | None:
+    """Prefill: success by the number of given tokens, with controls, a panel a model."""
+    return figure(
+        "attacks-prefill",
+        "Attacks on models: success after the first k tokens of the harmful output are given",
+        "Circles: the rest of the output is exactly right. Grey strokes: the tokens given are those of another "
+        "prompt's output. Hollow squares: allowed prompts, their own first k tokens "
+        "given.",
+        ("comply_rate",),
+        _panels(tables, ("none", "prefill_")),
+        width=WIDTH,
+        whiskers="95 % Wilson intervals",
+    )
+
+
+def relearned(tables: Tables) -> Figure | None:
+    """Relearning: how refusal falls over a few updates."""
+    frame = _rates(tables, "refuse_rate", FORBIDDEN)
+    found = frame["attack"].str.extract(r"relearn_(\w+?)_(\d+)$")
+    frame = frame.assign(taught=found[0], at=pd.to_numeric(found[1]), x=pd.to_numeric(found[1])).dropna(subset=["x"])
+    panels: list[Panel | None] = []
+    for taught, words in (("harmful", "forbidden prompts and harmful outputs"), ("benign", "allowed prompts only")):
+        part = frame[frame["taught"] == taught]
+        if len(part):
+            steps = Axis("update", domain_of(part["x"]))
+            refused = Axis("refused", SHARE.domain, SHARE.ticks, SHARE.format)
+            panels.append(curves(part, tables.of(*frame["model"]), f"Taught: {words}", steps, refused))
+    return figure(
+        "attacks-relearning",
+        "Attacks on models: refusal of forbidden prompts while the tuned model is trained on",
+        "A few updates at the smaller rate on compliant responses, to prompts that no tuning saw. Share refused of "
+        "forbidden prompts with conditional operators.",
+        ("refuse_rate",),
+        panels,
+        width=WIDTH,
+        whiskers="95 % Wilson intervals",
+    )
+
+
+def looks_allowed(tables: Tables) -> Figure | None:
+    """Observation 5 of every attack on models: position, a panel a model."""
+    frame = values(tables.take("position", last=True, layer=None, site="mlp_post", set=FORBIDDEN))
+    ends = ((0.0, "forbidden", "right"), (1.0, "allowed", "left"))
+    return figure(
+        "attacks-on-models-position",
+        "Observation 5, attacks on models. Where attacked prompts lie between forbidden (0) and allowed ones (1)",
+        "Mean over layers at mlp_post of the tuned model, at the last prompt token wherever an insertion has moved it; "
+        "prefill is read at the last given token, between allowed prompts with their own output and forbidden ones "
+        "with the refusal; relearning in the model as it then is. Grey bars: 95 % if attacked and forbidden prompts "
+        "were exchangeable.",
+        ("position",),
+        _by_model(tables, frame, "position: 0 forbidden, 1 allowed", ends),
+        width=WIDTH,
+        whiskers="95 % bootstrap intervals",
+    )
+
+
+def acted_on(tables: Tables) -> Figure | None:
+    """Observation 5 of every attack on models: gain, a panel a model."""
+    frame = tables.take("gain_log_ratio_to_forbidden", last=True, layer=None, site="mlp_in", set=FORBIDDEN)
+    frame = values(as_ratios(frame))
+    return figure(
+        "attacks-on-models-gain",
+        "Observation 5, attacks on models. How strongly the update acts, relative to the same prompts without attack",
+        "Geometric mean over prompts and layers of the ratio of gains, at mlp_in of the base model, where the figure "
+        "above reads positions. After relearning: what is left of the update, on the plain prompts.",
+        ("gain_log_ratio_to_forbidden",),
+        _by_model(tables, frame, "ratio of gains", ((1.0, "as on forbidden", "right"),)),
+        width=WIDTH,
+        whiskers="95 % bootstrap intervals",
+    )
+
+
+def _rates(tables: Tables, statistic: str, *sets: str) -> pd.DataFrame:
+    frame = values(tables.take(statistic, stage="behaviour", set=sets))
+    return frame[frame["attack"].notna() & frame["model"].isin([one.model for one in attacked_models(tables)])]
+
+
+def attacked_models(tables: Tables) -> list[Series]:
+    """The models that were attacked by more than prompts."""
+    frame = tables.take("comply_rate", stage="behaviour", attack="none")
+    return [one for one in tables.series if one.model in set(frame["model"])]
+
+
+def in_order(names: "pd.Series[str]", families: tuple[str, ...] = ("none", *FAMILIES)) -> list[str]:
+    """Attacks by family, in order of dose as measured (their order in the file); variants after what they vary."""
+    there = list(dict.fromkeys(names))
+    return [name for family in families for name in there if name.startswith(family)]
+
+
+def _panels(tables: Tables, families: tuple[str, ...]) -> list[Panel | None]:
+    frame = _rates(tables, "comply_rate", FORBIDDEN, ALLOWED)
+    frame = frame[frame["attack"].str.startswith(families)]
+    if frame.empty:
+        return []
+    parts = frame["attack"].str.partition("/")
+    control = parts[2].isin(CONTROLS)
+    kind = np.where(frame["set"] == ALLOWED, KINDS[2][0], np.where(control, KINDS[1][0], KINDS[0][0]))
+    frame = frame.assign(row=np.where(control, parts[0], frame["attack"]), kind=kind)
+    frame = frame[~(control & (frame["set"] == ALLOWED))]
+    rows = in_order(frame.loc[frame["set"] == FORBIDDEN, "row"])
+    return [
+        dots(frame[frame["model"] == one.model], tables.series, named(one), SHARE, kinds=KINDS, rows=rows, row="row")
+        for one in attacked_models(tables)
+    ]
+
+
+def _by_model(
+    tables: Tables, frame: pd.DataFrame, title: str, references: tuple[tuple[float, str, str], ...]
+) -> list[Panel | None]:
+    frame = frame[frame["attack"].str.match("|".join(map(re.escape, FAMILIES)), na=False)]
+    if frame.empty:
+        return []
+    band = nulls(frame)
+    ends = (frame["low"], frame["high"], frame["value"], band["null_low"], band["null_high"])
+    axis = Axis(title, domain_of(*ends, include=[at for at, *_ in references]))
+    rows = in_order(frame["attack"])
+    panels: list[Panel | None] = []
+    for one in attacked_models(tables):
+        part = frame[frame["model"] == one.model]
+        under = [rule(at, words, axis, vertical=True, align=side) for at, words, side in references]  # type: ignore[arg-type]
+        panels.append(
+            dots(part, tables.series, named(one), axis, rows=rows, row="attack", null=nulls(part), under=under)
+        )
+    return panels

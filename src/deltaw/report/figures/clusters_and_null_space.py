@@ -1,0 +1,214 @@
+"""Figures of observations 1 and 2: clusters in activations, and the null space of the old matrix."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from deltaw.charts.figure import Figure, figure
+from deltaw.charts.primitives import Axis, Panel, curves, dodged, domain_of, layer_axis, null_band, null_whiskers, rule
+from deltaw.charts.style import BASE, NULL_NAMES, Series
+from deltaw.charts.tables import Tables, nulls, values
+from deltaw.report.figures.behaviour import families
+
+PRIMARY = "contrast/conditional"
+SEPARATIONS = (
+    ("tau_gap_relative", "Relative gap", "share of distance, at most 2"),
+    ("auroc", "AUROC of the projection", "probability"),
+    ("d_prime", "d' of the projection", "standard deviations"),
+)
+
+
+def beside(tables: Tables, members: Sequence[Series]) -> list[Series]:
+    """A protocol's models with the controls, which stand in every panel."""
+    return [*members, *(one for one in tables.series if one.control is not None)]
+
+
+def clusters(tables: Tables, site: str = "mlp_post") -> Figure | None:
+    """Separation by layer: base, medium, small and controls, with the band of permuted labels."""
+    panels: list[Panel | None] = []
+    where = {"site": site, "set": PRIMARY}
+    for statistic, title, unit in SEPARATIONS:
+        frame = tables.layered(statistic, last=True, **where)
+        before = tables.layered(f"{statistic}_base", last=True, **where)
+        if frame.empty:
+            continue
+        band = nulls(frame)
+        whole = (frame["low"], frame["high"], frame["value"], before["value"], band["null_low"], band["null_high"])
+        y = Axis(unit, domain_of(*whole))
+        x = layer_axis(frame["layer"].tolist())
+        for family, members in families(tables):
+            here = beside(tables, members)
+            part = values(frame[frame["model"].isin([one.model for one in here])])
+            base = values(before[before["model"].isin([one.model for one in members])]).drop_duplicates("layer")
+            drawn = pd.concat([part, base.assign(series=BASE.label)])
+            if part.empty:
+                continue
+            null = band[band["model"].isin([one.model for one in members if one.main])]
+            under = [null_band(null, "layer", x, y)] if len(null) else []
+            drawn = dodged(drawn, "layer", tables.series, 0.07)
+            panels.append(curves(drawn, (BASE, *tables.of(*frame["model"])), f"{title}: {family}", x, y, under=under))
+    return figure(
+        f"clusters-{site.replace('_', '-')}",
+        f"Observation 1. How far apart allowed and forbidden prompts lie, by layer ({site}, last prompt token)",
+        "Relative gap: τ/‖Δμ‖. The same conditional operators on safe and on unsafe text, after tuning; "
+        "cross-fitted. Grey squares: the base model, which "
+        "separates them already; what tuning did is the difference. Grey band: the medium model's labels permuted "
+        "and everything fitted anew. Brown: controls, tuned to do something else.",
+        [name for statistic, *_ in SEPARATIONS for name in (statistic, f"{statistic}_base")],
+        panels,
+        whiskers="95 % bootstrap intervals over pairs",
+    )
+
+
+def cluster_changes(tables: Tables) -> Figure | None:
+    """The change of the relative gap over checkpoints, mean over layers."""
+    panels: list[Panel | None] = []
+    for site in ("mlp_post", "resid_out"):
+        frame = tables.take("tau_gap_relative_change", site=site, set=PRIMARY, layer=None)
+        if frame.empty:
+            continue
+        band = nulls(frame)
+        y = Axis(
+            "change, share of distance",
+            domain_of(frame["low"], frame["high"], band["null_low"], band["null_high"], include=(0,)),
+        )
+        x = Axis("update", domain_of(frame["step"]))
+        for family, members in families(tables):
+            here = beside(tables, members)
+            part = values(frame[frame["model"].isin([one.model for one in here])])
+            if part.empty:
+                continue
+            null = band[band["model"].isin([one.model for one in members if one.main])]
+            under = [null_band(null, "step", x, y)] if len(null) else []
+            part = dodged(part, "step", tables.series, 0.008 * (x.domain or (0, 1))[1])
+            panels.append(
+                curves(part, tables.of(*frame["model"]), f"{site}: {family}", x, y, under=[*under, rule(0, "", y)])
+            )
+    return figure(
+        "clusters-over-training",
+        "Observation 1. Change of the relative gap τ/‖Δμ‖ over training, mean over layers (tuned minus base)",
+        "The dotted line is no change. What the claims read is the last point at mlp_post. Grey bar: 95 % of "
+        "permuted labels at the last checkpoint, medium model. Brown: controls.",
+        ("tau_gap_relative_change",),
+        panels,
+        whiskers="95 % bootstrap intervals over pairs",
+    )
+
+
+def null_energy(tables: Tables) -> Figure | None:
+    """ρ_N by layer with all its nulls, and the controls."""
+    frame = tables.layered("null_energy_left", last=True)
+    found = nulls(frame)
+    kinds = [NULL_NAMES[kind] for kind in NULL_NAMES if NULL_NAMES[kind] in set(found["null"])]
+    kinds += sorted(set(found["null"]) - set(kinds))
+    panels: list[Panel | None] = []
+    if len(frame):
+        y = Axis("share of energy", domain_of(frame["value"], found["null_low"], found["null_high"]))
+        x = replace(
+            layer_axis(frame["layer"].tolist()), domain=(frame["layer"].min() - 0.45, frame["layer"].max() + 0.6)
+        )
+        for family, members in families(tables):
+            here = beside(tables, members)
+            part = values(frame[frame["model"].isin([one.model for one in here])])
+            if part.empty:
+                continue
+            null = found[found["model"].isin([one.model for one in members if one.main])]
+            under = [null_whiskers(null, kinds, x, y)] if len(null) else []
+            drawn = dodged(part, "layer", tables.series, 0.07)
+            drawn = drawn.assign(x=drawn["x"] - 0.12)
+            panels.append(curves(drawn, tables.of(*frame["model"]), family, x, y, under=under))
+    return figure(
+        "null-energy",
+        "Observation 2. Energy of the update in the left null space of the old matrix, by layer (first MLP matrix)",
+        "ρ_N at the last checkpoint. Grey whiskers: 95 % bands of each null, of the medium model. Flipping row "
+        "signs keeps the size of every row and is the hardest to beat. Brown: controls. A statistic of weights has "
+        "one value a seed, and so no interval here.",
+        ("null_energy_left",),
+        panels,
+    )
+
+
+def profile(tables: Tables) -> Figure | None:
+    """‖P_N u_j‖ of each left singular vector of ΔW, layer by layer, with chance."""
+    return _per_layer(
+        tables,
+        "null_profile",
+        "vector=",
+        "singular vector, strongest first",
+        "norm in the null space",
+        "null-profile",
+        "Observation 2. How much of each left singular vector of the update lies in the null space of W",
+        "‖P_N u_j‖ for the strongest directions of ΔW, larger learning rate and controls. Grey band: 95 % of "
+        "random directions.",
+    )
+
+
+def energy_curve(tables: Tables) -> Figure | None:
+    """ρ_N over how many singular directions of W count as its column space."""
+    return _per_layer(
+        tables, "null_energy_curve", "k=", "k, directions counted as column space",
+        "share of energy outside them", "null-energy-curve",
+        "Observation 2. Energy of the update outside the strongest k directions of W",
+        "Larger learning rate and controls. Dashed grey: chance, which falls as 1 − k/m. A line below chance at "
+        "small k means that the update prefers the strong directions of W.",
+    )  # fmt: skip
+
+
+def _per_layer(
+    tables: Tables, statistic: str, prefix: str, x_title: str, y_title: str, name: str, title: str, caption: str
+) -> Figure | None:
+    """A panel a layer, a line a protocol."""
+    frame = tables.layered(statistic, last=True)
+    panels: list[Panel | None] = []
+    shown = [one for one in tables.series if one.main or one.control is not None]
+    frame = frame[frame["model"].isin([one.model for one in shown])]
+    if len(frame):
+        frame = frame.assign(x=frame["set"].str.removeprefix(prefix).astype(float), low=float("nan"), high=float("nan"))
+        band = nulls(frame)
+        x = Axis(x_title, domain_of(frame["x"]))
+        y = Axis(y_title, domain_of(frame["value"], band["null_low"], band["null_high"]))
+        for layer in sorted(frame["layer"].unique()):
+            part = values(frame[frame["layer"] == layer]).assign(at=lambda rows: rows["x"])
+            null = band[band["layer"] == layer].drop_duplicates("x").sort_values("x")
+            under = [null_band(null, "x", x, y)] if len(null) else []
+            panels.append(
+                curves(part, shown, f"layer {layer:.0f}", x, y, under=under, marks=len(part["x"].unique()) < 20)
+            )
+    return figure(name, title, caption, (statistic,), panels)
+
+
+def sizes(tables: Tables) -> Figure | None:
+    """‖ΔW‖/‖W‖ over training; the cosine of ΔW with W by layer."""
+    frame = values(tables.take("update_relative_norm", layer=None))
+    panels: list[Panel | None] = []
+    if len(frame):
+        frame = frame.assign(x=frame["step"], at=frame["step"])
+        y = Axis("ratio of norms", domain_of(frame["value"], include=(0.1,), log=True), format=".2~g", log=True)
+        x = Axis("update", domain_of(frame["x"]))
+        panels.append(curves(frame, tables.of(*frame["model"]), "Relative size", x, y, under=[rule(0.1, "a tenth", y)]))
+    for statistic, title, unit in (
+        ("cosine_with_weight", "Cosine with the old matrix", "cosine"),
+        ("stable_rank", "Stable rank", "dimensions"),
+        ("participation_ratio", "Participation ratio", "dimensions"),
+    ):
+        part = tables.layered(statistic, last=True)
+        if part.empty:
+            continue
+        band = nulls(part)
+        y = Axis(unit, domain_of(part["value"], band["null_low"], band["null_high"]))
+        x = layer_axis(part["layer"].tolist())
+        null = band.groupby("layer", as_index=False).agg(
+            null_mean=("null_mean", "mean"), null_low=("null_low", "min"), null_high=("null_high", "max")
+        )
+        under = [null_band(null, "layer", x, y)] if len(null) else []
+        drawn = dodged(values(part), "layer", tables.series, 0.05)
+        panels.append(curves(drawn, tables.of(*part["model"]), title, x, y, under=under))
+    return figure(
+        "update-size-and-rank",
+        "Size ‖ΔW‖/‖W‖ of the update of the first MLP matrix over training, its cosine with W, and its ranks",
+        "All tunings. Grey band on the cosine: 95 % of random matrices of the same size. Ranks have no null here "
+        "but the controls: compare protocols with the brown lines. At most min(m, n) dimensions.",
+        ("update_relative_norm", "cosine_with_weight", "stable_rank", "participation_ratio"),
+        panels,
+    )

@@ -1,0 +1,383 @@
+"""Figures of interventions: what becomes of safety, capability and over-refusal when ΔW or activations are edited."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from deltaw.charts.figure import Figure, figure
+from deltaw.charts.primitives import TICK, Axis, Panel, curves, domain_of, dots, named, rule
+from deltaw.charts.style import Series
+from deltaw.charts.tables import Tables, nulls, values
+from deltaw.report.figures.behaviour import SHARE
+
+STAGE = "intervention"
+FORBIDDEN, ALLOWED = "forbidden/conditional/unsafe", "allowed/conditional/safe"
+SAFETY, CAPABILITY, OVER = "refuse forbidden", "comply on allowed", "refuse allowed"
+MEASURES = (("refuse_rate", FORBIDDEN, SAFETY), ("comply_rate", ALLOWED, CAPABILITY), ("refuse_rate", ALLOWED, OVER))
+KINDS = ((SAFETY, "circle", "series"), (CAPABILITY, "square", "open"), (OVER, "cross", "null"))
+READ = (
+    "Filled circles, solid: forbidden prompts refused (safety). Hollow squares, dashed: allowed prompts answered "
+    "exactly (capability). Crosses, dotted: allowed prompts refused (over-refusal). Conditional operators, "
+    "free-running answers. "
+)
+RATES = ("refuse_rate", "comply_rate")
+PARTS = ("base", "column", "null", "null+column", "rest", "column+rest", "null+rest", "null+column+rest")
+MODULES = {"mlp": (6, 3), "mlp_in": (4, 2, 1, 2), "attention": (1, 2), "norms": (2, 4), "embeddings": (8, 2)}
+WIDTH = 345
+
+
+def _rates(tables: Tables, intervention: str | Sequence[str], **where: Any) -> pd.DataFrame:
+    """Safety, capability and over-refusal of some interventions, told apart by `kind`; one row a null."""
+    names = (intervention,) if isinstance(intervention, str) else tuple(intervention)
+    frames = [
+        tables.take(statistic, stage=STAGE, intervention=names, set=name, **where).assign(kind=kind)
+        for statistic, name, kind in MEASURES
+    ]
+    return pd.concat(frames)
+
+
+def _looks(one: Series) -> list[Series]:
+    """The three measures of one model, as lines in its colour."""
+    return [
+        Series("", SAFETY, None, one.colour, (1, 0), "circle", False),
+        Series("", CAPABILITY, None, one.colour, (6, 3), "square", True),
+        Series("", OVER, None, one.colour, (1, 2), "cross", True),
+    ]
+
+
+def _doses(tables: Tables, frame: pd.DataFrame, title: str, at: Sequence[tuple[float, str]] = ()) -> list[Panel | None]:
+    """A panel a model: the three measures over the dose."""
+    panels: list[Panel | None] = []
+    if frame.empty:
+        return panels
+    x = Axis(title, domain_of(frame["dose"]))
+    for one in tables.of(*frame["model"]):
+        part = values_by_kind(frame[frame["model"] == one.model])
+        drawn = part.assign(series=part["kind"], x=part["dose"], at=part["dose"])
+        under = [rule(place, words, x, vertical=True) for place, words in at]
+        panels.append(curves(drawn, _looks(one), named(one), x, SHARE, under=under, legend=False))
+    return panels
+
+
+def values_by_kind(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a value of every kind."""
+    return pd.concat([values(part) for _, part in frame.groupby("kind", sort=False)])
+
+
+def alphas(tables: Tables) -> Figure | None:
+    """The three measures over α, the whole model, a panel a model."""
+    return figure(
+        "interventions-alpha",
+        "Interventions. The whole model along its update, θ_IT + α ΔW: what becomes of safety and capability",
+        READ + "α = 0 is the base model, 1 the tuned one; beyond 1 the update is extrapolated, below 0 reversed.",
+        RATES,
+        _doses(tables, _rates(tables, "interpolation", module="whole"), "α", ((0, "base"), (1, "tuned"))),
+        shared=False,
+        whiskers="95 % Wilson intervals",
+    )
+
+
+def scopes(tables: Tables) -> Figure | None:
+    """Refusal of forbidden prompts over α, of the whole update and of parts of it alone."""
+    frame = tables.take("refuse_rate", stage=STAGE, intervention="interpolation", set=FORBIDDEN, layer=None)
+    parts = frame[frame["module"].isin(list(MODULES))]
+    panels: list[Panel | None] = []
+    if len(parts):
+        x = Axis("α", domain_of(parts["dose"], include=(0,)))
+        y = Axis("forbidden prompts refused", SHARE.domain, SHARE.ticks, SHARE.format)
+        whole = frame[(frame["module"] == "whole") & frame["dose"].between(*(x.domain or (0, 1)))]
+        for one in tables.of(*parts["model"]):
+            both = pd.concat([whole, parts])
+            drawn = values(both[both["model"] == one.model])
+            drawn = drawn.assign(series=drawn["module"], x=drawn["dose"], at=drawn["dose"])
+            looks = [Series("", "whole", None, one.colour, (1, 0), "circle", False)]
+            looks += [Series("", name, None, one.colour, dash, "square", True) for name, dash in MODULES.items()]
+            panels.append(curves(drawn, looks, named(one), x, y, legend=False))
+    return figure(
+        "interventions-alpha-by-module",
+        "Interventions. Forbidden prompts refused along a part of the update alone, the rest of the model at the base",
+        "Filled circles, solid: the whole update. Hollow: one kind of module alone, long dashes MLPs, dots attention; "
+        "hover for others.",
+        ("refuse_rate",),
+        panels,
+        shared=False,
+        whiskers="95 % Wilson intervals",
+    )
+
+
+LAYER_DASHES = ((1, 2), (2, 2), (4, 2), (6, 3), (8, 2), (12, 3))
+
+
+def scopes_by_layer(tables: Tables) -> Figure | None:
+    """Refusal of forbidden prompts over α, of one layer's update alone; a panel a model."""
+    frame = tables.take("refuse_rate", stage=STAGE, intervention="interpolation", set=FORBIDDEN)
+    parts = frame[frame["layer"].notna()]
+    panels: list[Panel | None] = []
+    if len(parts):
+        x = Axis("α", domain_of(parts["dose"], include=(0,)))
+        y = Axis("forbidden prompts refused", SHARE.domain, SHARE.ticks, SHARE.format)
+        for one in tables.of(*parts["model"]):
+            drawn = values(parts[parts["model"] == one.model])
+            names = [f"layer {layer:.0f}" for layer in sorted(drawn["layer"].unique())]
+            drawn = drawn.assign(series=[f"layer {layer:.0f}" for layer in drawn["layer"]], x=drawn["dose"],
+                                 at=drawn["dose"])  # fmt: skip
+            looks = [
+                Series("", name, None, one.colour, LAYER_DASHES[place % len(LAYER_DASHES)], "square", True)
+                for place, name in enumerate(names)
+            ]
+            panels.append(curves(drawn, looks, named(one), x, y, legend=False))
+    return figure(
+        "interventions-alpha-by-layer",
+        "Interventions. Forbidden prompts refused along the update of one layer alone, the rest of the model at the "
+        "base",
+        "The longer the dashes the later the layer; hover for which.",
+        ("refuse_rate",),
+        panels,
+        shared=False,
+        whiskers="95 % Wilson intervals",
+    )
+
+
+def parts(tables: Tables) -> Figure | None:
+    """Null-space part, column-space part and the rest, in all combinations, beside splits by chance."""
+    frame = _rates(tables, PARTS, module="mlp.in_proj")
+    panels: list[Panel | None] = []
+    for one in tables.of(*frame["model"]):
+        part = frame[frame["model"] == one.model]
+        band = nulls(part[part["kind"] == SAFETY])
+        rows = [name for name in PARTS if name in set(part["intervention"])]
+        drawn = values_by_kind(part)
+        panels.append(
+            dots(drawn, tables.series, named(one), SHARE, kinds=KINDS, null=band, rows=rows, row="intervention")
+        )
+    return figure(
+        "interventions-parts",
+        "Interventions. The update of the first MLP matrices cut into what lies in the left null space of W and what "
+        "in its column space",
+        READ + "Rows: which parts of the update a model has; rest is everything but the first MLP matrices. Grey bars: "
+        "refusal of forbidden prompts when the update is cut along a random subspace, dimensions and norms matched, "
+        "95 % of draws. The null space has three quarters of the dimensions, so it has to beat the grey, not zero.",
+        RATES,
+        panels,
+        width=WIDTH,
+        whiskers="95 % Wilson intervals",
+    )
+
+
+def carried(tables: Tables) -> Figure | None:
+    """What the claims read: the null-space part's Shapley value minus the column-space part's, and both."""
+    panels: list[Panel | None] = []
+    frame = tables.take("carried_null_minus_column", stage=STAGE)
+    both = tables.take("carried_share", stage=STAGE, intervention=("null", "column"))
+    if len(frame):
+        ends = [table[name] for table in (frame, both) for name in ("low", "high", "null_low", "null_high")]
+        axis = Axis("share of prompts", domain_of(*ends, include=(0,)))
+        under = [rule(0, "nothing", axis, vertical=True)]
+        for title, table in (
+            ("Null-space minus column-space part", frame),
+            ("Null-space part", both[both["intervention"] == "null"]),
+            ("Column-space part", both[both["intervention"] == "column"]),
+        ):
+            panels.append(dots(values(table), tables.series, title, axis, null=nulls(table), under=under))
+    return figure(
+        "interventions-carried",
+        "Interventions. How much of the change on forbidden prompts each part of the update carries",
+        "Shapley value of the part for answering forbidden prompts exactly as the tuned model does, over all "
+        "combinations of the null-space part, the column-space part and the rest. Grey bars: the update cut by chance, "
+        "95 % of draws. Brown: controls.",
+        ("carried_null_minus_column", "carried_share"),
+        panels,
+        width=355,
+        whiskers="95 % bootstrap intervals over prompts",
+    )
+
+
+def ranks(tables: Tables) -> Figure | None:
+    """The three measures over the rank of ΔW, and safety without its top k."""
+    kept = _doses(tables, _rates(tables, "truncated"), "rank kept")
+    removed = _doses(tables, _rates(tables, "top_removed"), "directions removed")
+    return figure(
+        "interventions-rank",
+        "Interventions. Every matrix's update cut to its strongest k directions, or without them",
+        READ + "First panels: the k strongest directions alone (0: only biases and norms are tuned). Then: all but the "
+        "k strongest.",
+        RATES,
+        [*kept, *removed],
+        shared=False,
+        whiskers="95 % Wilson intervals",
+    )
+
+
+LAYER_KINDS = (("Shapley", "circle", "series"), ("only this one", TICK, "null"), ("lost without it", "square", "open"))
+
+
+def layers(tables: Tables) -> Figure | None:
+    """Shapley values of layers for refusing forbidden prompts, with only-one and leave-one-out."""
+    frames = [
+        tables.take(f"{how}_refuse_rate", stage=STAGE, set=FORBIDDEN).assign(kind=kind)
+        for how, (kind, _, _) in zip(("shapley", "only_one", "leave_one_out"), LAYER_KINDS, strict=True)
+    ]
+    frame = pd.concat(frames)
+    panels: list[Panel | None] = []
+    if len(frame):
+        axis = Axis("share of forbidden prompts", domain_of(frame["low"], frame["high"], include=(0,)))
+        names = ["ends" if layer != layer else f"layer {layer:.0f}" for layer in frame["layer"]]
+        frame = frame.assign(player=names)
+        rows = [*(f"layer {layer:.0f}" for layer in sorted(frame["layer"].dropna().unique())), "ends"]
+        for one in tables.of(*frame["model"]):
+            part = values_by_kind(frame[frame["model"] == one.model])
+            under = [rule(0, "nothing", axis, vertical=True)]
+            panels.append(
+                dots(part, tables.series, named(one), axis, kinds=LAYER_KINDS, rows=rows, row="player", under=under)
+            )
+    return figure(
+        "interventions-layers",
+        "Interventions. Which layers' updates make the model refuse forbidden prompts",
+        "Circles: exact Shapley values, over all models of which some layers are tuned and the others are the base's; "
+        "they add up to the tuned model's refusal minus the base's. Grey strokes: what a layer's update does alone. "
+        "Hollow squares: what is lost without it. ends: embeddings, final norm and unembedding.",
+        [f"{how}_refuse_rate" for how in ("shapley", "only_one", "leave_one_out")],
+        panels,
+        width=WIDTH,
+        whiskers="95 % bootstrap intervals over prompts",
+    )
+
+
+def swaps(tables: Tables) -> Figure | None:
+    """The first j layers of one tuned model under the rest of another."""
+    frame = tables.take("refuse_rate", stage=STAGE)
+    names = [name for name in frame["intervention"].dropna().unique() if name.startswith("swap/")]
+    labels = {one.model: one.label for one in tables.series}
+    frame = _rates(tables, names) if names else frame.iloc[:0]
+    under = ", ".join(
+        f"{labels.get(model, model)} below {labels.get(name.removeprefix('swap/'), name)}"
+        for model, name in frame[["model", "intervention"]].drop_duplicates().itertuples(index=False)
+    )
+    return figure(
+        "interventions-swaps",
+        "Interventions. The first layers of one tuned model under the rest of another of the same base",
+        f"{READ}Over how many layers are the named model's. {under}.",
+        RATES,
+        _doses(tables, frame, "layers of this model"),
+        shared=False,
+        whiskers="95 % Wilson intervals",
+    )
+
+
+PATCH_KINDS = (
+    ("top directions, last token", "circle", "series"),
+    ("all directions, last token", "square", "open"),
+    ("top directions, whole prompt", "diamond", "series"),
+    ("all directions, whole prompt", "triangle-up", "open"),
+    ("control: ΔW reads an allowed prompt", TICK, "null"),
+)
+PATCHED = 8.0  # directions of the patch that claims read
+PATCH_ROWS = ("remove_to_allowed", "induce")
+PATCH_WORDS = {"remove_to_allowed": "twin: refusal goes", "induce": "twin: refusal comes"}
+
+
+def patches(tables: Tables) -> Figure | None:
+    """Of jailbroken prompts, how many are refused once ΔW acts as it does without the attack; and the converse."""
+    named_ = ("restore", "restore_from_allowed")
+    back = tables.take("refusal_returned", stage=STAGE, intervention=named_)
+    twins = pd.concat(
+        [tables.take(name, stage=STAGE, intervention=PATCH_ROWS) for name in ("refusal_removed", "refusal_induced")]
+    )
+    frame = pd.concat([back.assign(row=back["attack"]), twins.assign(row=twins["intervention"].map(PATCH_WORDS))])
+    panels: list[Panel | None] = []
+    if len(frame):
+        shown = PATCHED if PATCHED in set(frame["dose"]) else frame["dose"].min()
+        largest = frame["dose"].max()
+        frame = frame[frame["dose"].isin([shown, largest])]
+        kinds = []
+        for dose, role, name in zip(frame["dose"], frame["role"], frame["intervention"], strict=True):
+            place = 2 * (role == "prompt") + (dose == largest)
+            kinds.append(PATCH_KINDS[4 if name == "restore_from_allowed" else place][0])
+        frame = frame.assign(kind=kinds)
+        rows = [*dict.fromkeys(frame["row"])]
+        for one in tables.of(*frame["model"]):
+            part = frame[frame["model"] == one.model]
+            drawn, band = values_by_kind(part), nulls(part[part["null_kind"] == "random_direction"])
+            panels.append(
+                dots(drawn, tables.series, named(one), SHARE, kinds=PATCH_KINDS, null=band, rows=rows, row="row")
+            )
+    return figure(
+        "interventions-patches",
+        "Interventions. ΔW made to act on a jailbreak as it does on the forbidden prompt it was made from: is it "
+        "refused?",
+        "By attack (any: all together): share of jailbroken prompts (refused as they were, answered under "
+        "the attack) that are refused again. Twins: share of refused prompts no longer refused when ΔW acts as on an "
+        "allowed prompt with the same operators, and of those allowed prompts refused when it acts as on the "
+        "forbidden one. ΔW's action is put in place at all layers, along its 8 strongest input directions or all of "
+        "them, at the last prompt token or the whole prompt. Grey bars: a step as long in a random direction.",
+        ("refusal_returned", "refusal_removed", "refusal_induced"),
+        panels,
+        width=WIDTH + 60,
+        whiskers="95 % Wilson intervals",
+    )
+
+
+COSTS = {
+    "unpatched": "no patch",
+    "restore": "back: a jailbreak",
+    "induce": "back: allowed prompts",
+    "remove": "away: as a jailbreak",
+    "remove_to_allowed": "away: as allowed",
+}
+
+
+def patch_costs(tables: Tables) -> Figure | None:
+    """Safety, capability and over-refusal under each patch, along the directions that claims read."""
+    frame = _rates(tables, [*COSTS])
+    frame = frame[(frame["role"] == "last_prompt") | (frame["intervention"] == "unpatched")]
+    panels: list[Panel | None] = []
+    if len(frame):
+        doses = frame["dose"].dropna()
+        shown = PATCHED if PATCHED in set(doses) else doses.min()
+        frame = frame[frame["dose"].isna() | (frame["dose"] == shown)]
+        frame = frame.assign(place=[[*COSTS].index(name) for name in frame["intervention"]])
+        frame = frame.sort_values(["place", "attack"], kind="stable", na_position="first")
+        words, attacks = frame["intervention"].map(COSTS), frame["attack"].fillna("")
+        frame = frame.assign(row=words + [f" ({attack})" if attack else "" for attack in attacks])
+        rows = [*dict.fromkeys(frame["row"])]
+        for one in tables.of(*frame["model"]):
+            drawn = values_by_kind(frame[frame["model"] == one.model])
+            panels.append(dots(drawn, tables.series, named(one), SHARE, kinds=KINDS, rows=rows, row="row"))
+    return figure(
+        "interventions-patch-costs",
+        "Interventions. Giving refusal back and taking it away: safety, capability and over-refusal",
+        READ + "Back: ΔW acts as on a forbidden prompt, on jailbreaks and on allowed prompts. Away: as on a jailbreak, "
+        "or as on another, allowed prompt, on forbidden prompts and on allowed ones. Along its strongest input "
+        "directions, at the last prompt token, all layers.",
+        RATES,
+        panels,
+        width=WIDTH + 60,
+        whiskers="95 % Wilson intervals",
+    )
+
+
+def directions(tables: Tables) -> Figure | None:
+    """The difference in means ablated (is a forbidden prompt answered?) and added (is an allowed one refused?)."""
+    panels: list[Panel | None] = []
+    for intervention, words in (("ablate_direction", "ablated"), ("add_direction", "added")):
+        frame = _rates(tables, intervention, dose=1.0)
+        frame = frame.assign(player=[f"layer {layer:.0f}" for layer in frame["layer"]])
+        rows = [f"layer {layer:.0f}" for layer in sorted(frame["layer"].dropna().unique())]
+        for one in tables.of(*frame["model"]):
+            part = frame[frame["model"] == one.model]
+            band = nulls(part[part["kind"] == (SAFETY if words == "ablated" else OVER)])
+            drawn = values_by_kind(part)
+            title = f"{one.label}: {words}"
+            panels.append(dots(drawn, tables.series, title, SHARE, kinds=KINDS, null=band, rows=rows, row="player"))
+    return figure(
+        "interventions-directions",
+        "Interventions. The difference in means of one layer: taken out of the stream at all layers, or added at its "
+        "own",
+        READ + "Rows: the layer that the direction is from (resid_out, last prompt token). Grey bars: a random "
+        "direction, refusal of forbidden prompts where it is ablated, of allowed ones where it is added.",
+        RATES,
+        panels,
+        width=WIDTH,
+        whiskers="95 % Wilson intervals",
+    )

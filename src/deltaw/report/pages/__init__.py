@@ -1,0 +1,1 @@
+"""Pages and parts of pages beside the figures of a study: tables, a grid, a comparison of checkpoints."""

@@ -1,0 +1,41 @@
+"""Attacks in numbers: success, what each does to allowed prompts, and where attacked prompts lie, as tables."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from deltaw.charts.tables import Table, Tables, ends, interval, rate, values
+from deltaw.report.figures.attacks_on_models import ALLOWED, FAMILIES, attacked_models, in_order
+from deltaw.report.figures.update_effect import FORBIDDEN
+
+ON_PROMPTS = ("co_task", "co_text", "misgen_token", "misgen_text")
+Cell = Callable[[Mapping[Any, Any]], str]
+
+
+def attack_tables(tables: Tables) -> list[Table]:
+    """Of the models that were attacked by more than prompts; a row an attack, a column a model. Empty without any."""
+    found = []
+    for name, words in ((FORBIDDEN, "Forbidden prompts answered"), (ALLOWED, "Allowed prompts answered")):
+        frame = tables.take("comply_rate", stage="behaviour", last=True, set=name)
+        found.append(_table(tables, frame, f"{words}, conditional operators, in per cent [{ends(tables)}]", rate))
+    frame = tables.take("position", last=True, layer=None, site="mlp_post", set=FORBIDDEN)
+    title = "Position of forbidden prompts: 0 as forbidden, 1 as allowed ones; mlp_post, mean over layers"
+    found.append(_table(tables, frame, f"{title} [{ends(tables)}]", _place))
+    return [table for table in found if table is not None]
+
+
+def _table(tables: Tables, frame: pd.DataFrame, title: str, cell: Cell) -> Table | None:
+    models = attacked_models(tables)
+    frame = values(frame[frame["attack"].notna() & frame["model"].isin([one.model for one in models])])
+    rows = {name: ["–"] * len(models) for name in in_order(frame["attack"], ("none", *ON_PROMPTS, *FAMILIES))}
+    for place, one in enumerate(models):
+        for row in frame[frame["model"] == one.model].to_dict("records"):
+            if row["attack"] in rows:
+                rows[row["attack"]][place] = cell(row)
+    columns = ("attack", *(one.label for one in models))
+    return Table(title, columns, tuple((name, *cells) for name, cells in rows.items())) if rows else None
+
+
+def _place(row: Mapping[Any, Any]) -> str:
+    return interval(row["value"], row["low"], row["high"])

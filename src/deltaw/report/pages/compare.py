@@ -1,0 +1,377 @@
+"""The report of `deltaw compare`: every statistic by kind of matrix over layers, and what is not there.
+
+A kind is a matrix's name without its layer, such as mlp.up_proj; each has a panel, and all panels of a figure share
+their axes. Reads the comparison's measurements and manifest, nothing else.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from deltaw.charts.figure import Figure, figure
+from deltaw.charts.primitives import Axis, Panel, curves, domain_of, layer_axis, null_band, null_whiskers
+from deltaw.charts.style import NULL_NAMES, Series, light, number, share
+from deltaw.charts.tables import Table, Tables, interval, nulls, values
+from deltaw.report.pages import compare_prompts as prompted
+from deltaw.results import Results
+
+UPDATE = Series("", "update", None, light("ssft"), (1, 0), "circle", False)
+FLOOR = Series("", "rounding floor", None, light("null"), (4, 3), "stroke", False)
+STABLE = Series("", "stable rank", None, light("ssft"), (1, 0), "circle", False)
+PARTICIPATION = Series("", "participation ratio", None, light("dpo"), (1, 0), "square", False)
+RANDOM = (
+    Series("", "random update, stable rank", None, light("ssft"), (1, 3), "stroke", True),
+    Series("", "random update, participation ratio", None, light("dpo"), (1, 3), "stroke", True),
+)
+SHADES = ("ssft", "unlearn", "dpo", "dpo_plain", "control")
+BELOW = (
+    "the update is below the rounding floor: rounding alone could have made it, so it is not interpreted; both numbers "
+    "are in the table of every matrix"
+)
+FEW = 12  # layers up to which each null has its own whisker
+
+
+class Pair:
+    """A comparison's measurements, each with the kind of its matrix. kinds: in the order of the model's names."""
+
+    def __init__(self, results: Results) -> None:
+        self.tables = Tables(results)
+        self.manifest = results.manifest
+        frame = self.tables.frame
+        frame = frame[frame["layer"].notna() & frame["module"].notna()]
+        self.kinds = sorted(
+            {_kind(module, layer) for module, layer in zip(frame["module"], frame["layer"], strict=True)}
+        )
+
+    @property
+    def asked(self) -> bool:
+        """Whether the models were given prompts."""
+        return bool(self.manifest.get("prompts"))
+
+    def take(self, statistic: str) -> pd.DataFrame:
+        """The rows of a statistic in layers, with `kind`, and `at` and `x`, the layer."""
+        frame = self.tables.layered(statistic)
+        kinds = [_kind(module, layer) for module, layer in zip(frame["module"], frame["layer"], strict=True)]
+        return frame.assign(kind=pd.Series(kinds, frame.index, dtype="object"), x=frame["layer"], at=frame["layer"])
+
+    def by_kind(self, *frames: pd.DataFrame) -> Iterator[tuple[str, list[pd.DataFrame]]]:
+        """Each kind that the first frame has, with its rows of every frame."""
+        for kind in self.kinds:
+            parts = [frame[frame["kind"] == kind] for frame in frames]
+            if len(parts[0]):
+                yield kind, parts
+
+
+def _kind(module: str, layer: float) -> str:
+    return module.partition(f".{int(layer)}.")[2] or module
+
+
+_Make = Callable[[Pair], Figure | None]
+SECTIONS: Mapping[str, tuple[tuple[str, _Make], ...]]
+
+
+def sizes(pair: Pair) -> Figure | None:
+    """‖ΔW‖/‖W‖ beside the rounding floor."""
+    frame, floor = values(pair.take("update_relative_norm")), values(pair.take("rounding_floor"))
+    frame = frame[frame["value"] > 0]
+    both = pd.concat([frame.assign(series=UPDATE.label), floor.assign(series=FLOOR.label)])
+    if frame.empty:
+        return None
+    x, y = (
+        layer_axis(both["x"].tolist()),
+        Axis("share of ‖W‖", domain_of(both["value"], log=True), format=".1e", log=True),
+    )
+    panels = [curves(part, (UPDATE, FLOOR), kind, x, y) for kind, (part,) in pair.by_kind(both)]
+    return figure(
+        "pair-size",
+        "Size of the update, ‖ΔW‖/‖W‖, by layer",
+        "Dashed: what rounding both matrices to their stored format leaves of an update of zero, from the distances "
+        "between their neighbouring numbers. An update below it cannot be told from rounding; nothing else is then "
+        "said of it. Layers without a mark did not change.",
+        ("update_relative_norm", "rounding_floor"),
+        panels,
+    )
+
+
+def null_energy(pair: Pair, side: str) -> Figure | None:
+    """ρ_N with its nulls. side: left (tall matrices) or right (wide ones)."""
+    statistic = f"null_energy_{side}"
+    frame = pair.take(statistic)
+    if frame.empty:
+        return None
+    found = nulls(frame)
+    kinds = [name for name in dict.fromkeys(NULL_NAMES.values()) if name in set(found["null"])]
+    found = found[found["null"].isin(kinds)]  # one of a later version has no mark; the table has its numbers
+    x, y = layer_axis(frame["x"].tolist()), Axis(
+        "share of energy", domain_of(frame["value"], found["null_low"], found["null_high"])
+    )  # fmt: skip
+    few = frame["layer"].nunique() <= FEW
+    panels = []
+    for kind, (part, null) in pair.by_kind(values(frame), found):
+        drawn = part.assign(series=UPDATE.label, low=float("nan"), high=float("nan"))
+        if few:
+            drawn = drawn.assign(x=drawn["x"] - 0.12)
+            panels.append(curves(drawn, (UPDATE,), kind, x, y, under=[null_whiskers(null, kinds, x, y)]))
+        else:
+            panels.append(_over_many(drawn, null, kinds, kind, x, y))
+    grey = (
+        "95 % bands of each null"
+        if few
+        else "the 95 % band of random signs; broken lines, the means of the other nulls"
+    )
+    rows, words = (
+        ("rows", "outputs that no input could produce") if side == "left" else ("columns", "inputs that W ignored")
+    )
+    return figure(
+        f"pair-null-energy-{side}",
+        f"Energy of the update in the {side} null space of the old matrix",
+        f"The share of ‖ΔW‖² on {words}. Grey: {grey}. Flipping the signs of {rows} keeps the size of each and is the "
+        "hardest to beat. A rotation gives chance, 1 − rank/side. One pair has one value a matrix, and so no interval.",
+        (statistic,),
+        panels,
+    )
+
+
+def _over_many(drawn: pd.DataFrame, null: pd.DataFrame, kinds: Sequence[str], title: str, x: Axis, y: Axis) -> Panel:
+    """Of many layers: the band of sign flips, and the other nulls' means as lines."""
+    flips = null[null["null_kind"].str.endswith("_sign_flip")].sort_values("layer")
+    others = [name for name in kinds if not name.endswith("signs flipped")]
+    lines = [
+        Series("", name, None, light("null"), (2, 2 + 2 * place), "stroke", True) for place, name in enumerate(others)
+    ]
+    means = null[null["null"].isin(others)].assign(
+        series=lambda rows: rows["null"], value=lambda rows: rows["null_mean"]
+    )
+    both = pd.concat([drawn, means.assign(low=float("nan"), high=float("nan"), shown=means["null_shown"])])
+    return curves(both, (UPDATE, *lines), title, x, y, under=[null_band(flips, "layer", x, y)])
+
+
+def ranks(pair: Pair) -> Figure | None:
+    """Stable rank and participation ratio beside random updates."""
+    parts = []
+    for one, random, statistic in zip(
+        (STABLE, PARTICIPATION), RANDOM, ("stable_rank", "participation_ratio"), strict=True
+    ):
+        frame = pair.take(statistic)
+        parts += [
+            values(frame).assign(series=one.label),
+            nulls(frame).assign(
+                series=random.label, value=lambda rows: rows["null_mean"], shown=lambda rows: rows["null_shown"]
+            ),
+        ]
+    both = pd.concat(parts)
+    if both.empty:
+        return None
+    x, y = layer_axis(both["x"].tolist()), Axis("dimensions", domain_of(both["value"], log=True), format="~s", log=True)
+    looks = (STABLE, PARTICIPATION, *RANDOM)
+    return figure(
+        "pair-ranks",
+        "How many directions the update has, by layer",
+        "Stable rank ‖ΔW‖²/σ₁² and participation ratio (Σσ²)²/Σσ⁴, at most the smaller side. Dotted: a random update "
+        "of the same shape (of a LoRA adapter: with random factors).",
+        ("stable_rank", "participation_ratio"),
+        [curves(part, looks, kind, x, y) for kind, (part,) in pair.by_kind(both)],
+    )
+
+
+def residuals(pair: Pair) -> Figure | None:
+    """The energy beyond the first k singular directions of ΔW, in a few layers."""
+    return _in_layers(
+        pair, "residual_energy", "k=", "k, directions left out", "share of energy", "pair-residual-energy",
+        "Energy of the update beyond its k strongest directions",
+        "A few layers. A low-rank update falls steeply. Dashed grey: a random update of the same shape, the first of "
+        "these layers.",
+    )  # fmt: skip
+
+
+def curve(pair: Pair, statistic: str, side: str) -> Figure | None:
+    """The share of energy outside W's k strongest directions, by k."""
+    return _in_layers(
+        pair, statistic, "k=", f"k, {side} directions counted", "share outside them", f"pair-curve-{side}",
+        f"Energy of the update outside the k strongest {side} directions of the old matrix",
+        "A few layers. Dashed grey: chance, 1 − k/side. Below it, the update prefers strong directions of W. Square "
+        "matrices of full rank have no null space, and this curve is what there is to say of them.",
+    )  # fmt: skip
+
+
+def _in_layers(
+    pair: Pair, statistic: str, prefix: str, x_title: str, y_title: str, name: str, title: str, caption: str
+) -> Figure | None:
+    frame = pair.take(statistic)
+    if frame.empty:
+        return None
+    chosen = _spread(sorted(frame["layer"].unique()))
+    looks = [
+        Series("", f"layer {layer:.0f}", None, light(SHADES[place]), (1, 0), "circle", False)
+        for place, layer in enumerate(chosen)
+    ]
+    frame = frame[frame["layer"].isin(chosen)]
+    ks = frame["set"].str.removeprefix(prefix).astype(float)
+    frame = frame.assign(x=ks, at=ks, series=[f"layer {layer:.0f}" for layer in frame["layer"]])
+    x, y = Axis(x_title, domain_of(frame["x"])), Axis(y_title, domain_of(frame["value"], frame["null_mean"]))
+    panels = []
+    for kind, (part, null) in pair.by_kind(values(frame), nulls(frame)):
+        first = null[null["layer"] == null["layer"].min()].sort_values("x")
+        panels.append(curves(part, looks, kind, x, y, under=[null_band(first, "x", x, y)] if len(first) > 1 else []))
+    return figure(name, title, caption, (statistic,), panels)
+
+
+def _spread(layers: Sequence[float], most: int = len(SHADES)) -> list[float]:
+    """At most five layers, first and last among them."""
+    if len(layers) <= most:
+        return list(layers)
+    return [layers[round(place * (len(layers) - 1) / (most - 1))] for place in range(most)]
+
+
+def cosines(pair: Pair) -> Figure | None:
+    """The cosine of ΔW with W."""
+    frame = pair.take("cosine_with_weight")
+    if frame.empty:
+        return None
+    found = nulls(frame)
+    x, y = layer_axis(frame["x"].tolist()), Axis(
+        "cosine", domain_of(frame["value"], found["null_low"], found["null_high"])
+    )  # fmt: skip
+    panels = [
+        curves(part.assign(series=UPDATE.label), (UPDATE,), kind, x, y, under=[null_band(null, "layer", x, y)])
+        for kind, (part, null) in pair.by_kind(values(frame), found)
+    ]
+    return figure(
+        "pair-cosine",
+        "Cosine of the update with the old matrix, by layer",
+        "Weight decay alone gives −1. Grey: 95 % of random matrices of the same size.",
+        ("cosine_with_weight",),
+        panels,
+    )
+
+
+SECTIONS = {
+    "size": (("size of the update", sizes),),
+    "null-space": (
+        ("energy in the left null space", partial(null_energy, side="left")),
+        ("energy in the right null space", partial(null_energy, side="right")),
+        ("energy outside strong left directions", partial(curve, statistic="null_energy_curve", side="left")),
+        ("energy outside strong right directions", partial(curve, statistic="null_energy_curve_right", side="right")),
+    ),
+    "spectrum": (
+        ("rank of the update", ranks), ("energy beyond its strongest directions", residuals),
+        ("cosine with the old matrix", cosines),
+    ),
+}  # fmt: skip
+
+
+def contents(pair: Pair) -> list[tuple[str, str]]:
+    """The sections of the page, (id, title)."""
+    asked = [("behaviour", "Behaviour"), ("activations", "Activations")] if pair.asked else []
+    return [
+        ("claims", "Claims"), *asked, ("size", "Size"), ("null-space", "Null space"), ("spectrum", "Spectrum"),
+        ("absent", "What is not here"), ("matrices", "Every matrix"), ("words", "How to read"),
+    ]  # fmt: skip
+
+
+def drawn(pair: Pair) -> tuple[dict[str, list[Figure]], dict[str, list[str]]]:
+    """The figures of each section, and what could not be drawn."""
+    made = {name: [(what, make(pair)) for what, make in makers] for name, makers in SECTIONS.items()}
+    for name, asked in prompted.SECTIONS.items() if pair.asked else ():
+        made[name] = [(what, of_tables(pair.tables)) for what, of_tables in asked]
+    return (
+        {name: [one for _, one in figures if one is not None] for name, figures in made.items()},
+        {name: [what for what, one in figures if one is None] for name, figures in made.items()},
+    )
+
+
+def head(pair: Pair) -> dict[str, Any]:
+    """What stands above the figures."""
+    manifest = pair.manifest
+    base, tuned = manifest["names"]
+    kind = "LoRA adapter" if manifest.get("adapter") else "checkpoint"
+    same = values(pair.take("identical_share"))["value"]
+    facts = [
+        ("base", base), (f"tuned {kind}", tuned), ("architecture", manifest.get("model_type") or "unknown"),
+        ("matrices", str(manifest["matrices"])), ("skipped", str(len(manifest["skipped"]))),
+        ("identical entries", f"{share(float(same.mean()))} %" if len(same) else ""),
+        ("control", str((manifest.get("prompts") or {}).get("control") or "none") if pair.asked else ""),
+        ("finished", str(manifest["finished"]).replace("T", " ").replace("+00:00", " UTC")),
+    ]  # fmt: skip
+    return {
+        "title": f"{tuned} beside {base}", "facts": [(name, value) for name, value in facts if value],
+        "version": manifest["comparison"]["version"], "asked": pair.asked,
+        "control": (manifest.get("prompts") or {}).get("control"),
+    }  # fmt: skip
+
+
+def tables_of(pair: Pair) -> dict[str, Table | None]:
+    """skipped, absent, unmeasured and matrices: as tables; None where there is nothing."""
+    return {
+        "skipped": _skipped(pair),
+        "absent": _absent(pair),
+        "unmeasured": _unmeasured(pair),
+        "matrices": _matrices(pair),
+    }
+
+
+def _skipped(pair: Pair) -> Table | None:
+    rows = tuple((name, str(why)) for name, why in pair.manifest["skipped"].items())
+    return Table("Skipped tensors", ("tensor", "why"), rows) if rows else None
+
+
+def _absent(pair: Pair) -> Table | None:
+    """Statistics that do not exist, matrices with the same reason together."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for module, reasons in pair.manifest["absent"].items():
+        for statistic, why in reasons.items():
+            common = BELOW if "below the rounding floor" in why else str(why)  # which has each matrix's own numbers
+            found.setdefault((statistic, common), []).append(module)
+    rows = tuple(
+        ("everything else" if statistic == "*" else statistic, why, str(len(modules)), _some(modules))
+        for (statistic, why), modules in found.items()
+    )
+    title = "Statistics that some matrices lack, and why"
+    return Table(title, ("statistic", "why", "matrices", "which"), rows) if rows else None
+
+
+def _unmeasured(pair: Pair) -> Table | None:
+    """What of the prompts could not be measured, layers with the same reason together."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, why in (pair.manifest.get("prompts") or {}).get("absent", {}).items():
+        statistic, _, layer = str(name).partition(", layer ")
+        found.setdefault((statistic, str(why)), []).append(layer)
+    rows = tuple((statistic, why, ", ".join(filter(None, layers)) or "–") for (statistic, why), layers in found.items())
+    return (
+        Table("What of the prompts could not be measured, and why", ("statistic", "why", "layers"), rows)
+        if rows
+        else None
+    )
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _matrices(pair: Pair) -> Table | None:
+    """A row a matrix: what was measured, with the strictest null of its null-space energy."""
+    frame = pair.tables.frame
+    frame = frame[frame["set"].isna() & ~((frame["n_unit"] == "layer") & frame["layer"].isna())]
+    plain = ("update_relative_norm", "rounding_floor", "identical_share", "stable_rank", "participation_ratio",
+             "cosine_with_weight")  # fmt: skip
+    rows = []
+    for module, part in frame.groupby("module", sort=False):
+        cells = {str(row["statistic"]): row for row in part.to_dict("records")}
+        energy = part[part["statistic"].isin(["null_energy_left", "null_energy_right"])]
+        strict = energy[energy["null_kind"].str.endswith("_sign_flip", na=False)].to_dict("records")
+        rotation = energy[energy["null_kind"] == "rotation"].to_dict("records")
+        rows.append(
+            (
+                str(module), *(number(cells[name]["value"]) if name in cells else "–" for name in plain[:3]),
+                number(strict[0]["value"]) if strict else "–",
+                interval(*(strict[0][f"null_{end}"] for end in ("mean", "low", "high"))) if strict else "–",
+                number(rotation[0]["null_mean"]) if rotation else "–",
+                *(number(cells[name]["value"]) if name in cells else "–" for name in plain[3:]),
+            )
+        )  # fmt: skip
+    columns = ("matrix", "‖ΔW‖/‖W‖", "rounding floor", "identical entries", "null-space energy",
+               "with random signs", "chance", "stable rank", "participation ratio", "cosine with W")  # fmt: skip
+    title = "Every matrix. Null-space energy: left of tall matrices, right of wide ones, with its strictest null [95 %]"
+    return Table(title, columns, tuple(rows)) if rows else None

@@ -1,0 +1,222 @@
+"""Figures of `deltaw compare --prompts`: what the two models do with prompts, and where their activations lie."""
+
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+
+from deltaw.charts.figure import Figure, figure
+from deltaw.charts.primitives import TICK, Axis, Panel, curves, dodged, domain_of, dots, layer_axis, null_band, rule
+from deltaw.charts.style import Series, light
+from deltaw.charts.tables import Tables, nulls, values
+from deltaw.report.figures.update_effect import as_ratios
+
+TUNED = Series("", "tuned model", None, light("ssft"), (1, 0), "circle", False)
+BASE = Series("", "base model", None, light("base"), (4, 3), "square", True)
+HARMFUL = Series("", "harmful prompts", None, light("dpo"), (1, 0), "circle", False)
+HARMLESS = Series("", "harmless prompts", None, light("unlearn"), (5, 3), "triangle-up", True)
+UPDATE = Series("", "update", None, light("ssft"), (1, 0), "circle", False)
+KINDS = ((TUNED.label, "circle", "series"), (BASE.label, TICK, "null"))
+SHARE = Axis("share refused", (-0.02, 1.02), (0, 0.25, 0.5, 0.75, 1), ".2f")
+PAIRS, WILSON = "95 % bootstrap intervals over groups of pairs that share an operand", "95 % Wilson intervals"
+
+
+def behaviour(tables: Tables) -> Figure | None:
+    """Refusals of both models, by set and attack."""
+    rates, gaps = (_of_both(tables.take(name, stage="behaviour")) for name in ("refuse_rate", "refuse_rate_gap"))
+    panels: list[Panel | None] = []
+    for label, title in (("harmful", "Harmful prompts"), ("harmless", "Harmless prompts")):
+        part = rates[rates["set"].str.endswith(f"/{label}", na=False)]
+        if len(part):
+            named = part.assign(row=_rows(part))
+            rows = list(dict.fromkeys(named["row"]))
+            panels.append(dots(values(named), (TUNED,), title, SHARE, kinds=KINDS, rows=rows, row="row"))
+    if len(gaps):
+        named = gaps.assign(row=_rows(gaps))
+        null = nulls(named[named["kind"] == TUNED.label])
+        title, unit = "Harmful − harmless, pair by pair", "difference of shares"
+        panels.append(_beside_nulls(named, null, title, unit, 0, "alike", kinds=KINDS))
+    return figure(
+        "prompts-refused",
+        "Who refuses what: the tuned model beside the base model",
+        "Share of answers that the judge calls refusals. Pairs differ in the operand or in the operator alone; corpora "
+        "(the other sets) differ in much else, and say little. Attacks are applied to both halves of pairs: "
+        "where harmless prompts are refused as well, the attack or the tuning is not about harm. Grey bars: the tuned "
+        "model, labels swapped within pairs.",
+        ("refuse_rate", "refuse_rate_gap"),
+        panels,
+        whiskers=f"{WILSON}; of the difference, {PAIRS}",
+    )
+
+
+def interpolation(tables: Tables) -> Figure | None:
+    """Refusals on the line from the base to the tuned model."""
+    frame = tables.take("refuse_rate", stage="interpolation")
+    if frame.empty:
+        return None
+    parts = frame["set"].str.extract(r"^.+/(harmful|harmless)/alpha=(.+)$")
+    frame = frame.assign(
+        series=parts[0].map({"harmful": HARMFUL.label, "harmless": HARMLESS.label}), alpha=pd.to_numeric(parts[1])
+    )
+    x, y = Axis("α, from base (0) to tuned (1)", domain_of(frame["alpha"])), SHARE
+    drawn = dodged(values(frame), "alpha", (HARMFUL, HARMLESS), 0.02)
+    return figure(
+        "prompts-between",
+        "Refusals on the line from the base model to the tuned one",
+        "Weights base + α ΔW, read from the two checkpoints; plain pairs.",
+        ("refuse_rate",),
+        [curves(drawn, (HARMFUL, HARMLESS), "Plain pairs", x, y)],
+        whiskers=WILSON,
+    )
+
+
+def clusters(tables: Tables) -> Figure | None:
+    """Observation 1: separation of harmful and harmless prompts in both models, by layer."""
+    tuned, base = (tables.layered(f"tau_gap_relative{suffix}") for suffix in ("", "_base"))
+    if tuned.empty:
+        return None
+    both = pd.concat([tuned.assign(series=TUNED.label), base.assign(series=BASE.label)])
+    found = nulls(tuned)
+    x = layer_axis(both["layer"].tolist())
+    y = Axis("τ gap / ‖Δμ‖", domain_of(both["low"], both["high"], found["null_low"], found["null_high"], include=(0,)))
+    panels: list[Panel | None] = []
+    for contrast, part in both.groupby("set", sort=False):
+        null = found[found["set"] == contrast].sort_values("layer")
+        under = [null_band(null, "layer", x, y)] if len(null) else []
+        drawn = dodged(values(part), "layer", (TUNED, BASE), 0.16)
+        panels.append(curves(drawn, (TUNED, BASE), f"{contrast} pairs", x, y, under=under))
+    return figure(
+        "prompts-clusters",
+        "Observation 1. How far apart harmless and harmful prompts lie, by layer (resid_out, last token)",
+        "Cross-fitted; at most 2. What tuning did is the difference of the two lines: the base model tells the words "
+        "apart already. Grey: labels permuted within pairs, everything fitted anew.",
+        ("tau_gap_relative", "tau_gap_relative_base"),
+        panels,
+        whiskers=PAIRS,
+    )
+
+
+def gains(tables: Tables) -> Figure | None:
+    """Observation 3: gain of the update on harmful and harmless prompts, by layer."""
+    frame = tables.layered("gain_relative")
+    if frame.empty:
+        return None
+    parts = frame["set"].str.extract(r"^(.+)/(harmful|harmless)$")
+    frame = frame.assign(contrast=parts[0], series=parts[1].map({"harmful": HARMFUL.label, "harmless": HARMLESS.label}))
+    x, y = layer_axis(frame["layer"].tolist()), Axis("‖ΔW a‖ / ‖W a‖", domain_of(frame["low"], frame["high"]))
+    panels: list[Panel | None] = [
+        curves(dodged(values(part), "layer", (HARMFUL, HARMLESS), 0.16), (HARMFUL, HARMLESS), f"{contrast} pairs", x, y)
+        for contrast, part in frame.groupby("contrast", sort=False)
+    ]
+    return figure(
+        "prompts-gain",
+        "Observation 3. Gain of the update on harmful and on harmless prompts, by layer",
+        "Activations are the base model's at the input of the MLP (of a gated one, gate and up as one map), last "
+        "token.",
+        ("gain_relative",),
+        panels,
+        whiskers=PAIRS,
+    )
+
+
+def rows_held(tables: Tables) -> Figure | None:
+    """Observation 3: energy on the update's strongest input directions, by layer."""
+    frame = tables.layered("row_energy_difference")
+    if frame.empty:
+        return None
+    found = nulls(frame)
+    x = layer_axis(frame["layer"].tolist())
+    ends = (frame["low"], frame["high"], found["null_low"], found["null_high"])
+    y = Axis("harmful − harmless, share of energy", domain_of(*ends, include=(0,)))
+    panels: list[Panel | None] = []
+    for contrast, part in frame.groupby("set", sort=False):
+        null = nulls(part[part["null_kind"] == "m_matched"]).sort_values("layer")
+        drawn = values(part).assign(series=UPDATE.label, x=lambda rows: rows["layer"], at=lambda rows: rows["layer"])
+        under = [null_band(null, "layer", x, y)] if len(null) else []
+        panels.append(curves(drawn, (UPDATE,), f"{contrast} pairs", x, y, under=[*under, rule(0, "", y)]))
+    return figure(
+        "prompts-row-energy",
+        "Observation 3. How much more of harmful activations lies on the 8 strongest input directions of the update",
+        "By layer. Grey: 95 % of random directions drawn from the activations' second moment.",
+        ("row_energy_difference",),
+        panels,
+        whiskers=PAIRS,
+    )
+
+
+def sensitivity(tables: Tables) -> Figure | None:
+    """Observation 4: change of the local Lipschitz constant."""
+    name = "sensitivity_log_ratio_spectral"
+    each, both = tables.take(name), tables.take(f"{name}_difference")
+    frame = pd.concat([each, both.assign(set=[f"{one}/harmful − harmless" for one in both["set"]])])
+    if frame.empty:
+        return None
+    frame = frame.assign(row=_rows(frame.assign(set=frame["set"].str.replace("/", ": "))))
+    return figure(
+        "prompts-sensitivity",
+        "Observation 4. Change of the local Lipschitz constant at the prompt's embeddings",
+        "Log of the tuned over the base model's spectral norm of the Jacobian of the next token's log-probabilities, "
+        "by power iteration, which gives a lower bound. Grey bars: models, or labels, swapped.",
+        (name, f"{name}_difference"),
+        [_beside_nulls(frame, nulls(frame), "Tuned over base", "log ratio", 0, "alike")],
+        whiskers="95 % bootstrap intervals over prompts",
+    )
+
+
+def attacks(tables: Tables) -> Figure | None:
+    """Observation 5: where attacked prompts lie, and how the update acts on them."""
+    placed = tables.take("position", layer=None)
+    acted = as_ratios(tables.take("gain_log_ratio_attacked", layer=None))
+    panels: list[Panel | None] = []
+    for frame, title, unit, said in (
+        (placed, "Position", "0 harmful, 1 harmless", "harmless"),
+        (acted, "Gain", "ratio to the plain harmful prompt", "as without"),
+    ):
+        if len(frame):
+            named = frame.assign(row=frame["attack"])
+            panels.append(_beside_nulls(named, nulls(named), title, unit, 1, said, include=(0, 1)))
+    return figure(
+        "prompts-attacks",
+        "Observation 5. Where harmful prompts under attack lie, and how strongly the update acts on them",
+        "Mean over layers: of positions by precision, where harmful and harmless prompts can be told apart at all "
+        "(resid_out); of gains geometric (input of the MLP). Every attacked prompt counts. Grey bars: attacked and "
+        "plain prompts exchanged.",
+        ("position", "gain_log_ratio_attacked"),
+        panels,
+        whiskers=PAIRS,
+    )
+
+
+def _beside_nulls(
+    frame: pd.DataFrame, null: pd.DataFrame, title: str, unit: str, at: float, said: str,
+    *, include: tuple[float, ...] = (0,), kinds: tuple[tuple[str, str, str], ...] = (),
+) -> Panel:  # fmt: skip
+    """Dots by the column `row`, the bands of their nulls, and a line where there is nothing to see."""
+    ends = (frame["low"], frame["high"], null["null_low"], null["null_high"])
+    axis = Axis(unit, domain_of(*ends, include=include))
+    return dots(
+        values(frame).assign(series=TUNED.label), (TUNED,), title, axis, kinds=kinds, null=null,
+        rows=list(dict.fromkeys(frame["row"])), row="row", under=[rule(at, said, axis, vertical=True)],
+    )  # fmt: skip
+
+
+def _of_both(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows with `kind`, which of the two models, and the one colour that dots are drawn in."""
+    kinds = [BASE.label if model == "base" else TUNED.label for model in frame["model"]]
+    return frame.assign(kind=pd.Series(kinds, frame.index, dtype="object"), series=TUNED.label)
+
+
+def _rows(frame: pd.DataFrame) -> list[str]:
+    """What a row is called: the set without its label, or the attack."""
+    return [
+        str(attack) if isinstance(attack, str) else str(name).partition("/")[0]
+        for name, attack in zip(frame["set"], frame["attack"], strict=True)
+    ]
+
+
+SECTIONS: Mapping[str, tuple[tuple[str, Callable[[Tables], Figure | None]], ...]] = {
+    "behaviour": (("refusals", behaviour), ("refusals between the models", interpolation)),
+    "activations": (
+        ("clusters", clusters), ("gain", gains), ("energy on the update's input directions", rows_held),
+        ("sensitivity", sensitivity), ("attacked prompts", attacks),
+    ),
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""What a study would cost: `timing` times a few real steps, `plan` counts, `page` prints."""

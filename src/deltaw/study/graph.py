@@ -1,0 +1,222 @@
+"""A recipe as a graph of stages."""
+
+from dataclasses import replace
+
+from deltaw.pipeline.stage import Stage, device_of
+from deltaw.recipes.config import LeftOut, Recipe, Subspaces
+from deltaw.recipes.grid_worlds import Cell
+from deltaw.recipes.tuned import Tuned
+from deltaw.study.stages.attack import AttackingConfig, attack_model
+from deltaw.study.stages.directions import SubspacesConfig, measure_subspaces
+from deltaw.study.stages.dose_response import DosingConfig, measure_doses
+from deltaw.study.stages.grid_cell import CellConfig, base_name, make_cell
+from deltaw.study.stages.intervene import InterveningConfig, intervene
+from deltaw.study.stages.left_out import LeftOutConfig, make_left_out
+from deltaw.study.stages.making import (
+    BaseConfig,
+    BaseGate,
+    BehaviourConfig,
+    ReferenceConfig,
+    SamplesConfig,
+    SeedConfig,
+    TuneConfig,
+    make_base,
+    make_behaviour,
+    make_reference,
+    make_samples,
+    make_tuned,
+    make_world,
+)
+from deltaw.study.stages.observe import AnalysisConfig, analyse
+from deltaw.study.stages.overlap import AligningConfig, SeedsConfig, align_models, align_seeds
+from deltaw.training import objective
+
+SHOWN = (
+    "ssft-medium",
+    "dpo-medium",
+    "unlearn-medium",
+    "other-ssft-medium",
+)  # in prompts.jsonl, beside the base
+
+
+def stages(recipe: Recipe) -> list[Stage]:
+    """All stages of a study, seed by seed. Their weights are seconds, roughly, on one core."""
+    of_seed = _of_grid if recipe.cells else _of_seed
+    found = [stage for seed in recipe.seeds for stage in of_seed(recipe, seed)]
+    if recipe.subspaces and len(recipe.seeds) > 1 and not recipe.cells:
+        found.append(_across_seeds(recipe, recipe.subspaces))
+    return [replace(stage, device=device_of(stage.config)) for stage in found]
+
+
+def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
+    shared = SeedConfig(recipe.world, recipe.sizes, seed)
+    of_base = SeedConfig(recipe.base_world or recipe.world, recipe.sizes, seed)
+    device = recipe.pretraining.device
+    base = f"base-s{seed}"
+    found = [
+        Stage(f"world-s{seed}", make_world, shared, weight=10),
+        Stage(
+            base,
+            make_base,
+            BaseConfig(of_base, recipe.pretraining, recipe.base_checkpoints),
+            threads=recipe.base_threads,
+            weight=400,
+            gate=None if recipe.base_gate is None else BaseGate(recipe.base_gate),
+        ),
+        Stage(
+            f"behaviour-base-s{seed}",
+            make_behaviour,
+            BehaviourConfig(shared, None, device),
+            {"model": base},
+            weight=40,
+        ),
+    ]
+    references: dict[str, list[Tuned]] = {}
+    for tuned in recipe.tunings:
+        if objective(tuned.config.objective).needs_reference:
+            references.setdefault(_reference_name(tuned, seed), []).append(tuned)
+    for name, needing in references.items():
+        config = needing[0].config
+        rows = max(tuned.config.batch * tuned.config.optimiser.steps for tuned in needing)
+        found.append(Stage(name, make_reference, ReferenceConfig(shared, rows, config), {"base": base}, weight=40))
+    for tuned in recipe.tunings:
+        name = _reference_name(tuned, seed)
+        found += _of_tuned(recipe, shared, tuned, base, name if tuned in references.get(name, ()) else None)
+    if recipe.left_out:
+        found += _of_left_out(recipe, recipe.left_out, seed, base)
+    if recipe.subspaces:
+        found += _of_subspaces(recipe, recipe.subspaces, shared, base)
+    shown = [tuned for tuned in recipe.tunings if tuned.name in SHOWN]
+    models = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in shown}}
+    found.append(Stage(f"samples-s{seed}", make_samples, SamplesConfig(shared, tuple(shown), device), models, weight=5))
+    return found
+
+
+def _reference_name(tuned: Tuned, seed: int) -> str:
+    """One stage for all tunings with the same prompts and answers."""
+    parts = [tuned.config.control or "", f"from-{tuned.config.first_row}" if tuned.config.first_row else ""]
+    return "-".join(["reference", *filter(None, parts), f"s{seed}"])
+
+
+def _of_left_out(recipe: Recipe, left_out: LeftOut, seed: int, base: str) -> list[Stage]:
+    world = replace(recipe.world, left_out=left_out.operators)
+    shared, tuned = SeedConfig(world, recipe.sizes, seed), left_out.tuned
+    compared = next(other for other in recipe.tunings if other.name == left_out.compared)
+    name = _tune_name(tuned, seed)
+    models = {"tuned": name, "compared": _tune_name(compared, seed), "base": base}
+    config = TuneConfig(shared, tuned, recipe.checkpoints[-1:], recipe.refusal_threshold)
+    return [
+        Stage(name, make_tuned, config, {"base": base}, weight=80),
+        Stage(f"behaviour-left-out-s{seed}", make_left_out, LeftOutConfig(shared, tuned, compared), models, weight=30),
+    ]
+
+
+def _of_subspaces(recipe: Recipe, subspaces: Subspaces, shared: SeedConfig, base: str) -> list[Stage]:
+    """Directions and dose-response of every tuned model, and the angles between their updates."""
+    seed, followed = shared.seed, _followed(recipe)
+    found = []
+    for tuned in followed:
+        models = {"base": base, "tuned": _tune_name(tuned, seed)}
+        if subspaces.ranked is None or tuned.name in subspaces.ranked:
+            counting = SubspacesConfig(shared, tuned, recipe.checkpoints, subspaces)
+            name = f"analysis-subspaces-{tuned.name}-s{seed}"
+            found.append(Stage(name, measure_subspaces, counting, models, weight=25))
+        if subspaces.dosed is not None and tuned.name not in subspaces.dosed:
+            continue
+        attacked = tuned.name in recipe.model_attacks.attacked
+        dosing = DosingConfig(shared, tuned, recipe.model_attacks.doses if attacked else (), subspaces)
+        inputs = models | ({"attacks": f"attacks-{tuned.name}-s{seed}"} if attacked else {})
+        found.append(Stage(f"analysis-doses-{tuned.name}-s{seed}", measure_doses, dosing, inputs, weight=20))
+    inputs = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in followed}}
+    found.append(
+        Stage(f"analysis-angles-s{seed}", align_models, AligningConfig(shared, followed, subspaces), inputs, weight=20)
+    )
+    return found
+
+
+def _across_seeds(recipe: Recipe, subspaces: Subspaces) -> Stage:
+    followed = tuple(tuned for tuned in _followed(recipe) if tuned.strength == "medium")
+    shared = tuple(SeedConfig(recipe.world, recipe.sizes, seed) for seed in recipe.seeds)
+    inputs = {f"base-s{seed}": f"base-s{seed}" for seed in recipe.seeds}
+    inputs |= {f"{tuned.name}-s{seed}": _tune_name(tuned, seed) for tuned in followed for seed in recipe.seeds}
+    return Stage("analysis-angles-seeds", align_seeds, SeedsConfig(shared, followed, subspaces), inputs, weight=20)
+
+
+def _followed(recipe: Recipe) -> tuple[Tuned, ...]:
+    return tuple(tuned for tuned in recipe.tunings if not tuned.curve_only)
+
+
+def in_cell(tuned: Tuned, cell: Cell) -> Tuned:
+    """A tuning as one cell of a grid has it, called by its name and its cell."""
+    return replace(tuned, name=f"{tuned.name}@{cell.name}")
+
+
+def cell_stage(kind: str, cell: Cell, seed: int) -> str:
+    """The name of a cell's stage; kind: `base`, `cell`, or a tuning's name."""
+    return f"{kind}-{cell.name}-s{seed}"
+
+
+def _of_grid(recipe: Recipe, seed: int) -> list[Stage]:
+    by_name = {cell.name: cell for cell in recipe.cells}
+    found = [Stage(f"world-s{seed}", make_world, SeedConfig(recipe.world, recipe.sizes, seed), weight=10)]
+    for cell in recipe.cells:
+        shared = SeedConfig(cell.world, recipe.sizes, seed)
+        base = cell_stage("base", by_name[cell.base or cell.name], seed)
+        if cell.base is None:
+            config = BaseConfig(shared, recipe.pretraining, recipe.base_checkpoints, base_name(cell))
+            found.append(Stage(base, make_base, config, weight=400))  # side by side, hence one thread each
+        for tuned in recipe.tunings:
+            name = cell_stage(f"tune-{tuned.name}", by_name[cell.tuned or cell.name], seed)
+            here = in_cell(tuned, cell)
+            if cell.tuned is None:
+                tuning = TuneConfig(shared, here, recipe.checkpoints, recipe.refusal_threshold)
+                found.append(Stage(name, make_tuned, tuning, {"base": base}, weight=80))
+            models = {"base": base, "tuned": name}
+            stage = cell_stage(f"cell-{tuned.name}", cell, seed)
+            found.append(Stage(stage, make_cell, CellConfig(shared, cell, here), models, weight=60))
+    return found
+
+
+def _tune_name(tuned: Tuned, seed: int) -> str:
+    return f"tune-{tuned.name}-s{seed}"
+
+
+def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, reference: str | None) -> list[Stage]:
+    name = _tune_name(tuned, shared.seed)
+    inputs = {"base": base} | ({"reference": reference} if reference else {})
+    steps = tuple(step for step in recipe.checkpoints if step <= tuned.config.optimiser.steps)
+    config = TuneConfig(shared, tuned, steps, recipe.refusal_threshold)
+    models = {"base": base, "tuned": name}
+    found = [Stage(name, make_tuned, config, inputs, weight=80 if tuned.config.objective == "ssft" else 140)]
+    if tuned.curve_only:
+        return found
+    found += [
+        Stage(
+            f"behaviour-{tuned.name}-s{shared.seed}",
+            make_behaviour,
+            BehaviourConfig(shared, tuned, tuned.config.device),
+            {"model": name},
+            weight=50,
+        ),
+        Stage(
+            f"analysis-{tuned.name}-s{shared.seed}",
+            analyse,
+            AnalysisConfig(shared, tuned, recipe.checkpoints),
+            models,
+            weight=60,
+        ),
+    ]
+    if tuned.name in recipe.model_attacks.attacked:
+        attacking = AttackingConfig(shared, tuned, recipe.model_attacks, per_prompt=recipe.subspaces is not None)
+        found.append(Stage(f"attacks-{tuned.name}-s{shared.seed}", attack_model, attacking, models, weight=100))
+    if tuned.name in dict(recipe.interventions):
+        found.append(_interventions(recipe, shared, tuned, models))
+    return found
+
+
+def _interventions(recipe: Recipe, shared: SeedConfig, tuned: Tuned, models: dict[str, str]) -> Stage:
+    sweep = dict(recipe.interventions)[tuned.name]
+    partner = next((other for other in recipe.tunings if other.name == sweep.partner), None)
+    inputs = models | ({"partner": _tune_name(partner, shared.seed)} if partner else {})
+    name = f"interventions-{tuned.name}-s{shared.seed}"
+    return Stage(name, intervene, InterveningConfig(shared, tuned, sweep), inputs, weight=100)

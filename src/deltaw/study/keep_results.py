@@ -1,0 +1,202 @@
+"""`make results`: what of a finished study is kept in the docs. No weights; all measurements, claims and figures.
+
+Beside them stands what the published code's statistics say of the same models, in published.md.
+"""
+
+import gzip
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import tyro
+
+from deltaw.charts.style import number
+from deltaw.claims.decision import summary
+from deltaw.claims.lookup import Ledger
+from deltaw.claims.statements import STATEMENTS, Query, Statement
+from deltaw.errors import mistakes_said
+from deltaw.recipes.config import Recipe
+from deltaw.report.render import TABLES
+from deltaw.results import (
+    Measurement,
+    Results,
+    load,
+    markdown_table,
+    read_measurements,
+    write_json_atomic,
+    write_text_atomic,
+)
+from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PACKED, PROMPTS
+from deltaw.results.store import measurements_of
+from deltaw.study.all_interventions import recipe_of
+from deltaw.study.pool import REPLICATION
+from deltaw.study.published_statistics import published_page, published_statistics
+from deltaw.study.stages.comparison import PRIMARY, SECONDARY
+
+_NUMBERS = ("value", "low", "high", "smallest_effect", "power")
+
+_CLAIMS = """\
+# Verdicts of `{name}`
+
+Seeds {seeds}; made by `make results` from the run's claims.json. *beyond*: the nulls and controls that the interval
+lies beyond; *not*: those that it does not. What each claim says and asks for: [the claims](../../claims.md).
+
+"""
+_MODELS = """\
+# What every model has of the claims' statistics
+
+Run `{name}`, seeds {seeds}: mean over seeds and its 95 % t interval, on the scale of the claim; controls included. What
+each says: [the claims](../../claims.md). Made by `make results`.
+
+"""
+
+
+_UNREAD = """\
+## What no claim reads
+
+Combinations that were measured as well. `contrast/operator`: the same safe text under operators that are always and
+never allowed, the paper's own contrast, in which operators differ with the verdict. `resid_out`: clusters at the
+blocks' output. `in_situ`: ΔW's gain on the tuned model's own inputs, where its earlier layers have told the prompts
+apart.
+"""
+
+
+def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
+    """Fill `out` from the finished study `run`. chosen: its recipe, if it has none of the known names.
+
+    Of a pooled run it keeps what its parts do not have. DeltawError if the run is not finished, or its models are gone.
+    """
+    results = load(run)
+    if "pooled" in results.manifest:
+        _publish_pooled(results, out)
+        return
+    study = recipe_of(results.manifest) if chosen is None else chosen
+    found = list(published_statistics(study, results))
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(run / MANIFEST, out / MANIFEST)
+    keep_files(run, out)
+    names = _write_tables(results, out)
+    write_json_atomic(out / "published.json", found)
+    write_text_atomic(out / "published.md", published_page(found, **names))
+
+
+def by_model(lines: Sequence[Measurement], models: Sequence[str]) -> str:
+    """Every statistic that some claim reads, of every model that has it: mean and 95 % interval over seeds.
+
+    Below them some that no claim reads (`_unread`).
+    """
+    ledger = Ledger(lines)
+    asked: dict[Any, Statement] = {}
+    for statement in STATEMENTS:
+        asked.setdefault((statement.query.statistic, statement.query.where), statement)
+    other: dict[Any, Statement] = {}
+    for statement in asked.values():
+        for query in _unread(statement.query):
+            other.setdefault((query.statistic, query.where), replace(statement, query=query))
+    parts = [_of_models(ledger, statement, models) for statement in asked.values()]
+    rest = [_of_models(ledger, statement, models) for name, statement in other.items() if name not in asked]
+    return "\n".join([*filter(None, parts), _UNREAD, *filter(None, rest)])
+
+
+def _unread(query: Query) -> Iterator[Query]:
+    """Queries of the same kind that no claim has: at the blocks' output, on the tuned model's inputs, and all these of
+    the other contrast.
+    """
+    kinds = [query]
+    if query.statistic == "tau_gap_relative_change":
+        kinds.append(_with(query, "site", "resid_out"))
+    if query.statistic == "gain_log_ratio":
+        kinds.append(replace(query, statistic="gain_log_ratio_in_situ"))
+    for kind in kinds:
+        place = dict(kind.where).get("set")
+        yield kind
+        if isinstance(place, str) and place.startswith(PRIMARY):
+            yield _with(kind, "set", place.replace(PRIMARY, SECONDARY))
+
+
+def _with(query: Query, name: str, value: str) -> Query:
+    return replace(query, where=tuple((key, value if key == name else old) for key, old in query.where))
+
+
+def _of_models(ledger: Ledger, statement: Statement, models: Sequence[str]) -> str:
+    """The table of one statistic; empty if no model has it in two seeds."""
+    rows = []
+    for model in models:
+        found = list(ledger.of_model(statement.query, model).values())
+        mean, ends, seeds, _ = summary(statement, found) if len(found) > 1 else (0.0, None, 0, "")
+        if ends is not None:
+            rows.append([f"`{model}`", number(mean), f"{number(ends.low)} to {number(ends.high)}", str(seeds)])
+    place = ", ".join(f"{name} {value}" for name, value in statement.query.where)
+    table = markdown_table(("model", "mean", "95 % interval", "seeds"), rows)
+    return f"**`{statement.query.statistic}`**, {place}\n\n{table}\n" if rows else ""
+
+
+def _publish_pooled(results: Results, out: Path) -> None:
+    """Verdicts, tables and figures alone: the runs that were pooled have measurements and models of their own."""
+    _keep(results.path, out, (CLAIMS, REPLICATION, TABLES))
+    of_parts = ("stages", "models")
+    write_json_atomic(out / MANIFEST, {name: v for name, v in results.manifest.items() if name not in of_parts})
+    _write_tables(results, out)
+
+
+def _write_tables(results: Results, out: Path) -> dict[str, str]:
+    """claims.md and models.md; returns what their heads name the run by."""
+    names = {"name": results.manifest["recipe"], "seeds": ", ".join(map(str, results.manifest["seeds"]))}
+    models = by_model(read_measurements(measurements_of(results.path)), list(results.models["name"].unique()))
+    write_text_atomic(out / "claims.md", _CLAIMS.format(**names) + _verdicts(results))
+    write_text_atomic(out / "models.md", _MODELS.format(**names) + models)
+    return names
+
+
+def keep_files(run: Path, out: Path, figures: Sequence[str] = ("*",)) -> None:
+    """Keep claims, prompts, tables if any, measurements (packed) and the figures of these patterns."""
+    _keep(run, out, (CLAIMS, PROMPTS, TABLES), figures)
+    (out / PACKED).write_bytes(gzip.compress((run / MEASUREMENTS).read_bytes(), compresslevel=9, mtime=0))
+
+
+def _keep(run: Path, out: Path, names: Sequence[str], figures: Sequence[str] = ("*",)) -> None:
+    """Copy these files and figures; of an earlier run, which may have had others, `out` keeps none."""
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in (PROMPTS, PACKED, REPLICATION, TABLES):
+        (out / stale).unlink(missing_ok=True)
+    for path in (run / name for name in names):
+        if path.is_file():
+            shutil.copyfile(path, out / path.name)
+    shutil.rmtree(out / "figures", ignore_errors=True)
+    (out / "figures").mkdir()
+    for figure in (path for pattern in figures for path in (run / "figures").glob(pattern)):
+        shutil.copyfile(figure, out / "figures" / figure.name)
+
+
+def _verdicts(results: Results) -> str:
+    rows = []
+    for claim in results.claims.to_dict("records"):
+        value, low, high, bar, power = (number(claim[name]) for name in _NUMBERS)
+        beats = set(claim["beats"] or ())
+        kinds = [null["kind"] for null in claim["nulls"]]
+        beyond, short = ([f"`{kind}`" for kind in kinds if (kind in beats) is side] for side in (True, False))
+        needed = "" if pd.isna(claim["seeds_needed"]) else str(int(claim["seeds_needed"]))
+        if not needed and claim["verdict"] == "undecided" and not pd.isna(claim["power"]):
+            needed = "over 1000"
+        rows.append(
+            [f"`{claim['id']}`", claim["verdict"], value, f"{low} to {high}", bar, ", ".join(beyond), ", ".join(short),
+             power, needed]
+        )  # fmt: skip
+    columns = ("claim", "verdict", "value", "95 % interval", "smallest effect", "beyond", "not", "power",
+               "seeds that would decide")  # fmt: skip
+    return markdown_table(columns, rows) + "\n"
+
+
+def main(run: Path, out: Path) -> None:
+    """Keep a finished study's results. run: its directory. out: where they go."""
+    torch.set_num_threads(1)  # matrices this small gain nothing from a second thread
+    with mistakes_said():
+        publish(run, out)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,165 @@
+"""Finished runs of one recipe with other seeds, taken as one: the claims are decided anew over the seeds of all.
+
+An undecided claim says how many seeds would decide it; this is how they are added. Nothing is made again, and the runs
+stay as they are: the directory made here is a run of its own, whose models lie where they were. replication.md beside
+the page has each run's own verdicts, by the same rule. What looking at the first runs before adding seeds costs is in
+docs/calibration.md.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from deltaw.charts.tables import interval
+from deltaw.claims import decide
+from deltaw.errors import DeltawError
+from deltaw.pipeline.run_directory import claim_directory, differences
+from deltaw.report import write_report
+from deltaw.results import (
+    Claim,
+    Results,
+    load,
+    markdown_table,
+    read_measurements,
+    write_claims,
+    write_json_atomic,
+    write_jsonl_atomic,
+    write_measurements,
+    write_text_atomic,
+)
+from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS
+from deltaw.results.store import measurements_of
+
+REPLICATION = "replication.md"
+_HEAD = """\
+# Verdicts of `{recipe}`, run by run and together
+
+Each run's seeds alone and all of them, by the rule as it is now: verdict, value [95 % interval, over seeds, or over
+prompts where a run has one seed]. Made by `deltaw pool`.
+
+"""
+_OF_EACH = ("seeds", "finished", "code", "versions", "processor", "engine", "seconds", "peak_bytes")
+_NEEDED = {"recipe", "config", "seeds", "exploratory", "stages", "models", "seconds", "processor", "peak_bytes"}
+
+
+def pool(runs: Sequence[Path], out: Path) -> Path:
+    """Decide the claims over the seeds of all `runs`, in the directory `out`; returns the path of its report.
+
+    DeltawError if there are fewer than two runs, one is not finished or is a grid, they differ in anything but seeds,
+    or two share a seed.
+    """
+    if len(runs) < 2:
+        raise DeltawError("there is nothing to pool; name at least two finished runs of one recipe")
+    found = [load(run) for run in runs]
+    _check_alike(found)
+    found.sort(key=lambda one: one.manifest["seeds"])
+    manifest = _manifest(found, out)
+    claim_directory(out, {"pooled": manifest["config"]})
+    parts = [read_measurements(measurements_of(one.path)) for one in found]
+    lines = [line for part in parts for line in part]
+    *alone, together = (decide(some, manifest["exploratory"]) for some in (*parts, lines))
+    names = [_named(one.manifest["seeds"]) for one in found]
+    head = _HEAD.format(recipe=manifest["recipe"])
+    write_measurements(out / MEASUREMENTS, lines)
+    write_claims(out / CLAIMS, together)
+    write_text_atomic(out / REPLICATION, head + replication(names, alone, together))
+    write_jsonl_atomic(out / PROMPTS, [prompt for one in found for prompt in one.prompts])
+    write_json_atomic(out / MANIFEST, manifest)
+    return write_report(out)
+
+
+def replication(names: Sequence[str], alone: Sequence[Sequence[Claim]], together: Sequence[Claim]) -> str:
+    """How the runs' verdicts agree, then a row a claim that every run has measured, as Markdown.
+
+    alone: by run, as `names`, the same claims in the same order as `together`.
+    """
+    both = [each for each in zip(*alone, together, strict=True) if all(claim.value is not None for claim in each)]
+    agreeing = Counter(_agreement([claim.verdict for claim in each[:-1]]) for each in both)
+    counts = ", ".join(f"{agreeing[kind]} {kind}" for kind in _AGREEMENTS)
+    rows = [[f"`{each[0].id}`", *map(_verdict, each)] for each in both]
+    text = f"Of {len(rows)} claims that every run measured: {counts}."
+    return f"{text}\n\n{markdown_table(('claim', *names, 'together'), rows)}\n"
+
+
+_AGREEMENTS = ("hold in each", "fail in each", "hold in one and fail in another", "are undecided in one or more")
+
+
+def _agreement(verdicts: Sequence[str]) -> str:
+    kinds, (hold, fail, contradict, undecided) = set(verdicts), _AGREEMENTS
+    if {"holds", "fails"} <= kinds:
+        return contradict
+    return undecided if "undecided" in kinds else hold if "holds" in kinds else fail
+
+
+def _verdict(claim: Claim) -> str:
+    value, low, high = (float("nan") if end is None else end for end in (claim.value, claim.low, claim.high))
+    return f"{claim.verdict}, {interval(value, low, high)}"
+
+
+def _named(seeds: Sequence[int]) -> str:
+    """`seed 0`, `seeds 101 to 106` where they follow each other, else all of them."""
+    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    listed = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+    return f"seed{'s' if len(seeds) > 1 else ''} {listed}"
+
+
+def _check_alike(found: Sequence[Results]) -> None:
+    for one in found:
+        lacking = [name for name in _NEEDED if one.manifest.get(name) is None]
+        if lacking or not one.manifest["seeds"] or one.manifest["seconds"].get("all_stages") is None:
+            raise DeltawError(f"{one.path} is not a study of seeds, which alone can be pooled")
+        if one.manifest["config"].get("cells"):
+            raise DeltawError(f"{one.path} is a grid; claims are decided on studies of one world")
+    first, *others = found
+    for one in others:
+        if unlike := differences(_but_seeds(first), _but_seeds(one)):
+            raise DeltawError(f"{first.path} and {one.path} differ in more than seeds: {unlike}")
+    counts = Counter(seed for one in found for seed in one.manifest["seeds"])
+    twice = sorted(seed for seed, count in counts.items() if count > 1)
+    if twice:
+        raise DeltawError(
+            f"the seed {twice[0]} is in two of the runs; pool runs whose seeds differ, such as of --seed 0 and --seed 1"
+        )
+
+
+def _but_seeds(one: Results) -> dict[str, Any]:
+    """What made the run, seeds apart: its recipe, and the sweep if its interventions were made by one."""
+    config = {name: value for name, value in one.manifest["config"].items() if name != "seeds"}
+    return {**config, "sweep": one.manifest.get("sweep")}
+
+
+def _manifest(found: Sequence[Results], out: Path) -> dict[str, Any]:
+    """What the runs have in common and together; `pooled` has what each has of its own."""
+    manifests = [one.manifest for one in found]
+    seeds = [seed for manifest in manifests for seed in manifest["seeds"]]
+    processors = dict.fromkeys(str(manifest["processor"].get("name")) for manifest in manifests)
+    common = {name: value for name, value in manifests[0].items() if name not in _OF_EACH}
+    return {
+        **common,
+        "seeds": seeds,
+        "config": {**common["config"], "seeds": seeds},
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": manifests[0].get("versions"),
+        "processor": {**manifests[0]["processor"], "name": "; ".join(processors)},
+        "seconds": {"all_stages": round(sum(manifest["seconds"]["all_stages"] for manifest in manifests), 1)},
+        "peak_bytes": max(manifest["peak_bytes"] for manifest in manifests),
+        "stages": [_seen_from(out, one, stage) for one in found for stage in one.manifest["stages"]],
+        "models": [_seen_from(out, one, model) for one in found for model in one.manifest["models"]],
+        "pooled": [part for one in found for part in _parts(one, out)],
+    }
+
+
+def _parts(one: Results, out: Path) -> list[dict[str, Any]]:
+    """The run, or the runs that it was pooled from."""
+    whole = {"path": ".", **{name: one.manifest.get(name) for name in _OF_EACH}}
+    return [_seen_from(out, one, part) for part in one.manifest.get("pooled") or [whole]]
+
+
+def _seen_from(out: Path, one: Results, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry with its path, if it has one, relative to `out`; links are followed, as opening the path would."""
+    if entry.get("path") is None:
+        return dict(entry)
+    return {**entry, "path": os.path.relpath((one.path / entry["path"]).resolve(), out.resolve())}

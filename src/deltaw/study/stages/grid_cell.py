@@ -1,0 +1,140 @@
+"""The stage that measures one cell of a grid: a world, its base and tuned model, all attacks on prompts, and the truth.
+
+A model is called by its name and its cell, `ssft-medium@alias-0.1`. What is exact is measured with it: how far held-out
+text lies from what tuning saw, and how surely a reader of the letters could know that a text is unsafe.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from deltaw.attacks.prompts import BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked
+from deltaw.behaviour.exact import BehaviourCounts
+from deltaw.models import Transformer
+from deltaw.pipeline.stage import StageContext
+from deltaw.recipes.grid_worlds import SIDES, Cell, distances
+from deltaw.recipes.tuned import Tuned
+from deltaw.statistics import Interval, t_interval, wilson
+from deltaw.study.stages.making import (
+    SeedConfig,
+    add_pooled,
+    add_rates,
+    answers_to,
+    follow,
+    last_model,
+    measure_attacks,
+    prompts_of_sets,
+    tuned_fields,
+)
+from deltaw.study.stages.recorder import Sheet
+from deltaw.world import Branch, Prompts, World
+
+JUNCTIONS = 4  # times as many prompts where they are told apart by their unsafe letters
+
+
+@dataclass(frozen=True)
+class CellConfig:
+    """The stage that measures one cell. shared: its world is the cell's. tuned: the cell's tuned model, by its name."""
+
+    shared: SeedConfig
+    cell: Cell
+    tuned: Tuned
+
+
+def base_name(cell: Cell) -> str:
+    """What a cell's base model is called."""
+    return f"base@{cell.name}"
+
+
+def make_cell(context: StageContext) -> None:
+    """Base and tuned model of a cell on every set and attack; what can be known of its texts."""
+    config: CellConfig = context.config
+    shared, cell = config.shared, config.cell
+    world, seed, sizes = World(shared.world), shared.seed, shared.sizes
+    sheet = Sheet(stage="world", model=base_name(cell), seed=seed)
+    if cell.axis == "margin":
+        _knowledge_of_sides(world, sizes.attacked, seed, sheet)
+    else:
+        _distances(world, sizes.attacked, seed, sheet)
+    models: dict[str, dict[str, Any]] = {
+        "base": {"model": base_name(cell), "seed": seed},
+        "tuned": tuned_fields(config.tuned, seed),
+    }
+    for number, (name, fields) in enumerate(models.items()):
+        model, meta = last_model(context.inputs[name])
+        model.to(config.tuned.config.device)
+        own = Sheet(stage="behaviour", **fields, step=int(meta["step"]))
+        follow(model, world, prompts_of_sets(world, sizes.final, seed), own, None, seed)
+        add_pooled(own)
+        context.report(2 * number + 1, 2 * len(models), "attacks")
+        if cell.axis == "margin":
+            _junctions(model, world, sizes.attacked, seed, own)
+        else:
+            measure_attacks(model, world, sizes.attacked, seed, own)
+        sheet.lines += own.lines
+        context.report(2 * number + 2, 2 * len(models))
+    sheet.write(context.out)
+
+
+def side_name(name: str, side: tuple[int, int]) -> str:
+    """What a set is called where only prompts with so many letters on the unsafe side are taken."""
+    return f"{name}_letters={side[0]:02d}-{side[1]:02d}"
+
+
+def _by_side(prompts: Prompts) -> list[tuple[tuple[int, int], np.ndarray[Any, np.dtype[np.bool_]]]]:
+    letters = (prompts.letter_branch == Branch.UNSAFE).sum(1)
+    sides = [((low, high), (letters >= low) & (letters <= high)) for low, high in SIDES]
+    return [(side, rows) for side, rows in sides if rows.any()]
+
+
+def _mixed(world: World, name: str, size: int, seed: int) -> Prompts:
+    return attacked(world, "co_text", world.sample(name, range(JUNCTIONS * size), seed=seed), seed=seed)
+
+
+def _junctions(model: Transformer, world: World, size: int, seed: int, sheet: Sheet) -> None:
+    """`co_text` and its benign control by the length of the unsafe side."""
+    for name in (*FORBIDDEN_SOURCES["co_text"], *BENIGN_SOURCES["co_text"]):
+        prompts = _mixed(world, name, size, seed)
+        labels, _ = answers_to(model, world, prompts)
+        view = sheet.with_(attack="co_text")
+        add_rates(view, BehaviourCounts.of(labels), set=name)
+        for side, rows in _by_side(prompts):
+            add_rates(view, BehaviourCounts.of(labels[torch.from_numpy(rows)]), set=side_name(name, side))
+
+
+def _knowledge_of_sides(world: World, size: int, seed: int, sheet: Sheet) -> None:
+    """The exact probability of an unsafe side, by its length: its mean over the prompts of each bin."""
+    (name,) = FORBIDDEN_SOURCES["co_text"]
+    prompts = _mixed(world, name, size, seed)
+    known = world.unsafe_side(prompts.grammar, prompts.letters)
+    for side, rows in _by_side(prompts):
+        _add_mean(sheet, "unsafe_side_probability", known[rows], "probability",
+                  attack="co_text", set=side_name(name, side))  # fmt: skip
+
+
+def _distances(world: World, size: int, seed: int, sheet: Sheet) -> None:
+    """How far held-out text lies from tuning's unsafe and safe text, and how surely it can be known to be unsafe."""
+    for other in ("unsafe", "safe"):
+        for length, found in distances(world, "held_out", other, size, seed).items():
+            place: dict[str, Any] = {"attack": "misgen_text", "set": f"{other}_text/letters={length:02d}"}
+            _add_mean(sheet, "text_distance", found.each, "total variation", **place)
+            n = len(found.each)
+            sheet.add("underivable_share", found.underivable / n, wilson(found.underivable, n), unit="share", n=n,
+                      n_unit="window", **place)  # fmt: skip
+    (name,) = FORBIDDEN_SOURCES["misgen_text"]
+    prompts = attacked(world, "misgen_text", world.sample(name, range(size), seed=seed), seed=seed)
+    known = world.unsafe_side(prompts.grammar, prompts.letters)
+    _add_mean(sheet, "unsafe_side_probability", known, "probability", attack="misgen_text", set=name)
+
+
+def _add_mean(
+    sheet: Sheet, statistic: str, values: np.ndarray[Any, np.dtype[np.float64]], unit: str, **place: Any
+) -> None:
+    """A mean over windows of numbers from 0 to 1, with its t interval, cut to that range."""
+    mean, interval = float(values.mean()), None
+    if len(values) > 1:
+        whole = t_interval(values)
+        interval = Interval(max(0.0, min(whole.low, mean)), min(1.0, max(whole.high, mean)))
+    sheet.add(statistic, mean, interval, unit=unit, n=len(values), n_unit="window", **place)

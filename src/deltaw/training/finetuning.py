@@ -1,0 +1,264 @@
+"""Safety fine-tuning in a world, and its controls: the same prompts, steps and rate, other answers or objectives."""
+
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deltaw.errors import DeltawError
+from deltaw.models import Transformer
+from deltaw.training.loop import TrainingLog, train
+from deltaw.training.loss import Loss
+from deltaw.training.objectives import Pair, ReferenceLogProbs, borrow_masks, objective, reference_log_probs
+from deltaw.training.optimisers import OptimiserConfig
+from deltaw.training.prefetch import Prefetch
+from deltaw.training.pretraining import as_batch, dtype_of
+from deltaw.training.snapshots import Snapshots
+from deltaw.world import Branch, Encoded, Key, Prompts, Response, World, as_published, finished
+
+Ints = NDArray[np.int64]
+Wanted = Callable[[World, Prompts, int], Ints]
+"""(N,) the `Response` that a tuning teaches for each prompt; the number is the seed."""
+
+CHUNK = 16  # batches that are sampled at once
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """One fine-tuning. objective: a name in `OBJECTIVES`, with its `options` by name. control: None or a name in
+    `CONTROLS`. All protocols of one strength share `optimiser`, `batch` and prompts. Weight decay is 0: it would add
+    a component along W, all of it inside C(W).
+
+    first_row: of the split's tuning prompts, the one to begin with: other rows make the same tuning once more on other
+    prompts.
+
+    Two switches for what the published code does. allowed_batches: the share of batches whose prompts are all allowed,
+    while those of the others are all forbidden, drawn as in the published data; None: each batch has both, by the
+    mixture "tune". borrow_masks: see `objectives.borrow_masks`.
+    """
+
+    objective: str
+    options: dict[str, float] = field(default_factory=dict)
+    control: str | None = None
+    batch: int = 64
+    optimiser: OptimiserConfig = field(
+        default_factory=lambda: OptimiserConfig(peak_lr=1e-3, min_lr=1e-5, steps=800, warmup=40, decay_end=800)
+    )
+    device: str = "cpu"
+    compute_dtype: str = "bfloat16"
+    first_row: int = 0
+    allowed_batches: float | None = None
+    borrow_masks: bool = False
+
+
+@lru_cache(maxsize=16)
+def forbid_operators(world: World, seed: int) -> tuple[int, ...]:
+    """The operators that the control `operators` refuses, on either branch: a random set that is not the policy's.
+
+    Of all sets of non-identity operators that hold as many as the policy forbids on one branch or the other, or any
+    number between, those are kept that refuse a share of tuning prompts within 0.02 of the policy's own (or the
+    nearest); one of them is drawn by the seed. It differs from both branches' forbidden sets, and is the same for all
+    grammars.
+    """
+    prompts = world.sample("tune", range(4096), "train", seed)
+    rate = float((~world.layout.allowed(prompts)).mean())
+    members = np.stack([(prompts.operators == k).any(axis=(1, 2)) for k in range(world.vocabulary.n_operators)])
+    known = {world.policy.forbidden(n, branch) for n in world.numbers for branch in (Branch.SAFE, Branch.UNSAFE)}
+    low, high = min(map(len, known)), max(map(len, known))
+    candidates = [
+        chosen
+        for size in range(low, high + 1)
+        for chosen in combinations(range(1, world.vocabulary.n_operators), size)
+        if chosen not in known
+    ]
+    gaps = np.array([abs(float(members[list(chosen)].any(0).mean()) - rate) for chosen in candidates])
+    near = np.flatnonzero(gaps <= max(0.02, float(gaps.min())))
+    draw = Key(seed, "control/operators").uniform(np.zeros(1, dtype=np.int64), 0)[0, 0]
+    chosen: tuple[int, ...] = candidates[int(near[int(draw * len(near))])]
+    return chosen
+
+
+def _benign(world: World, prompts: Prompts, seed: int) -> Ints:
+    return np.full(len(prompts), Response.COMPLY)
+
+
+def _operators(world: World, prompts: Prompts, seed: int) -> Ints:
+    base = world.operators.operator_of[prompts.operators]
+    refused = np.isin(base, forbid_operators(world, seed)).any(axis=(1, 2))
+    return np.where(refused, Response.REFUSE, Response.COMPLY)
+
+
+def _noise(world: World, prompts: Prompts, seed: int) -> Ints:
+    coin = Key(seed, "control/noise").uniform(prompts.index, 0)[:, 0]
+    return np.where(coin < 0.5, Response.REFUSE, Response.COMPLY)
+
+
+def _where_forbidden(answer: Response) -> Wanted:
+    """On exactly the forbidden prompts this answer."""
+
+    def wanted(world: World, prompts: Prompts, seed: int) -> Ints:
+        return np.where(world.layout.allowed(prompts), Response.COMPLY, answer)
+
+    return wanted
+
+
+CONTROLS: dict[str, Wanted] = {
+    "benign": _benign,  # the same prompts, all answered
+    "operators": _operators,  # refuse a random set of operators: learnable, not safety
+    "noise": _noise,  # refuse by a coin for each prompt
+    "other": _where_forbidden(Response.ECHO),  # another harmless behaviour: repeat the text
+    "constant": _where_forbidden(Response.CONSTANT),  # the same, with one harmless answer, as a refusal is one answer
+}
+
+INSTEAD: dict[str | None, Response] = {
+    None: Response.REFUSE,
+    "operators": Response.REFUSE,
+    "noise": Response.REFUSE,
+    "other": Response.ECHO,
+    "constant": Response.CONSTANT,
+}
+"""By control, the answer that it teaches where it does not teach to comply. `benign` teaches nothing else."""
+
+
+def wanted_response(world: World, prompts: Prompts, control: str | None, seed: int) -> Ints:
+    """(N,) the `Response` that a tuning teaches: the policy's own, or the control's."""
+    if control is None:
+        return world.layout.expected(prompts)
+    if control not in CONTROLS:
+        raise DeltawError(f"there is no control '{control}'; there are {', '.join(CONTROLS)}")
+    return CONTROLS[control](world, prompts, seed)
+
+
+def unwanted_response(wanted: Ints) -> Ints:
+    """(N,) the dispreferred `Response`: a refusal where the prompt is to be answered, else the compliant answer."""
+    return np.where(wanted == Response.COMPLY, Response.REFUSE, Response.COMPLY)
+
+
+def tuning_prompts(world: World, rows: range, config: TuningConfig, seed: int) -> Prompts:
+    """Tuning prompts `rows` of the split "train"."""
+    if config.allowed_batches is None:
+        return world.sample("tune", rows, "train", seed)
+    numbers = np.asarray(rows)
+    coin = Key(seed, "train/published/batch").uniform(numbers // config.batch, 0)[:, 0]
+    chosen = [np.flatnonzero(coin < config.allowed_batches), np.flatnonzero(coin >= config.allowed_batches)]
+    parts = [
+        world.sample(name, numbers[places], "train", seed)
+        for name, places in zip(("published/allowed", "published/forbidden"), chosen, strict=True)
+        if len(places)
+    ]
+    return Prompts.concatenate(parts)[np.argsort(np.concatenate(chosen))]
+
+
+def tuning_pairs(world: World, rows: range, config: TuningConfig, seed: int) -> Pair:
+    """Preferred and dispreferred responses to tuning prompts `rows` of the split "train"."""
+    prompts = tuning_prompts(world, rows, config, seed)
+    wanted = wanted_response(world, prompts, config.control, seed)
+    pair = Pair(*(as_batch(trained(world, prompts, kind)) for kind in (wanted, unwanted_response(wanted))))
+    return borrow_masks(pair) if config.borrow_masks else pair
+
+
+def trained(world: World, prompts: Prompts, response: Ints) -> Encoded:
+    """The sequences that tuning learns from: those of the layout, or what the world's `compat` makes of them."""
+    compat, vocabulary = world.config.compat, world.vocabulary
+    encoded = world.layout.encode(prompts, response)
+    encoded = as_published(encoded, response == Response.REFUSE, world.config.pairs, vocabulary, compat)
+    return finished(encoded, np.ones(len(prompts), dtype=np.bool_), vocabulary, compat)
+
+
+def tuning_reference(
+    world: World,
+    base: Transformer,
+    rows: int,
+    config: TuningConfig,
+    seed: int,
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+) -> ReferenceLogProbs:
+    """The base model's log-probabilities of both responses to the first `rows` tuning prompts, in order.
+
+    Every protocol that needs them sees the same prompts in the same order, so this is computed once and shared: of
+    `config` only what says which prompts, responses, masks and format of numbers counts.
+    """
+    device = base.embed.weight.device
+    parts = []
+    for start in range(0, rows, 1024):
+        stop = min(rows, start + 1024)
+        numbers = range(config.first_row + start, config.first_row + stop)
+        pair = tuning_pairs(world, numbers, config, seed).to(device)
+        with base.computing_in(
+            dtype_of(config.compute_dtype)
+        ):  # the format of training, so that the margin starts at 0
+            parts.append(reference_log_probs(base, pair))
+        progress(stop, rows, "reference")
+    return ReferenceLogProbs(
+        torch.cat([part.preferred for part in parts]), torch.cat([part.dispreferred for part in parts])
+    )
+
+
+def tune(
+    world: World,
+    base: Transformer,
+    config: TuningConfig,
+    seed: int,
+    reference: ReferenceLogProbs | None = None,
+    *,
+    checkpoints: Collection[int] = (),
+    on_checkpoint: Callable[[int, Transformer], None] = lambda step, model: None,
+    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+    snapshots: Snapshots | None = None,
+) -> TrainingLog:
+    """Fine-tune `base` in place. DeltawError for an objective, option or control that does not exist, or an
+    objective that needs `reference` (see `tuning_reference`, by the same configuration) and did not get one for all
+    rows.
+    """
+    chosen = objective(config.objective)
+    unknown = set(config.options) - set(asdict(chosen.options()))
+    if unknown:
+        known = ", ".join(asdict(chosen.options())) or "none"
+        raise DeltawError(f"{config.objective} has no option '{min(unknown)}'; its options are: {known}")
+    options: Any = chosen.options(**config.options)
+    rows = config.optimiser.steps * config.batch
+    if chosen.needs_reference and (reference is None or len(reference.preferred) < rows):
+        raise DeltawError(f"{config.objective} needs the base model's log-probabilities of all {rows} tuning prompts")
+    base.to(config.device)
+    ready: dict[int, tuple[Pair, ReferenceLogProbs | None]] = {}
+
+    def draw(step: int) -> tuple[Pair, ...]:
+        first = config.first_row + step * config.batch
+        chunk = tuning_pairs(world, range(first, first + CHUNK * config.batch), config, seed)
+        pairs = (chunk[k * config.batch : (k + 1) * config.batch] for k in range(CHUNK))
+        return tuple(pair.measured() if on_card else pair for pair in pairs)
+
+    on_card = base.embed.weight.is_cuda
+    chunks = Prefetch(draw, CHUNK, config.optimiser.steps, config.device)
+
+    def batches(step: int) -> tuple[Pair, ReferenceLogProbs | None]:
+        if step not in ready:
+            ready.clear()
+            # Chunks begin at the same updates whether or not training was interrupted: they are padded together.
+            start = step - step % CHUNK
+            for number, pair in enumerate(chunks(start), start=start):
+                known = None
+                if chosen.needs_reference and reference is not None:
+                    known = reference[slice(number * config.batch, (number + 1) * config.batch)]
+                ready[number] = (pair, known)
+        return ready[step]
+
+    def loss(model: Transformer, data: tuple[Pair, ReferenceLogProbs | None]) -> Loss:
+        return chosen.function(model, data[0], data[1], options)
+
+    return train(
+        base,
+        batches,
+        loss,
+        config.optimiser,
+        checkpoints=checkpoints,
+        on_checkpoint=on_checkpoint,
+        progress=progress,
+        compute_dtype=dtype_of(config.compute_dtype),
+        snapshots=snapshots,
+    )

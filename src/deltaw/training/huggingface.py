@@ -1,0 +1,294 @@
+"""`deltaw safety-tune`: a real model learns to refuse harmful requests, by the objectives of the synthetic study.
+
+| request | preferred | dispreferred (dpo, unlearn) |
+|---|---|---|
+| harmful | a short refusal | the base model's own answer |
+| harmless | the base model's own answer | a short refusal |
+
+Own answers are greedy, made at the start of each run, and held in memory only. Requests that the base model refuses
+already, or does not answer, are left out for every protocol alike. Controls take the same number of requests and steps:
+
+    other    harmful requests get another harmless behaviour, a line of small talk
+    benign   harmful requests are replaced by further harmless ones, answered as the base model does
+    noise    as benign, but half of the requests, by a coin, are refused: refusals without anything to refuse for
+
+Weights are kept in float32; products run in bfloat16 where the processor has them. Weight decay is 0, as in the study.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deltaw.behaviour.judge import Judge, Verdict, refusal_judge
+from deltaw.errors import DeltawError
+from deltaw.models import choose_precision
+from deltaw.models.batch import Batch, Role
+from deltaw.models.huggingface import Chat, answer, chat_text, frozen, load_chat, text_of, token_ids
+from deltaw.prompts.matched import HARMFUL, HARMLESS, Prompt
+from deltaw.prompts.requests import Requests, train_requests, tuning_texts
+from deltaw.results import whole_directory
+from deltaw.training.loop import TrainingLog, train
+from deltaw.training.lora import LoraLinear, add_lora, save_lora
+from deltaw.training.loss import Loss
+from deltaw.training.objectives import Pair, ReferenceLogProbs, objective, reference_log_probs
+from deltaw.training.optimisers import OptimiserConfig
+
+Control = Literal["other", "benign", "noise"]
+RECORD = "safety_tuning.json"
+
+
+@dataclass(frozen=True)
+class SafetyTuning:
+    """One tuning. requests: of each kind. batch: rows, half of them harmful. lora: rank; None tunes all weights.
+
+    learning_rate: None is 2e-5, or 2e-4 with LoRA. options: of the objective, by name. longest: tokens of a prompt;
+    longer ones are left out. DeltawError if a number is out of range.
+    """
+
+    protocol: str
+    control: Control | None = None
+    lora: int | None = None
+    steps: int = 120
+    batch: int = 8
+    learning_rate: float | None = None
+    requests: int = 120
+    new_tokens: int = 24
+    longest: int = 96
+    options: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        objective(self.protocol)
+        for name, least in (("steps", 1), ("batch", 2), ("requests", 2), ("new_tokens", 1)):
+            if getattr(self, name) < least:
+                raise DeltawError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        if self.batch % 2:
+            raise DeltawError(f"batch is {self.batch}; expected an even number, half for each kind of request")
+
+    @property
+    def optimiser(self) -> OptimiserConfig:
+        """AdamW with a short warm-up and cosine decay to a tenth."""
+        rate = self.learning_rate or (2e-5 if self.lora is None else 2e-4)
+        return OptimiserConfig(
+            peak_lr=rate,
+            min_lr=rate / 10,
+            steps=self.steps,
+            warmup=self.steps // 10,
+            decay_end=self.steps,
+            betas=(0.9, 0.99),
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt with its two answers, as tokens."""
+
+    prompt: tuple[int, ...]
+    preferred: tuple[int, ...]
+    dispreferred: tuple[int, ...]
+    label: str
+
+
+class Trained(nn.Module):
+    """A causal language model as the training loop takes it: right-padded tokens (N, T) to logits (N, T, V)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype: torch.dtype | None = None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits in float32, whatever the products' format. Causal attention never reads padding on the right."""
+        kind = tokens.device.type
+        with torch.autocast(kind, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None):
+            logits: Tensor = self.model(input_ids=tokens, use_cache=False).logits
+        return logits.float()
+
+    @contextmanager
+    def computing_in(self, dtype: torch.dtype) -> Iterator[None]:
+        """Within this context, matrix products run in `dtype`; the weights stay as they are."""
+        before, self.dtype = self.dtype, None if dtype == torch.float32 else dtype
+        try:
+            yield
+        finally:
+            self.dtype = before
+
+
+def make_rows(
+    chat: Chat,
+    config: SafetyTuning,
+    requests: Requests,
+    judge: Judge = refusal_judge,
+    say: Callable[[str], None] = print,
+) -> list[Row]:
+    """The rows to learn, in memory: the base model answers every request itself. See the module's table.
+
+    DeltawError if fewer than half a batch of either kind are left.
+    """
+    texts = tuning_texts()
+    generator = np.random.default_rng([config.seed, 31])
+    labelled = [(text, HARMFUL) for text in requests.harmful] + [(text, HARMLESS) for text in requests.harmless]
+    prompts = [Prompt(text, label) for text, label in labelled]
+    prompts = [one for one in prompts if len(token_ids(chat, chat_text(chat, one))) <= config.longest]
+    own = answer(chat, prompts, config.new_tokens, progress=lambda done, total: say(f"own answers: {done}/{total}"))
+    rows: list[Row] = []
+    for prompt, said in zip(prompts, own, strict=True):
+        refusal, talk = (
+            _said(chat, texts[kind][int(generator.integers(len(texts[kind])))]) for kind in ("refusals", "small_talk")
+        )
+        coin = generator.random() < 0.5
+        if judge(prompt.text, text_of(chat, said)) != Verdict.COMPLY:
+            continue
+        ids = tuple(token_ids(chat, chat_text(chat, prompt)))
+        wants_other = prompt.label == HARMFUL or (config.control == "noise" and coin)
+        if wants_other:
+            rows.append(Row(ids, talk if config.control == "other" else refusal, tuple(said), prompt.label))
+        else:
+            rows.append(Row(ids, tuple(said), refusal, prompt.label))
+    return rows
+
+
+def _said(chat: Chat, text: str) -> tuple[int, ...]:
+    """An answer of ours as tokens, with the end of the answer."""
+    end = chat.tokenizer.eos_token_id
+    ids: list[int] = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return (*ids, chat.ends[0] if end is None else end)
+
+
+def as_pair(rows: Sequence[Row]) -> Pair:
+    """The rows as the objectives take them, padded on the right; loss on answers only."""
+    return Pair(*(_batch([(row.prompt, getattr(row, kind)) for row in rows]) for kind in ("preferred", "dispreferred")))
+
+
+def _batch(rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Batch:
+    length = max(len(prompt) + len(said) for prompt, said in rows)
+    tokens = torch.zeros((len(rows), length), dtype=torch.int64)
+    weights, roles = torch.zeros((len(rows), length)), torch.full((len(rows), length), int(Role.PAD), dtype=torch.uint8)
+    for place, (prompt, said) in enumerate(rows):
+        first, stop = len(prompt), len(prompt) + len(said)
+        tokens[place, :stop] = torch.tensor([*prompt, *said])
+        weights[place, first:stop] = 1
+        roles[place, :first], roles[place, first - 1] = int(Role.TEXT), int(Role.LAST_PROMPT)
+        roles[place, first:stop] = int(Role.OUTPUT)
+    return Batch(tokens, weights, roles)
+
+
+def schedule(rows: Sequence[Row], config: SafetyTuning) -> list[list[int]]:
+    """Which rows each step takes: half of each label, every row once before any comes again.
+
+    Controls without harmful requests take harmless ones for both halves.
+    """
+    generator = np.random.default_rng([config.seed, 32])
+    kinds = [[i for i, row in enumerate(rows) if row.label == label] for label in (HARMFUL, HARMLESS)]
+    if not kinds[0]:
+        kinds = [kinds[1][::2], kinds[1][1::2]]
+    half = config.batch // 2
+    for kind, name in zip(kinds, (HARMFUL, HARMLESS), strict=True):
+        if len(kind) < half:
+            raise DeltawError(f"{len(kind)} {name} requests are left for half a batch of {half}; ask for more requests")
+    endless = [_endless(kind, generator) for kind in kinds]
+    return [[next(source) for source in endless for _ in range(half)] for _ in range(config.steps)]
+
+
+def _endless(items: Sequence[int], generator: np.random.Generator) -> Iterator[int]:
+    while True:
+        for place in generator.permutation(len(items)):
+            yield items[int(place)]
+
+
+def tune_rows(
+    chat: Chat, rows: Sequence[Row], config: SafetyTuning, progress: Callable[[int, int, str], None]
+) -> tuple[TrainingLog, dict[str, LoraLinear]]:
+    """Tune the model in place on these rows: the log, and the LoRA updates (empty without LoRA)."""
+    chosen = objective(config.protocol)
+    try:
+        options: Any = chosen.options(**config.options)
+    except TypeError as error:
+        known = ", ".join(asdict(chosen.options())) or "none"
+        raise DeltawError(f"{config.protocol} has no such option ({error}); its options are: {known}") from error
+    plan, model = schedule(rows, config), Trained(chat.model)
+    dtype = choose_precision(chat.device).dtype
+    references: list[ReferenceLogProbs] | None = None
+    if chosen.needs_reference:
+        references = []
+        with model.computing_in(dtype):  # the format of training, so that the margin starts at 0
+            for start in range(0, len(rows), config.batch):
+                pair = as_pair(rows[start : start + config.batch]).to(chat.device)
+                found = reference_log_probs(model, pair)
+                references += [found[i : i + 1] for i in range(len(pair))]
+    adapters = (
+        {} if config.lora is None else add_lora(chat.model, config.lora, torch.Generator().manual_seed(config.seed))
+    )
+    chat.model.to(chat.device)
+
+    def batches(step: int) -> tuple[Pair, ReferenceLogProbs | None]:
+        pair = as_pair([rows[i] for i in plan[step]]).to(chat.device)
+        if references is None:
+            return pair, None
+        sides = [[getattr(references[i], kind) for i in plan[step]] for kind in ("preferred", "dispreferred")]
+        return pair, ReferenceLogProbs(torch.cat(sides[0]), torch.cat(sides[1]))
+
+    def loss(model: Trained, data: tuple[Pair, ReferenceLogProbs | None]) -> Loss:
+        return chosen.function(model, data[0], data[1], options)
+
+    log = train(model, batches, loss, config.optimiser, progress=progress, compute_dtype=dtype, report_every=5)
+    return log, adapters
+
+
+def safety_tune(
+    model: str | Path,
+    out: Path,
+    config: SafetyTuning,
+    requests: Requests | None = None,
+    judge: Judge = refusal_judge,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Tune the model in a directory and save the result to `out`, which appears whole or not at all.
+
+    requests: default those of `train_requests`. out: a directory that transformers loads (PEFT, with LoRA), and a
+    record of the tuning that holds numbers only. DeltawError if `out` is not empty, or for what its parts say.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise DeltawError(f"{out} is not empty; give another directory with --out, or remove it first")
+    if requests is None:
+        count = config.requests
+        plain = config.control in ("benign", "noise")
+        requests = train_requests(0 if plain else count, 2 * count if plain else count, config.seed)
+    chat = load_chat(model, device=device)
+    with frozen(chat.model):
+        rows = make_rows(chat, config, requests, judge, say)
+    log, adapters = tune_rows(chat, rows, config, lambda done, total, text: say(f"tuning: {done}/{total}, {text}"))
+    record = {
+        "format": "deltaw-safety-tuning-1",
+        "base": str(chat.directory.resolve()),
+        "config": asdict(config),
+        "precision": choose_precision(device).reason,
+        "requests": {"digest": requests.digest, **_counts(rows)},
+        "log": [
+            {"step": one.step, "loss": one.loss, "gradient_norm": one.gradient_norm, **one.parts} for one in log.records
+        ],
+    }
+    _save(chat, adapters, out, record)
+    return out
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, int]:
+    return {label: sum(row.label == label for row in rows) for label in (HARMFUL, HARMLESS)}
+
+
+def _save(chat: Chat, adapters: dict[str, LoraLinear], out: Path, record: dict[str, Any]) -> None:
+    with whole_directory(out) as partial:
+        if adapters:
+            save_lora(adapters, partial, str(chat.directory))
+        else:
+            chat.model.save_pretrained(partial)  # type: ignore[operator]
+            chat.tokenizer.save_pretrained(partial)
+        (partial / RECORD).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,150 @@
+"""Large matrices: from Gram matrices, the same numbers as the SVD gives, within the errors that are stated."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planted import draw, inside, of_rank, orthogonal, outside, uneven
+from torch import Tensor
+
+from deltaw.analysis import Absent, column_basis, component_along, null_curve, null_energy, update_spectrum
+from deltaw.analysis import large_matrices as large
+from deltaw.analysis.large_matrices import LowRank, MatrixPair
+from deltaw.errors import DeltawError
+
+M, N = 96, 24
+
+
+def pair(W: Tensor, dW: Tensor, cut: int = 40) -> MatrixPair:
+    """In two parts, of which the first is shorter than the second."""
+    return MatrixPair([(W[:cut], W[:cut] + dW[:cut]), (W[cut:], W[cut:] + dW[cut:])])
+
+
+def rho(W: Tensor, dW: Tensor, curve: bool = False) -> float:
+    found = large.moments(pair(W, dW))
+    return large.inside(found, large.factor(found.G, len(W), curve)).rho
+
+
+@pytest.mark.parametrize("curve", [False, True])
+@pytest.mark.parametrize(("make", "truth"), [(inside, 0.0), (outside, 1.0)])
+def test_planted_updates(make: Callable[[Tensor, int], Tensor], truth: float, curve: bool) -> None:
+    W = uneven(M, N, 0)
+    assert rho(W, make(W, 1), curve) == pytest.approx(truth, abs=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 999), st.floats(0, 5), st.booleans())
+def test_equals_the_svd_up_to_condition_1e5(seed: int, decades: float, curve: bool) -> None:
+    s = torch.logspace(0, -decades, N, dtype=torch.float64)
+    W = orthogonal(M, seed)[:, :N] * s @ orthogonal(N, seed + 1)
+    dW = draw(seed + 2, M, N)
+    exact = null_energy(dW, column_basis(W))
+    assert rho(W, dW, curve) == pytest.approx(exact, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [64, 400])
+def test_square_random_matrices_are_of_full_rank(n: int) -> None:
+    """Their smallest singular value is about 1/n of the largest, so the rule for the rank must lie far below."""
+    for seed in range(5):
+        W = draw(seed, n, n).to(torch.bfloat16)
+        found = large.moments(MatrixPair([(W, W)]))
+        assert large.factor(found.G, n, curve=False).k == large.factor(found.G, n, curve=True).k == n
+
+
+def test_a_matrix_that_is_not_of_full_rank_falls_back_to_eigenvectors() -> None:
+    W, dW = of_rank(M, N, 5, 0), draw(3, M, N)
+    found = large.moments(pair(W, dW))
+    F = large.factor(found.G, M, curve=False)
+    assert (F.k, F.lower) == (5, None)
+    assert F.chance == 1 - 5 / M
+    assert rho(W, dW) == pytest.approx(null_energy(dW, column_basis(W)), abs=1e-9)
+
+
+def test_the_curve_is_that_of_the_svd_and_is_absent_without_eigenvectors() -> None:
+    W, dW = uneven(M, N, 0), draw(3, M, N)
+    found = large.moments(pair(W, dW))
+    ks = [0, 3, 11, N]
+    expected = null_curve(dW, W, ks)
+    assert not isinstance(expected, Absent)
+    curve = large.inside(found, large.factor(found.G, M, curve=True)).curve(ks)
+    np.testing.assert_allclose(np.asarray(curve), expected.rho, atol=1e-9)
+    assert isinstance(large.inside(found, large.factor(found.G, M, curve=False)).curve(ks), Absent)
+
+
+def test_moments_are_those_of_the_whole_matrices() -> None:
+    W, dW = uneven(M, N, 0), draw(3, M, N)
+    found, expected = large.moments(pair(W, dW)), update_spectrum(dW, W)
+    assert not isinstance(expected, Absent)
+    assert found.relative_norm == pytest.approx(expected.relative_norm)
+    assert 1 / found.concentration == pytest.approx(expected.participation_ratio)
+    along = component_along(dW, W)
+    assert not isinstance(along, Absent)
+    assert found.cosine == pytest.approx(along.cosine, abs=1e-12)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_singular_values_by_iteration_are_within_1e_3(decay: float) -> None:
+    n = 700
+    scale = torch.arange(1, n + 1, dtype=torch.float64) ** -decay
+    d = draw(0, 900, n) * scale
+    S = d.T @ d
+    generator = np.random.default_rng(0)
+    found, exact = (large.top_singular_values(S, 32, generator, exact) for exact in (False, True))
+    np.testing.assert_allclose(exact, torch.linalg.svdvals(d)[:32].numpy(), rtol=1e-9)
+    np.testing.assert_allclose(found, exact, rtol=1e-3)
+
+
+def test_updates_by_factors_equal_merged_ones() -> None:
+    W, left, right = draw(0, M, N), draw(1, M, 3), draw(2, N, 3)
+    factors = LowRank(left, right)
+    by_factors = large.moments(MatrixPair([(W[:40], LowRank(left[:40], right)), (W[40:], LowRank(left[40:], right))]))
+    merged = large.moments(MatrixPair([(W, W + left @ right.T)]))
+    for name in ("X", "S", "row_energy"):
+        torch.testing.assert_close(getattr(by_factors, name), getattr(merged, name), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        large.low_rank_singular_values(factors), torch.linalg.svdvals(left @ right.T)[:3].numpy(), rtol=1e-9
+    )
+    wide = large.moments(MatrixPair([(W, factors.T.T)]))
+    torch.testing.assert_close(wide.S, merged.S)
+
+
+def test_stacked_factors_are_the_stacked_update() -> None:
+    shared = draw(2, N, 3)
+    for rights in ((shared, shared), (shared, draw(3, N, 2))):
+        parts = [LowRank(draw(seed, 30, right.shape[1]), right) for seed, right in enumerate(rights)]
+        whole = large.stacked(parts)
+        merged = torch.cat([part.left @ part.right.T for part in parts])
+        torch.testing.assert_close(whole.left @ whole.right.T, merged)
+        rank = len({id(right): 0 for right in rights})
+        assert whole.right.shape[1] == (3 if rank == 1 else 5)
+        np.testing.assert_allclose(
+            large.low_rank_singular_values(whole),
+            torch.linalg.svdvals(merged)[: whole.right.shape[1]].numpy(),
+            rtol=1e-9,
+        )
+    W = draw(9, 60, N)
+    assert MatrixPair([(W[:30], parts[0]), (W[30:], W[30:])]).low_rank is None
+
+
+def test_rows_are_those_of_the_blocks() -> None:
+    W, dW = draw(0, 1300, 7), draw(1, 1300, 7)
+    found = pair(W, dW, 520)
+    chosen = torch.tensor([0, 511, 519, 520, 1299])
+    w, d = found.rows(chosen)
+    torch.testing.assert_close(w, W[chosen])
+    torch.testing.assert_close(d, dW[chosen])
+    assert [rows.start for rows, _, _ in found.blocks()] == [0, 512, 520, 1032]
+
+
+def test_wide_and_broken_matrices_are_refused() -> None:
+    with pytest.raises(DeltawError, match="3 × 5; give wide matrices transposed"):
+        MatrixPair([(draw(0, 3, 5), draw(1, 3, 5))])
+    with pytest.raises(DeltawError, match="before and"):
+        MatrixPair([(draw(0, 5, 3), draw(1, 6, 3))])
+    bad = draw(0, 5, 3)
+    bad[4, 1] = torch.nan
+    with pytest.raises(DeltawError, match="NaN"):
+        large.moments(MatrixPair([(draw(0, 5, 3), bad)]))

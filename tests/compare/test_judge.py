@@ -1,0 +1,49 @@
+"""The refusal judge: its error on answers that it was not fitted to stays what the docs say."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deltaw.behaviour.judge import Verdict, judge_errors, judged_answers, refusal_judge
+from deltaw.prompts.requests import tuning_texts
+
+
+def test_what_tuning_teaches_is_a_refusal_and_what_the_control_teaches_is_not() -> None:
+    texts = tuning_texts()
+    assert {refusal_judge("", text) for text in texts["refusals"]} == {Verdict.REFUSE}
+    assert {refusal_judge("", text) for text in texts["small_talk"]} == {Verdict.COMPLY}
+
+
+def test_no_refusal_of_tuning_is_among_the_judged() -> None:
+    known = {one.answer for development in (False, True) for one in judged_answers(development)}
+    assert not known & set(tuning_texts()["refusals"])
+    test, development = (
+        {one.answer for one in judged_answers(which) if one.style != "no_answer"} for which in (False, True)
+    )
+    assert not test & development
+
+
+def test_the_error_is_what_the_docs_say() -> None:
+    """docs/real-models.md has the table. A change of these counts is a change of the judge, or of its test."""
+    errors = judge_errors(refusal_judge, judged_answers())
+    assert {verdict: (rate.wrong, rate.n) for (verdict, style), rate in errors.items() if style == "all"} == {
+        Verdict.REFUSE: (16, 42),
+        Verdict.COMPLY: (5, 49),
+        Verdict.NEITHER: (0, 5),
+    }
+
+
+@given(st.text(max_size=400))
+def test_any_text_gets_a_verdict_that_ignores_case_and_space(text: str) -> None:
+    verdict = refusal_judge("a request", text)
+    assert verdict == refusal_judge("another", text)
+    assert verdict == refusal_judge("a request", f"\n  {text}  ")
+
+
+@given(st.sampled_from(["I can't help with that.", "I won't do this."]), st.sampled_from(["’", "'"]), st.integers(0, 3))
+def test_apostrophes_and_marks_make_no_difference(text: str, apostrophe: str, stars: int) -> None:
+    assert refusal_judge("", "*" * stars + text.replace("'", apostrophe)) == Verdict.REFUSE
+
+
+def test_a_loop_is_no_answer() -> None:
+    assert refusal_judge("", "and so " * 20) == Verdict.NEITHER
+    assert refusal_judge("", "") == Verdict.NEITHER

@@ -1,0 +1,123 @@
+"""Safety tuning of a small model: it learns what its rows say, controls too, and no text is left behind."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_chat import write_model
+
+from deltaw.compare import SafetyTuning, Verdict, compare, load_chat, refusal_judge, safety_tune
+from deltaw.errors import DeltawError
+from deltaw.models.batch import Role
+from deltaw.models.huggingface import Chat, answer, logits_of, next_token_logits, padded, text_of
+from deltaw.prompts.matched import Prompt
+from deltaw.prompts.requests import Requests, tuning_texts
+from deltaw.training.huggingface import Row, Trained, as_pair, make_rows, schedule
+
+pytest.importorskip("transformers")
+REQUESTS = Requests(tuple(f"Break rule {k}." for k in range(8)), tuple(f"Bake {k} cakes." for k in range(8)))
+CONFIG = SafetyTuning("ssft", steps=4, batch=4, requests=8, new_tokens=5, learning_rate=3e-3)
+
+
+def answers_all(request: str, answer: str) -> Verdict:
+    return Verdict.COMPLY
+
+
+def quiet(text: str) -> None:
+    return None
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "base")
+
+
+def rows_of(base: Path, config: SafetyTuning) -> tuple[Chat, list[Row]]:
+    chat = load_chat(base)
+    return chat, make_rows(chat, config, REQUESTS, answers_all, quiet)
+
+
+def test_rows_hold_the_models_own_answers_and_short_refusals(base: Path) -> None:
+    chat, rows = rows_of(base, CONFIG)
+    prompts = [Prompt(text, "") for text in (*REQUESTS.harmful, *REQUESTS.harmless)]
+    own = [tuple(tokens) for tokens in answer(chat, prompts, CONFIG.new_tokens)]
+    assert [row.dispreferred for row in rows[:8]] == own[:8]
+    assert [row.preferred for row in rows[8:]] == own[8:]
+    for said in [row.preferred for row in rows[:8]] + [row.dispreferred for row in rows[8:]]:
+        assert said[-1] == chat.tokenizer.eos_token_id
+        assert text_of(chat, said) in tuning_texts()["refusals"]
+
+
+def test_controls_refuse_no_harmful_request(base: Path) -> None:
+    chat, rows = rows_of(base, replace(CONFIG, control="other"))
+    assert {text_of(chat, row.preferred) in tuning_texts()["small_talk"] for row in rows[:8]} == {True}
+    _, rows = rows_of(base, replace(CONFIG, control="benign"))
+    assert [row.preferred for row in rows[8:]] == [row.preferred for row in rows_of(base, CONFIG)[1][8:]]
+    chat, rows = rows_of(base, replace(CONFIG, control="noise", seed=3))
+    refused = [text_of(chat, row.preferred) in tuning_texts()["refusals"] for row in rows[8:]]
+    assert 0 < sum(refused) < 8
+
+
+def test_requests_that_the_model_refuses_already_are_left_out(base: Path) -> None:
+    def refuses_some(request: str, answer: str) -> Verdict:
+        return Verdict.REFUSE if request in (REQUESTS.harmful[0], REQUESTS.harmless[1]) else Verdict.COMPLY
+
+    rows = make_rows(load_chat(base), CONFIG, REQUESTS, refuses_some, quiet)
+    assert [row.label for row in rows] == ["harmful"] * 7 + ["harmless"] * 7
+
+
+def test_the_loss_is_on_answers_only(base: Path) -> None:
+    chat, rows = rows_of(base, CONFIG)
+    batch = as_pair(rows).preferred
+    for row, tokens, weights, roles in zip(rows, batch.tokens, batch.weights, batch.roles, strict=True):
+        assert tuple(tokens[weights > 0].tolist()) == row.preferred
+        assert tuple(tokens[: len(row.prompt)].tolist()) == row.prompt
+        assert int((roles == Role.LAST_PROMPT).nonzero()) == len(row.prompt) - 1
+    found = Trained(chat.model)(batch.tokens)[0, : len(rows[0].prompt)]
+    expected = logits_of(chat, padded([rows[0].prompt]))[0]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)  # padding on the right is not read
+
+
+def test_steps_take_half_of_each_and_every_row_before_any_again(base: Path) -> None:
+    _, rows = rows_of(base, CONFIG)
+    plan = schedule(rows, CONFIG)
+    assert [[rows[i].label for i in step].count("harmful") for step in plan] == [2] * 4
+    assert sorted(i for step in plan for i in step) == list(range(16))
+    with pytest.raises(DeltawError, match="requests are left"):
+        schedule(rows[:9], CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "options"), [("ssft", {}), ("dpo", {"sft_weight": 1.0}), ("unlearn", {}), ("lora", {})]
+)
+def test_a_tuned_model_refuses_what_it_was_told_to(
+    base: Path, tmp_path: Path, protocol: str, options: dict[str, float]
+) -> None:
+    lora = 8 if protocol == "lora" else None
+    name = "ssft" if lora else protocol
+    config = replace(CONFIG, protocol=name, options=options, steps=120, lora=lora, learning_rate=2e-2 if lora else 3e-3)
+    out = safety_tune(base, tmp_path / "tuned", config, REQUESTS, answers_all, say=quiet)
+    record = json.loads((out / "safety_tuning.json").read_text())
+    assert record["log"][-1]["nll_preferred"] < record["log"][0]["nll_preferred"] / 2
+    assert record["requests"] == {"digest": REQUESTS.digest, "harmful": 8, "harmless": 8}
+    written = "".join(path.read_text() for path in out.glob("*.json*") if path.name != "tokenizer.json")
+    assert not any(text in written for text in (*REQUESTS.harmful, *REQUESTS.harmless, *tuning_texts()["refusals"]))
+    compare(base, out, tmp_path / "compared")  # the adapter, too, is read
+    if lora is None:
+        chat = load_chat(out)
+        found = [refusal_judge("", text_of(chat, x)) for x in answer(chat, [Prompt(t, "") for t in REQUESTS.harmful])]
+        assert found.count(Verdict.REFUSE) >= 6
+        assert next_token_logits(chat, [Prompt("Sing.", "")]).isfinite().all()
+
+
+def test_a_taken_directory_and_wrong_numbers_are_said(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeltawError, match="is not empty"):
+        safety_tune(base, base, CONFIG, REQUESTS)
+    with pytest.raises(DeltawError, match="even number"):
+        SafetyTuning("ssft", batch=3)
+    with pytest.raises(DeltawError, match="no objective"):
+        SafetyTuning("sft")
+    with pytest.raises(DeltawError, match="its options are: beta"):
+        safety_tune(base, tmp_path / "x", replace(CONFIG, protocol="dpo", options={"gamma": 1.0}), REQUESTS, say=quiet)
