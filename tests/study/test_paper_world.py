@@ -22,7 +22,7 @@ from deltaw.recipes.sizes import Sizes
 from deltaw.study.run import run_study
 from deltaw.study.stages import making
 from deltaw.study.stages.checkpoints import step_directory
-from deltaw.study.stages.comparison import contrasts
+from deltaw.study.stages.lens import contrasts
 from deltaw.study.stages.making import TUNED_SETS, BehaviourConfig, SeedConfig, answers_to, make_behaviour, target_hits
 from deltaw.training.finetuning import CONTROLS, wanted_response
 from deltaw.training.pretraining import new_model

@@ -155,7 +155,7 @@ def test_the_counts_are_those_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp
         return judge(outputs, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(making, "answers_to", counting)
-    for module in ("requests", "prefill"):
+    for module in ("targets", "prefill"):
         monkeypatch.setattr(sys.modules[f"deltaw.attacks.models.{module}"], "judge", judging)
     smoke = recipe("smoke")
     sizes = replace(smoke.sizes, final=9, checkpoint=5, attacked=3, ceiling=4, shown=2)

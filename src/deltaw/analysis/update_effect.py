@@ -26,6 +26,7 @@ from itertools import product
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,7 +44,10 @@ gelu_tanh: Callable[[Tensor], Tensor] = partial(functional.gelu, approximate="ta
 
 @dataclass(frozen=True, eq=False)
 class Mlp:
-    """Weights of one MLP: W (m, d), b (m,), P (d, m), c (d,); None is a zero bias."""
+    """Weights of one MLP, P · activation(W a + b) + c: W (m, d), b (m,), P (d, m), c (d,); None is a zero bias.
+
+    Of a gated MLP W has both input maps, one above the other, and P has (d, m / 2).
+    """
 
     W: Tensor
     b: Tensor | None
@@ -81,7 +85,7 @@ def mlp_effect(
     a_base, a_tuned: (N, d), the two models' `mlp_in` on the same prompts, in the same order.
     DeltawError if W has no left null space (then "null" is no source), or shapes differ.
     """
-    state = _prepare(base, tuned, a_base, a_tuned)
+    state = _prepare(base, tuned, a_base, a_tuned, activation)
     return _effect(state, activation)
 
 
@@ -97,14 +101,15 @@ class _State:
     c: tuple[Tensor, Tensor]
 
 
-def _prepare(base: Mlp, tuned: Mlp, a_base: Tensor, a_tuned: Tensor) -> _State:
+def _prepare(base: Mlp, tuned: Mlp, a_base: Tensor, a_tuned: Tensor, activation: Callable[[Tensor], Tensor]) -> _State:
     w = matrix(base.W, "the base W")
     d = matrix(tuned.W, "the tuned W", rows=w.shape[0], columns=w.shape[1]) - w
     basis = column_basis(base.W)
     if basis.left_null is not None:
         raise DeltawError(f"{basis.left_null.reason}; the null-space part of an effect needs more outputs than inputs")
-    p0 = matrix(base.P, "the base P", columns=w.shape[0])
-    p1 = matrix(tuned.P, "the tuned P", rows=p0.shape[0], columns=w.shape[0])
+    hidden = activation(w.new_zeros(1, w.shape[0])).shape[1]  # half as many, where the MLP is gated
+    p0 = matrix(base.P, "the base P", columns=hidden)
+    p1 = matrix(tuned.P, "the tuned P", rows=p0.shape[0], columns=hidden)
     x0 = matrix(a_base, "a_base", columns=w.shape[1])
     x1 = matrix(a_tuned, "a_tuned", rows=x0.shape[0], columns=w.shape[1])
     return _State(
@@ -157,9 +162,13 @@ class Beyond:
 
 
 def null_minus_column(
-    effect: Effect, generator: np.random.Generator, nulls: Sequence[Null] = (), draws: int = 500
+    effect: Effect,
+    generator: np.random.Generator,
+    nulls: Sequence[Null] = (),
+    draws: int = 500,
+    clusters: ArrayLike | None = None,
 ) -> Beyond:
-    """Both are pooled shares (`Effect.pooled_share`). nulls: those of `effect_nulls`."""
+    """Both are pooled shares (`Effect.pooled_share`). nulls: those of `effect_nulls`. clusters: see `share_draws`."""
     along, size = pooled_terms(effect)
     difference = along[:, 0] - along[:, 1]
     null = None
@@ -168,12 +177,22 @@ def null_minus_column(
         if of_null is None or of_column is None:
             raise DeltawError("the nulls have no draws; expected those of `effect_nulls`")
         null = from_draws(nulls[0].kind, of_null - of_column)
-    return Beyond(float(difference.sum() / size.sum()), share_draws(difference, size, generator, draws), null)
+    return Beyond(float(difference.sum() / size.sum()), share_draws(difference, size, generator, draws, clusters), null)
 
 
-def share_draws(along: FloatArray, size: FloatArray, generator: np.random.Generator, draws: int = 500) -> FloatArray:
-    """(draws,) of the bootstrap over prompts of a pooled share Σ along / Σ size, (N,) each (`pooled_terms`)."""
-    means = bootstrap_means([along, size], generator, [np.arange(len(size))] * 2, draws)
+def share_draws(
+    along: FloatArray,
+    size: FloatArray,
+    generator: np.random.Generator,
+    draws: int = 500,
+    clusters: ArrayLike | None = None,
+) -> FloatArray:
+    """(draws,) of the bootstrap over prompts of a pooled share Σ along / Σ size, (N,) each (`pooled_terms`).
+
+    clusters: (N,) what prompts are resampled together by; None: each by itself.
+    """
+    ids = np.arange(len(size)) if clusters is None else clusters
+    means = bootstrap_means([along, size], generator, [ids] * 2, draws)
     ratios: FloatArray = means[:, 0] / means[:, 1]
     return ratios
 
@@ -216,7 +235,7 @@ def effect_nulls(
     C(W). It also breaks what is true of any useful update, so compare `null` with `column`, not either with
     0.
     """
-    state = _prepare(base, tuned, a_base, a_tuned)
+    state = _prepare(base, tuned, a_base, a_tuned, activation)
     flips = signs(generator, draws, state.basis.m, like=state.basis.Q)
     shares = np.array([_effect(state, activation, flip).pooled_share for flip in flips])
     if not np.isfinite(shares).all():

@@ -6,8 +6,8 @@ from deltaw.pipeline.stage import Stage, device_of
 from deltaw.recipes.config import LeftOut, Recipe, Subspaces
 from deltaw.recipes.grid_worlds import Cell
 from deltaw.recipes.tuned import Tuned
+from deltaw.study.stages.analysis import AnalysisConfig, SubspacesConfig, analyse, measure_subspaces
 from deltaw.study.stages.attack import AttackingConfig, attack_model
-from deltaw.study.stages.directions import SubspacesConfig, measure_subspaces
 from deltaw.study.stages.dose_response import DosingConfig, measure_doses
 from deltaw.study.stages.grid_cell import CellConfig, base_name, make_cell
 from deltaw.study.stages.intervene import InterveningConfig, intervene
@@ -27,7 +27,6 @@ from deltaw.study.stages.making import (
     make_tuned,
     make_world,
 )
-from deltaw.study.stages.observe import AnalysisConfig, analyse
 from deltaw.study.stages.overlap import AligningConfig, SeedsConfig, align_models, align_seeds
 from deltaw.training import objective
 

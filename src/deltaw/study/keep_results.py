@@ -35,7 +35,7 @@ from deltaw.results.store import measurements_of
 from deltaw.study.all_interventions import recipe_of
 from deltaw.study.pool import REPLICATION
 from deltaw.study.published_statistics import published_page, published_statistics
-from deltaw.study.stages.comparison import PRIMARY, SECONDARY
+from deltaw.study.stages.lens import PRIMARY, SECONDARY
 
 _NUMBERS = ("value", "low", "high", "smallest_effect", "power")
 

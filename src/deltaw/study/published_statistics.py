@@ -19,9 +19,10 @@ from deltaw.analysis.published import (
 )
 from deltaw.attacks.prompts import attacked
 from deltaw.models import Transformer, mlp, tap
+from deltaw.observations.lens import Contrast
 from deltaw.recipes.config import Recipe
 from deltaw.results import Results, markdown_table
-from deltaw.study.stages.comparison import PRIMARY, SECONDARY, Contrast, contrasts
+from deltaw.study.stages.lens import PRIMARY, SECONDARY, contrasts
 from deltaw.study.stages.making import last_model
 from deltaw.study.stages.patches import ATTACKS
 from deltaw.training.pretraining import compliant

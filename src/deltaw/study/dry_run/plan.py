@@ -18,12 +18,13 @@ from deltaw.recipes.config import ModelAttacks, Recipe
 from deltaw.recipes.grid_worlds import LENGTHS
 from deltaw.recipes.sizes import Sizes
 from deltaw.study.graph import stages
+from deltaw.study.stages.analysis import AnalysisConfig, SubspacesConfig
 from deltaw.study.stages.attack import FORBIDDEN, AttackingConfig
-from deltaw.study.stages.directions import SubspacesConfig
 from deltaw.study.stages.dose_response import DosingConfig
 from deltaw.study.stages.grid_cell import JUNCTIONS, CellConfig
 from deltaw.study.stages.intervene import InterveningConfig, intervening_prompts
 from deltaw.study.stages.left_out import SOURCES, LeftOutConfig
+from deltaw.study.stages.lens import PROBED
 from deltaw.study.stages.making import (
     BASE_SETS,
     BaseConfig,
@@ -34,10 +35,8 @@ from deltaw.study.stages.making import (
     TuneConfig,
     set_sizes,
 )
-from deltaw.study.stages.observe import AnalysisConfig
 from deltaw.study.stages.overlap import AligningConfig, SeedsConfig
 from deltaw.study.stages.patches import ATTACKS
-from deltaw.study.stages.probe import PROBED
 from deltaw.training import objective
 from deltaw.training.finetuning import TuningConfig, tuning_pairs
 from deltaw.training.forks import fork

@@ -16,15 +16,19 @@ import torch
 
 from deltaw.attacks.prompts import attacked
 from deltaw.models import Transformer
+from deltaw.observations.attacked_prompts.measure import observe_attacked_prompts
+from deltaw.observations.clusters.measure import observe_clusters
+from deltaw.observations.gain.measure import observe_gain
+from deltaw.observations.lens import BaseSide, Effort, Lens
+from deltaw.observations.null_space.measure import observe_null_space
+from deltaw.observations.sensitivity.measure import observe_sensitivity
+from deltaw.observations.update_effect.measure import observe_update_effect
 from deltaw.pipeline.worker import torch_threads
 from deltaw.recipes.config import Recipe
 from deltaw.study.dry_run.plan import DECODED_AT_ONCE, Pace
-from deltaw.study.stages.comparison import BaseSide, Comparison
+from deltaw.study.stages.lens import SyntheticModel, synthetic_side
 from deltaw.study.stages.making import answers_to
-from deltaw.study.stages.observe import observe_clusters, observe_gain, observe_weights
 from deltaw.study.stages.recorder import Sheet
-from deltaw.study.stages.sensitivity import PAIRS, observe_sensitivity
-from deltaw.study.stages.update_effect import observe_attacks, observe_function
 from deltaw.training import ReferenceLogProbs, objective
 from deltaw.training.cuda_step import PLAIN_RUNS
 from deltaw.training.finetuning import TuningConfig, tune, tuning_reference
@@ -206,29 +210,33 @@ def analysis_pace(recipe: Recipe, world: World, seed: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(seed)
     base, tuned = (Transformer(shape, generator).to(recipe.pretraining.device) for _ in range(2))
     started = time.process_time()
-    before = BaseSide(base, world, sizes, seed)
+    before = synthetic_side(base, world, sizes, seed)
+    observed = SyntheticModel(tuned, world)
     made = (time.process_time() - started) * pairs
     # The first comparison also reads the base model's side, which later ones reuse.
     first, second, last = (
         (weights + rest * pairs) * layers
-        for weights, rest in (_observe(before, tuned, last) for last in (False, False, True))
+        for weights, rest in (_observe(before, observed, last) for last in (False, False, True))
     )
     return {"once": made + max(0.0, first - second), "checkpoint": second, "last": last}
 
 
-def _observe(before: BaseSide, tuned: Transformer, last: bool) -> tuple[float, float]:
+def _observe(before: BaseSide, tuned: SyntheticModel, last: bool) -> tuple[float, float]:
     """Seconds of one checkpoint's observations: of what does not grow with the contrast's pairs, and of the rest.
 
     The former are what reads weights alone, and Jacobians, timed on a few of their own number of pairs.
     """
     started = time.process_time()
-    at, sheet = Comparison(before, tuned, last), Sheet(stage="analysis", model="tuned", step=1)
+    lens, sheet = Lens(before, tuned, last), Sheet(stage="analysis", model="tuned", step=1)
+    for name in lens.names:
+        lens.after(name)
     middle = time.process_time()
-    observe_weights(at, sheet)
+    observe_null_space(lens, sheet)
     weights = time.process_time() - middle
-    observe_sensitivity(at, sheet, TIMED_JACOBIANS)
+    few = BaseSide(before.model, before.prompts, replace(before.effort, jacobians=TIMED_JACOBIANS), before.seed)
+    observe_sensitivity(Lens(few, tuned, last), sheet)
     jacobians = time.process_time() - middle - weights
-    for observe in (observe_clusters, observe_gain, observe_function, observe_attacks):
-        observe(at, sheet)
+    for observe in (observe_clusters, observe_gain, observe_update_effect, observe_attacked_prompts):
+        observe(lens, sheet)
     rest = time.process_time() - started - weights - jacobians
-    return weights + jacobians * PAIRS / TIMED_JACOBIANS, rest
+    return weights + jacobians * Effort().jacobians / TIMED_JACOBIANS, rest

@@ -13,8 +13,8 @@ wherever an insertion has moved it to; two attacks leave that token as it was:
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,18 +40,19 @@ from deltaw.attacks.models import (
 from deltaw.behaviour.exact import Answers, Behaviour
 from deltaw.models import Transformer, activations, mlp
 from deltaw.models.batch import Batch, Role
+from deltaw.observations.attacked_prompts.measure import write_gain_ratios, write_positions
+from deltaw.observations.dose_response.measure import POSITION_SITE, Doses
+from deltaw.observations.lens import READ, Lens, Places
 from deltaw.pipeline.stage import Report, StageContext
 from deltaw.recipes.config import ModelAttacks
 from deltaw.recipes.tuned import Tuned
 from deltaw.results import write_jsonl_atomic
-from deltaw.study.stages.comparison import PRIMARY, SITES, Comparison, Places, base_side
+from deltaw.study.stages.lens import PRIMARY, SyntheticModel, base_side
 from deltaw.study.stages.making import SeedConfig, add_rates, last_model, tuned_fields
 from deltaw.study.stages.recorder import Sheet
-from deltaw.study.stages.update_effect import write_gain_ratios, write_positions
 from deltaw.world import Key, World
 
 FORBIDDEN, ALLOWED = "forbidden/conditional/unsafe", "allowed/conditional/safe"
-DOSE_SITE = "mlp_post"  # where the position that is kept is read
 TAUGHT_FROM = 1 << 40  # relearning is taught by training prompts that no tuning has reached
 PER_PROMPT = "per-prompt.jsonl"
 
@@ -77,27 +78,27 @@ class AttackingConfig:
 class Target:
     """What every attack is given: the models, the prompts, and where to write.
 
-    at: base and tuned model on the CPU. model: the tuned one, where attacks are computed. kept: see `keep`; None:
-    nothing is.
+    lens: base and tuned model.
+    base, tuned: both themselves.
+    model: another copy of the tuned one, which attacks may change.
+    kept: see `keep`; None: nothing is.
     """
 
-    at: Comparison
+    lens: Lens
+    base: Transformer
+    tuned: Transformer
     model: Transformer
+    world: World
     forbidden: Requests
     allowed: Requests
     attacks: ModelAttacks
     sheet: Sheet
     report: Report
-    kept: list[dict[str, Any]] | None = field(default=None)
-
-    @property
-    def world(self) -> World:
-        """The world that the prompts are from."""
-        return self.at.before.world
+    kept: list[Doses] | None = field(default=None)
 
     def generator(self, name: str) -> torch.Generator:
         """Equal names, equal draws."""
-        word, _ = Key(self.at.before.seed, f"attack/{name}").words
+        word, _ = Key(self.lens.before.seed, f"attack/{name}").words
         return torch.Generator().manual_seed(word >> 1)
 
     def add(self, attack: str, answers: Answers, name: str = FORBIDDEN, rows: Tensor | None = None) -> None:
@@ -118,18 +119,13 @@ class Target:
 
     def _observe(self, attack: str, found: Tensor, view: Sheet, answers: Answers, rows: Tensor | None) -> None:
         of_tuned, of_base = _with_vectors(self, found)
-        placed = write_positions(self.at, "position", self.at.after[PRIMARY], of_tuned, view).get(DOSE_SITE)
-        ratios = write_gain_ratios(self.at, of_base, self.at.before.contrast(PRIMARY)[1], view)
+        placed = write_positions(self.lens, "position", self.lens.after(PRIMARY), of_tuned, view).get(POSITION_SITE)
+        ratios = write_gain_ratios(self.lens, of_base, self.lens.before.contrast(PRIMARY)[1], view)
         if self.kept is None or placed is None or ratios is None:
             return
-        of = list(range(len(self.forbidden))) if rows is None else rows.tolist()
-        hits = (answers.labels == int(Behaviour.COMPLY)).tolist()
-        self.kept.append(
-            {
-                "attack": attack, "prompts": of, "positions": placed[of].tolist(),
-                "gain_log_ratios": ratios[of].tolist(), "success": [hits[row] for row in of],
-            }
-        )  # fmt: skip
+        of = np.arange(len(self.forbidden)) if rows is None else rows.cpu().numpy()
+        hits = (answers.labels == int(Behaviour.COMPLY)).cpu().numpy()
+        self.kept.append(Doses(attack, of, placed[of], ratios[of], hits[of]))
 
     def observed(self, attack: str, role: str = "last_prompt") -> Sheet:
         """Where Observation 5 of an attack is written."""
@@ -143,15 +139,16 @@ def attack_model(context: StageContext) -> None:
     shared, attacks = config.shared, config.attacks
     device = config.tuned.config.device
     before = base_side(context.inputs["base"], shared.world, shared.sizes, shared.seed, device)
-    at = Comparison(before, last_model(context.inputs["tuned"])[0].to(device), last=True)
+    world, base = World(shared.world), last_model(context.inputs["base"])[0].to(device)
+    tuned = last_model(context.inputs["tuned"])[0].to(device)
     model, meta = last_model(context.inputs["tuned"])
+    lens = Lens(before, SyntheticModel(tuned, world))
     prompts, rows = before.contrasts[PRIMARY], slice(0, attacks.prompts)
-    forbidden, allowed = (
-        requests_for(before.world, part[rows], device) for part in (prompts.forbidden, prompts.allowed)
-    )
+    forbidden, allowed = (requests_for(world, part[rows], device) for part in (prompts.forbidden, prompts.allowed))
     sheet = Sheet(stage="behaviour", **tuned_fields(config.tuned, shared.seed), step=int(meta["step"]))
-    kept: list[dict[str, Any]] | None = [] if config.per_prompt else None
-    target = Target(at, model.to(device), forbidden, allowed, attacks, sheet, context.report, kept)
+    kept: list[Doses] | None = [] if config.per_prompt else None
+    copy, report = model.to(device), context.report
+    target = Target(lens, base, tuned, copy, world, forbidden, allowed, attacks, sheet, report, kept)
     target.add("none", unattacked(target.model, forbidden))
     target.add("none", unattacked(target.model, allowed), ALLOWED)
     rest: tuple[Callable[[Target], None], ...] = (universal, token_searches, prefills, relearning)
@@ -161,7 +158,7 @@ def attack_model(context: StageContext) -> None:
         part(target)
     sheet.write(context.out)
     if kept is not None:
-        write_jsonl_atomic(context.out / PER_PROMPT, kept)
+        write_jsonl_atomic(context.out / PER_PROMPT, [part.to_json() for part in kept])
     context.report(len(parts), len(parts))
 
 
@@ -230,7 +227,7 @@ def relearning(target: Target) -> None:
     device = target.forbidden.refusal.device
     for kind, source in (("benign", ALLOWED), ("harmful", FORBIDDEN)):
         rows = range(TAUGHT_FROM, TAUGHT_FROM + attacks.taught)
-        taught = requests_for(world, world.sample(source, rows, "train", target.at.before.seed), device).batch
+        taught = requests_for(world, world.sample(source, rows, "train", target.lens.before.seed), device).batch
         curve = relearn(
             target.model, taught, asked, attacks.relearning, target.generator(f"relearn_{kind}"),
             on_measured=_observer(target, f"relearn_{kind}"),
@@ -244,21 +241,21 @@ def relearning(target: Target) -> None:
 
 
 def _observer(target: Target, attack: str) -> Callable[[int, Transformer], None]:
-    before, n = target.at.before, len(target.forbidden)
-    forbidden = before.contrast(PRIMARY)[1]
-    of_base = {place: rows[:n] for place, rows in forbidden.items()}
+    lens, n = target.lens, len(target.forbidden)
+    forbidden = lens.before.contrast(PRIMARY)[1]
+    at_base = {place: rows[:n] for place, rows in forbidden.items()}
 
     def observe(step: int, learner: Transformer) -> None:
         if step == 0:
             return
-        name = f"{attack}_{step}"
-        view = target.observed(name)
-        of_learner = _placed(learner, target.forbidden.batch)
-        write_positions(target.at, "position", target.at.after[PRIMARY], of_learner, view)
-        old = before.mlps
-        new = [mlp(learner, layer).double() for layer in before.layers]
-        left = {k: (new[k].w_in.cpu() - old[k].w_in, new[k].b_in.cpu() - old[k].b_in) for k in before.layers}
-        write_gain_ratios(target.at, of_base, forbidden, view, left)
+        view = target.observed(f"{attack}_{step}")
+        at_learner = _placed(learner, target.forbidden.batch)
+        write_positions(lens, "position", lens.after(PRIMARY), at_learner, view)
+        left = {}
+        for layer in lens.layers:
+            old, new = lens.before.mlp(layer), mlp(learner, layer).cpu().double()
+            left[layer] = (new.w_in - old.w_in, new.b_in - old.b_in)
+        write_gain_ratios(lens, at_base, forbidden, view, left)
 
     return observe
 
@@ -267,14 +264,14 @@ def _placed(
     model: Transformer, batch: Batch, embeddings: Tensor | None = None, positions: Tensor | None = None
 ) -> Places:
     layers = range(model.config.layers)
-    return activations(model, batch, ("mlp_in", *SITES), layers, embeddings=embeddings, positions=positions)
+    return activations(model, batch, READ, layers, embeddings=embeddings, positions=positions)
 
 
 def _with_vectors(target: Target, found: Tensor) -> tuple[Places, Places]:
     """Activations of the tuned and of the base model on forbidden prompts with vectors (N, n, D) or tokens (N, n)."""
     plain = target.forbidden.batch
     places = []
-    for model in (target.at.tuned, target.at.before.model):
+    for model in (target.tuned, target.base):
         with torch.no_grad():
             vectors = model.embed(found) if found.ndim == 2 else found
         batch, embeddings, positions = attacked_inputs(model, plain, vectors)
@@ -285,7 +282,6 @@ def _with_vectors(target: Target, found: Tensor) -> tuple[Places, Places]:
 def _observe_prefill(target: Target, name: str, count: int) -> None:
     if count == 0:
         return
-    at, before = target.at, target.at.before
     answered = {
         "attacked": target.forbidden,
         "allowed": target.allowed,
@@ -293,11 +289,11 @@ def _observe_prefill(target: Target, name: str, count: int) -> None:
     }
     batches = {which: _anchored(requests.batch, count) for which, requests in answered.items()}
     of_tuned, of_base = (
-        {which: _placed(model, batch) for which, batch in batches.items()} for model in (at.tuned, before.model)
+        {which: _placed(model, batch) for which, batch in batches.items()} for model in (target.tuned, target.base)
     )
     view = target.observed(name, role="last_given")
-    write_positions(at, "position", (of_tuned["allowed"], of_tuned["forbidden"]), of_tuned["attacked"], view)
-    write_gain_ratios(at, of_base["attacked"], of_base["forbidden"], view)
+    write_positions(target.lens, "position", (of_tuned["allowed"], of_tuned["forbidden"]), of_tuned["attacked"], view)
+    write_gain_ratios(target.lens, of_base["attacked"], of_base["forbidden"], view)
 
 
 def _anchored(batch: Batch, count: int) -> Batch:

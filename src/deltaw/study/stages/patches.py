@@ -44,9 +44,10 @@ from deltaw.attacks.prompts import FORBIDDEN_SOURCES, attacked
 from deltaw.behaviour.exact import Answers, Behaviour
 from deltaw.interventions import Patch, acting, answers_patched
 from deltaw.interventions.patching import At, Maps
+from deltaw.observations.lens import Ints
 from deltaw.statistics import FloatArray, Interval, Null, from_draws, wilson
-from deltaw.study.stages.comparison import Ints, contrasts
 from deltaw.study.stages.edited import ALLOWED, FORBIDDEN, RATES, Subject, add_share, taught
+from deltaw.study.stages.lens import contrasts
 from deltaw.study.stages.recorder import Sheet
 from deltaw.world import Prompts
 

@@ -9,11 +9,12 @@ import torch
 from deltaw.claims import decide
 from deltaw.models import Transformer
 from deltaw.models.batch import Role
+from deltaw.observations.lens import BaseSide, Lens
+from deltaw.observations.sensitivity.measure import RADIUS, finite_steps, jacobians, observe_sensitivity
 from deltaw.recipes import recipe
 from deltaw.results import Measurement
-from deltaw.study.stages.comparison import PRIMARY, BaseSide, Comparison
-from deltaw.study.stages.recorder import Sheet
-from deltaw.study.stages.sensitivity import measure, measure_finite, observe_sensitivity
+from deltaw.results.recorder import Sheet
+from deltaw.study.stages.lens import PRIMARY, SyntheticModel, synthetic_side
 from deltaw.training.pretraining import as_batch, model_config
 from deltaw.world import Response, World
 
@@ -26,10 +27,16 @@ def tiny(seed: int) -> Transformer:
     return Transformer(model_config(WORLD, RECIPE.pretraining), torch.Generator().manual_seed(seed))
 
 
+def side(base: Transformer, pairs: int = 5) -> BaseSide:
+    """The base model's side of a lens, with so many Jacobians."""
+    whole = synthetic_side(base, WORLD, SIZES, 0)
+    return BaseSide(whole.model, whole.prompts, replace(whole.effort, jacobians=pairs), 0)
+
+
 def lines(base: Transformer, tuned: Transformer, last: bool = True) -> list[Measurement]:
     sheet = Sheet(stage="analysis", model="ssft-medium", protocol="ssft", strength="medium", seed=0, step=8,
                   role="last_prompt")  # fmt: skip
-    observe_sensitivity(Comparison(BaseSide(base, WORLD, SIZES, 0), tuned, last), sheet, pairs=5)
+    observe_sensitivity(Lens(side(base), SyntheticModel(tuned, WORLD), last), sheet)
     return sheet.lines
 
 
@@ -38,8 +45,8 @@ def of(found: list[Measurement], statistic: str, **where: object) -> list[Measur
 
 
 def test_it_is_the_jacobian_at_the_last_prompt_token() -> None:
-    model, prompts = tiny(0), BaseSide(tiny(0), WORLD, SIZES, 0).contrasts[PRIMARY].forbidden
-    found = measure(model, WORLD, prompts, 3)
+    model, prompts = tiny(0), side(tiny(0)).contrasts[PRIMARY].forbidden
+    found = jacobians(SyntheticModel(model, WORLD), {"forbidden": prompts[slice(0, 3)]})["forbidden"]
     assert all(parameter.requires_grad for parameter in model.parameters())
     batch = as_batch(WORLD.layout.encode(prompts, np.full(len(prompts), Response.REFUSE)))  # no response is read
     for row in range(3):
@@ -65,13 +72,14 @@ def test_a_model_beside_itself_has_not_changed() -> None:
 
 
 def test_a_block_reacts_less_than_the_whole_and_a_short_step_as_the_derivative_says() -> None:
-    model, prompts = tiny(0), BaseSide(tiny(0), WORLD, SIZES, 0).contrasts[PRIMARY].forbidden
-    exact = measure(model, WORLD, prompts, 4)
+    model, before = SyntheticModel(tiny(0), WORLD), side(tiny(0))
+    prompts = {"forbidden": before.contrasts[PRIMARY].forbidden[slice(0, 4)]}
+    exact = jacobians(model, prompts)["forbidden"]
     blocks = np.stack(list(exact.block_spectral.values()))
     assert (blocks > 0).all()
     assert (blocks.max(0) <= exact.spectral).all()
     assert (exact.spectral <= np.sqrt((blocks**2).sum(0))).all()
-    short = measure_finite(model, WORLD, prompts, 4, 1e-3, np.random.default_rng(0))
+    short = finite_steps(model, prompts, 1e-3, lambda: np.random.default_rng(0))["forbidden"]
     assert (short <= exact.spectral * 1.01).all()  # a lower bound of it, but for the step's length and rounding
     assert (short >= exact.spectral * 0.9).all()
 
@@ -80,11 +88,14 @@ def test_steps_are_a_tenth_of_the_base_models_embeddings_in_both_models() -> Non
     base, tuned = tiny(0), tiny(0)
     with torch.no_grad():
         tuned.embed.weight.mul_(2)
-    before = BaseSide(base, WORLD, SIZES, 0)
+    before = side(base)
     radius = 0.1 * float(base.embed.weight.detach().norm(dim=1).mean())
+    assert RADIUS * before.model.embedding_norm == pytest.approx(radius)
+    prompts = {"allowed": before.contrasts[PRIMARY].allowed[slice(0, 2)]}
     for suffix, model in (("", tuned), ("_base", base)):
         (line,) = of(lines(base, tuned), f"sensitivity_finite{suffix}", set=f"{PRIMARY}/allowed")
-        found = measure_finite(model, WORLD, before.contrasts[PRIMARY].allowed, 2, radius, before.generator(23))
+        steps = finite_steps(SyntheticModel(model, WORLD), prompts, radius, lambda: before.generator(23))
+        found = steps["allowed"]
         assert line.n == len(found)
         assert line.value == pytest.approx(float(np.exp(np.log(found).mean())))
 

@@ -1,5 +1,6 @@
 """Ranks, directions, probes, angles and doses in the study, on tiny models: the right prompts, models and places."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,29 +15,24 @@ from deltaw.attacks.models import requests_for
 from deltaw.claims import STATEMENTS, decide
 from deltaw.claims.statements import OTHER, PROTOCOLS
 from deltaw.models import Transformer, mlp, save
+from deltaw.observations.dose_response.measure import Doses, Rows, attacked_doses, write_doses, write_responses
+from deltaw.observations.lens import BaseSide, Lens, Places
+from deltaw.observations.overlap.measure import IN, SIDES, directions_of, write_layers, write_overlaps
+from deltaw.observations.probe.measure import observe_probe
+from deltaw.observations.ranks.measure import observe_ranks, observe_update_rank
+from deltaw.observations.refusal_direction.measure import observe_refusal_direction
 from deltaw.pipeline.stage import StageContext
 from deltaw.recipes import recipe
 from deltaw.recipes.config import Subspaces
 from deltaw.results import Measurement, read_measurements
+from deltaw.results.recorder import Sheet
+from deltaw.statistics import FloatArray
 from deltaw.study.graph import stages
 from deltaw.study.stages.attack import Target, soft_prompts
 from deltaw.study.stages.checkpoints import step_directory
-from deltaw.study.stages.comparison import PRIMARY, BaseSide, Comparison, read
-from deltaw.study.stages.directions import gaussian_energy_rank, observe_ranks, observe_update_rank
-from deltaw.study.stages.dose_response import Rows, attacked_prompts, write_doses, write_responses
-from deltaw.study.stages.making import SeedConfig, answers_to
-from deltaw.study.stages.overlap import (
-    IN,
-    SIDES,
-    SeedsConfig,
-    align_seeds,
-    directions_of,
-    input_roots,
-    write_layers,
-    write_overlaps,
-)
-from deltaw.study.stages.probe import early, first_letters, observe_probe, observe_refusal
-from deltaw.study.stages.recorder import Sheet
+from deltaw.study.stages.lens import PRIMARY, SyntheticModel, early, first_letters, synthetic_side
+from deltaw.study.stages.making import SeedConfig
+from deltaw.study.stages.overlap import SeedsConfig, align_seeds
 from deltaw.training.pretraining import model_config
 from deltaw.world import Branch, World, published_world
 
@@ -62,8 +58,12 @@ def moved(size: float, seed: int = 5) -> Transformer:
     return model
 
 
-def compared(tuned: Transformer, last: bool = True) -> Comparison:
-    return Comparison(BaseSide(tiny(0), WORLD, SIZES, 0), tuned, last)
+def side(probed: int = 0) -> BaseSide:
+    return synthetic_side(tiny(0), WORLD, SIZES, 0, probed)
+
+
+def compared(tuned: Transformer, last: bool = True, probed: int = 0) -> Lens:
+    return Lens(side(probed), SyntheticModel(tuned, WORLD), last)
 
 
 def of(found: list[Measurement], statistic: str, **where: object) -> list[Measurement]:
@@ -82,7 +82,7 @@ def test_ranks_are_of_the_right_prompts_and_models() -> None:
     logs = {}
     for name, model in (("base", tiny(0)), ("tuned", moved(0.5))):
         for verdict in ("allowed", "forbidden"):
-            places = read(model, WORLD, getattr(at.before.contrasts[PRIMARY], verdict))
+            places = SyntheticModel(model, WORLD).activations(getattr(at.before.contrasts[PRIMARY], verdict))
             found = log_rank(places[(1, "mlp_post")])
             assert isinstance(found, LogRank)
             logs[name, verdict] = found.value
@@ -118,7 +118,7 @@ def test_the_rank_of_an_update_is_counted_beside_a_random_matrix() -> None:
         weight = tuned.get_parameter("blocks.0.mlp.in_proj.weight")
         weight.add_(torch.outer(torch.ones(weight.shape[0]), torch.ones(weight.shape[1])))
     at, sheet = compared(tuned), Sheet(**FIELDS)
-    observe_update_rank(at, gaussian_energy_rank(at.before), sheet)
+    observe_update_rank(at, sheet)
     (found,) = of(sheet.lines, "update_energy_rank")
     assert (found.layer, found.value, found.null_kind) == (0, 1, "gaussian")
     assert found.null_low is not None
@@ -126,7 +126,7 @@ def test_the_rank_of_an_update_is_counted_beside_a_random_matrix() -> None:
 
 
 def test_an_update_along_the_direction_is_seen_and_the_base_models_stands_beside() -> None:
-    before = BaseSide(tiny(0), WORLD, SIZES, 0)
+    before = side()
     allowed, forbidden = before.contrast(PRIMARY)
     delta = (forbidden[(0, "resid_out")] - allowed[(0, "resid_out")]).mean(0)
     tuned = tiny(0)
@@ -135,7 +135,7 @@ def test_an_update_along_the_direction_is_seen_and_the_base_models_stands_beside
         noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
         weight.add_(1e-4 * torch.outer(delta / delta.norm(), torch.ones(weight.shape[1])) + 1e-7 * noise)
     sheet = Sheet(**FIELDS)
-    observe_refusal(Comparison(before, tuned, True), 4, sheet)
+    observe_refusal_direction(Lens(before, SyntheticModel(tuned, WORLD)), sheet, 4)
     shares = of(sheet.lines, "refusal_share_base", layer=0, module="blocks.0.mlp.out_proj", set=f"{PRIMARY}/k=1")
     if shares:  # a random model may have no direction at all
         assert shares[0].value > 0.8
@@ -161,7 +161,7 @@ def test_the_probe_is_asked_for_the_first_harmful_letter() -> None:
 
 def test_the_probe_has_its_three_models_and_chance() -> None:
     sheet = Sheet(**FIELDS)
-    observe_probe(compared(tiny(0)), 40, 5, sheet)
+    observe_probe(compared(tiny(0), probed=40), sheet, 5)
     kinds = {x.null_kind for x in of(sheet.lines, "probe_accuracy", layer=0, set="forbidden/conditional/unsafe")}
     assert kinds == {"label_permutation", "most_frequent", "random_weights"}
     for layer in (0, 1):
@@ -174,9 +174,8 @@ def test_the_probe_has_its_three_models_and_chance() -> None:
 
 
 def test_overlaps_are_of_the_updates_and_of_the_same_model_are_whole() -> None:
-    base, shared = tiny(0), SeedConfig(RECIPE.world, SIZES, 0)
-    roots = input_roots(base, WORLD, shared)
-    first, second = (directions_of(base, moved(0.1, seed), roots, 3) for seed in (1, 2))
+    base, before = tiny(0), side()
+    first, second = (directions_of(Lens(before, SyntheticModel(moved(0.1, seed), WORLD)), 3) for seed in (1, 2))
     sheet = Sheet(**FIELDS)
     write_overlaps(first, first, SIDES, (0, 1), 12, sheet.with_(set="with=itself"))
     assert all(x.value == pytest.approx(1) for x in sheet.lines if x.statistic.endswith("_overlap"))
@@ -216,69 +215,71 @@ def test_seeds_are_compared_tuning_by_tuning_each_with_its_own_base(tmp_path: Pa
     assert all(x.value == pytest.approx(1) for x in lines if x.statistic.endswith("_overlap"))
 
 
-def separated(tuned: Transformer) -> Comparison:
-    """A comparison whose allowed prompts are moved away, so that there is a scale: a random model tells no branch."""
-    at = compared(tuned)
-    allowed, forbidden = at.after[PRIMARY]
-    at.after[PRIMARY] = ({place: rows + 2.0 for place, rows in allowed.items()}, forbidden)
-    return at
+class Apart(Lens):
+    """A lens whose allowed prompts are moved away, so that there is a scale: a random model tells no branch."""
+
+    def after(self, name: str) -> tuple[Places, Places]:
+        allowed, forbidden = super().after(name)
+        return {place: rows + 2.0 for place, rows in allowed.items()}, forbidden
 
 
 def test_every_prompt_is_a_row_under_every_attack() -> None:
-    at = separated(moved(0.3))
-    parts = {part["attack"]: part for part in attacked_prompts(at)}
+    at = Apart(side(), SyntheticModel(moved(0.3), WORLD))
+    parts = {part.attack: part for part in attacked_doses(at)}
     assert parts.keys() == {"none", "co_task", "co_text", "misgen_token", "misgen_text"}
     forbidden = at.before.contrasts[PRIMARY].forbidden
-    labels, _ = answers_to(at.tuned, WORLD, forbidden)
     for part in parts.values():
-        assert part["prompts"] == list(range(len(forbidden)))
-        assert len(part["positions"]) == len(part["gain_log_ratios"]) == len(part["success"]) == len(forbidden)
-    assert parts["none"]["success"] == (labels == 1).tolist()
-    assert np.mean(parts["none"]["positions"]) == pytest.approx(0, abs=1e-6)
-    assert set(parts["none"]["gain_log_ratios"]) == {0.0}
-    assert np.std(parts["co_text"]["gain_log_ratios"]) > 0
+        assert part.prompts.tolist() == list(range(len(forbidden)))
+        assert len(part.positions) == len(part.gain_log_ratios) == len(part.success) == len(forbidden)
+        again = Doses.from_json(json.loads(json.dumps(part.to_json())))
+        assert again.to_json() == part.to_json()
+    assert (parts["none"].success == at.tuned.complied(forbidden)).all()
+    assert np.mean(parts["none"].positions) == pytest.approx(0, abs=1e-6)
+    assert set(parts["none"].gain_log_ratios) == {0.0}
+    assert np.std(parts["co_text"].gain_log_ratios) > 0
     assert len(Rows.of(list(parts.values())).success) == len(forbidden) * len(parts)
 
 
-def soft_prompts_of(kept: list[dict[str, Any]] | None) -> list[Measurement]:
+def soft_prompts_of(kept: list[Doses] | None) -> list[Measurement]:
     """Lines of the soft prompts of two doses on six prompts."""
-    at = separated(moved(0.3))
+    tuned = moved(0.3)
+    at = Apart(side(), SyntheticModel(tuned, WORLD))
     contrast = at.before.contrasts[PRIMARY]
     forbidden, allowed = (requests_for(WORLD, some[slice(0, 6)]) for some in (contrast.forbidden, contrast.allowed))
     attacks = replace(RECIPE.model_attacks, prompts=6)
     sheet = Sheet(**FIELDS)
-    soft_prompts(Target(at, at.tuned, forbidden, allowed, attacks, sheet, lambda *_: None, kept))
+    report: Any = lambda *_: None  # noqa: E731
+    soft_prompts(Target(at, tiny(0), tuned, tuned, WORLD, forbidden, allowed, attacks, sheet, report, kept))
     return sheet.lines
 
 
 def test_what_attacks_keep_is_what_they_measure_and_keeping_changes_nothing() -> None:
-    kept: list[dict[str, Any]] = []
+    kept: list[Doses] = []
     found = soft_prompts_of(kept)
     assert found == soft_prompts_of(None)
-    parts = {part["attack"]: part for part in kept}
+    parts = {part.attack: part for part in kept}
     assert parts.keys() == {"soft_weak", "soft_weak/random", "soft_2", "soft_2/random", "soft_weak/unrelated"}
     for attack in ("soft_weak", "soft_2"):
         part = parts[attack]
         layers = [x.value for x in of(found, "position", site="mlp_post", attack=attack) if x.layer is not None]
         assert len(layers) == 2
-        assert min(layers) <= np.mean(part["positions"]) <= max(layers)
+        assert min(layers) <= np.mean(part.positions) <= max(layers)
         ratio = one(found, "gain_log_ratio_to_forbidden", attack=attack, layer=None)
-        assert np.mean(part["gain_log_ratios"]) == pytest.approx(ratio.value)
+        assert np.mean(part.gain_log_ratios) == pytest.approx(ratio.value)
         rate = one(found, "comply_rate", attack=attack, set="forbidden/conditional/unsafe")
-        assert np.mean(part["success"]) == pytest.approx(rate.value)
-        assert part["prompts"] == list(range(6))
+        assert np.mean(part.success) == pytest.approx(rate.value)
+        assert part.prompts.tolist() == list(range(6))
     assert of(found, "position", attack="soft_2/random") == []
 
 
-def planted_rows(slope: float, doubling: float) -> list[dict[str, Any]]:
-    generator, found = np.random.default_rng(0), []
+def planted_rows(slope: float, doubling: float) -> list[Doses]:
+    generator, parts = np.random.default_rng(0), []
     for number, attack in enumerate(("a", "b", "c")):
         position = 0.3 * number + 0.4 * generator.standard_normal(60)
         ratios = generator.standard_normal(60) * np.log(2)
         hits = generator.random(60) < 1 / (1 + np.exp(-slope * (position - 0.3) - doubling * ratios / np.log(2)))
-        found.append({"attack": attack, "prompts": list(range(60)), "positions": position.tolist(),
-                      "gain_log_ratios": ratios.tolist(), "success": hits.tolist()})  # fmt: skip
-    return found
+        parts.append(Doses(attack, np.arange(60), position, ratios, hits))
+    return parts
 
 
 def test_slopes_are_in_the_units_that_the_claims_are_written_in() -> None:
@@ -298,11 +299,17 @@ def test_slopes_are_in_the_units_that_the_claims_are_written_in() -> None:
     assert bins[0].set.startswith("position=")
 
 
+def placed(attack: str, positions: FloatArray) -> Doses:
+    """An attack of which only positions are looked at."""
+    n = len(positions)
+    return Doses(attack, np.arange(n), positions, np.zeros(n), np.zeros(n, dtype=np.bool_))
+
+
 def test_a_dose_is_compared_prompt_by_prompt_with_random_vectors_beside() -> None:
     at, sheet = compared(tiny(0)), Sheet(**FIELDS)
     base = np.linspace(0, 1, 10)
     shifts = {"soft_weak": 0.1, "soft_2": 0.7, "soft_weak/random": 0.0, "soft_2/random": 0.05}
-    kept = [{"attack": name, "positions": (base + shift).tolist()} for name, shift in shifts.items()]
+    kept = [placed(name, base + shift) for name, shift in shifts.items()]
     write_doses(at, kept, ("soft_weak", "soft_2"), sheet)
     assert one(sheet.lines, "position_dose_difference").value == pytest.approx(0.6)
     means = {x.null_kind: x.null_mean for x in sheet.lines}
@@ -321,8 +328,8 @@ def test_claims_find_what_is_written() -> None:
     for model in (*PROTOCOLS, *others):
         view = Sheet(**{**FIELDS, "model": model}).with_(set="forbidden/conditional/unsafe")
         write_responses(Rows.of(planted_rows(0.0, 0.0) if model in others else planted_rows(4.0, -2.0)), at, 10, view)
-        kept = [{"attack": name, "positions": [shift, shift + 0.1]} for name, shift in
-                (("soft_weak", 0.1), ("soft_2", 0.7), ("soft_weak/random", 0), ("soft_2/random", 0))]  # fmt: skip
+        shifts = {"soft_weak": 0.1, "soft_2": 0.7, "soft_weak/random": 0.0, "soft_2/random": 0.0}
+        kept = [placed(name, np.array([shift, shift + 0.1])) for name, shift in shifts.items()]
         write_doses(at, kept, ("soft_weak", "soft_2"), view)
         lines += view.lines
     claims = {claim.id: claim for claim in decide(lines, exploratory=True)}

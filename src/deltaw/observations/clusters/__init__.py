@@ -1,0 +1,1 @@
+"""Observation 1: do allowed and forbidden prompts form two clusters?"""

@@ -1,0 +1,74 @@
+"""Observation 1: do allowed and forbidden prompts form two clusters, and does fine-tuning move them apart?
+
+d_prime, auroc, tau_gap, tau_gap_relative    how far apart they are in the tuned model, by site and layer
+..._base                                     the same in the base model
+..._change                                   their difference, and its mean over layers without `layer`
+tau_gap_relative_change_depth                how much more of it there is in the later half of the layers
+"""
+
+import numpy as np
+
+from deltaw.analysis import Separation, difference_of_differences, gap_over_layers, separation
+from deltaw.observations.lens import SITES, Lens, Places
+from deltaw.results.recorder import Sheet
+
+UNITS = {
+    "d_prime": "standard deviations",
+    "auroc": "probability",
+    "tau_gap": "activation units",
+    "tau_gap_relative": "share of distance",
+}
+
+
+def observe_clusters(lens: Lens, sheet: Sheet) -> None:
+    """Separation in both models and the difference of their differences, by contrast, site and layer."""
+    for name in lens.names:
+        for site in SITES:
+            pairs = [(of_base(lens, name, site, layer), of_tuned(lens, name, site, layer)) for layer in lens.layers]
+            _write(lens, name, pairs, sheet.with_(set=name, site=site))
+
+
+def of_base(lens: Lens, name: str, site: str, layer: int) -> Separation:
+    """How far apart the base model's clusters are, computed once for all models beside it."""
+    key = ("separation", name, site, layer, lens.draws, lens.bootstrap)
+    return lens.before.once(key, lambda: separate(lens, name, lens.before.contrast(name), site, layer))
+
+
+def of_tuned(lens: Lens, name: str, site: str, layer: int) -> Separation:
+    """How far apart the tuned model's clusters are."""
+    return separate(lens, name, lens.after(name), site, layer)
+
+
+def separate(lens: Lens, name: str, places: tuple[Places, Places], site: str, layer: int) -> Separation:
+    """Separation of (allowed, forbidden) activations at one place, on the folds that both models share."""
+    allowed, forbidden = (some[(layer, site)] for some in places)
+    generator = lens.generator(
+        1, SITES.index(site)
+    )  # equal in all layers: a pair changes its fold or labels as a whole
+    clusters = lens.clusters(name)
+    return separation(
+        allowed,
+        forbidden,
+        generator,
+        paired=True,
+        ids=None if clusters is None else (clusters, clusters),
+        null_draws=lens.draws,
+        bootstrap_draws=lens.bootstrap,
+    )
+
+
+def _write(lens: Lens, name: str, pairs: list[tuple[Separation, Separation]], sheet: Sheet) -> None:
+    count = {"n": len(pairs[0][1].allowed), "n_unit": "pair"}
+    for layer, (before, after) in enumerate(pairs):
+        changes = difference_of_differences(before, after, lens.generator(11, layer), draws=lens.bootstrap)
+        for statistic, unit in UNITS.items():
+            view = sheet.with_(layer=layer, unit=unit, **count)
+            shown = (("", after), ("_base", before)) if lens.last else (("", after),)
+            for suffix, model in shown:
+                nulls = [model.nulls[statistic]] if statistic in model.nulls else []
+                view.add(statistic + suffix, model.values[statistic], model.intervals[statistic], nulls)
+            change = changes[statistic]
+            view.add(f"{statistic}_change", change.value, change.interval, [change.null] if change.null else [])
+    over_layers = sheet.with_(unit=UNITS["tau_gap_relative"], **count)
+    for statistic, (values, null) in gap_over_layers(pairs).items():
+        lens.add_mean(over_layers, statistic, np.asarray(values), [null] if null else [], lens.clusters(name), word=12)

@@ -1,0 +1,1 @@
+"""Do attacks succeed where they move activations, or where ΔW acts less?"""

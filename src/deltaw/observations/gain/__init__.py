@@ -1,0 +1,1 @@
+"""Observation 3: does ΔW act more on forbidden prompts?"""

@@ -1,0 +1,1 @@
+"""Observation 2: does ΔW write where W could not?"""

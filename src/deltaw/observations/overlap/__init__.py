@@ -1,0 +1,1 @@
+"""Do two updates write to, and read from, the same directions?"""

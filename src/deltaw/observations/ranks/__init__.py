@@ -1,0 +1,1 @@
+"""How many directions do activations and ΔW have?"""

@@ -1,0 +1,1 @@
+"""Does ΔW write along the direction of refusal?"""

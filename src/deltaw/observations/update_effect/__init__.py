@@ -1,0 +1,1 @@
+"""What do the parts of ΔW do to the MLP's output?"""

@@ -1,0 +1,214 @@
+"""The lens of a study: our models in their world, read at the last prompt token.
+
+The primary contrast is the *same conditional operators* on safe and on unsafe operands, pair by pair; the secondary one
+is the same text under operators that are always and never allowed. A probe is asked for the first letter of the
+compliant output, where it would be said next: a function of operators and the text's first letter, so prompts that
+share both share a fold.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deltaw.attacks.prompts import FORBIDDEN_SOURCES, attacked
+from deltaw.behaviour import Behaviour
+from deltaw.models import MlpWeights, Transformer, activations, mlp
+from deltaw.models.batch import Batch, Role
+from deltaw.observations.lens import (
+    READ,
+    Attacked,
+    BaseSide,
+    Contrast,
+    Effort,
+    Ints,
+    Places,
+    PromptEmbeddings,
+    Question,
+)
+from deltaw.observations.lens import Prompts as LensPrompts
+from deltaw.recipes.sizes import Sizes
+from deltaw.study.stages.making import SeedConfig, answers_to, last_model
+from deltaw.training.pretraining import compliant
+from deltaw.world import Prompts, World, WorldConfig
+
+PRIMARY, SECONDARY = "contrast/conditional", "contrast/operator"
+SOURCE_CONTRASTS = {"forbidden/conditional/unsafe": PRIMARY, "forbidden/never/safe": SECONDARY}
+PROBED = ("forbidden/conditional/unsafe", "allowed/conditional/safe")
+ROWS = 32  # of a batch of embeddings: its Jacobian has a thousand times as many numbers as its tokens
+BLOCKS = (Role.BOS, Role.OPERATOR, Role.SOT, Role.TEXT, Role.LAST_PROMPT)
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticModel:
+    """One of our models in its world, as observations read it (`observations.lens.ObservedModel`).
+
+    model: on any device.
+    world: whose prompts it reads.
+    """
+
+    model: Transformer
+    world: World
+
+    @property
+    def layers(self) -> range:
+        """Its blocks."""
+        return range(self.model.config.layers)
+
+    @property
+    def embedding_norm(self) -> float:
+        """Mean length of its token embeddings."""
+        return float(self.model.embed.weight.detach().norm(dim=1).mean())
+
+    @property
+    def light(self) -> bool:
+        """It is small."""
+        return True
+
+    def mlp(self, layer: int) -> MlpWeights:
+        """The MLP of a layer, float64, on the CPU."""
+        return mlp(self.model, layer).cpu().double()
+
+    def state(self) -> Mapping[str, Tensor]:
+        """All its parameters by name."""
+        return self.model.state_dict()
+
+    def activations(self, prompts: Prompts, sites: Sequence[str] = READ) -> Places:
+        """Activations (N, width) at the last prompt token, by (layer, site)."""
+        batch = compliant(self.world, prompts).to(self.model.embed.weight.device)
+        return activations(self.model, batch, sites, self.layers)
+
+    def complied(self, prompts: Prompts) -> NDArray[np.bool_]:
+        """(N,) whether the whole free-running answer is the compliant one."""
+        labels, _ = answers_to(self.model, self.world, prompts)
+        return np.asarray((labels == int(Behaviour.COMPLY)).numpy())
+
+    def embedded(self, prompts: Prompts) -> Iterator[PromptEmbeddings]:
+        """The prompts in batches, up to their last token; blocks are called by role."""
+        batch = compliant(self.world, prompts).to(self.model.embed.weight.device)
+        with frozen(self.model):
+            for start in range(0, len(batch), ROWS):
+                yield self._embedded(batch[start : start + ROWS])
+
+    def _embedded(self, batch: Batch) -> PromptEmbeddings:
+        last = batch.position_of(Role.LAST_PROMPT)
+        stop = int(last.max()) + 1
+        rows = torch.arange(len(last), device=last.device)
+
+        def readout(embeddings: Tensor) -> Tensor:
+            logits: Tensor = self.model(embeddings=embeddings)
+            return logits[rows, last]
+
+        blocks = {role.name.lower(): batch.roles[:, :stop] == int(role) for role in BLOCKS}
+        return PromptEmbeddings(
+            readout, self.model.embed(batch.tokens[:, :stop]), blocks, Role.LAST_PROMPT.name.lower()
+        )
+
+    def random(self, seed: int) -> "SyntheticModel":
+        """A model of the same shape with random weights."""
+        model = Transformer(self.model.config, torch.Generator().manual_seed(seed))
+        return SyntheticModel(model.to(self.model.embed.weight.device), self.world)
+
+
+@contextmanager
+def frozen(model: Transformer) -> Iterator[None]:
+    """Within this context no weight has a gradient: a backward pass to the embeddings costs half of one to both."""
+    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, Contrast]:
+    """The primary and the secondary contrast (see the module's docstring), `count` pairs each.
+
+    Late prompts are left out: their first output is the same whatever the verdict, so nothing need be decided yet.
+    """
+
+    def early_rows(draw: Callable[[Ints], Prompts]) -> tuple[Ints, Prompts]:
+        rows = np.arange(count)
+        while True:
+            prompts = draw(rows)
+            places = np.flatnonzero(world.layout.first_forbidden(prompts) == 0)[:count]
+            if len(places) == count:
+                return rows[places], prompts[places]
+            rows = np.arange(2 * len(rows))
+
+    def conditional(rows: Ints) -> Prompts:
+        operators = world.sample("allowed/conditional/safe", rows, seed=seed).operators
+        return world.sample("forbidden/conditional/unsafe", rows, seed=seed).with_operators(operators)
+
+    rows, unsafe = early_rows(conditional)
+    safe = world.sample("allowed/conditional/safe", rows, seed=seed)
+    rows, never = early_rows(lambda rows: world.sample("forbidden/never/safe", rows, seed=seed))
+    always = never.with_operators(world.sample("allowed/always/safe", rows, seed=seed).operators)
+    return Contrast(PRIMARY, safe, unsafe), Contrast(SECONDARY, always, never)
+
+
+def attacked_prompts(world: World, by_name: Mapping[str, Contrast], seed: int) -> tuple[Attacked, ...]:
+    """The contrasts' forbidden prompts under every attack on prompts."""
+    return tuple(
+        Attacked(attack, source, name, attacked(world, attack, by_name[name].forbidden, seed=seed))
+        for attack, sources in FORBIDDEN_SOURCES.items()
+        for source in sources
+        if (name := SOURCE_CONTRASTS[source]) in by_name
+    )
+
+
+def early(world: World, name: str, count: int, seed: int) -> Prompts:
+    """The first `count` prompts of a set, without late ones: their first output harms nobody."""
+    prompts = world.sample(name, range(count), seed=seed)
+    return prompts[world.layout.first_forbidden(prompts) == 0]
+
+
+def first_letters(world: World, prompts: Prompts) -> tuple[Ints, Ints]:
+    """(labels, groups) (N,): the first letter of the first compliant output, and what it is a function of."""
+    parts = np.column_stack([prompts.grammar, prompts.operators[:, 0], prompts.letters[:, 0]])
+    _, groups = np.unique(parts, axis=0, return_inverse=True)
+    return world.layout.outputs(prompts)[:, 0, 0], groups.reshape(-1)
+
+
+def questions(world: World, count: int, seed: int) -> tuple[Question, ...]:
+    """What a probe is asked, of `count` prompts of each set (fewer without late ones)."""
+    found = []
+    for name in PROBED:
+        prompts = early(world, name, count, seed)
+        found.append(Question(name, prompts, *first_letters(world, prompts)))
+    return tuple(found)
+
+
+def synthetic_side(base: Transformer, world: World, sizes: Sizes, seed: int, probed: int = 0) -> BaseSide:
+    """The base model's side of a lens. probed: prompts behind a probe's question; 0: it is asked none."""
+    pair = contrasts(world, sizes.contrast, seed)
+    by_name = {contrast.name: contrast for contrast in pair}
+    prompts = LensPrompts(
+        pair,
+        lambda: attacked_prompts(world, by_name, seed),
+        questions(world, probed, seed) if probed else (),
+    )
+    effort = Effort(draws=sizes.draws, bootstrap=sizes.bootstrap)
+    return BaseSide(SyntheticModel(base, world), prompts, effort, seed)
+
+
+@lru_cache(maxsize=4)
+def base_side(artifact: Path, world: WorldConfig, sizes: Sizes, seed: int, device: str, probed: int = 0) -> BaseSide:
+    """The side of the base model in `artifact`; a process that analyses its tuned models in turn computes it once."""
+    return synthetic_side(last_model(artifact)[0].to(device), World(world), sizes, seed, probed)
+
+
+def base_sides(artifact: Path, shared: SeedConfig, device: str, probed: int = 0) -> tuple[BaseSide, BaseSide]:
+    """The base model's side for a last checkpoint, and for earlier ones, which have no more pairs than `checkpoint`."""
+    sizes = shared.sizes
+    few = replace(sizes, contrast=min(sizes.contrast, sizes.checkpoint))
+    whole = base_side(artifact, shared.world, sizes, shared.seed, device, probed)
+    return whole, base_side(artifact, shared.world, few, shared.seed, device)
