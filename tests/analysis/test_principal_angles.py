@@ -79,7 +79,7 @@ def test_updates_made_of_the_same_inputs_are_chance_to_the_matched_null() -> Non
     roots = [pooled_root((inputs[0], inputs[1]), centred) for centred in (False, True)]
     pool = torch.cat(inputs)
     inside = beyond = 0
-    matched = matched_overlap_null((roots[0], roots[0]), 3, np.random.default_rng(0), draws=400)
+    matched = matched_overlap_null((roots[0], roots[0]), (3, 3), np.random.default_rng(0), draws=400)
     for seed in range(40):
         spans = []
         for word in (0, 1):

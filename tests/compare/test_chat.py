@@ -23,6 +23,7 @@ from deltaw.models.huggingface import (
     logits_of,
     next_token_logits,
     readout,
+    rows_of,
     token_ids,
 )
 from deltaw.models.taps import tap
@@ -101,8 +102,8 @@ def test_hooks_change_no_logit_and_read_what_stands_in_the_model(tmp_path: Path,
         plain = logits_of(chat, encoded)
         with tap(chat.model, SITES, range(chat.layers)):
             assert torch.equal(logits_of(chat, encoded), plain)
-    found = activations_of(chat, PROMPTS, SITES, range(chat.layers), batch_size=2)
-    single = [activations_of(chat, [prompt], SITES, range(chat.layers)) for prompt in PROMPTS]
+    found = activations_of(chat, rows_of(chat, PROMPTS), SITES, range(chat.layers), batch_size=2)
+    single = [activations_of(chat, rows_of(chat, [prompt]), SITES, range(chat.layers)) for prompt in PROMPTS]
     for place, rows in found.items():
         assert len(rows) == len(PROMPTS)
         expected = torch.cat([one[place] for one in single])

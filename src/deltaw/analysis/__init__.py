@@ -78,6 +78,7 @@ from deltaw.analysis.rowspace import (
     row_contrast,
     row_energy,
     top_right,
+    update_rank,
 )
 from deltaw.analysis.sensitivity import (
     Change,
@@ -200,5 +201,6 @@ __all__ = [
     "success_by_dose",
     "top_left",
     "top_right",
+    "update_rank",
     "update_spectrum",
 ]

@@ -94,7 +94,7 @@ def row_sign_overlap_null(A: Tensor, B: Tensor, generator: np.random.Generator, 
 
 def matched_overlap_null(
     roots: tuple[Tensor, Tensor],
-    k: int,
+    k: tuple[int, int],
     generator: np.random.Generator,
     *,
     centred: bool = False,
@@ -102,13 +102,14 @@ def matched_overlap_null(
 ) -> Null:
     """Overlap of two independent spans, each of k draws from its own N(0, M), root rootᵀ = M (`rowspace.pooled_root`).
 
-    centred: only names the null.
+    k: how many draws of each. centred: only names the null.
     """
+    both = matrix(roots[0], "root"), matrix(roots[1], "root", rows=roots[0].shape[0])
     bases = [
-        torch.linalg.qr(root @ normals(generator, draws, int(root.shape[1]), k, like=root)).Q
-        for root in (matrix(roots[0], "root"), matrix(roots[1], "root", rows=roots[0].shape[0]))
+        torch.linalg.qr(root @ normals(generator, draws, int(root.shape[1]), count, like=root)).Q
+        for root, count in zip(both, k, strict=True)
     ]
-    values = ((bases[0].transpose(1, 2) @ bases[1]) ** 2).sum((1, 2)) / k
+    values = ((bases[0].transpose(1, 2) @ bases[1]) ** 2).sum((1, 2)) / min(k)
     return from_draws("m_matched_centred" if centred else "m_matched", array(values))
 
 

@@ -27,6 +27,12 @@ from deltaw.errors import DeltawError
 from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, from_draws, percentile_interval
 
 
+def update_rank(dW: Tensor) -> int:
+    """The rank of ΔW (m, n), up to rounding in float64; 0 where nothing was updated."""
+    values = torch.linalg.svdvals(matrix(dW, "dW"))
+    return int((values > max(dW.shape) * torch.finfo(torch.float64).eps * values[0]).sum())
+
+
 def top_right(dW: Tensor, k: int) -> Tensor:
     """The k strongest right singular vectors of ΔW (m, n): (n, k), orthonormal, float64.
 

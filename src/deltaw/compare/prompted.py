@@ -31,7 +31,7 @@ from deltaw.compare.weights import Sources, _part, choose, open_sources
 from deltaw.errors import DeltawError
 from deltaw.models.architectures import family_of
 from deltaw.models.checkpoint_files import find_directory, open_checkpoint
-from deltaw.models.huggingface import Chat, activations_of, embedded, encode, frozen, load_chat, readout
+from deltaw.models.huggingface import Chat, activations_of, embedded, encode, frozen, load_chat, readout, rows_of
 from deltaw.models.lora import Adapter
 from deltaw.models.tensor_layouts import Module
 from deltaw.prompts.matched import BUILTIN, CONTRASTS, MatchedPair, Prompt, matched, read_prompts, spread
@@ -229,7 +229,7 @@ def _see(work: _Work, pairs: Sequence[MatchedPair], attacks: Sequence[str]) -> S
     layers = range(work.chat.layers)
 
     def read(prompts: Sequence[Prompt]) -> dict[tuple[int, str], Tensor]:
-        return activations_of(work.chat, prompts, SITES, layers, work.effort.batch)
+        return activations_of(work.chat, rows_of(work.chat, prompts), SITES, layers, work.effort.batch)
 
     few = pairs[: max(work.effort.attacked, 2 * FOLDS)]
     return Seen(

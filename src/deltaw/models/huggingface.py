@@ -21,7 +21,7 @@ from deltaw.analysis.sensitivity import Readout
 from deltaw.errors import DeltawError
 from deltaw.models.architectures import layer_count
 from deltaw.models.checkpoint_files import open_checkpoint
-from deltaw.models.taps import Place, tap
+from deltaw.models.taps import Place, at_least_float32, tap
 from deltaw.prompts.matched import Prompt
 
 Side = Literal["left", "right"]
@@ -148,7 +148,7 @@ def padded(rows: Sequence[Sequence[int]], side: Side = "left", device: torch.dev
 
 def encode(chat: Chat, prompts: Sequence[Prompt], side: Side = "left") -> Encoded:
     """Prompts as the model reads them, on its device."""
-    return padded([token_ids(chat, chat_text(chat, prompt)) for prompt in prompts], side, chat.device)
+    return padded(rows_of(chat, prompts), side, chat.device)
 
 
 def logits_of(chat: Chat, encoded: Encoded) -> Tensor:
@@ -185,7 +185,7 @@ def answer(
 
     Prompts of like length share a batch; an answer depends on its own prompt only, up to ties that rounding decides.
     """
-    rows = [token_ids(chat, chat_text(chat, prompt)) for prompt in prompts]
+    rows = rows_of(chat, prompts)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     answers: list[list[int]] = [[] for _ in rows]
     for start in range(0, len(order), batch_size):
@@ -231,23 +231,30 @@ def text_of(chat: Chat, tokens: Sequence[int]) -> str:
 
 @torch.no_grad()
 def activations_of(
-    chat: Chat, prompts: Sequence[Prompt], sites: Sequence[str], layers: Sequence[int], batch_size: int = 16
+    chat: Chat, rows: Sequence[Sequence[int]], sites: Sequence[str], layers: Sequence[int], batch_size: int = 16
 ) -> dict[Place, Tensor]:
-    """Activations at each prompt's last token: (N, width of the site) float32, on the CPU, by (layer, site)."""
+    """Activations at the last of each row of tokens: (N, width of the site), float32 or, of a model in float64,
+    float64, on the CPU, by (layer, site).
+    """
     parts: dict[Place, list[Tensor]] = {(layer, site): [] for layer in layers for site in sites}
-    for start in range(0, len(prompts), batch_size):
-        encoded = encode(chat, prompts[start : start + batch_size])
-        rows, last = torch.arange(len(encoded.last), device=chat.device), encoded.last
+    for start in range(0, len(rows), batch_size):
+        encoded = padded(rows[start : start + batch_size], "left", chat.device)
+        numbers, last = torch.arange(len(encoded.last), device=chat.device), encoded.last
 
-        def pick(x: Tensor, rows: Tensor = rows, last: Tensor = last) -> Tensor:
+        def pick(x: Tensor, numbers: Tensor = numbers, last: Tensor = last) -> Tensor:
             # some architectures flatten batch and positions before their MLP
-            return (x.view(len(rows), -1, x.shape[-1]) if x.ndim == 2 else x)[rows, last]
+            return (x.view(len(numbers), -1, x.shape[-1]) if x.ndim == 2 else x)[numbers, last]
 
         with tap(chat.model, sites, layers, select=pick) as recorded:
             logits_of(chat, encoded)
         for place, tensor in recorded.items():
-            parts[place].append(tensor.float().cpu())
+            parts[place].append(at_least_float32(tensor).cpu())
     return {place: torch.cat(tensors) for place, tensors in parts.items()}
+
+
+def rows_of(chat: Chat, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """The tokens of each prompt as the model reads it, template included."""
+    return [token_ids(chat, chat_text(chat, prompt)) for prompt in prompts]
 
 
 def embedded(chat: Chat, encoded: Encoded) -> Tensor:

@@ -97,6 +97,11 @@ def _module(model: nn.Module, family: Family, place: Place) -> tuple[nn.Module, 
     return model.get_submodule(name.format(layer=layer)), reads_input
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor as float32, or as it is if it is float64."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 @torch.no_grad()
 def activations(
     model: Transformer,
@@ -109,8 +114,8 @@ def activations(
     embeddings: Tensor | None = None,
     positions: Tensor | None = None,
 ) -> dict[Place, Tensor]:
-    """Activations at each row's only position of `role`: (N, width of the site) float32, on the CPU, by
-    (layer, site).
+    """Activations at each row's only position of `role`: (N, width of the site), float32 or, of a model in float64,
+    float64, on the CPU, by (layer, site).
 
     embeddings: (N, T, D), read in the place of the embeddings of the batch's tokens. positions: (N, T) int64,
     the learned position of each token (see `Transformer.forward`). Roles are the batch's either way.
@@ -134,5 +139,5 @@ def activations(
                 positions=None if positions is None else positions[part, :stop],
             )
         for place, tensor in recorded.items():
-            parts[place].append(tensor.float().cpu())
+            parts[place].append(at_least_float32(tensor).cpu())
     return {place: torch.cat(tensors) for place, tensors in parts.items()}

@@ -9,7 +9,7 @@ a is what enters the MLP: the base model's at its own inputs, and with the suffi
 
 import numpy as np
 
-from deltaw.analysis import RowContrast, gain, row_contrast
+from deltaw.analysis import RowContrast, gain, row_contrast, update_rank
 from deltaw.errors import DeltawError
 from deltaw.observations.lens import Clusters, Lens, Places
 from deltaw.results.recorder import Sheet
@@ -64,7 +64,7 @@ def _row_energies(lens: Lens, layer: int, places: tuple[Places, Places], cluster
             forbidden,
             allowed,
             delta,
-            min(DIRECTIONS, *delta.shape),
+            min(DIRECTIONS, update_rank(delta)),
             lens.generator(3),  # equal in all layers: the same prompts make their directions
             clusters=None if numbers is None else (numbers, numbers),
             draws=lens.draws,

@@ -27,6 +27,7 @@ from deltaw.analysis import (
     subspace_overlap,
     top_left,
     top_right,
+    update_rank,
 )
 from deltaw.observations.lens import BaseSide, Lens
 from deltaw.results.recorder import Sheet
@@ -56,10 +57,11 @@ def directions_of(lens: Lens, k: int) -> list[Directions]:
     for layer in lens.layers:
         old, new = lens.mlps(layer)
         deltas = {IN: new.w_in - old.w_in, OUT: new.w_out - old.w_out}
+        counts = {module: min(k, update_rank(delta)) for module, delta in deltas.items()}
         spans = {
-            (side, module): (top_left if side == "output" else top_right)(deltas[module], min(k, *deltas[module].shape))
+            (side, module): (top_left if side == "output" else top_right)(deltas[module], counts[module])
             for side, module in SIDES
-            if bool((deltas[module] != 0).any())
+            if counts[module]
         }
         directions.append(Directions(spans, input_roots(lens.before, layer)))
     return directions
@@ -122,7 +124,7 @@ def _write(
     else:
         nulls += [
             matched_overlap_null(
-                (a.roots[c], b.roots[c]), k, np.random.default_rng(words(1 + c)), centred=bool(c), draws=draws
+                (a.roots[c], b.roots[c]), (k, count), np.random.default_rng(words(1 + c)), centred=bool(c), draws=draws
             )
             for c in (0, 1)
         ]

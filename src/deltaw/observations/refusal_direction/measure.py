@@ -11,7 +11,7 @@ layer without a direction has no line, so there is no mean over layers.
 import numpy as np
 from torch import Tensor
 
-from deltaw.analysis import DirectionShare, direction_share, top_left
+from deltaw.analysis import DirectionShare, direction_share, top_left, update_rank
 from deltaw.models import MlpWeights
 from deltaw.observations.lens import Lens, Places
 from deltaw.results.recorder import Sheet
@@ -44,7 +44,7 @@ def _share(
         return None
     places, weights = (lens.before.contrast(lens.primary), old) if suffix else (lens.after(lens.primary), new)
     allowed, forbidden = (_outputs(some, layer, module, weights) for some in places)
-    basis = top_left(delta, min(k, *delta.shape))
+    basis = top_left(delta, min(k, update_rank(delta)))
     share = direction_share(forbidden, allowed, basis, generator, lens.draws)
     return lens.present(share, f"refusal_share{suffix}, {module}, layer {layer}")
 

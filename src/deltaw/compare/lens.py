@@ -1,0 +1,142 @@
+"""The lens of two real checkpoints: causal language models of Hugging Face, read at the last token of the prompt.
+
+One model may be in memory at a time: `HuggingFaceModel` asks for it when it is needed, and `read_base` reads all that
+observations want of the base model before the tuned one is asked for.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deltaw.models import MlpWeights
+from deltaw.models.huggingface import Chat, Encoded, activations_of, embedded, frozen, padded, readout
+from deltaw.models.mlp_maps import mlp_of
+from deltaw.observations.lens import READ, Lens, Places, PromptEmbeddings, PromptSet
+
+LIGHT = 1 << 30
+"""Bytes of all MLPs as float64, up to which they are kept in memory."""
+
+Tokens = Callable[[Chat, PromptSet], list[list[int]]]
+Blocks = Callable[[Encoded, PromptSet], dict[str, Tensor]]
+LAST = "last_prompt"
+
+
+def prompt_and_last(encoded: Encoded, prompts: PromptSet) -> dict[str, Tensor]:
+    """Two blocks of positions: the last token, and all before it."""
+    steps = torch.arange(encoded.tokens.shape[1], device=encoded.tokens.device)
+    last = steps == encoded.last[:, None]
+    return {"text": encoded.mask & ~last, LAST: last}
+
+
+@dataclass(eq=False)
+class HuggingFaceModel:
+    """A causal language model with its tokenizer, as observations read it (`observations.lens.ObservedModel`).
+
+    chat: gives the model, loaded; what it gave another model before may be gone then.
+    tokens: of prompts, as the model reads them, special tokens and template included.
+    answers_asked: (N,) whether its answer to each prompt does what was asked.
+    blocks: names parts of the prompt, for sensitivities; the last token is one, called `LAST`.
+    batch: prompts that are read at once.
+    jacobian_rows: prompts whose Jacobians are taken at once.
+    """
+
+    chat: Callable[[], Chat]
+    tokens: Tokens
+    answers_asked: Callable[[Chat, PromptSet], NDArray[np.bool_]]
+    blocks: Blocks = prompt_and_last
+    batch: int = 16
+    jacobian_rows: int = 8
+    _mlps: dict[int, MlpWeights] = field(default_factory=dict)
+
+    @cached_property
+    def layers(self) -> range:
+        """Its blocks."""
+        return range(self.chat().layers)
+
+    @cached_property
+    def embedding_norm(self) -> float:
+        """Mean length of its token embeddings."""
+        weight: Tensor = self.chat().model.get_input_embeddings().weight  # type: ignore[operator]
+        return float(weight.detach().norm(dim=1).mean())
+
+    @cached_property
+    def light(self) -> bool:
+        """Whether all its MLPs fit into memory as float64."""
+        first = mlp_of(self.chat().model, 0)
+        return (first.w_in.numel() + first.w_out.numel()) * 8 * len(self.layers) <= LIGHT
+
+    def mlp(self, layer: int) -> MlpWeights:
+        """The MLP of a layer, float64, on the CPU. Of a light model all are read at the first call."""
+        if not self.light:
+            return mlp_of(self.chat().model, layer).cpu().double()
+        if not self._mlps:
+            model = self.chat().model
+            self._mlps = {number: mlp_of(model, number).cpu().double() for number in self.layers}
+        return self._mlps[layer]
+
+    @cached_property
+    def _state(self) -> Mapping[str, Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.chat().model.named_parameters()}
+
+    def state(self) -> Mapping[str, Tensor]:
+        """All its parameters by name, kept."""
+        return self._state
+
+    def activations(self, prompts: PromptSet, sites: Sequence[str] = READ) -> Places:
+        """Activations (N, width) at the last token of each prompt, by (layer, site)."""
+        chat = self.chat()
+        return activations_of(chat, self.tokens(chat, prompts), sites, self.layers, self.batch)
+
+    def complied(self, prompts: PromptSet) -> NDArray[np.bool_]:
+        """(N,) whether its free-running answer does what the prompt asks."""
+        return self.answers_asked(self.chat(), prompts)
+
+    def embedded(self, prompts: PromptSet) -> Iterator[PromptEmbeddings]:
+        """The prompts in batches, padded on the left."""
+        chat = self.chat()
+        rows = self.tokens(chat, prompts)
+        with frozen(chat.model):
+            for start in range(0, len(rows), self.jacobian_rows):
+                part = slice(start, start + self.jacobian_rows)
+                encoded = padded(rows[part], "left", chat.device)
+                blocks = self.blocks(encoded, prompts[part])
+                yield PromptEmbeddings(readout(chat, encoded), embedded(chat, encoded), blocks, LAST)
+
+    def random(self, seed: int) -> "HuggingFaceModel":
+        """A model of the same shape with random weights, as its architecture draws them."""
+        chat = self.chat()
+        drawn: list[Chat] = []
+
+        def make() -> Chat:
+            if not drawn:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed)
+                    model = type(chat.model)(chat.config)
+                drawn.append(
+                    Chat(
+                        model.to(chat.device, next(chat.model.parameters()).dtype).eval(),
+                        chat.tokenizer,
+                        chat.directory,
+                    )
+                )
+            return drawn[0]
+
+        return HuggingFaceModel(make, self.tokens, self.answers_asked, self.blocks, self.batch, self.jacobian_rows)
+
+
+def read_base(lens: Lens) -> None:
+    """Read what observations want of the base model while it is in memory: MLPs, activations on all prompts."""
+    before = lens.before
+    _ = before.model.embedding_norm, before.model.light
+    if before.model.light:
+        before.mlp(0)
+        before.model.state()
+    for name in before.contrasts:
+        before.contrast(name)
+    for attacked in before.attacked:
+        before.activations((attacked.contrast, attacked.attack), attacked.prompts)

@@ -1,0 +1,298 @@
+"""A synthetic study through both sides of the lens: our own models, and the same models exported to GPT-2 directories
+and read by transformers, give the same numbers; and each number is of its own layer, site and sign.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deltaw.compare.lens import HuggingFaceModel
+from deltaw.models import Transformer, export_gpt2
+from deltaw.models.huggingface import Chat, Encoded
+from deltaw.observations.attacked_prompts.measure import observe_attacked_prompts
+from deltaw.observations.clusters.measure import observe_clusters
+from deltaw.observations.dose_response.measure import observe_dose_response
+from deltaw.observations.gain.measure import observe_gain
+from deltaw.observations.lens import BaseSide, Lens
+from deltaw.observations.null_space.measure import observe_null_space
+from deltaw.observations.overlap.measure import SIDES, directions_of, write_layers, write_overlaps
+from deltaw.observations.probe.measure import observe_probe
+from deltaw.observations.ranks.measure import observe_ranks
+from deltaw.observations.refusal_direction.measure import observe_refusal_direction
+from deltaw.observations.sensitivity.measure import observe_sensitivity
+from deltaw.observations.update_effect.measure import observe_update_effect
+from deltaw.recipes import recipe
+from deltaw.results import Measurement
+from deltaw.results.recorder import Sheet
+from deltaw.study.stages.lens import BLOCKS, SyntheticModel, contrasts, synthetic_side
+from deltaw.training.pretraining import model_config
+from deltaw.world import Prompts, Response, World
+
+pytest.importorskip("transformers")
+
+RECIPE = recipe("smoke")
+WORLD = World(RECIPE.world)
+SIZES = replace(RECIPE.sizes, contrast=16, draws=20, bootstrap=30)
+NUMBERS = ("value", "low", "high", "null_mean", "null_low", "null_high")
+Observe = Callable[[Lens, Sheet], None]
+
+
+def overlap(lens: Lens, sheet: Sheet) -> None:
+    directions = directions_of(lens, 4)
+    write_overlaps(directions, directions[::-1], SIDES, (0, 50), 20, sheet.with_(set="with=itself, layers reversed"))
+    write_layers(directions, (0, 51), 20, sheet)
+
+
+OBSERVED: dict[str, Observe] = {
+    "null_space": observe_null_space,
+    "clusters": observe_clusters,
+    "gain": observe_gain,
+    "update_effect": observe_update_effect,
+    "sensitivity": observe_sensitivity,
+    "attacked_prompts": observe_attacked_prompts,
+    "ranks": observe_ranks,
+    "refusal_direction": observe_refusal_direction,
+    "probe": lambda lens, sheet: observe_probe(lens, sheet, 5),
+    "dose_response": lambda lens, sheet: observe_dose_response(lens, sheet, (), 5),
+    "overlap": overlap,
+}
+
+
+def only_forbidden() -> list[int]:
+    """Tokens that occur in the forbidden prompts of the contrast by operator and not in its allowed ones."""
+    contrast = contrasts(WORLD, SIZES.contrast, 0)[1]
+    allowed, forbidden = (set(WORLD.layout.prompt_tokens(some).flat) for some in (contrast.allowed, contrast.forbidden))
+    return sorted(int(token) for token in forbidden - allowed)
+
+
+def ours(seed: int, moved: float = 0.0) -> Transformer:
+    """A small model in float64 that tells forbidden operators apart; moved: after a random update of that size."""
+    shape = replace(model_config(WORLD, RECIPE.pretraining), layers=3)
+    model = Transformer(shape, torch.Generator().manual_seed(seed)).double()
+    generator = torch.Generator().manual_seed(seed + 100)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            if name == "blocks.0.mlp.in_proj.weight":  # of rank 3, so that the layers' updates differ in rank
+                noise = noise[:, :3] @ noise[:3]
+            parameter.add_(noise * moved * (parameter.std() + 1e-3))
+        model.embed.weight[only_forbidden()] += 2.0
+    return model
+
+
+def tokens(chat: Chat, prompts: Prompts) -> list[list[int]]:
+    rows, lengths = WORLD.layout.prompt_tokens(prompts), WORLD.layout.prompt_lengths(prompts)
+    return [row[:length].tolist() for row, length in zip(rows, lengths, strict=True)]
+
+
+def complied(chat: Chat, prompts: Prompts) -> NDArray[np.bool_]:
+    """By transformers' own greedy generation."""
+    wanted = WORLD.layout.response_tokens(prompts, np.full(len(prompts), Response.COMPLY))
+    stop, pad = WORLD.vocabulary.stop, WORLD.vocabulary.pad
+    hits = []
+    for row, answer in zip(tokens(chat, prompts), wanted, strict=True):
+        generate: Any = chat.model.generate
+        said = generate(
+            torch.tensor([row]), max_new_tokens=len(answer), do_sample=False, eos_token_id=stop, pad_token_id=pad
+        )[0, len(row) :]
+        whole = answer[: list(answer).index(stop) + 1] if stop in answer else answer
+        hits.append(said.tolist() == whole.tolist())
+    return np.array(hits)
+
+
+def blocks(encoded: Encoded, prompts: Prompts) -> dict[str, Tensor]:
+    """The world's own roles, moved to where padding on the left puts them."""
+    plain = SyntheticModel(ours(0), WORLD).embedded(prompts)
+    part = next(iter(plain))
+    moved = {}
+    for name, positions in part.blocks.items():
+        block = torch.zeros_like(encoded.mask)
+        for row, (there, length) in enumerate(zip(positions, encoded.mask.sum(1).tolist(), strict=True)):
+            block[row, encoded.mask.shape[1] - length :] = there[:length]
+        moved[name] = block
+    assert len(moved) == len(BLOCKS)
+    return moved
+
+
+class Exported(HuggingFaceModel):
+    """One of our models as transformers reads it from a GPT-2 directory."""
+
+    def __init__(self, model: Transformer, directory: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        export_gpt2(model, directory)
+        loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64, local_files_only=True)
+        chat = Chat(loaded.train(False), None, directory)
+        super().__init__(lambda: chat, tokens, complied, blocks, batch=5, jacobian_rows=32)
+        self.exported = model
+
+    def random(self, seed: int) -> "Exported":
+        """The random model of the synthetic side."""
+        ours = SyntheticModel(self.exported, WORLD).random(seed).model
+        return Exported(ours, Path(mkdtemp(dir=self.chat().directory)))
+
+
+@pytest.fixture(scope="module")
+def lenses(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lens, Lens]:
+    """(ours, transformers') of one base and one tuned model, on the same prompts."""
+    base, tuned = ours(0), ours(0, moved=0.3)
+    side = synthetic_side(base, WORLD, SIZES, 0, probed=40)
+    by_operator = replace(side.prompts, contrasts=side.prompts.contrasts[::-1])  # which a random model tells apart
+    side = BaseSide(side.model, by_operator, replace(side.effort, jacobians=4, effect_draws=5), 0)
+    folder = tmp_path_factory.mktemp("gpt2")
+    beside = BaseSide(Exported(base, folder / "base"), side.prompts, side.effort, 0)
+    return Lens(side, SyntheticModel(tuned, WORLD)), Lens(beside, Exported(tuned, folder / "tuned"))
+
+
+def lines(observe: Observe, lens: Lens) -> dict[tuple[object, ...], Measurement]:
+    sheet = Sheet(stage="analysis", model="tuned", seed=0, role="last_prompt")
+    observe(lens, sheet)
+    return {tuple(value for field, value in vars(line).items() if field not in NUMBERS): line for line in sheet.lines}
+
+
+def close(a: float | None, b: float | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+
+
+@pytest.mark.parametrize("name", OBSERVED)
+def test_both_sides_of_the_lens_say_the_same(name: str, lenses: tuple[Lens, Lens]) -> None:
+    mine, theirs = (lines(OBSERVED[name], lens) for lens in lenses)
+    assert mine, "nothing was measured"
+    assert mine.keys() == theirs.keys()
+    for key, line in mine.items():
+        for field in NUMBERS:
+            assert close(getattr(line, field), getattr(theirs[key], field)), (key, field)
+
+
+class Mutated:
+    """A model that is read wrongly in one way."""
+
+    def __init__(self, model: Any, **wrong: Any) -> None:
+        self.model, self.wrong = model, wrong
+
+    def __getattr__(self, name: str) -> Any:
+        return self.wrong.get(name) or getattr(self.model, name)
+
+
+def of_other_layer(model: Any) -> Any:
+    """Activations of the block after each, and of the first for the last."""
+    count = len(model.layers)
+
+    def activations(*args: Any) -> dict[tuple[int, str], Tensor]:
+        places = model.activations(*args)
+        return {(layer, site): places[((layer + 1) % count, site)] for layer, site in places}
+
+    return Mutated(model, activations=activations)
+
+
+def of_other_site(model: Any) -> Any:
+    """Of each pair of sites of one width, the other: the stream after the block in place of the MLP's input."""
+
+    def activations(prompts: Any, sites: tuple[str, ...] = ("mlp_in", "mlp_pre", "mlp_post", "resid_out")) -> Any:
+        places = model.activations(prompts, ("mlp_in", "mlp_pre", "mlp_post", "resid_out"))
+        other = {"mlp_in": "resid_out", "resid_out": "mlp_in", "mlp_post": "mlp_pre", "mlp_pre": "mlp_post"}
+        return {(layer, site): places[(layer, other[site])] for layer, site in places}
+
+    return Mutated(model, activations=activations)
+
+
+def with_other_weights(model: Any) -> Any:
+    """The MLP of the block after each."""
+    return Mutated(model, mlp=lambda layer: model.mlp((layer + 1) % len(model.layers)))
+
+
+def scaled_readout(model: Any) -> Any:
+    """Logits of the other sign."""
+
+    def embedded(prompts: Any) -> Any:
+        for part in model.embedded(prompts):
+            yield replace(part, readout=lambda x, part=part: -part.readout(x))
+
+    return Mutated(model, embedded=embedded)
+
+
+def answers_turned(model: Any) -> Any:
+    """Compliance where there is none."""
+    return Mutated(model, complied=lambda prompts: ~model.complied(prompts))
+
+
+Mutate = Callable[[Lens], Lens]
+
+
+def both(change: Callable[[Any], Any]) -> Mutate:
+    def mutate(lens: Lens) -> Lens:
+        before = lens.before
+        return Lens(BaseSide(change(before.model), before.prompts, before.effort, 0), change(lens.tuned))
+
+    return mutate
+
+
+def models_swapped(lens: Lens) -> Lens:
+    """The sign of ΔW."""
+    before = lens.before
+    return Lens(BaseSide(lens.tuned, before.prompts, before.effort, 0), before.model)
+
+
+def verdicts_swapped(lens: Lens) -> Lens:
+    """Allowed prompts as forbidden ones: the sign of every difference between the two."""
+    before = lens.before
+    turned = tuple(replace(one, allowed=one.forbidden, forbidden=one.allowed) for one in before.prompts.contrasts)
+    return Lens(BaseSide(before.model, replace(before.prompts, contrasts=turned), before.effort, 0), lens.tuned)
+
+
+LAYER, SITE, WEIGHTS = both(of_other_layer), both(of_other_site), both(with_other_weights)
+MUTATIONS: dict[str, dict[str, Mutate]] = {
+    "null_space": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
+    "clusters": {"layer": LAYER, "site": SITE, "models swapped": models_swapped},  # a distance has no sign
+    "gain": {
+        "layer": LAYER, "site": SITE, "weights of another layer": WEIGHTS, "models swapped": models_swapped,
+        "verdicts swapped": verdicts_swapped,
+    },
+    "update_effect": {
+        "layer": LAYER, "site": SITE, "weights of another layer": WEIGHTS, "models swapped": models_swapped,
+        "verdicts swapped": verdicts_swapped,
+    },
+    "sensitivity": {
+        "logits of the other sign": both(scaled_readout), "models swapped": models_swapped,
+        "verdicts swapped": verdicts_swapped,
+    },
+    "attacked_prompts": {
+        "layer": LAYER, "site": SITE, "weights of another layer": WEIGHTS, "models swapped": models_swapped,
+        "verdicts swapped": verdicts_swapped,
+    },
+    "ranks": {
+        "layer": LAYER, "site": SITE, "weights of another layer": WEIGHTS, "models swapped": models_swapped,
+        "verdicts swapped": verdicts_swapped,
+    },
+    "refusal_direction": {  # a span has no sign
+        "layer": LAYER, "site": SITE, "weights of another layer": WEIGHTS, "models swapped": models_swapped,
+    },
+    "probe": {"layer": LAYER, "site": SITE, "models swapped": models_swapped},
+    "dose_response": {
+        "layer": LAYER, "site": SITE, "weights of another layer": WEIGHTS, "models swapped": models_swapped,
+        "answers turned": both(answers_turned),
+    },
+    "overlap": {"weights of another layer": WEIGHTS},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "mutation"), [(name, what) for name, some in MUTATIONS.items() for what in some])
+def test_a_wrong_layer_site_or_sign_is_seen(name: str, mutation: str, lenses: tuple[Lens, Lens]) -> None:
+    mine, wrong = lines(OBSERVED[name], lenses[0]), lines(OBSERVED[name], MUTATIONS[name][mutation](lenses[1]))
+    same = mine.keys() == wrong.keys() and all(
+        close(getattr(line, field), getattr(wrong[key], field)) for key, line in mine.items() for field in NUMBERS
+    )
+    assert not same
