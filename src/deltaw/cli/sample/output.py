@@ -1,4 +1,4 @@
-"""`deltaw sample`: the prompts of a recipe's world, for a person or a program, with a model's answers on request."""
+"""What `deltaw sample` prints: prompts of a world, for a person or a program, with a model's answers on request."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from deltaw.study.stages.making import answers_to
 from deltaw.world import Prompts, World
 
 
-def sample(
+def print_samples(
     name: str, split: str, count: int, seed: int, attacks: bool, tree: bool, model: Path | None, as_json: bool
 ) -> None:
     """Write prompts of the world of recipe `name` to standard output. DeltawError for a user's mistake."""
