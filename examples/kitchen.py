@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from deltaw.cli.sample import show
+from deltaw.cli.sample.page import show
 from deltaw.pipeline.progress import choose_listener
 from deltaw.recipes import recipe
 from deltaw.recipes.config import ModelAttacks, Recipe

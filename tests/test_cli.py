@@ -169,3 +169,41 @@ def test_a_closed_pipe_ends_samples_quietly() -> None:
             process.stdout.close()
             assert process.wait(60) == 0
             assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        (("study", "--recipe", "smoke"), "; the same command goes on from where it was"),
+        (("study", "--recipe", "smoke", "--dry-run"), ""),
+        (("interventions",), "; the same command goes on from where it was"),
+        (("report",), ""),
+    ],
+)
+def test_an_interruption_says_whether_the_same_command_goes_on(
+    run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], hint: str
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in (
+        "deltaw.study.run.run_study",
+        "deltaw.study.dry_run.timing.measure",
+        "deltaw.study.all_interventions.run_interventions",
+        "deltaw.report.write_report",
+    ):
+        monkeypatch.setattr(name, stop)
+    assert run(*command) == (130, "", f"deltaw: stopped{hint}\n")
+
+
+def test_each_command_has_a_file_of_its_own_and_help_of_its_own(run: Callable[..., Outcome]) -> None:
+    for command in get_args(cli.Command):
+        kind, subcommand = get_args(command)
+        file = {"sample": "sample.command"}.get(subcommand.name, subcommand.name.replace("-", "_"))
+        assert kind.__module__ == f"deltaw.cli.{file}"
+        status, out, err = run(subcommand.name, "--help")
+        assert (status, err) == (0, "")
+        options = [field for field in fields(kind) if field.name not in ("runs", "base", "tuned", "run_dir")]
+        for field in options:
+            flag = field.name.upper() if field.name == "model" and kind.__name__ == "SafetyTune" else None
+            assert (flag or f"--{field.name.replace('_', '-')}") in out

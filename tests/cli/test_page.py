@@ -7,8 +7,9 @@ import pytest
 from rich.style import Style
 from rich.text import Text
 
-from deltaw.cli.sample import records, samples, show, split_named, split_names
-from deltaw.cli.sample.page import STYLES
+from deltaw.cli.sample.page import STYLES, show
+from deltaw.cli.sample.records import records
+from deltaw.cli.sample.samples import samples, split_named, split_names
 from deltaw.errors import DeltawError
 from deltaw.world import Branch, World, published_world
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from deltaw.attacks.prompts import attacked
-from deltaw.cli.sample import records, samples, split_named, to_json
+from deltaw.cli.sample.records import records, to_json
+from deltaw.cli.sample.samples import samples, split_named
 from deltaw.recipes import recipe
 from deltaw.world import Response, World, WorldConfig, published_grammar, published_world
 from independent import expansions, mistakes, tiles

@@ -582,7 +582,7 @@ def command_lines(root: Path) -> tuple[Draw, Read]:
             patch("deltaw.pipeline.scheduler._open_pool", work_begins),
             patch("deltaw.pipeline.code_hash.Sources.fingerprint", lambda *_: "0"),
             patch("deltaw.study.dry_run.timing.measure", work_begins),
-            patch("deltaw.cli.sample.command.samples", first),
+            patch("deltaw.cli.sample.output.samples", first),
             patch.object(shown, "FIRST_CHUNK", 2),
             patch("deltaw.report.render.Tables", work_begins),
             patch("deltaw.report.pages.compare.Pair", work_begins),

@@ -18,12 +18,13 @@ FILES = {
     "stages.py": (
         "from PKG import helper\n"
         "from PKG.lonely import alone\n"
+        "from PKG.later import later\n"
         "import PKG.sub.deep as deep\n"
         "FACTOR = 2\n"
         "def run(context):\n    return inner(context)\n"
         "def inner(context):\n"
         "    from .lazy import late\n"
-        '    (context.out / "x.txt").write_text(str(helper() * FACTOR + deep.value() + late()))\n'
+        '    (context.out / "x.txt").write_text(str(helper() * FACTOR + deep.value() + late() + later()))\n'
         "def another(context):\n    alone()\n"
     ),
     "used.py": "def helper():\n    # a comment\n    return 1\n",
@@ -31,6 +32,15 @@ FILES = {
     "lonely.py": "def alone():\n    return 1\n",
     "lazy.py": "def late():\n    return 1\n",
     "sub/__init__.py": '"""Not a page."""\nSETTING = 1\n',
+    "later/__init__.py": (
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from PKG.first_used import later\n    from PKG.unused import other\n"
+        '__all__ = ["later", "other"]\n'
+        "def __getattr__(name):\n"
+        "    from importlib import import_module\n"
+        '    return getattr(import_module("PKG.first_used" if name == "later" else "PKG.unused"), name)\n'
+    ),
+    "first_used.py": "def later():\n    return 1\n",
     "sub/deep.py": 'def value():\n    """Doc."""\n    return 1\n',
 }
 _numbers = itertools.count()
@@ -56,6 +66,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tup
         ("sub/deep.py", "Doc.", "Another docstring.", False),
         ("sub/__init__.py", "SETTING = 1", "SETTING = 2", True),
         ("lazy.py", "return 1", "return 2", True),
+        ("first_used.py", "return 1", "return 2", True),
+        ("later/__init__.py", "    return getattr", "    assert name\n    return getattr", False),
         ("stages.py", "FACTOR = 2", "FACTOR = 3", True),
         ("stages.py", "helper() *", "2 * helper() *", True),
         ("stages.py", "    alone()", "    alone() + 1", False),

@@ -2,12 +2,14 @@
 no more.
 
 Read from the sources by their syntax trees, not from what happens to be loaded. Three rules keep it narrow
-enough to be useful and wide enough to be safe: - of the stage's own module (and of its configuration's) only
-the definitions that the stage reaches count, with every module-level statement that is not a definition or
-an import; - every other module counts whole, and so do all modules of the project that it imports, anywhere
-in it; - a package's `__init__` that only re-exports is looked through: what counts is the module that a name
-comes from. Comments, docstrings and layout do not count. What code finds by a computed name (importlib,
-getattr on a module) is not seen.
+enough to be useful and wide enough to be safe:
+- of the stage's own module (and of its configuration's) only the definitions that the stage reaches count, with every
+  module-level statement that is not a definition or an import;
+- every other module counts whole, and so do all modules of the project that it imports, anywhere in it;
+- a package's `__init__` that only re-exports, by imports or by a `__getattr__` whose names are imported under
+  `if TYPE_CHECKING`, is looked through: what counts is the module that a name comes from.
+Comments, docstrings and layout do not count. What code finds by a computed name (importlib, getattr on a module) is not
+seen.
 """
 
 import ast
@@ -64,7 +66,8 @@ class _Module:
     def is_page(self) -> bool:
         """Whether it is a package's `__init__` that does nothing but re-export."""
         return self.is_package and all(
-            isinstance(node, ast.Import | ast.ImportFrom | ast.Pass) or _is_plain(node) for node in self.tree.body
+            isinstance(node, ast.Import | ast.ImportFrom | ast.Pass) or _is_plain(node) or _is_lazy(node)
+            for node in self.tree.body
         )
 
 
@@ -231,6 +234,17 @@ def _is_plain(node: ast.stmt) -> bool:
         isinstance(node, ast.Assign)
         and all(isinstance(target, ast.Name) and target.id.startswith("__") for target in node.targets)
         and all(isinstance(part, ast.Constant | ast.List | ast.Tuple | ast.Load) for part in ast.walk(node.value))
+    )
+
+
+def _is_lazy(node: ast.stmt) -> bool:
+    """Whether a statement belongs to re-exports at first use: imports for type checkers, `__getattr__`, `__dir__`."""
+    if isinstance(node, ast.FunctionDef):
+        return node.name in ("__getattr__", "__dir__")
+    return (
+        isinstance(node, ast.If)
+        and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+        and all(isinstance(statement, ast.Import | ast.ImportFrom) for statement in (*node.body, *node.orelse))
     )
 
 

@@ -23,6 +23,7 @@ from distributed.utils import silence_logging_cmgr
 
 from deltaw.errors import DeltawError
 from deltaw.pipeline.artifacts import Artifact
+from deltaw.pipeline.cores import available_cores
 from deltaw.pipeline.worker import Emit, Event, Failed, Finished, Job, Progressed, Started, make
 
 GPU = "GPU"  # what a worker that has one declares (`dask worker --resources GPU=1`), and a stage of `cuda` takes
@@ -187,11 +188,6 @@ def _connect(address: str) -> Client:
         raise DeltawError(
             f"No Dask scheduler answers at {address} ({error}). Start one, or leave the address out."
         ) from error
-
-
-def available_cores() -> int:
-    """The cores that this process may use, which in a container are fewer than those of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _make_on_worker(job: Job, topic: str) -> Artifact:

@@ -1,53 +1,66 @@
-"""`deltaw sample`: the prompts of a recipe's world, for a person or a program, with a model's answers on request."""
+"""`deltaw sample`: options and help."""
 
-import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from deltaw.behaviour.exact import Behaviour
-from deltaw.cli.sample.page import Page
-from deltaw.cli.sample.records import records, to_json
-from deltaw.cli.sample.samples import Answer, samples, split_named
-from deltaw.errors import DeltawError
-from deltaw.models import load
-from deltaw.recipes import recipe
-from deltaw.study.stages.making import answers_to
-from deltaw.world import Prompts, World
+import tyro
 
 
-def sample(
-    name: str, split: str, count: int, seed: int, attacks: bool, tree: bool, model: Path | None, as_json: bool
-) -> None:
-    """Write prompts of the world of recipe `name` to standard output. DeltawError for a user's mistake."""
-    if as_json and tree:
-        raise DeltawError("--tree draws for a person and --json writes for a program; give one of them")
-    world = World(recipe(name).world)
-    chosen = split_named(world, split)
-    answer = answers_of(model, world, name) if model else None
-    page = None if as_json else Page(tree=tree)
-    for number, found in enumerate(samples(world, chosen, count, seed, attacks, answer)):
-        if page is None:
-            sys.stdout.writelines(to_json(record) + "\n" for record in records(found))
-            continue
-        if number == 0:
-            page.legend(chosen, world)
-        page.write(found)
+@dataclass(frozen=True)
+class Sample:
+    """Print prompts of a recipe's world.
 
+    Each prompt comes with its text by branch, its operators, what the policy says and why, and the right response.
+    A letter's branch is its colour, or s (safe) and u (unsafe) below the letter where there are no colours.
+    The posterior is the exact probability that the text is unsafe.
+    """
 
-def answers_of(directory: Path, world: World, recipe_name: str) -> Answer:
-    """What a model answers to prompts of a world. DeltawError if the model is not one of this world's."""
-    model, _ = load(directory)
-    if model.config.vocabulary_size != world.vocabulary.size or model.config.context < world.layout.length:
-        raise DeltawError(
-            f"the model in {directory} has {model.config.vocabulary_size} tokens and a context of "
-            f"{model.config.context}; the world of recipe '{recipe_name}' needs {world.vocabulary.size} and "
-            f"{world.layout.length}; give the --recipe that made it"
-        )
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
+    """The recipe whose world is shown. Worlds are shared by:
+    - quick, standard and smoke
+    - paper and paper-laptop
+    paper-shared and paper-compat have their own."""
+    split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tune"
+    """The prompts to show:
+    - tune: what safety tuning draws
+    - pretrain: what pre-training draws
+    - the name of one set, such as forbidden/conditional/unsafe
+    Prompts are held out of training unless /train follows the name, as in tune/train.
+    train and test are short for tune/train and tune/test. An unknown name lists all names."""
+    count: int = 8
+    """Number of prompts."""
+    attacks: bool = False
+    """Also show each attack's version of the same prompt: co_task, co_text, misgen_token, misgen_text."""
+    tree: bool = False
+    """Also show the derivation of each text as a tree."""
+    model: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Also show the greedy answers of the model in this directory (with model.safetensors and meta.json)."""
+    json: bool = False
+    """Print one JSON object a line. Its fields:
+    - index, set: the prompt's number and its set
+    - grammar: the number of its grammar
+    - operators: pairs of operator numbers (0 to 9, as published), aliases resolved
+    - aliases: the same nesting, true where an alias names the operator
+    - letters: the text, letters numbered from 0
+    - letter_branch, branch: s or u for each letter; safe, unsafe or mixed
+    - posterior_unsafe: a probability, or null where the language does not derive the text
+    - allowed, response: true or false; comply or refuse, as the policy asks
+    - refused_from: the pair, counted from 1, whose output a refusal replaces; null if allowed
+    - outputs: the exact compliant output of each pair, also for a forbidden prompt
+    - tokens: ids of the prompt and of the response that the policy asks for
+    - attacks: with --attacks, such an object for each attack
+    - answer: with --model, the model's text and behaviour"""
+    seed: int = 0
+    """The random seed of the draws."""
 
-    def answer(prompts: Prompts) -> list[tuple[str, str]]:
-        labels, outputs = answers_to(model, world, prompts)
-        return [
-            (world.vocabulary.spell(row), Behaviour(label).name.lower())
-            for row, label in zip(outputs.tolist(), labels.tolist(), strict=True)
-        ]
+    def run(self) -> int:
+        """Print the prompts."""
+        from deltaw.cli.sample.output import print_samples
 
-    return answer
+        print_samples(self.recipe, self.split, self.count, self.seed, self.attacks, self.tree, self.model, self.json)
+        return 0
+
+    def resume_hint(self) -> str:
+        """An interrupted sample starts again."""
+        return ""

