@@ -72,11 +72,6 @@ def strengths(steps: int) -> dict[str, OptimiserConfig]:
     return {"medium": optimiser(MEDIUM, steps), "small": optimiser(SMALL, steps)}
 
 
-def stopped(tuned: Tuned, steps: int) -> Tuned:
-    """The same tuning, by the same schedule, with an end before its end."""
-    return replace(tuned, config=replace(tuned.config, optimiser=replace(tuned.config.optimiser, steps=steps)))
-
-
 def controlled(tuned: Tuned, control: str) -> Tuned:
     """A protocol's own control: the same tuning, which teaches what the control does."""
     return replace(

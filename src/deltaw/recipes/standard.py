@@ -2,23 +2,15 @@
 
 from dataclasses import replace
 
-from deltaw.recipes.common import (
-    controlled,
-    strengths,
-    tuned_again,
-    tunings_of,
-)
+from deltaw.recipes.common import controlled, strengths, tuned_again, tunings_of
 from deltaw.recipes.config import Recipe, Subspaces
 from deltaw.recipes.intervention_sweeps import STANDARD
 from deltaw.recipes.quick import quick
 from deltaw.training.finetuning import CONTROLS
+from deltaw.training.pretraining import PretrainingConfig
 
 STANDARD_SEEDS = 6
-
-
-STANDARD_BASE = 3000  # updates of each base model; `quick` affords 3,600
-
-
+STANDARD_BASE = 3000  # updates of each base model, by AdamW
 STANDARD_DOSES = ("soft_weak", "soft_2", "soft_4", "soft_strong")  # of soft prompts; `quick` has two more
 
 
@@ -26,10 +18,10 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
     """`quick` in six seeds that no earlier run has used, with every control of every claim: what verdicts rest on.
 
     seed: which six; those of 0 are 101 to 106. The unit of inference is the seed, so fewer prompts stand behind a
-    number of one seed, and fewer checkpoints are analysed, than in `quick`. Base models are shorter, tunings not.
+    number of one seed, and fewer checkpoints are analysed, than in `quick`. Base models are by AdamW.
     """
     whole = quick(device)
-    optimiser = replace(whole.pretraining.optimiser, steps=STANDARD_BASE, decay_end=STANDARD_BASE)
+    optimiser = replace(PretrainingConfig().optimiser, steps=STANDARD_BASE, decay_end=STANDARD_BASE)
     first = next(tuned for tuned in whole.tunings if tuned.name == "ssft-medium")
     steps, config = whole.steps, first.config
     all_controls = tunings_of(config.batch, device, config.compute_dtype, strengths(steps), controls=tuple(CONTROLS))
