@@ -1,6 +1,6 @@
 """A study under Slurm: this script asks for jobs, runs the study on their processes, and ends them.
 
-pip install dask-jobqueue
+pip install 'deltaw[study]' dask-jobqueue
 python examples/slurm_study.py --recipe standard --seeds 100 --jobs 63 --queue batch --account me --out runs/hundred
 
 Start it where jobs can be submitted and the output directory is that of the jobs. If it is stopped, start it again with

@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 QUIET = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
@@ -17,6 +18,7 @@ QUIET = ("--no-dashboard", "--dashboard-address", "127.0.0.1:0")
 class External:
     address: str
     workers: list[subprocess.Popen[bytes]]
+    start_worker: Callable[..., subprocess.Popen[bytes]]
 
 
 @contextmanager
@@ -42,12 +44,13 @@ def external(folder: Path, workers: Sequence[Sequence[str]] = ((), ())) -> Itera
     try:
         start("scheduler", "--host", "127.0.0.1", "--port", "0", "--protocol", "tcp")
         options = ("--host", "127.0.0.1", "--nthreads", "1", "--memory-limit", "0", "--no-nanny")
-        started = [start("worker", *options, *others) for others in workers]
+        start_worker = partial(start, "worker", *options)
+        started = [start_worker(*others) for others in workers]
         end = time.monotonic() + 120
         while not file.exists() or not file.read_text():
             assert time.monotonic() < end, (folder / "process-0.log").read_text()
             time.sleep(0.05)
-        yield External(json.loads(file.read_text())["address"], started)
+        yield External(json.loads(file.read_text())["address"], started, start_worker)
     finally:
         for process in running:
             process.kill()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import toy_stages
 from distributed import Client, LocalCluster
-from external import external
+from external import External, external
 
 from deltaw.errors import DeltawError
 from deltaw.pipeline import artifacts
@@ -117,6 +117,30 @@ def test_a_study_survives_the_death_of_a_worker_of_another_scheduler_to_the_byte
     assert digests(tmp_path / "remote") == digests(tmp_path / "inline")
     for name in ("measurements.jsonl", "claims.json", "prompts.jsonl"):
         assert (tmp_path / "remote" / name).read_bytes() == (tmp_path / "inline" / name).read_bytes()
+
+
+class LateWorker(Listener):
+    """Starts a worker when it is told that there is none."""
+
+    def __init__(self, cluster: External) -> None:
+        self.notices: list[str] = []
+        self._cluster = cluster
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+        self._cluster.start_worker()
+
+
+def test_a_study_on_a_scheduler_without_workers_says_so_once_and_runs_when_one_comes(tmp_path: Path) -> None:
+    with external(tmp_path, workers=()) as cluster:
+        listener = LateWorker(cluster)
+        rescue = threading.Timer(60, cluster.start_worker)  # so that a study that says nothing ends, and fails below
+        rescue.start()
+        execute([Stage("a", toy_stages.threads)], tmp_path / "run", listener=listener, scheduler=cluster.address)
+        rescue.cancel()
+        (notice,) = listener.notices
+        assert notice.startswith(f"no worker is connected to the Dask scheduler at {cluster.address}, ")
+        assert f"dask worker {cluster.address}" in notice
 
 
 def test_a_stage_of_cuda_goes_to_a_worker_that_declares_a_gpu_one_at_a_time(tmp_path: Path) -> None:

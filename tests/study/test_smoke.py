@@ -30,17 +30,26 @@ from deltaw.study.run import run_study
 from deltaw.study.stages.patches import ATTACKS
 
 COMMAND = (sys.executable, "-m", "deltaw.cli")
+WITHOUT_DASK = (
+    sys.executable,
+    str(Path(__file__).parents[1] / "blocked.py"),
+    "distributed,dask,cryptography",
+    "deltaw.cli",
+)
 
 
-def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, cwd: Path | None = None, command: tuple[str, ...] = COMMAND
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "100"}
-    return subprocess.run((*COMMAND, *arguments), capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    return subprocess.run((*command, *arguments), capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
 
 @pytest.fixture(scope="module")
 def inline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole study in one process, which needs nothing of the extra `study`."""
     out = tmp_path_factory.mktemp("smoke") / "inline"
-    done = run("study", "--recipe", "smoke", "--engine", "inline", "--out", str(out))
+    done = run("study", "--recipe", "smoke", "--engine", "inline", "--out", str(out), command=WITHOUT_DASK)
     assert done.returncode == 0, done.stderr
     return out
 

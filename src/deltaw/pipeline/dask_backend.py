@@ -24,7 +24,7 @@ from distributed.utils import silence_logging_cmgr
 from deltaw.errors import DeltawError
 from deltaw.pipeline.artifacts import Artifact
 from deltaw.pipeline.cores import available_cores
-from deltaw.pipeline.worker import Emit, Event, Failed, Finished, Job, Progressed, Started, make
+from deltaw.pipeline.worker import Emit, Event, Failed, Finished, Job, Noticed, Progressed, Started, make
 
 GPU = "GPU"  # what a worker that has one declares (`dask worker --resources GPU=1`), and a stage of `cuda` takes
 _SECONDS_BETWEEN_QUESTIONS = 5.0
@@ -52,16 +52,21 @@ _QUIET: dict[str, Any] = {
 
 
 class DaskPool:
-    """Stages as tasks of a Dask client; the driver's thread hears of them through a queue."""
+    """Stages as tasks of a Dask client; the driver's thread hears of them through a queue.
 
-    def __init__(self, client: Client, threads: int | None, address: str) -> None:
+    own_workers: whether the workers are those of a cluster that was started for this pool, and are restarted by it.
+    """
+
+    def __init__(self, client: Client, threads: int | None, address: str, own_workers: bool) -> None:
         self.threads = threads
+        self._own_workers = own_workers
         self._client, self._address = client, address
         # A topic of its own: several studies may share one scheduler.
         self._topic = f"deltaw-{secrets.token_hex(8)}"
         self._queue: queue.SimpleQueue[Event | tuple[str, Future[Any]]] = queue.SimpleQueue()
         self._futures: dict[str, Future[Any]] = {}
         self._gpus, self._ask_again = False, 0.0
+        self._count_again, self._is_told_of_no_workers = time.monotonic() + _SECONDS_BETWEEN_QUESTIONS, False
         client.subscribe_topic(self._topic, self._hear)
 
     def start(self, job: Job) -> None:
@@ -87,6 +92,13 @@ class DaskPool:
             try:
                 item = self._queue.get(timeout=0.5)
             except queue.Empty:
+                if self._lacks_workers():
+                    emit(
+                        Noticed(
+                            f"no worker is connected to the Dask scheduler at {self._address}, so no stage can run; "
+                            f"the study waits. Start workers: dask worker {self._address} --nthreads 1 --memory-limit 0"
+                        )
+                    )
                 continue
             break
         if isinstance(item, tuple):
@@ -105,6 +117,19 @@ class DaskPool:
             self._gpus = any(worker.get("resources", {}).get(GPU, 0) >= 1 for worker in workers)
             self._ask_again = time.monotonic() + _SECONDS_BETWEEN_QUESTIONS
         return self._gpus
+
+    def _lacks_workers(self) -> bool:
+        """Whether a scheduler that somebody else started has no worker. True once for each time that it has none."""
+        if self._own_workers or time.monotonic() < self._count_again:
+            return False
+        self._count_again = time.monotonic() + _SECONDS_BETWEEN_QUESTIONS
+        try:
+            has_none = not self._client.nthreads(callback_timeout=_SECONDS_BETWEEN_QUESTIONS)
+        except OSError:  # no answer: if the scheduler is lost, the client's status will say so
+            return False
+        is_news = has_none and not self._is_told_of_no_workers
+        self._is_told_of_no_workers = has_none
+        return is_news
 
     def close(self) -> None:
         """Stops listening and lets go of what still runs."""
@@ -148,7 +173,7 @@ def open_cluster(workers: int | None, scheduler: str | None) -> Iterator[DaskPoo
             cluster = stack.enter_context(_local_cluster(threads))
             client, address = Client(cluster, set_as_default=False), str(cluster.scheduler_address)
         stack.enter_context(client)
-        pool = DaskPool(client, threads, address)
+        pool = DaskPool(client, threads, address, own_workers=scheduler is None)
         stack.callback(pool.close)
         yield pool
 

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
+from importlib.util import find_spec
 from pathlib import Path
 
 from deltaw.errors import DeltawError
@@ -31,10 +32,11 @@ from deltaw.pipeline.code_hash import Sources
 from deltaw.pipeline.progress import Listener
 from deltaw.pipeline.run_directory import run_lock
 from deltaw.pipeline.stage import Stage
-from deltaw.pipeline.worker import Emit, Event, Failed, Finished, Job, Pool, Progressed, Started, make
+from deltaw.pipeline.worker import Emit, Event, Failed, Finished, Job, Noticed, Pool, Progressed, Started, make
 from deltaw.results.files import disk_trouble, disk_trouble_said
 
 ENGINES = ("dask", "inline")
+ENGINE_PACKAGES = {"dask": ("dask", "distributed", "cryptography")}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -75,8 +77,7 @@ def execute(
     another process is at work in `run_dir`; ValueError for a graph that is not one (a name twice, an unknown input, a
     circle).
     """
-    if engine not in ENGINES:
-        raise DeltawError(f"There is no engine {engine!r}; there are {' and '.join(ENGINES)}.")
+    check_engine(engine)
     if workers is not None and workers < 1:
         raise DeltawError(f"The number of workers must be at least 1, got {workers}.")
     run_dir = run_dir.absolute()
@@ -94,6 +95,25 @@ def execute(
             remove_leftovers(run_dir, planned)
     driver.raise_failures()
     return [driver.records[stage.name] for stage in stages]
+
+
+def check_engine(engine: str) -> None:
+    """DeltawError if there is no such engine, or if the packages that it needs are not installed."""
+    if engine not in ENGINES:
+        raise DeltawError(f"There is no engine {engine!r}; there are {' and '.join(ENGINES)}.")
+    missing = [name for name in ENGINE_PACKAGES.get(engine, ()) if not _is_installed(name)]
+    if missing:
+        raise DeltawError(
+            f"the engine {engine} needs packages that are not installed ({', '.join(missing)}); install the extra, "
+            "pip install 'deltaw[study]', or give deltaw study --engine inline"
+        )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ImportError:
+        return False
 
 
 class _InlinePool:
@@ -239,6 +259,9 @@ class _Driver:
             pool.start(job)
 
     def _hear(self, event: Event) -> None:
+        if isinstance(event, Noticed):
+            self._listener.notice(event.text)
+            return
         if event.stage not in self._running:
             return  # a report that was overtaken by its stage's end
         match event:

@@ -63,7 +63,14 @@ class Failed:
     error: BaseException
 
 
-Event = Started | Progressed | Finished | Failed
+@dataclass(frozen=True)
+class Noticed:
+    """Something about the pool, not about one stage, that a user should know."""
+
+    text: str
+
+
+Event = Started | Progressed | Finished | Failed | Noticed
 Emit = Callable[[Event], None]
 
 

@@ -18,7 +18,7 @@ from deltaw.errors import DeltawError
 from deltaw.pipeline.artifacts import plain
 from deltaw.pipeline.progress import Listener
 from deltaw.pipeline.run_directory import claim_directory
-from deltaw.pipeline.scheduler import StageRecord, execute
+from deltaw.pipeline.scheduler import StageRecord, check_engine, execute
 from deltaw.pipeline.stage import Stage, StageContext
 from deltaw.recipes import RECIPES, recipe
 from deltaw.recipes.config import Recipe
@@ -68,6 +68,7 @@ def run_interventions(
     chosen: the study's recipe, if it is not one of `RECIPES`. DeltawError if the run is not finished, is a grid, is of
     another recipe, or its models are gone.
     """
+    check_engine(engine)
     run_dir = Path(run_dir).absolute()
     results = load(run_dir)
     study = recipe_of(results.manifest) if chosen is None else chosen

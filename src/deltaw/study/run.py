@@ -17,7 +17,7 @@ from deltaw.pipeline.artifacts import canonical, plain
 from deltaw.pipeline.code_hash import Sources
 from deltaw.pipeline.progress import Listener
 from deltaw.pipeline.run_directory import claim_directory, run_lock
-from deltaw.pipeline.scheduler import StageRecord, execute
+from deltaw.pipeline.scheduler import StageRecord, check_engine, execute
 from deltaw.recipes.config import Recipe
 from deltaw.report import write_report
 from deltaw.report.render import TABLES
@@ -40,7 +40,7 @@ from deltaw.training.pretraining import new_model
 from deltaw.world import World
 
 REPORT, WRITTEN = "report.html", ".written.json"
-PACKAGES = ("deltaw", "torch", "numpy", "scipy", "safetensors", "pandas", "altair", "distributed")
+PACKAGES = ("deltaw", "torch", "numpy", "scipy", "safetensors", "pandas", "altair")
 
 
 def run_study(
@@ -58,8 +58,10 @@ def run_study(
     engine: "dask" starts processes that import the calling script, so guard it by `if __name__ == "__main__"`; "inline"
     does not. listener: `choose_listener()` shows progress; None: silence. below_gate: go on with base models that have
     not reached the recipe's gate.
-    DeltawError if the directory belongs to another study, cannot be written, or a stage's input is at fault.
+    DeltawError if the engine's packages are not installed, the directory belongs to another study or cannot be written,
+    or a stage's input is at fault.
     """
+    check_engine(engine)
     run_dir, graph = Path(run_dir), stages(replace(recipe, base_gate=None) if below_gate else recipe)
     claim_directory(run_dir, {"recipe": plain(recipe)})
     listener = Listener() if listener is None else listener
@@ -152,7 +154,10 @@ def manifest(
         "parameters": parameters,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": Sources().fingerprint(*{stage.run for stage in stages(recipe)}),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in (*PACKAGES, *(("distributed",) if engine == "dask" else ()))},
+        },
         "processor": {
             "name": _processor(),
             "cores": os.cpu_count(),
