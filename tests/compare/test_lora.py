@@ -120,6 +120,9 @@ def test_an_adapter_of_rank_r_has_r_singular_values(tmp_path: Path) -> None:
         ({"peft_type": "IA3"}, "of kind IA3"),
         ({"use_dora": True}, "of kind DoRA"),
         ({"lora_alpha": "a"}, "lora_alpha = 'a'"),
+        ({"init_lora_weights": "pissa_niter_16"}, "initialised by pissa_niter_16, which changes the base"),
+        ({"init_lora_weights": "olora"}, "initialised by olora"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "has layer_replication"),
     ],
 )
 def test_other_adapters_are_refused(tmp_path: Path, settings: dict[str, Any], part: str) -> None:

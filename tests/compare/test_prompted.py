@@ -2,6 +2,7 @@
 
 import json
 import re
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,19 @@ from safetensors.torch import load_file, save_file
 from tiny_chat import write_model
 
 import deltaw
-from deltaw.compare import ATTACKS, Effort, Prompt, Verdict, builtin_prompts, compare, compare_prompts, load_chat
-from deltaw.compare.interpolation import move_to
+from deltaw.compare import (
+    ATTACKS,
+    Chat,
+    Effort,
+    Prompt,
+    Verdict,
+    builtin_prompts,
+    compare,
+    compare_prompts,
+    load_chat,
+    two_models,
+)
+from deltaw.compare.two_models import TwoModels
 from deltaw.compare.weights import open_sources
 from deltaw.errors import DeltawError
 from deltaw.models.huggingface import next_token_logits
@@ -37,14 +49,30 @@ def pair_of(tmp_path: Path, noise: float = 0.02) -> tuple[Path, Path]:
 
 def test_models_on_the_line_are_exact_at_its_ends_and_linear_between(tmp_path: Path) -> None:
     base, tuned = pair_of(tmp_path)
-    sources, chat = open_sources(base, tuned), load_chat(base)
+    models = TwoModels.open(open_sources(base, tuned), FEW)
     ends = [load_chat(side).model.state_dict() for side in (base, tuned)]
     for alpha, expected in ((1.0, ends[1]), (0.0, ends[0])):
-        move_to(chat, sources, alpha)
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in chat.model.state_dict().items())
-    move_to(chat, sources, 0.3)
-    for name, tensor in chat.model.state_dict().items():
-        torch.testing.assert_close(tensor, ends[0][name] + 0.3 * (ends[1][name] - ends[0][name]))
+        models.at(0.7)  # whatever was asked before
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in models.at(alpha).model.state_dict().items())
+    for alpha in (0.3, 0.6):
+        for name, tensor in models.at(alpha).model.state_dict().items():
+            torch.testing.assert_close(tensor, ends[0][name] + alpha * (ends[1][name] - ends[0][name]))
+
+
+def test_one_model_is_in_memory_at_a_time(tmp_path: Path) -> None:
+    base, tuned = pair_of(tmp_path)
+    models = TwoModels.open(open_sources(base, tuned), FEW)
+    before = weakref.ref(models.at(0.5).model)
+    gone: list[bool] = []
+
+    def loading(source: Path, **options: object) -> Chat:
+        gone.append(before() is None)
+        return load_chat(source)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(two_models, "load_chat", loading)
+        models.at(1.0)
+    assert gone == [True]
 
 
 def test_whole_run(tmp_path: Path) -> None:
@@ -163,11 +191,10 @@ def test_an_adapter_moves_the_model_as_its_merged_weights_do(tmp_path: Path) -> 
     save_file(
         {**state, f"{name}.weight": state[f"{name}.weight"] + 2 * B @ A}, tmp_path / "merged" / "model.safetensors"
     )
-    chat = load_chat(base)
     found = []
     for side in ("lora", "merged"):
-        move_to(chat, open_sources(base, tmp_path / side), 1.0)
-        found.append(next_token_logits(chat, FEW[:3]))
+        models = TwoModels.open(open_sources(base, tmp_path / side), FEW)
+        found.append(next_token_logits(models.at(1.0), FEW[:3]))
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)
     assert float((found[0] - next_token_logits(load_chat(base), FEW[:3])).abs().max()) > 1e-3
 

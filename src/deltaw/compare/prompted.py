@@ -1,6 +1,6 @@
 """`compare --prompts`: behaviour and activations of the two models that `compare` has read the weights of.
 
-One model is in memory, and is moved along the line from base to tuned (`interpolation`). What is slow goes to
+Each model is loaded from its own directory, and one is in memory at a time (`two_models`). What is slow goes to
 OUT/verdicts.jsonl as it is finished: verdicts and sensitivities, so that a stopped run goes on. At the end the lines
 join those of the weights in measurements.jsonl, claims.json gets those about activations, prompts.jsonl the verdicts,
 and the manifest what was asked.
@@ -25,13 +25,13 @@ from deltaw.behaviour.judge import Judge, Verdict, refusal_judge
 from deltaw.compare.activations import FOLDS, SITES, Layer, Seen, write_clusters, write_gains, write_positions
 from deltaw.compare.asking import Effort, ask, between, first_contrast, to_ask, write_changes, write_gaps, write_rates
 from deltaw.compare.claims import prompt_claims
-from deltaw.compare.interpolation import move_to
 from deltaw.compare.over_layers import CLAIMED
+from deltaw.compare.two_models import TwoModels, asking_files
 from deltaw.compare.weights import Sources, _part, choose, open_sources
 from deltaw.errors import DeltawError
 from deltaw.models.architectures import family_of
 from deltaw.models.checkpoint_files import find_directory, open_checkpoint
-from deltaw.models.huggingface import Chat, activations_of, embedded, encode, frozen, load_chat, readout, rows_of
+from deltaw.models.huggingface import Chat, activations_of, embedded, encode, readout, rows_of
 from deltaw.models.lora import Adapter
 from deltaw.models.tensor_layouts import Module
 from deltaw.prompts.matched import BUILTIN, CONTRASTS, MatchedPair, Prompt, matched, read_prompts, spread
@@ -50,7 +50,7 @@ from deltaw.results.recorder import Sheet
 from deltaw.results.records import read_json
 from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval
 
-JOURNAL, FORMAT = "verdicts.jsonl", "deltaw-verdicts-1"
+JOURNAL, FORMAT = "verdicts.jsonl", "deltaw-verdicts-2"
 Say = Callable[[str], None]
 
 
@@ -58,7 +58,7 @@ Say = Callable[[str], None]
 class _Work:
     """What all steps share. base_journal: of what concerns the base model alone. absent: what could not be measured."""
 
-    chat: Chat
+    models: TwoModels
     sources: Sources
     effort: Effort
     journal: Journal
@@ -93,19 +93,26 @@ def compare_prompts(
     if not (out / "measurements.jsonl").is_file():
         raise DeltawError(f"{out} holds no finished comparison; compare the weights first")
     sources = open_sources(base, tuned)
-    header = {"format": FORMAT, "pair": sources.fingerprint(), **_asked(asked, judge, effort)}
+    header = {
+        "format": FORMAT,
+        "pair": sources.fingerprint(),
+        "asked_with": asking_files(sources),
+        **_asked(asked, judge, effort),
+    }
     beside = None if control is None else read_control(control, base, asked, judge, effort)
     shared = {"model": sources.directory.resolve().name, "seed": effort.seed}
     try:
         journal = Journal.open(out / JOURNAL, header)
-        of_base = {**header, "pair": sources.base.fingerprint()}
+        of_base = {**header, "pair": sources.base.fingerprint(), "asked_with": header["asked_with"]["base"]}
         base_journal = journal if base_parts is None else Journal.open(base_parts, of_base)
-        chat = load_chat(base, device=device)
-        work = _Work(chat, sources, effort, journal, base_journal, Sheet(**shared), {}, say)
-        with frozen(chat.model):
-            _behaviour(work, asked, judge, out)
-            _activations(work, asked)
-            _sensitivity(work, asked)
+        say("loading both models to see that they can be asked")
+        models = TwoModels.open(sources, _everything(asked, effort), effort.new_tokens, device)
+        for kind, text in models.differences.items():
+            say(f"the models differ: {kind}: {text}")
+        work = _Work(models, sources, effort, journal, base_journal, Sheet(**shared), {}, say)
+        _behaviour(work, asked, judge, out)
+        _activations(work, asked)
+        _sensitivity(work, asked)
         _finish(work, out, prompts, header, time.perf_counter() - started, beside)
     except OSError as error:
         raise DeltawError(
@@ -156,6 +163,20 @@ def _digest(prompts: Sequence[Prompt]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _everything(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:
+    """Every prompt that a model will read."""
+    first = first_contrast(prompts)
+    pairs = [pair for contrast in CONTRASTS for pair in matched(prompts, contrast)]
+    plain = [prompt for pair in pairs for prompt in (pair.harmless, pair.harmful)]
+    few = [] if first is None else _attacked(spread(matched(prompts, first), len(pairs)), effort)
+    return [*to_ask(prompts, effort), *plain, *(under_attack(pair.harmful, name) for pair in few for name in ATTACKS)]
+
+
+def _attacked(pairs: Sequence[MatchedPair], effort: Effort) -> Sequence[MatchedPair]:
+    """Of pairs in order, those whose harmful prompt is read under every attack."""
+    return pairs[: max(effort.attacked, 2 * FOLDS)]
+
+
 def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) -> None:
     effort, verdicts = work.effort, {}
     whole, few = to_ask(prompts, effort), between(prompts, effort)
@@ -163,15 +184,18 @@ def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) 
         chosen = whole if alpha in (0.0, 1.0) else few
         if not chosen:
             continue
+        if alpha not in (0.0, 1.0) and work.models.why_not_between is not None:
+            work.absent["refusals between the models"] = work.models.why_not_between
+            continue
         name, journal = f"verdicts, alpha={alpha:g}", work.base_journal if alpha == 0 else work.journal
-        if name not in journal.parts:
-            move_to(work.chat, work.sources, alpha)
 
-        def say(done: int, total: int, alpha: float = alpha) -> None:
-            work.say(f"answers at alpha {alpha:g}: {done}/{total}")
+        def answers(alpha: float = alpha, chosen: Sequence[Prompt] = chosen) -> list[Verdict]:
+            def say(done: int, total: int) -> None:
+                work.say(f"answers at alpha {alpha:g}: {done}/{total}")
 
-        found = journal.part(name, lambda c=chosen, s=say: ask(work.chat, c, judge, effort, s))  # type: ignore[misc]
-        verdicts[alpha] = [Verdict(verdict) for verdict in found]
+            return ask(work.models.at(alpha), chosen, judge, effort, say)
+
+        verdicts[alpha] = [Verdict(verdict) for verdict in journal.part(name, answers)]
     base, tuned = verdicts[0.0], verdicts[1.0]
     sheet = work.sheet.with_(stage="behaviour")
     for model, found in (("base", base), (work.sheet.shared["model"], tuned)):
@@ -216,8 +240,8 @@ def _activations(work: _Work, prompts: Sequence[Prompt]) -> None:
         seen = []
         for model, alpha in (("base", 0.0), ("tuned", 1.0)):
             work.say(f"activations of the {model} model, contrast {contrast}")
-            move_to(work.chat, work.sources, alpha)
-            seen.append(_see(work, pairs, attacks=tuple(ATTACKS) if contrast == first else ()))
+            attacks = tuple(ATTACKS) if contrast == first else ()
+            seen.append(_see(work.models.at(alpha), pairs, attacks, work.effort))
         sheet = work.sheet.with_(stage="compare", set=contrast, role="last_prompt")
         write_clusters(sheet, pairs, seen[0], seen[1], effort)
         work.absent.update(write_gains(sheet, pairs, seen[0], _layers(work), effort))
@@ -225,13 +249,11 @@ def _activations(work: _Work, prompts: Sequence[Prompt]) -> None:
             work.absent.update(write_positions(sheet, pairs, seen[1], seen[0], effort))
 
 
-def _see(work: _Work, pairs: Sequence[MatchedPair], attacks: Sequence[str]) -> Seen:
-    layers = range(work.chat.layers)
-
+def _see(chat: Chat, pairs: Sequence[MatchedPair], attacks: Sequence[str], effort: Effort) -> Seen:
     def read(prompts: Sequence[Prompt]) -> dict[tuple[int, str], Tensor]:
-        return activations_of(work.chat, rows_of(work.chat, prompts), SITES, layers, work.effort.batch)
+        return activations_of(chat, rows_of(chat, prompts), SITES, range(chat.layers), effort.batch)
 
-    few = pairs[: max(work.effort.attacked, 2 * FOLDS)]
+    few = _attacked(pairs, effort)
     return Seen(
         read([pair.harmless for pair in pairs]),
         read([pair.harmful for pair in pairs]),
@@ -242,8 +264,8 @@ def _see(work: _Work, pairs: Sequence[MatchedPair], attacks: Sequence[str]) -> S
 def _layers(work: _Work) -> Iterator[tuple[int, Layer]]:
     """The input map of each MLP (both, stacked, of a gated one), one layer at a time."""
     modules, _ = choose(work.sources)
-    family = family_of(name for name, _ in work.chat.model.named_parameters())
-    for layer in range(work.chat.layers):
+    family = family_of(work.models.parameters)
+    for layer in range(work.models.layers):
         module = _widest(modules, layer, f"{family.in_proj.format(layer=layer)}.weight")
         if module is None:
             continue
@@ -284,8 +306,7 @@ def _sensitivity(work: _Work, prompts: Sequence[Prompt]) -> None:
         name, journal = f"sensitivity, {model}", work.base_journal if alpha == 0 else work.journal
         if name not in journal.parts:
             work.say(f"sensitivity of the {model} model: {2 * len(pairs)} prompts")
-            move_to(work.chat, work.sources, alpha)
-        rows = journal.part(name, lambda: _spectral_norms(work, pairs))
+        rows = journal.part(name, lambda alpha=alpha: _spectral_norms(work.models.at(alpha), pairs, effort))  # type: ignore[misc]
         values[model] = (np.array(rows["harmless"]), np.array(rows["harmful"]))
     change = sensitivity_change(values["base"], values["tuned"], np.random.default_rng(effort.seed), draws=effort.draws)
     if isinstance(change, Absent):
@@ -306,16 +327,16 @@ def _sensitivity(work: _Work, prompts: Sequence[Prompt]) -> None:
     sheet.with_(unit="log ratio").add(name, both.value, both.interval, [both.null])
 
 
-def _spectral_norms(work: _Work, pairs: Sequence[MatchedPair]) -> dict[str, list[float]]:
+def _spectral_norms(chat: Chat, pairs: Sequence[MatchedPair], effort: Effort) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for label in ("harmless", "harmful"):
         values: list[float] = []
         for start in range(0, len(pairs), 8):
             prompts = [getattr(pair, label) for pair in pairs[start : start + 8]]
-            encoded = encode(work.chat, prompts)
+            encoded = encode(chat, prompts)
             result = power_iteration(
-                readout(work.chat, encoded), embedded(work.chat, encoded), encoded.mask,
-                np.random.default_rng([work.effort.seed, 21]), iterations=work.effort.iterations, tolerance=1e-3,
+                readout(chat, encoded), embedded(chat, encoded), encoded.mask,
+                np.random.default_rng([effort.seed, 21]), iterations=effort.iterations, tolerance=1e-3,
             )  # fmt: skip
             values += result.value.tolist()
         found[label] = values
@@ -342,6 +363,7 @@ def _finish(
         "source": str(prompts) if isinstance(prompts, str | Path) else "given",
         **{what: header[what] for what in ("prompts", "judge", "effort")},
         "control": name,
+        "differences": work.models.differences,
         "absent": work.absent,
         "seconds": {"this_call": round(seconds, 1)},
     }

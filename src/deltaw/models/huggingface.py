@@ -8,13 +8,14 @@ which attention does not see and positions do not count; so a row's logits do no
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from deltaw.analysis.sensitivity import Readout
@@ -48,11 +49,14 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Chat:
-    """A model and its tokenizer. directory: where they were read."""
+    """A model and its tokenizer."""
 
     model: nn.Module
     tokenizer: Any
     directory: Path
+    """Where the model was read."""
+    unused: tuple[str, ...] = ()
+    """Tensors of its files that the model has no place for."""
 
     @property
     def config(self) -> Any:
@@ -91,11 +95,14 @@ def transformers() -> Any:
     return package
 
 
-def load_chat(source: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Chat:
+def load_chat(
+    source: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu", tokenizer: Path | None = None
+) -> Chat:
     """The model and tokenizer in a directory (or of a hub name), in evaluation mode.
 
-    DeltawError, one sentence: no transformers, no safetensors (a pickled checkpoint is refused), code of its own in the
-    configuration, no tokenizer, or an architecture that transformers does not know.
+    tokenizer: the directory that has the tokenizer and its template, where it is another one. DeltawError, one
+    sentence: no transformers, no safetensors (a pickled checkpoint is refused), code of its own in the configuration,
+    no tokenizer, an architecture that transformers does not know, or files whose tensors do not fill the model.
     """
     checkpoint = open_checkpoint(source)
     directory, package = checkpoint.directory, transformers()
@@ -103,25 +110,54 @@ def load_chat(source: str | Path, dtype: torch.dtype = torch.float32, device: st
         raise DeltawError(f"{directory} brings code of its own (auto_map in config.json), which deltaw does not run")
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
-        model = package.AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", **options
+        model, report = package.AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            **options,
         )
-        tokenizer = package.AutoTokenizer.from_pretrained(directory, **options)
+        _check_tensors(directory, report)
+        words = package.AutoTokenizer.from_pretrained(tokenizer or directory, **options)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         raise DeltawError(f"transformers cannot read the model in {directory}: {reason}") from error
-    return Chat(model.to(device).eval(), tokenizer, directory)
+    return Chat(model.to(device).eval(), words, directory, tuple(sorted(report["unexpected_keys"])))
+
+
+def _check_tensors(directory: Path, report: Mapping[str, Any]) -> None:
+    """DeltawError if transformers had to make up a tensor. report: its `output_loading_info`."""
+    misshapen = sorted(report["mismatched_keys"])
+    if misshapen:
+        name, stored, expected = misshapen[0]
+        raise DeltawError(
+            f"{directory}: {name} is {tuple(stored)} in the files, and config.json asks for {tuple(expected)}; "
+            "restore the configuration that the weights were saved with"
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DeltawError(
+            f"the files in {directory} lack {missing[0]}{more}, which the model of its config.json has; save the whole "
+            "model again with save_pretrained"
+        )
 
 
 def chat_text(chat: Chat, prompt: Prompt) -> str:
     """What the model reads: the request in the chat template, up to where the answer begins, and the prefill.
 
-    A tokenizer without a template gets the request, a line break, and the prefill.
+    A tokenizer without a template gets the request, a line break, and the prefill. DeltawError if the template fails.
     """
     if getattr(chat.tokenizer, "chat_template", None) is None:
         return f"{prompt.text}\n{prompt.prefill}"
     messages = [{"role": "user", "content": prompt.text}]
-    text: str = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        text: str = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DeltawError(f"the chat template in {chat.directory} takes no request of a user: {reason}") from error
     return text + prompt.prefill
 
 

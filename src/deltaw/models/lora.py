@@ -25,6 +25,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.\w+)?\.weight")
 
 LARGEST_ALPHA = 1e9
+_CHANGES_THE_BASE = re.compile(r"pissa|olora|corda|loftq|lora_ga")
+"""Initialisations (`init_lora_weights`) that take the adapter's first values out of the base's own weights."""
 # At most three signs that repeat, and none after a group: no name takes long to match.
 _QUICK = re.compile(r"(?:[^*+{]*(?<!\))[*+{]){0,3}[^*+{]*")
 
@@ -64,6 +66,18 @@ def open_adapter(directory: Path, base: Mapping[str, Stored]) -> Adapter:
         raise DeltawError(
             f"{directory} is an adapter of kind {found}; deltaw reads LoRA, so merge it into a checkpoint"
         )
+    begun = config.get("init_lora_weights")
+    if isinstance(begun, str) and _CHANGES_THE_BASE.match(begun.lower()):
+        raise DeltawError(
+            f"{directory} was initialised by {begun}, which changes the base model's weights too, so its factors alone "
+            "are not the update; merge it with PEFT into a checkpoint"
+        )
+    for setting in ("layer_replication", "alora_invocation_tokens"):
+        if config.get(setting):
+            raise DeltawError(
+                f"{directory} has {setting} in {CONFIG}, so that it is no fixed change of the base model's weights; "
+                "deltaw does not read it"
+            )
     if not (directory / WEIGHTS).is_file():
         refuse_pickled(directory)
         raise DeltawError(f"{directory} has no {WEIGHTS}; restore it beside {CONFIG}")

@@ -303,13 +303,22 @@ def head(pair: Pair) -> dict[str, Any]:
 
 
 def tables_of(pair: Pair) -> dict[str, Table | None]:
-    """skipped, absent, unmeasured and matrices: as tables; None where there is nothing."""
+    """differences, skipped, absent, unmeasured and matrices: as tables; None where there is nothing."""
     return {
+        "differences": _differences(pair),
         "skipped": _skipped(pair),
         "absent": _absent(pair),
         "unmeasured": _unmeasured(pair),
         "matrices": _matrices(pair),
     }
+
+
+def _differences(pair: Pair) -> Table | None:
+    """How the models that were asked differ beside the values of their weights."""
+    listed = (pair.manifest.get("prompts") or {}).get("differences") or {}
+    rows = tuple((str(kind), str(text)) for kind, text in listed.items())
+    title = "Each model was asked as itself. How the two differ beside the values of their weights"
+    return Table(title, ("what", "how"), rows) if rows else None
 
 
 def _skipped(pair: Pair) -> Table | None:
