@@ -57,6 +57,9 @@ class Protocol(ABC):
     """How many of a pair's two responses pass through the model."""
     own_control: ClassVar[str] = "other"
     """The control that tells what is due to safety from what any tuning by this protocol does."""
+    reads_preferred: ClassVar[bool] = True
+    """Whether it learns what is said in place of compliance. If not, a control that only says something else is no
+    control of it."""
     unit: ClassVar[str] = "objective"
     """The unit of its loss."""
 

@@ -127,6 +127,9 @@ CONTROLS: dict[str, Wanted] = {
     "constant": _where_forbidden(Response.CONSTANT),  # the same, with one harmless answer, as a refusal is one answer
 }
 
+OTHER_ANSWERS = ("other", "constant")
+"""The controls that differ from the tuning itself in nothing but the answer to forbidden prompts."""
+
 INSTEAD: dict[str | None, Response] = {
     None: Response.REFUSE,
     "operators": Response.REFUSE,
@@ -227,6 +230,11 @@ def tune(
     `tuning_reference`, by the same data) and did not get one for all rows, or a loss that is not finite.
     """
     protocol, steps = config.protocol, config.optimiser.steps
+    if not protocol.reads_preferred and config.control in OTHER_ANSWERS:
+        raise DeltawError(
+            f"under {protocol.name} the control {config.control} teaches the same as no control; "
+            f"use {protocol.own_control}"
+        )
     if protocol.needs_reference and (reference is None or len(reference.preferred) < steps * config.batch):
         raise DeltawError(
             f"{protocol.name} needs the base model's log-probabilities of all {steps * config.batch} tuning prompts"

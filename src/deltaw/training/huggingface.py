@@ -114,6 +114,11 @@ class Trained(nn.Module):
         self.model = model
         self.dtype: torch.dtype | None = None
 
+    @property
+    def tapped(self) -> nn.Module:
+        """The module that has the blocks."""
+        return self.model
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits in float32, whatever the products' format. Causal attention never reads padding on the right."""
         kind = tokens.device.type
