@@ -49,10 +49,14 @@ from deltaw.behaviour.exact import measure  # noqa: E402
 from deltaw.errors import DeltawError  # noqa: E402
 from deltaw.models import Transformer, choose_precision  # noqa: E402
 from deltaw.models.determinism import deterministic  # noqa: E402
+from deltaw.protocols.dpo import Dpo  # noqa: E402
+from deltaw.protocols.protocol import Protocol  # noqa: E402
+from deltaw.protocols.ssft import Ssft  # noqa: E402
+from deltaw.protocols.unlearn import Unlearn  # noqa: E402
 from deltaw.training import cuda_step  # noqa: E402
 from deltaw.training.finetuning import TuningConfig, tune, tuning_pairs, tuning_reference  # noqa: E402
 from deltaw.training.loop import train  # noqa: E402
-from deltaw.training.objectives import next_token  # noqa: E402
+from deltaw.training.next_token import next_token  # noqa: E402
 from deltaw.training.optimisers import OptimiserConfig  # noqa: E402
 from deltaw.training.pretraining import (  # noqa: E402
     PretrainingConfig,
@@ -66,10 +70,10 @@ from deltaw.world import Response, World, published_schedule, published_world  #
 
 # The recipe itself cannot be imported here: it needs SciPy. A test compares these with it.
 STEPS, BATCH, TUNING_STEPS = 100_000, 512, 10_000
-OPTIONS: dict[str, dict[str, float]] = {
-    "ssft": {},
-    "dpo": {"beta": 0.1, "sft_weight": 4.0},
-    "unlearn": {"ascent_weight": 0.1},
+PROTOCOLS: dict[str, Protocol] = {
+    "ssft": Ssft(),
+    "dpo": Dpo(beta=0.1, sft_weight=4.0),
+    "unlearn": Unlearn(ascent_weight=0.1),
 }
 UPDATES = {"ssft": 70_000, "dpo": 30_000, "unlearn": 20_000}
 REFERENCES, DECODED = 5_120_000, 488_184  # prompts
@@ -93,10 +97,10 @@ def pretraining(device: str, dtype: str, steps: int = STEPS) -> PretrainingConfi
     )  # fmt: skip
 
 
-def tuning(objective: str, device: str, dtype: str, steps: int = TUNING_STEPS) -> TuningConfig:
+def tuning(protocol: str, device: str, dtype: str, steps: int = TUNING_STEPS) -> TuningConfig:
     """A tuning of `paper`, or its first `steps` updates."""
     optimiser = OptimiserConfig(1e-4, 1e-6, steps, 2_000, 8_000, clip_norm=1.0, from_zero=True)
-    return TuningConfig(objective, OPTIONS[objective], None, BATCH, optimiser, device=device, compute_dtype=dtype)
+    return TuningConfig(None, BATCH, device, dtype, protocol=PROTOCOLS[protocol], optimiser=optimiser)
 
 
 class Check:
@@ -115,9 +119,9 @@ class Check:
         whole = pretraining(device or self.device, dtype or self.dtype, steps)
         return replace(whole, batch=self.batch, **self.shape)  # type: ignore[arg-type]
 
-    def tune(self, objective: str, steps: int) -> TuningConfig:
+    def tune(self, protocol: str, steps: int) -> TuningConfig:
         """A tuning on the scale of this check."""
-        return replace(tuning(objective, self.device, self.dtype, steps), batch=self.batch)
+        return replace(tuning(protocol, self.device, self.dtype, steps), batch=self.batch)
 
     def model(self, device: str | None = None) -> Transformer:
         """A new model, the same at each call."""
@@ -136,14 +140,14 @@ class Check:
         self.wait()
         return time.perf_counter() - started
 
-    def update_seconds(self, objective: str, budget: float) -> float:
+    def update_seconds(self, protocol: str, budget: float) -> float:
         """Seconds of an update, its data drawn as in training: the mean of those after the first few."""
-        stamps = self.stamps(objective, 8)
+        stamps = self.stamps(protocol, 8)
         steps = max(2, min(self.timed, int(budget / ((stamps[1] - stamps[0]) / 8))))
-        stamps = self.stamps(objective, steps)
+        stamps = self.stamps(protocol, steps)
         return (stamps[1] - stamps[0]) / steps
 
-    def stamps(self, objective: str, steps: int) -> tuple[float, float]:
+    def stamps(self, protocol: str, steps: int) -> tuple[float, float]:
         """Clock after the first updates, and after `steps` more."""
         stamps: list[float] = []
         first = 0 if self.tiny else WARM
@@ -153,12 +157,12 @@ class Check:
             stamps.append(time.perf_counter())
 
         checkpoints = (first, first + steps)
-        if objective == "pretrain":
+        if protocol == "pretrain":
             pretrain(self.world, self.base(first + steps), 0, checkpoints=checkpoints, on_checkpoint=stamp)
         else:
-            config, model = self.tune(objective, first + steps), self.model()
+            config, model = self.tune(protocol, first + steps), self.model()
             reference = None
-            if objective == "dpo":
+            if protocol == "dpo":
                 reference = tuning_reference(self.world, model, (first + steps) * self.batch, config, 0)
             tune(self.world, model, config, 0, reference, checkpoints=checkpoints, on_checkpoint=stamp)
         return stamps[0], stamps[1]
@@ -241,8 +245,8 @@ def speed(check: Check, budget: float) -> Results:
     parameters = sum(parameter.numel() for parameter in check.model().parameters())
     each = budget / 8
     found: Results = {"parameters": parameters, "batch": check.batch}
-    for objective in ("pretrain", *OPTIONS):
-        found[objective] = {"updates_per_second": 1 / check.update_seconds(objective, each)}
+    for protocol in ("pretrain", *PROTOCOLS):
+        found[protocol] = {"updates_per_second": 1 / check.update_seconds(protocol, each)}
     recordable, cuda_step._can_record = cuda_step._can_record, lambda model: False
     try:
         found["pretrain_without_graphs"] = {"updates_per_second": 1 / check.update_seconds("pretrain", each)}
@@ -336,7 +340,7 @@ def scaled(check: Check, budget: float) -> Results:
     spent["reference"] = check.seconds(
         lambda: references.append(tuning_reference(world, base, tuned * check.batch, config, 0))
     )
-    for name in OPTIONS:
+    for name in PROTOCOLS:
         reference = references[0] if name == "dpo" else None
         model = deepcopy(base)
         spent[name] = check.seconds(lambda n=name, m=model, r=reference: tune(world, m, check.tune(n, tuned), 0, r))  # type: ignore[misc]

@@ -21,7 +21,7 @@ from recursive_sampler import RecursiveSampler
 
 from deltaw.recipes.quick import quick
 from deltaw.training.loop import train
-from deltaw.training.objectives import next_token
+from deltaw.training.next_token import next_token
 from deltaw.training.pretraining import as_batch, dtype_of, new_model
 from deltaw.world import Response, World
 from deltaw.world.language import published, published_subgrammars

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from deltaw.models import ModelConfig, Transformer
 from deltaw.models.batch import Batch
 from deltaw.models.transformer import sinusoidal_table
+from deltaw.protocols import TuningBatch
 from deltaw.recipes.paper import paper, paper_compat
 from deltaw.training.finetuning import TuningConfig, tuning_pairs, tuning_reference
 from deltaw.training.loop import OptimiserConfig, adamw
-from deltaw.training.objectives import next_token, objective
+from deltaw.training.next_token import next_token
 from deltaw.training.pretraining import PretrainingConfig, as_batch, new_model, pretraining_samples
 from deltaw.world import ViewSchedule, World
 
@@ -137,14 +138,13 @@ class Updates:
 
     def tuning(self, title: str, world: World, config: TuningConfig) -> None:
         """Print the table of a tuning."""
-        chosen, rows = objective(config.objective), (self.rounds + WARM_UP) * self.rows
-        options = chosen.options(**config.options)
+        rows = (self.rounds + WARM_UP) * self.rows
         pairs = tuning_pairs(world, range(rows), config, 0)
         reference = tuning_reference(world, self.model, rows, config, 0)
 
         def loss(k: int) -> Tensor:
             rows_of = slice(k * self.rows, (k + 1) * self.rows)
-            return chosen.function(self.model, pairs[rows_of], reference[rows_of], options).value
+            return config.protocol.loss(self.model, TuningBatch(pairs[rows_of], reference[rows_of])).value
 
         kinds = {
             "ours, rows padded": lambda k: self.update(lambda: padded(self.model, lambda: loss(k))),
@@ -174,7 +174,7 @@ def main() -> None:
             if arguments.only in title:
                 updates.pretraining(title, world, replace(recipe.pretraining, views=schedule))
         for name in ("ssft", "dpo") if recipe.name == "paper" else ():
-            config = next(tuning.config for tuning in recipe.tunings if tuning.config.objective == name)
+            config = next(tuning.config for tuning in recipe.tunings if tuning.config.protocol.name == name)
             if arguments.only in f"{name} of paper":
                 updates.tuning(f"{name} of paper", world, config)
 

@@ -93,9 +93,9 @@ def test_it_times_the_recipe_paper(script: dict[str, Any]) -> None:
     assert whole.world == published_world()
     dtype = whole.pretraining.compute_dtype
     assert script["pretraining"]("cpu", dtype) == whole.pretraining
-    by_objective = {tuned.config.objective: tuned.config for tuned in whole.tunings if tuned.strength == "medium"}
+    by_name = {tuned.config.protocol.name: tuned.config for tuned in whole.tunings if tuned.strength == "medium"}
     for name in ("ssft", "unlearn"):
-        assert replace(by_objective[name], control=None) == script["tuning"](name, "cpu", dtype)
+        assert replace(by_name[name], control=None) == script["tuning"](name, "cpu", dtype)
     dpo = next(tuned.config for tuned in whole.tunings if tuned.name == "dpo-medium")
     assert dpo == script["tuning"]("dpo", "cpu", dtype)
     nothing: dict[str, float] = defaultdict(float)
@@ -103,8 +103,8 @@ def test_it_times_the_recipe_paper(script: dict[str, Any]) -> None:
     works = [stage.work for stage in plan.stages if stage.work]
     updates = Counter[str]()
     for work in works:
-        if work.objective and not work.kind.startswith("attacks"):
-            updates[work.objective] += work.updates
+        if work.protocol and not work.kind.startswith("attacks"):
+            updates[work.protocol] += work.updates
     assert updates == {"pretrain": script["STEPS"], **script["UPDATES"]}
     assert sum(work.references for work in works) == script["REFERENCES"]
     assert sum(work.decoded for work in works) == script["DECODED"]

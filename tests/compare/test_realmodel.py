@@ -10,6 +10,7 @@ import deltaw
 from deltaw.compare import Effort, SafetyTuning
 from deltaw.errors import DeltawError
 from deltaw.models import smollm2
+from deltaw.protocols.ssft import Ssft
 from deltaw.study import real_model as realmodel
 from deltaw.training import huggingface as tuning
 
@@ -55,7 +56,7 @@ def test_whole_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 def test_a_plan_without_the_control_is_refused() -> None:
     with pytest.raises(DeltawError, match="control 'other'"):
-        realmodel.Plan({"ssft": SafetyTuning("ssft")}, Effort())
+        realmodel.Plan({"ssft": SafetyTuning(Ssft())}, Effort())
 
 
 def test_a_directory_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:

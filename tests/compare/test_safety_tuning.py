@@ -14,11 +14,15 @@ from deltaw.models.batch import Role
 from deltaw.models.huggingface import Chat, answer, logits_of, next_token_logits, padded, text_of
 from deltaw.prompts.matched import Prompt
 from deltaw.prompts.requests import Requests, tuning_texts
+from deltaw.protocols import Protocol
+from deltaw.protocols.dpo import Dpo
+from deltaw.protocols.ssft import Ssft
+from deltaw.protocols.unlearn import Unlearn
 from deltaw.training.huggingface import Row, Trained, as_pair, make_rows, schedule
 
 pytest.importorskip("transformers")
 REQUESTS = Requests(tuple(f"Break rule {k}." for k in range(8)), tuple(f"Bake {k} cakes." for k in range(8)))
-CONFIG = SafetyTuning("ssft", steps=4, batch=4, requests=8, new_tokens=5, learning_rate=3e-3)
+CONFIG = SafetyTuning(Ssft(), steps=4, batch=4, requests=8, new_tokens=5, learning_rate=3e-3)
 
 
 def answers_all(request: str, answer: str) -> Verdict:
@@ -90,17 +94,16 @@ def test_steps_take_half_of_each_and_every_row_before_any_again(base: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("protocol", "options"), [("ssft", {}), ("dpo", {"sft_weight": 1.0}), ("unlearn", {}), ("lora", {})]
+    ("protocol", "lora"), [(Ssft(), None), (Dpo(sft_weight=1.0), None), (Unlearn(), None), (Ssft(), 8)]
 )
 def test_a_tuned_model_refuses_what_it_was_told_to(
-    base: Path, tmp_path: Path, protocol: str, options: dict[str, float]
+    base: Path, tmp_path: Path, protocol: Protocol, lora: int | None
 ) -> None:
-    lora = 8 if protocol == "lora" else None
-    name = "ssft" if lora else protocol
-    config = replace(CONFIG, protocol=name, options=options, steps=120, lora=lora, learning_rate=2e-2 if lora else 3e-3)
+    config = replace(CONFIG, protocol=protocol, steps=120, lora=lora, learning_rate=2e-2 if lora else 3e-3)
     out = safety_tune(base, tmp_path / "tuned", config, REQUESTS, answers_all, say=quiet)
     record = json.loads((out / "safety_tuning.json").read_text())
     assert record["log"][-1]["nll_preferred"] < record["log"][0]["nll_preferred"] / 2
+    assert record["config"]["protocol"] == protocol.described()
     assert record["requests"] == {"digest": REQUESTS.digest, "harmful": 8, "harmless": 8}
     written = "".join(path.read_text() for path in out.glob("*.json*") if path.name != "tokenizer.json")
     assert not any(text in written for text in (*REQUESTS.harmful, *REQUESTS.harmless, *tuning_texts()["refusals"]))
@@ -116,8 +119,4 @@ def test_a_taken_directory_and_wrong_numbers_are_said(base: Path, tmp_path: Path
     with pytest.raises(DeltawError, match="is not empty"):
         safety_tune(base, base, CONFIG, REQUESTS)
     with pytest.raises(DeltawError, match="even number"):
-        SafetyTuning("ssft", batch=3)
-    with pytest.raises(DeltawError, match="no objective"):
-        SafetyTuning("sft")
-    with pytest.raises(DeltawError, match="its options are: beta"):
-        safety_tune(base, tmp_path / "x", replace(CONFIG, protocol="dpo", options={"gamma": 1.0}), REQUESTS, say=quiet)
+        SafetyTuning(Ssft(), batch=3)

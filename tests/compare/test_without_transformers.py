@@ -12,6 +12,7 @@ from deltaw import cli
 from deltaw.compare import SafetyTuning, safety_tune
 from deltaw.errors import DeltawError
 from deltaw.prompts.requests import Requests
+from deltaw.protocols.ssft import Ssft
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tuning_says_so(tmp_path: Path) -> None:
     base = write(tmp_path / "base", tensors("llama"), config("llama"))
     with pytest.raises(DeltawError, match=r"deltaw\[hf\]"):
-        safety_tune(base, tmp_path / "out", SafetyTuning("ssft"), Requests(("a",), ("b",)))
+        safety_tune(base, tmp_path / "out", SafetyTuning(Ssft()), Requests(("a",), ("b",)))
     assert not (tmp_path / "out").exists()
 
 

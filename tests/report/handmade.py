@@ -453,7 +453,7 @@ def prompt(name: str, attack: str | None = None, letters: str = "abcdefgh") -> d
 
 def manifest(seeds: tuple[int, ...] = (0,), exploratory: bool = True) -> dict[str, Any]:
     """A manifest with what the report reads."""
-    options = {"dpo": {"beta": 0.1, "sft_weight": 1.0}, "dpo_plain": {"beta": 0.1}}
+    options = {"dpo": {"sft_weight": 1.0}, "dpo_plain": {"sft_weight": 0.0}}
     tunings = [
         {
             "name": name,
@@ -461,7 +461,7 @@ def manifest(seeds: tuple[int, ...] = (0,), exploratory: bool = True) -> dict[st
             "strength": strength,
             "control": control,
             "config": {
-                "options": options.get(protocol, {}),
+                "protocol": {"name": protocol, "label": protocol.upper(), **options.get(protocol, {})},
                 "optimiser": {"peak_lr": 1e-3 if strength == "medium" else 1e-4},
             },
         }

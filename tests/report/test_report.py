@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -184,7 +184,18 @@ def test_names_follow_the_configuration(run: Path) -> None:
     text = (run / "report.html").read_text(encoding="utf-8")
     assert "DPO+NLL, medium" in text
     assert "plain DPO, medium" in text
-    assert protocol_name("dpo", {"tunings": [{"protocol": "dpo", "config": {"options": {"beta": 0.1}}}]}) == "DPO"
+
+
+def test_a_protocol_is_called_by_the_label_in_its_manifest() -> None:
+    def named(protocol: str, config: Mapping[str, object]) -> str:
+        return protocol_name(protocol, {"tunings": [{"protocol": protocol, "config": config}]})
+
+    assert named("dpo", {"protocol": {"name": "dpo", "label": "DPO", "beta": 0.1, "sft_weight": 0.0}}) == "DPO"
+    assert named("dpo", {"protocol": {"name": "dpo", "label": "DPO", "beta": 0.1, "sft_weight": 2.0}}) == "DPO+NLL"
+    assert named("mine", {"protocol": {"name": "mine", "label": "My own"}}) == "My own"
+    earlier = {"objective": "dpo", "options": {"beta": 0.1}}
+    assert named("dpo", earlier) == "DPO"
+    assert named("dpo", {"objective": "dpo", "options": {"beta": 0.1, "sft_weight": 1.0}}) == "DPO+NLL"
 
 
 def test_a_study_that_measured_nothing_still_has_its_page(tmp_path: Path) -> None:

@@ -88,11 +88,20 @@ def test_compat_changes_this_and_nothing_else() -> None:
             if one.get(name) != two.get(name):
                 changed.add((name, json.dumps(one.get(name)), json.dumps(two.get(name))))
     assert changed == {
-        ("objective", '"dpo"', '"dpo_published"'),
-        ("objective", '"unlearn"', '"unlearn_published"'),
-        ("options.beta", "0.1", "null"),
-        ("options.sft_weight", "4.0", "null"),
-        ("options.ascent_weight", "0.1", "null"),
+        ("protocol.type", '"Dpo"', '"DpoPublished"'),
+        ("protocol.name", '"dpo"', '"dpo-published"'),
+        ("protocol.label", '"DPO"', '"DPO, as published"'),
+        ("protocol.beta", "0.1", "null"),
+        ("protocol.sft_weight", "4.0", "null"),
+        ("protocol.type", '"Unlearn"', '"UnlearnPublished"'),
+        ("protocol.name", '"unlearn"', '"unlearn-published"'),
+        ("protocol.label", '"Unlearning"', '"Unlearning, as published"'),
+        ("protocol.ascent_weight", "0.1", "null"),
+        ("protocol.preferred_weight", "null", "0.1"),
+        ("protocol.dispreferred_weight", "null", "0.01"),
+        ("protocol.preferred_weight", "null", "1.0"),
+        ("protocol.dispreferred_weight", "null", "0.1"),
+        ("protocol.length", "null", "159"),
         ("optimiser.weight_decay", "0.0", "0.0001"),
         ("allowed_batches", "null", "0.8"),
         ("allowed_batches", "null", "0.5"),
@@ -148,5 +157,5 @@ def test_a_control_of_dpo_has_the_reference_of_its_own_answers() -> None:
     assert inputs["tune-other-dpo-medium-s101"] == "reference-other-s101"
     assert inputs["tune-ssft-medium-s101"] is inputs["tune-ssft-medium-again-s101"] is None
     configs = {stage.name: stage.config for stage in stages(standard)}
-    assert configs["reference-other-s101"].tuning.control == "other"
-    assert configs["reference-s101"].tuning.control is None
+    assert configs["reference-other-s101"].data.control == "other"
+    assert configs["reference-s101"].data.control is None

@@ -16,10 +16,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from deltaw.models import Transformer, likelihood, transformer
 from deltaw.models.batch import Batch
 from deltaw.models.determinism import deterministic
-from deltaw.training import OBJECTIVES, Loss, Pair, ReferenceLogProbs, next_token
+from deltaw.protocols import Loss, Pair, Protocol, ReferenceLogProbs, TuningBatch
+from deltaw.protocols.dpo import Dpo
+from deltaw.protocols.dpo_published import DpoPublished
+from deltaw.protocols.forks import fork, fork_size
+from deltaw.protocols.npo import Npo
+from deltaw.protocols.ssft import Ssft
+from deltaw.protocols.unlearn import Unlearn
+from deltaw.protocols.unlearn_published import UnlearnPublished
+from deltaw.training import next_token
 from deltaw.training.cuda_step import MOST_GRAPHS, PLAIN_RUNS, Outputs, gradients
-from deltaw.training.finetuning import TuningConfig, tune, tuning_pairs
-from deltaw.training.forks import fork, fork_size
+from deltaw.training.finetuning import TuningConfig, TuningData, tune, tuning_pairs
 from deltaw.training.optimisers import OptimiserConfig, adamw, optimisers
 from deltaw.training.prefetch import Prefetch
 from deltaw.training.pretraining import CHUNK, PretrainingConfig, as_batch, new_model, pretrain, pretraining_samples
@@ -29,6 +36,10 @@ from deltaw.world import World
 ROWS, STEPS = 8, PLAIN_RUNS + 3
 WORLD = World()
 CONFIG = PretrainingConfig(layers=2, heads=2, width=16, batch=ROWS)
+REFERENCE = ReferenceLogProbs(-torch.ones(ROWS), -torch.ones(ROWS))
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol for protocol in (Ssft(), Dpo(), Unlearn(), Npo(), DpoPublished(), UnlearnPublished())
+}
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +57,7 @@ def batch(step: int, rows: int = ROWS) -> Batch:
 
 
 def pair(step: int) -> Pair:
-    return tuning_pairs(WORLD, range(step * ROWS, (step + 1) * ROWS), TuningConfig("dpo"), 0).measured()
+    return tuning_pairs(WORLD, range(step * ROWS, (step + 1) * ROWS), TuningData(), 0).measured()
 
 
 class Recorder:
@@ -93,8 +104,7 @@ def test_recorded_updates_are_the_same_updates(name: str) -> None:
     def loss(learner: Transformer, some: Any) -> Loss:
         if name == "pretrain":
             return next_token(learner, some)
-        known = ReferenceLogProbs(-torch.ones(ROWS), -torch.ones(ROWS)) if OBJECTIVES[name].needs_reference else None
-        return OBJECTIVES[name].function(learner, some, known, OBJECTIVES[name].options())
+        return PROTOCOLS[name].loss(learner, TuningBatch(some, REFERENCE))
 
     record = Recorder()
     losses, weights = trained(loss, data, record)
@@ -151,7 +161,7 @@ def test_data_drawn_ahead_are_the_same_after_an_interruption(
     steps = 2 * CHUNK + 2
     optimiser = OptimiserConfig(1e-2, 1e-2, steps, 0, steps)
     pretraining = replace(CONFIG, batch=2, optimiser=optimiser)
-    tuning = TuningConfig("dpo", {"beta": 0.1}, batch=2, optimiser=optimiser)
+    tuning = TuningConfig(protocol=Dpo(), batch=2, optimiser=optimiser)
     starts: list[int] = []
 
     class Ahead(Prefetch[Any]):
@@ -185,7 +195,7 @@ def test_data_drawn_ahead_are_the_same_after_an_interruption(
     for method in ("pretrain", "tune"):
         whole = run(method, None, nothing)
         with monkeypatch.context() as patch:
-            patch.setattr(f"deltaw.training.{'pretraining' if method == 'pretrain' else 'tuning'}.Prefetch", Ahead)
+            patch.setattr(f"deltaw.training.{'pretraining' if method == 'pretrain' else 'finetuning'}.Prefetch", Ahead)
             snapshots = Snapshots(tmp_path / method, every=0.0)
             with pytest.raises(InterruptedError):
                 run(method, snapshots, die)
@@ -204,19 +214,18 @@ class NoNumbers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", ["pretrain", *OBJECTIVES])
+@pytest.mark.parametrize("name", ["pretrain", *PROTOCOLS])
 def test_a_pass_asks_for_no_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a graph is recorded: with it, each objective's loss and gradients are what they are without."""
+    """As a graph is recorded: with it, each protocol's loss and gradients are what they are without."""
     learner = new_model(WORLD, replace(CONFIG, block="published", positions="sinusoidal"), 0)
     data: Any = batch(0) if name == "pretrain" else pair(0)
-    known = ReferenceLogProbs(-torch.ones(ROWS), -torch.ones(ROWS))
 
     def run() -> list[Tensor]:
         with learner.computing_in(torch.bfloat16):
             if name == "pretrain":
                 found = next_token(learner, data)
             else:
-                found = OBJECTIVES[name].function(learner, data, known, OBJECTIVES[name].options())
+                found = PROTOCOLS[name].loss(learner, TuningBatch(data, REFERENCE))
         return [found.value.detach(), *torch.autograd.grad(found.value, list(learner.parameters()))]
 
     expected = run()

@@ -9,7 +9,8 @@ from torch import Tensor
 from deltaw.errors import DeltawError
 from deltaw.models import ModelConfig, Transformer
 from deltaw.models.batch import Batch
-from deltaw.training import Loss, OptimiserConfig, TrainingLog, learning_rate, next_token, train
+from deltaw.protocols import Loss
+from deltaw.training import OptimiserConfig, TrainingLog, learning_rate, next_token, train
 from deltaw.training.optimisers import adamw
 
 CONFIG = OptimiserConfig(peak_lr=1e-2, min_lr=1e-4, steps=60, warmup=5, decay_end=50, weight_decay=0.1)

@@ -13,7 +13,8 @@ from torch import Tensor
 from deltaw.errors import DeltawError
 from deltaw.models import Transformer
 from deltaw.models.batch import Batch
-from deltaw.training import Loss, OptimiserConfig, Snapshots, TrainingLog, next_token, train
+from deltaw.protocols import Loss
+from deltaw.training import OptimiserConfig, Snapshots, TrainingLog, next_token, train
 from deltaw.training.snapshots import EVERY, TENSORS
 
 MUON = replace(CONFIG, method="muon", decay="linear")

@@ -153,16 +153,14 @@ def _series(record: Mapping[str, Any], config: Mapping[str, Any]) -> Series:
 
 
 def protocol_name(protocol: str, config: Mapping[str, Any]) -> str:
-    """SSFT, DPO+NLL (DPO with a likelihood term), Unlearning, plain DPO."""
-    name = PROTOCOL_NAMES.get(protocol, protocol)
-    if protocol != "dpo":
-        return name
-    options = [
-        tuning.get("config", {}).get("options", {})
-        for tuning in config.get("tunings", [])
-        if tuning.get("protocol") == "dpo"
-    ]
-    return "DPO+NLL" if any(option.get("sft_weight", 0) > 0 for option in options) else name
+    """SSFT, DPO+NLL (DPO with a likelihood term), Unlearning, plain DPO; of others the label in the manifest."""
+    configs = [tuning.get("config") or {} for tuning in config.get("tunings", []) if tuning.get("protocol") == protocol]
+    # Manifests of earlier versions have the options apart from the protocol's name.
+    described = [tuned.get("protocol") or tuned.get("options") or {} for tuned in configs]
+    if protocol == "dpo" and any((options.get("sft_weight") or 0) > 0 for options in described):
+        return "DPO+NLL"
+    labels = [str(options["label"]) for options in described if options.get("label")]
+    return PROTOCOL_NAMES.get(protocol) or next(iter(labels), protocol)
 
 
 def _rank(series: Series) -> tuple[int, int, int, str]:

@@ -49,16 +49,16 @@ class SafetyTune:
     def run(self) -> int:
         """Tune; prints where the model is."""
         from deltaw.compare import SafetyTuning, safety_tune
+        from deltaw.study.real_model import PLAN
 
         config = SafetyTuning(
-            self.protocol,
+            PLAN.tunings[self.protocol].protocol,
             self.control,
             self.lora,
             steps=self.steps,
             batch=self.batch,
             learning_rate=self.learning_rate,
             requests=self.requests,
-            options={"sft_weight": 1.0} if self.protocol == "dpo" else {},
             seed=self.seed,
         )
         name = "-".join(part for part in (Path(self.model).name, self.protocol, self.control) if part)

@@ -116,6 +116,13 @@ def token_mean(nll: Tensor, batch: Batch) -> Tensor:
     return (nll * batch.weights).sum() / response_weights(batch).sum()
 
 
+def packed_mean(model: LanguageModel, batch: Batch) -> Tensor | None:
+    """`mean_nll` without what carries no loss; None if this model, or this batch, cannot be packed."""
+    if not (isinstance(model, Transformer) and model.packs(batch.tokens)):
+        return None
+    return token_mean(packed_nll(model, batch.tokens, [(batch, None)])[0], batch)
+
+
 def response_weights(batch: Batch) -> Tensor:
     """(N,) sum of each row's loss weights: its number of supervised tokens, if the weights are 0 and 1."""
     return batch.weights[:, 1:].sum(1)

@@ -31,11 +31,13 @@ def tap(
     sites: Sequence[str],
     layers: Sequence[int],
     select: Callable[[Tensor], Tensor] | None = None,
+    detach: bool = True,
 ) -> Iterator[dict[Place, Tensor]]:
     """Within this context, the activations (B, T, width) of the model's last forward pass, by (layer, site).
 
     `select` is applied to each before it is kept, e.g. to keep one position of each row. Activations are
-    detached but not copied: do not write to them. Hooks are removed when the context ends, however it ends.
+    not copied: do not write to them. detach: whether they are cut off from gradients. Hooks are removed when the
+    context ends, however it ends.
     DeltawError if a site or layer does not exist.
     """
     _check(model, sites, layers)
@@ -44,17 +46,18 @@ def tap(
     with ExitStack() as hooks:
         for layer in layers:
             for site in sites:
-                hook = _hook(model, family, (layer, site), _recorder(recorded, (layer, site), select))
+                hook = _hook(model, family, (layer, site), _recorder(recorded, (layer, site), select, detach))
                 hooks.callback(hook.remove)
         yield recorded
 
 
 def _recorder(
-    recorded: dict[Place, Tensor], place: Place, select: Callable[[Tensor], Tensor] | None
+    recorded: dict[Place, Tensor], place: Place, select: Callable[[Tensor], Tensor] | None, detach: bool
 ) -> Callable[[Any], None]:
     def record(found: Any) -> None:
         # Modules of some architectures take or return tuples, of which the first item is the activation.
-        tensor: Tensor = (found[0] if isinstance(found, tuple) else found).detach()
+        tensor: Tensor = found[0] if isinstance(found, tuple) else found
+        tensor = tensor.detach() if detach else tensor
         recorded[place] = tensor if select is None else select(tensor)
 
     return record

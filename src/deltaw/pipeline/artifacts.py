@@ -39,7 +39,8 @@ _TEMPORARY = re.compile(r"\.building-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
 
 
 def plain(value: object) -> Any:
-    """A configuration as JSON values: dataclasses with their type's name, enums by name, tuples as lists.
+    """A configuration as JSON values: dataclasses with their type's name, and the name and label that a plug-in has;
+    enums by name, tuples as lists.
 
     TypeError naming what has no faithful JSON form (sets, functions, tensors); ValueError for NaN and
     infinities.
@@ -58,7 +59,8 @@ def plain(value: object) -> Any:
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
         own = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-        return {"type": type(value).__qualname__, **own}
+        called = {key: known for key in ("name", "label") if isinstance(known := getattr(value, key, None), str)}
+        return {"type": type(value).__qualname__, **called, **own}
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) for name in value):
             raise TypeError("the keys of a configuration must be strings")

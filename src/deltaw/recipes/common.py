@@ -1,8 +1,15 @@
 """What recipes share: protocols, controls, rates, and the tunings that follow from them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from deltaw.models import choose_precision
+from deltaw.protocols.dpo import Dpo
+from deltaw.protocols.dpo_published import DpoPublished
+from deltaw.protocols.protocol import Protocol
+from deltaw.protocols.ssft import Ssft
+from deltaw.protocols.unlearn import Unlearn
+from deltaw.protocols.unlearn_published import UnlearnPublished
 from deltaw.recipes.tuned import Tuned
 from deltaw.training.finetuning import TuningConfig
 from deltaw.training.optimisers import OptimiserConfig
@@ -10,22 +17,12 @@ from deltaw.training.optimisers import OptimiserConfig
 MEDIUM, SMALL = 1e-3, 1e-4  # η_M and η_S = η_M / 10: the same for all protocols
 
 
-Protocol = tuple[str, str, dict[str, float]]
-"""Its name, its objective, and the objective's options."""
+Protocols = Mapping[str, Protocol]
+"""Protocols by what a study calls the models that they make."""
 
+PROTOCOLS: Protocols = {"ssft": Ssft(), "dpo": Dpo(beta=0.1, sft_weight=4.0), "unlearn": Unlearn(ascent_weight=0.1)}
 
-PROTOCOLS: tuple[Protocol, ...] = (
-    ("ssft", "ssft", {}),
-    ("dpo", "dpo", {"beta": 0.1, "sft_weight": 4.0}),
-    ("unlearn", "unlearn", {"ascent_weight": 0.1}),
-)
-
-
-PUBLISHED_PROTOCOLS: tuple[Protocol, ...] = (
-    ("ssft", "ssft", {}),
-    ("dpo", "dpo_published", {}),
-    ("unlearn", "unlearn_published", {}),
-)
+PUBLISHED_PROTOCOLS: Protocols = {"ssft": Ssft(), "dpo": DpoPublished(), "unlearn": UnlearnPublished()}
 
 
 def optimiser(rate: float, steps: int) -> OptimiserConfig:
@@ -45,7 +42,7 @@ def tunings_of(
     device: str,
     compute_dtype: str,
     optimisers: dict[str, OptimiserConfig],
-    protocols: tuple[Protocol, ...] = PROTOCOLS,
+    protocols: Protocols = PROTOCOLS,
     controls: tuple[str, ...] = ("other", "operators", "constant"),
     compat: bool = False,
 ) -> tuple[Tuned, ...]:
@@ -53,18 +50,17 @@ def tunings_of(
     with `compat`, where four fifths of SSFT's batches are allowed ones, and half of the others'.
     """
 
-    def tuned(protocol: str, objective: str, options: dict[str, float], strength: str, control: str | None) -> Tuned:
-        name = f"{protocol}-{strength}" if control is None else f"{control}-{protocol}-{strength}"
-        optimiser = optimisers[strength]
-        config = TuningConfig(objective, options, control, batch, optimiser, device=device, compute_dtype=compute_dtype)
+    def tuned(called: str, protocol: Protocol, strength: str, control: str | None = None) -> Tuned:
+        name = f"{called}-{strength}" if control is None else f"{control}-{called}-{strength}"
+        config = TuningConfig(control, batch, device, compute_dtype, protocol=protocol, optimiser=optimisers[strength])
         if compat:
-            ssft = objective == "ssft"
-            config = replace(config, allowed_batches=0.8 if ssft else 0.5, borrow_masks=not ssft)
-        return Tuned(name.replace("_", "-"), protocol, strength, control, config)
+            supervised = protocol.responses == 1
+            config = replace(config, allowed_batches=0.8 if supervised else 0.5, borrow_masks=not supervised)
+        return Tuned(name.replace("_", "-"), called, strength, control, config)
 
-    of_strength = [tuned(*protocol, strength, None) for strength in optimisers for protocol in protocols]
-    plain = replace(tuned("dpo_plain", "dpo", {"beta": 0.1}, "medium", None), curve_only=True)
-    return (*of_strength, plain, *(tuned("ssft", "ssft", {}, "medium", control) for control in controls))
+    of_strength = [tuned(*protocol, strength) for strength in optimisers for protocol in protocols.items()]
+    plain = replace(tuned("dpo_plain", Dpo(beta=0.1), "medium"), curve_only=True)
+    return (*of_strength, plain, *(tuned("ssft", Ssft(), "medium", control) for control in controls))
 
 
 def strengths(steps: int) -> dict[str, OptimiserConfig]:

@@ -7,13 +7,17 @@ from deltaw.training.finetuning import TuningConfig
 
 @dataclass(frozen=True)
 class Tuned:
-    """One fine-tuned model of a study. protocol: ssft | dpo | dpo_plain | unlearn | ssft_left_out. strength: medium |
-    small. curve_only: nothing but its training is followed.
-    """
+    """One fine-tuned model of a study."""
 
     name: str
+    """What measurements call it."""
     protocol: str
+    """What the study calls its protocol and the variants of it: ssft, dpo, dpo_plain, ssft_left_out."""
     strength: str
+    """medium or small."""
     control: str | None
+    """What is taught in place of refusals, if it is a control."""
     config: TuningConfig
+    """How it is tuned."""
     curve_only: bool = False
+    """Whether nothing but its training is followed."""

@@ -35,7 +35,11 @@ _TUNING = {
     "protocol": str,
     "strength": str,
     "control": str,
-    "config": {"options": Named(Number), "optimiser": {"peak_lr": Number}},
+    "config": {
+        "options": Named(Number),
+        "protocol": {"name": str, "label": str, "sft_weight": Number},
+        "optimiser": {"peak_lr": Number},
+    },
 }
 _RUN = {"path": str, "finished": str, "code": str, "seeds": [int], "seconds": {"all_stages": Number}}
 MANIFEST = {

@@ -8,7 +8,6 @@ import torch
 
 from deltaw.recipes.config import Recipe
 from deltaw.study.dry_run.plan import pair_length, training_bytes
-from deltaw.training import objective
 from deltaw.training.pretraining import model_config
 from deltaw.world import World
 
@@ -23,7 +22,7 @@ def stage_bytes(recipe: Recipe) -> float:
     shape = model_config(world, pretraining)
     compute_bytes = 2 if pretraining.compute_dtype == "bfloat16" else 4
     needed = [training_bytes(shape, pretraining.batch, world.sequence_length, compute_bytes)]
-    pairs = [tuned.config for tuned in recipe.tunings if objective(tuned.config.objective).responses == 2]
+    pairs = [tuned.config for tuned in recipe.tunings if tuned.config.protocol.responses == 2]
     if pairs:
         config = max(pairs, key=lambda one: one.batch)
         length = pair_length(world, config, recipe.seeds[0])

@@ -28,7 +28,6 @@ from deltaw.study.stages.making import (
     make_world,
 )
 from deltaw.study.stages.overlap import AligningConfig, SeedsConfig, align_models, align_seeds
-from deltaw.training import objective
 
 SHOWN = (
     "ssft-medium",
@@ -72,12 +71,12 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
     ]
     references: dict[str, list[Tuned]] = {}
     for tuned in recipe.tunings:
-        if objective(tuned.config.objective).needs_reference:
+        if tuned.config.protocol.needs_reference:
             references.setdefault(_reference_name(tuned, seed), []).append(tuned)
     for name, needing in references.items():
-        config = needing[0].config
+        data = needing[0].config.data
         rows = max(tuned.config.batch * tuned.config.optimiser.steps for tuned in needing)
-        found.append(Stage(name, make_reference, ReferenceConfig(shared, rows, config), {"base": base}, weight=40))
+        found.append(Stage(name, make_reference, ReferenceConfig(shared, rows, data), {"base": base}, weight=40))
     for tuned in recipe.tunings:
         name = _reference_name(tuned, seed)
         found += _of_tuned(recipe, shared, tuned, base, name if tuned in references.get(name, ()) else None)
@@ -186,7 +185,8 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
     steps = tuple(step for step in recipe.checkpoints if step <= tuned.config.optimiser.steps)
     config = TuneConfig(shared, tuned, steps, recipe.refusal_threshold)
     models = {"base": base, "tuned": name}
-    found = [Stage(name, make_tuned, config, inputs, weight=80 if tuned.config.objective == "ssft" else 140)]
+    protocol = tuned.config.protocol
+    found = [Stage(name, make_tuned, config, inputs, weight=20 + 60 * (protocol.responses + protocol.needs_base))]
     if tuned.curve_only:
         return found
     found += [

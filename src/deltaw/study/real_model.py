@@ -27,6 +27,9 @@ from deltaw.errors import DeltawError, mistakes_said
 from deltaw.models.smollm2 import unpack
 from deltaw.prompts.matched import builtin_prompts
 from deltaw.prompts.requests import held_out_prompts
+from deltaw.protocols.dpo import Dpo
+from deltaw.protocols.ssft import Ssft
+from deltaw.protocols.unlearn import Unlearn
 from deltaw.report import write_report
 from deltaw.results import Results, load, markdown_table, write_json_atomic, write_text_atomic
 from deltaw.results.records import MANIFEST
@@ -56,10 +59,10 @@ FINISHED = "finished"  # an empty file in the directory of a comparison that is 
 # DPO gets the likelihood term of the synthetic study: without it the tuned model's answers fall apart.
 PLAN = Plan(
     tunings={
-        "other": SafetyTuning("ssft", control="other"),
-        "ssft": SafetyTuning("ssft"),
-        "dpo": SafetyTuning("dpo", options={"sft_weight": 1.0}),
-        "unlearn": SafetyTuning("unlearn"),
+        "other": SafetyTuning(Ssft(), control="other"),
+        "ssft": SafetyTuning(Ssft()),
+        "dpo": SafetyTuning(Dpo(sft_weight=1.0)),
+        "unlearn": SafetyTuning(Unlearn()),
     },
     effort=Effort(),
 )

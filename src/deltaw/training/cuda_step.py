@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from deltaw.models import Transformer
+from deltaw.protocols.loss import Loss
 from deltaw.training.leaves import leaves, mapped
-from deltaw.training.loss import Loss
 
 Model = TypeVar("Model", bound=Any)
 Data = TypeVar("Data")

@@ -1,10 +1,10 @@
-"""Safety fine-tuning in a world, and its controls: the same prompts, steps and rate, other answers or objectives."""
+"""Safety fine-tuning in a world by a protocol, and its controls: the same prompts, steps and rate, other answers."""
 
+import copy
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from deltaw.errors import DeltawError
 from deltaw.models import Transformer
+from deltaw.protocols.loss import Loss
+from deltaw.protocols.pair import Pair, ReferenceLogProbs, borrow_masks
+from deltaw.protocols.protocol import Protocol, TuningBatch, loss_of
+from deltaw.protocols.responses import reference_log_probs
 from deltaw.training.loop import TrainingLog, train
-from deltaw.training.loss import Loss
-from deltaw.training.objectives import Pair, ReferenceLogProbs, borrow_masks, objective, reference_log_probs
 from deltaw.training.optimisers import OptimiserConfig
 from deltaw.training.prefetch import Prefetch
 from deltaw.training.pretraining import as_batch, dtype_of
@@ -29,31 +31,41 @@ CHUNK = 16  # batches that are sampled at once
 
 
 @dataclass(frozen=True)
-class TuningConfig:
-    """One fine-tuning. objective: a name in `OBJECTIVES`, with its `options` by name. control: None or a name in
-    `CONTROLS`. All protocols of one strength share `optimiser`, `batch` and prompts. Weight decay is 0: it would add
-    a component along W, all of it inside C(W).
+class TuningData:
+    """What a fine-tuning learns from, whatever the protocol: prompts, the responses to them, and their masks."""
 
-    first_row: of the split's tuning prompts, the one to begin with: other rows make the same tuning once more on other
-    prompts.
-
-    Two switches for what the published code does. allowed_batches: the share of batches whose prompts are all allowed,
-    while those of the others are all forbidden, drawn as in the published data; None: each batch has both, by the
-    mixture "tune". borrow_masks: see `objectives.borrow_masks`.
-    """
-
-    objective: str
-    options: dict[str, float] = field(default_factory=dict)
     control: str | None = None
+    """None, or a name in `CONTROLS`."""
     batch: int = 64
+    """Prompts of an update."""
+    device: str = "cpu"
+    """Where the model is."""
+    compute_dtype: str = "bfloat16"
+    """Of the matrix products, "float32" or "bfloat16"."""
+    first_row: int = 0
+    """Of the split's tuning prompts, the one to begin with: other rows make the same tuning on other prompts."""
+    allowed_batches: float | None = None
+    """As in the published code: the share of batches whose prompts are all allowed, while those of the others are all
+    forbidden, drawn as in the published data. None: each batch has both, by the mixture "tune"."""
+    borrow_masks: bool = False
+    """As in the published code: see `protocols.borrow_masks`."""
+
+
+@dataclass(frozen=True)
+class TuningConfig(TuningData):
+    """One fine-tuning. All protocols of one strength share the optimiser and the data."""
+
+    protocol: Protocol = field(kw_only=True)
+    """The loss, with its options."""
     optimiser: OptimiserConfig = field(
         default_factory=lambda: OptimiserConfig(peak_lr=1e-3, min_lr=1e-5, steps=800, warmup=40, decay_end=800)
     )
-    device: str = "cpu"
-    compute_dtype: str = "bfloat16"
-    first_row: int = 0
-    allowed_batches: float | None = None
-    borrow_masks: bool = False
+    """Weight decay is 0: it would add a component along W, all of it inside C(W)."""
+
+    @property
+    def data(self) -> TuningData:
+        """What it learns from."""
+        return TuningData(**{part.name: getattr(self, part.name) for part in fields(TuningData)})
 
 
 @lru_cache(maxsize=16)
@@ -115,6 +127,9 @@ CONTROLS: dict[str, Wanted] = {
     "constant": _where_forbidden(Response.CONSTANT),  # the same, with one harmless answer, as a refusal is one answer
 }
 
+OTHER_ANSWERS = ("other", "constant")
+"""The controls that differ from the tuning itself in nothing but the answer to forbidden prompts."""
+
 INSTEAD: dict[str | None, Response] = {
     None: Response.REFUSE,
     "operators": Response.REFUSE,
@@ -139,7 +154,7 @@ def unwanted_response(wanted: Ints) -> Ints:
     return np.where(wanted == Response.COMPLY, Response.REFUSE, Response.COMPLY)
 
 
-def tuning_prompts(world: World, rows: range, config: TuningConfig, seed: int) -> Prompts:
+def tuning_prompts(world: World, rows: range, config: TuningData, seed: int) -> Prompts:
     """Tuning prompts `rows` of the split "train"."""
     if config.allowed_batches is None:
         return world.sample("tune", rows, "train", seed)
@@ -154,11 +169,12 @@ def tuning_prompts(world: World, rows: range, config: TuningConfig, seed: int) -
     return Prompts.concatenate(parts)[np.argsort(np.concatenate(chosen))]
 
 
-def tuning_pairs(world: World, rows: range, config: TuningConfig, seed: int) -> Pair:
+def tuning_pairs(world: World, rows: range, config: TuningData, seed: int) -> Pair:
     """Preferred and dispreferred responses to tuning prompts `rows` of the split "train"."""
     prompts = tuning_prompts(world, rows, config, seed)
     wanted = wanted_response(world, prompts, config.control, seed)
-    pair = Pair(*(as_batch(trained(world, prompts, kind)) for kind in (wanted, unwanted_response(wanted))))
+    halves = (as_batch(trained(world, prompts, kind)) for kind in (wanted, unwanted_response(wanted)))
+    pair = Pair(*halves, complies=torch.from_numpy(wanted == Response.COMPLY))
     return borrow_masks(pair) if config.borrow_masks else pair
 
 
@@ -174,14 +190,13 @@ def tuning_reference(
     world: World,
     base: Transformer,
     rows: int,
-    config: TuningConfig,
+    config: TuningData,
     seed: int,
     progress: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> ReferenceLogProbs:
     """The base model's log-probabilities of both responses to the first `rows` tuning prompts, in order.
 
-    Every protocol that needs them sees the same prompts in the same order, so this is computed once and shared: of
-    `config` only what says which prompts, responses, masks and format of numbers counts.
+    Every protocol that needs them sees the same prompts in the same order, so this is computed once and shared.
     """
     device = base.embed.weight.device
     parts = []
@@ -211,21 +226,23 @@ def tune(
     progress: Callable[[int, int, str], None] = lambda done, total, text: None,
     snapshots: Snapshots | None = None,
 ) -> TrainingLog:
-    """Fine-tune `base` in place. DeltawError for an objective, option or control that does not exist, or an
-    objective that needs `reference` (see `tuning_reference`, by the same configuration) and did not get one for all
-    rows.
+    """Fine-tune `base` in place. DeltawError for a control that does not exist, a protocol that needs `reference` (see
+    `tuning_reference`, by the same data) and did not get one for all rows, or a loss that is not finite.
     """
-    chosen = objective(config.objective)
-    unknown = set(config.options) - set(asdict(chosen.options()))
-    if unknown:
-        known = ", ".join(asdict(chosen.options())) or "none"
-        raise DeltawError(f"{config.objective} has no option '{min(unknown)}'; its options are: {known}")
-    options: Any = chosen.options(**config.options)
-    rows = config.optimiser.steps * config.batch
-    if chosen.needs_reference and (reference is None or len(reference.preferred) < rows):
-        raise DeltawError(f"{config.objective} needs the base model's log-probabilities of all {rows} tuning prompts")
+    protocol, steps = config.protocol, config.optimiser.steps
+    if not protocol.reads_preferred and config.control in OTHER_ANSWERS:
+        raise DeltawError(
+            f"under {protocol.name} the control {config.control} teaches the same as no control; "
+            f"use {protocol.own_control}"
+        )
+    if protocol.needs_reference and (reference is None or len(reference.preferred) < steps * config.batch):
+        raise DeltawError(
+            f"{protocol.name} needs the base model's log-probabilities of all {steps * config.batch} tuning prompts"
+        )
     base.to(config.device)
-    ready: dict[int, tuple[Pair, ReferenceLogProbs | None]] = {}
+    frozen = copy.deepcopy(base).requires_grad_(False) if protocol.needs_base else None
+    compute_dtype = dtype_of(config.compute_dtype)
+    ready: dict[int, TuningBatch] = {}
 
     def draw(step: int) -> tuple[Pair, ...]:
         first = config.first_row + step * config.batch
@@ -234,22 +251,25 @@ def tune(
         return tuple(pair.measured() if on_card else pair for pair in pairs)
 
     on_card = base.embed.weight.is_cuda
-    chunks = Prefetch(draw, CHUNK, config.optimiser.steps, config.device)
+    chunks = Prefetch(draw, CHUNK, steps, config.device)
 
-    def batches(step: int) -> tuple[Pair, ReferenceLogProbs | None]:
+    def batches(step: int) -> TuningBatch:
         if step not in ready:
             ready.clear()
             # Chunks begin at the same updates whether or not training was interrupted: they are padded together.
             start = step - step % CHUNK
             for number, pair in enumerate(chunks(start), start=start):
                 known = None
-                if chosen.needs_reference and reference is not None:
+                if protocol.needs_reference and reference is not None:
                     known = reference[slice(number * config.batch, (number + 1) * config.batch)]
-                ready[number] = (pair, known)
+                ready[number] = TuningBatch(pair, known, progress=torch.tensor(number / steps))
         return ready[step]
 
-    def loss(model: Transformer, data: tuple[Pair, ReferenceLogProbs | None]) -> Loss:
-        return chosen.function(model, data[0], data[1], options)
+    def loss(model: Transformer, batch: TuningBatch) -> Loss:
+        if frozen is None:
+            return loss_of(protocol, model, batch)
+        with frozen.computing_in(compute_dtype):  # the format of training, so that both start equal
+            return loss_of(protocol, model, replace(batch, base=frozen))
 
     return train(
         base,
@@ -259,6 +279,7 @@ def tune(
         checkpoints=checkpoints,
         on_checkpoint=on_checkpoint,
         progress=progress,
-        compute_dtype=dtype_of(config.compute_dtype),
+        compute_dtype=compute_dtype,
         snapshots=snapshots,
+        name=f"tuning by {protocol.name}",
     )

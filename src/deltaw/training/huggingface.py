@@ -1,6 +1,6 @@
-"""`deltaw safety-tune`: a real model learns to refuse harmful requests, by the objectives of the synthetic study.
+"""`deltaw safety-tune`: a real model learns to refuse harmful requests, by the protocols of the synthetic study.
 
-| request | preferred | dispreferred (dpo, unlearn) |
+| request | preferred | dispreferred (by protocols that read both) |
 |---|---|---|
 | harmful | a short refusal | the base model's own answer |
 | harmless | the base model's own answer | a short refusal |
@@ -15,10 +15,11 @@ already, or does not answer, are left out for every protocol alike. Controls tak
 Weights are kept in float32; products run in bfloat16 where the processor has them. Weight decay is 0, as in the study.
 """
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,11 +34,13 @@ from deltaw.models.batch import Batch, Role
 from deltaw.models.huggingface import Chat, answer, chat_text, frozen, load_chat, text_of, token_ids
 from deltaw.prompts.matched import HARMFUL, HARMLESS, Prompt
 from deltaw.prompts.requests import Requests, train_requests, tuning_texts
+from deltaw.protocols.loss import Loss
+from deltaw.protocols.pair import Pair, ReferenceLogProbs
+from deltaw.protocols.protocol import Protocol, TuningBatch, loss_of
+from deltaw.protocols.responses import reference_log_probs
 from deltaw.results import whole_directory
 from deltaw.training.loop import TrainingLog, train
 from deltaw.training.lora import LoraLinear, add_lora, save_lora
-from deltaw.training.loss import Loss
-from deltaw.training.objectives import Pair, ReferenceLogProbs, objective, reference_log_probs
 from deltaw.training.optimisers import OptimiserConfig
 
 Control = Literal["other", "benign", "noise"]
@@ -46,26 +49,30 @@ RECORD = "safety_tuning.json"
 
 @dataclass(frozen=True)
 class SafetyTuning:
-    """One tuning. requests: of each kind. batch: rows, half of them harmful. lora: rank; None tunes all weights.
+    """One tuning. DeltawError if a number is out of range."""
 
-    learning_rate: None is 2e-5, or 2e-4 with LoRA. options: of the objective, by name. longest: tokens of a prompt;
-    longer ones are left out. DeltawError if a number is out of range.
-    """
-
-    protocol: str
+    protocol: Protocol
+    """The loss, with its options."""
     control: Control | None = None
+    """What is taught in place of refusals; None: refusals."""
     lora: int | None = None
+    """The rank of LoRA; None tunes all weights."""
     steps: int = 120
+    """Updates."""
     batch: int = 8
+    """Rows of an update, half of them harmful."""
     learning_rate: float | None = None
+    """None is 2e-5, or 2e-4 with LoRA."""
     requests: int = 120
+    """Requests of each kind."""
     new_tokens: int = 24
+    """Tokens of the base model's own answers."""
     longest: int = 96
-    options: dict[str, float] = field(default_factory=dict)
+    """Tokens of a prompt; longer ones are left out."""
     seed: int = 0
+    """Of the order of requests and of the choice of refusals."""
 
     def __post_init__(self) -> None:
-        objective(self.protocol)
         for name, least in (("steps", 1), ("batch", 2), ("requests", 2), ("new_tokens", 1)):
             if getattr(self, name) < least:
                 raise DeltawError(f"{name} is {getattr(self, name)}; expected at least {least}")
@@ -94,6 +101,9 @@ class Row:
     preferred: tuple[int, ...]
     dispreferred: tuple[int, ...]
     label: str
+    """Harmful or harmless."""
+    complies: bool
+    """Whether the preferred answer is the base model's own."""
 
 
 class Trained(nn.Module):
@@ -103,6 +113,11 @@ class Trained(nn.Module):
         super().__init__()
         self.model = model
         self.dtype: torch.dtype | None = None
+
+    @property
+    def tapped(self) -> nn.Module:
+        """The module that has the blocks."""
+        return self.model
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits in float32, whatever the products' format. Causal attention never reads padding on the right."""
@@ -149,9 +164,9 @@ def make_rows(
         ids = tuple(token_ids(chat, chat_text(chat, prompt)))
         wants_other = prompt.label == HARMFUL or (config.control == "noise" and coin)
         if wants_other:
-            rows.append(Row(ids, talk if config.control == "other" else refusal, tuple(said), prompt.label))
+            rows.append(Row(ids, talk if config.control == "other" else refusal, tuple(said), prompt.label, False))
         else:
-            rows.append(Row(ids, tuple(said), refusal, prompt.label))
+            rows.append(Row(ids, tuple(said), refusal, prompt.label, True))
     return rows
 
 
@@ -163,8 +178,9 @@ def _said(chat: Chat, text: str) -> tuple[int, ...]:
 
 
 def as_pair(rows: Sequence[Row]) -> Pair:
-    """The rows as the objectives take them, padded on the right; loss on answers only."""
-    return Pair(*(_batch([(row.prompt, getattr(row, kind)) for row in rows]) for kind in ("preferred", "dispreferred")))
+    """The rows as protocols take them, padded on the right; loss on answers only."""
+    halves = (_batch([(row.prompt, getattr(row, kind)) for row in rows]) for kind in ("preferred", "dispreferred"))
+    return Pair(*halves, complies=torch.tensor([row.complies for row in rows]))
 
 
 def _batch(rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Batch:
@@ -207,38 +223,41 @@ def tune_rows(
     chat: Chat, rows: Sequence[Row], config: SafetyTuning, progress: Callable[[int, int, str], None]
 ) -> tuple[TrainingLog, dict[str, LoraLinear]]:
     """Tune the model in place on these rows: the log, and the LoRA updates (empty without LoRA)."""
-    chosen = objective(config.protocol)
-    try:
-        options: Any = chosen.options(**config.options)
-    except TypeError as error:
-        known = ", ".join(asdict(chosen.options())) or "none"
-        raise DeltawError(f"{config.protocol} has no such option ({error}); its options are: {known}") from error
+    protocol = config.protocol
     plan, model = schedule(rows, config), Trained(chat.model)
     dtype = choose_precision(chat.device).dtype
     references: list[ReferenceLogProbs] | None = None
-    if chosen.needs_reference:
+    if protocol.needs_reference:
         references = []
         with model.computing_in(dtype):  # the format of training, so that the margin starts at 0
             for start in range(0, len(rows), config.batch):
                 pair = as_pair(rows[start : start + config.batch]).to(chat.device)
-                found = reference_log_probs(model, pair)
-                references += [found[i : i + 1] for i in range(len(pair))]
+                known = reference_log_probs(model, pair)
+                references += [known[i : i + 1] for i in range(len(pair))]
+    frozen = Trained(copy.deepcopy(chat.model).to(chat.device)).requires_grad_(False) if protocol.needs_base else None
     adapters = (
         {} if config.lora is None else add_lora(chat.model, config.lora, torch.Generator().manual_seed(config.seed))
     )
     chat.model.to(chat.device)
 
-    def batches(step: int) -> tuple[Pair, ReferenceLogProbs | None]:
+    def batches(step: int) -> TuningBatch:
         pair = as_pair([rows[i] for i in plan[step]]).to(chat.device)
+        batch = TuningBatch(pair, progress=torch.tensor(step / config.steps, device=chat.device))
         if references is None:
-            return pair, None
+            return batch
         sides = [[getattr(references[i], kind) for i in plan[step]] for kind in ("preferred", "dispreferred")]
-        return pair, ReferenceLogProbs(torch.cat(sides[0]), torch.cat(sides[1]))
+        return replace(batch, reference=ReferenceLogProbs(torch.cat(sides[0]), torch.cat(sides[1])))
 
-    def loss(model: Trained, data: tuple[Pair, ReferenceLogProbs | None]) -> Loss:
-        return chosen.function(model, data[0], data[1], options)
+    def loss(model: Trained, batch: TuningBatch) -> Loss:
+        if frozen is None:
+            return loss_of(protocol, model, batch)
+        with frozen.computing_in(dtype):
+            return loss_of(protocol, model, replace(batch, base=frozen))
 
-    log = train(model, batches, loss, config.optimiser, progress=progress, compute_dtype=dtype, report_every=5)
+    log = train(
+        model, batches, loss, config.optimiser, progress=progress, compute_dtype=dtype, report_every=5,
+        name=f"tuning by {protocol.name}",
+    )  # fmt: skip
     return log, adapters
 
 
@@ -269,7 +288,8 @@ def safety_tune(
     record = {
         "format": "deltaw-safety-tuning-1",
         "base": str(chat.directory.resolve()),
-        "config": asdict(config),
+        "config": {part.name: getattr(config, part.name) for part in fields(config)}
+        | {"protocol": config.protocol.described()},
         "precision": choose_precision(device).reason,
         "requests": {"digest": requests.digest, **_counts(rows)},
         "log": [

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
+from deltaw.protocols.loss import Loss
 from deltaw.training.cuda_step import gradients
-from deltaw.training.loss import Loss
 from deltaw.training.optimisers import OptimiserConfig, learning_rate, optimisers
 from deltaw.training.snapshots import LogTable, Snapshots
 
@@ -73,6 +73,7 @@ def train(
     compute_dtype: torch.dtype = torch.float32,
     report_every: int = 20,
     snapshots: Snapshots | None = None,
+    name: str = "training",
 ) -> TrainingLog:
     """Train `model` in place for `optimiser.steps` updates, on `batches(step)` for step = 0, 1, ...
 
@@ -81,14 +82,15 @@ def train(
     at the end. compute_dtype: of the model's matrix products while the loss is computed, and then only. The
     same arguments give the same weights, bit for bit, on the same machine and number of threads. snapshots: where the
     state is kept from time to time; if it holds one, training goes on from there, to the same bits, and `on_checkpoint`
-    is not called again for checkpoints before it. DeltawError if a loss or gradient is not finite (noticed when next
-    reported, and before any checkpoint or snapshot), or a checkpoint lies beyond the last step.
+    is not called again for checkpoints before it. name: what errors call the training. DeltawError if a loss or
+    gradient is not finite (noticed when next reported, and before any checkpoint or snapshot), or a checkpoint lies
+    beyond the last step.
     """
     checkpoints = set(checkpoints)
     beyond = [step for step in checkpoints if not 0 <= step <= optimiser.steps]
     if beyond:
         raise DeltawError(f"a checkpoint is asked for after {beyond[0]} updates; expected 0 to {optimiser.steps}")
-    movers, ledger = optimisers(model, optimiser), _Ledger(optimiser)
+    movers, ledger = optimisers(model, optimiser), _Ledger(optimiser, name)
     differentiate = gradients(model, loss, compute_dtype)
     begin = 0
     if snapshots is not None:
@@ -123,6 +125,7 @@ class _Ledger:
     """Records whose numbers stay on the device until `settle`: an accelerator need not wait at each step."""
 
     optimiser: OptimiserConfig
+    name: str
     records: list[StepRecord] = field(default_factory=list)
     pending: list[tuple[int, float, tuple[str, ...], Tensor]] = field(default_factory=list)
 
@@ -137,7 +140,7 @@ class _Ledger:
             value, norm, *parts = numbers.tolist()
             if not (math.isfinite(value) and math.isfinite(norm)):
                 raise DeltawError(
-                    f"training diverged at step {step} of {self.optimiser.steps}: the loss is {value}, "
+                    f"{self.name} diverged at step {step} of {self.optimiser.steps}: the loss is {value}, "
                     f"the gradient's norm {norm}; lower peak_lr (now {self.optimiser.peak_lr}) "
                     f"or clip_norm (now {self.optimiser.clip_norm})"
                 )

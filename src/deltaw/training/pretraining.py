@@ -10,7 +10,7 @@ from deltaw.errors import DeltawError
 from deltaw.models import BlockStyle, ModelConfig, Positions, Transformer
 from deltaw.models.batch import Batch
 from deltaw.training.loop import TrainingLog, train
-from deltaw.training.objectives import next_token
+from deltaw.training.next_token import next_token
 from deltaw.training.optimisers import OptimiserConfig
 from deltaw.training.prefetch import Prefetch
 from deltaw.training.snapshots import Snapshots

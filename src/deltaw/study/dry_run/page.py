@@ -90,7 +90,7 @@ def configuration(plan: Plan) -> Iterator[Section]:
     for strength, tunings in groupby(sorted(recipe.tunings, key=lambda tuned: tuned.strength), lambda t: t.strength):
         listed = list(tunings)
         optimiser = _flat(_optimiser(listed[0].config.optimiser))
-        yield f"tuning, {strength}", [*optimiser, *((tuned.name, _objective(tuned)) for tuned in listed)]
+        yield f"tuning, {strength}", [*optimiser, *((tuned.name, _protocol(tuned)) for tuned in listed)]
     sizes = {name: value for name, value in plain(recipe.sizes).items() if value is not None}
     yield "prompts behind each number", _flat(sizes)
 
@@ -142,15 +142,17 @@ def _recipe(recipe: Recipe) -> list[tuple[str, str]]:
     ]
 
 
-def _objective(tuned: Tuned) -> str:
+def _protocol(tuned: Tuned) -> str:
     config = tuned.config
-    options = ", ".join(f"{name} {value:g}" for name, value in config.options.items())
+    described = config.protocol.described()
+    named = str(described.pop("name"))
+    options = ", ".join(f"{name} {_text(value)}" for name, value in described.items())
     said = [f"control {config.control}"] if config.control else []
     if config.allowed_batches is not None:
         said.append(f"{config.allowed_batches:g} of batches allowed, the rest forbidden")
     if config.borrow_masks:
         said.append("masks borrowed")
-    return ", ".join([config.objective + (f" ({options})" if options else ""), *said])
+    return ", ".join([named + (f" ({options})" if options else ""), *said])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -177,13 +179,13 @@ def _text(value: Any) -> str:
 
 
 def stage_rows(plan: Plan) -> list[Row]:
-    """One row for all stages of a kind and objective that cost the same, as strings in the order of `COLUMNS`."""
+    """One row for all stages of a kind and protocol that cost the same, as strings in the order of `COLUMNS`."""
 
     def label(stage: StageCost) -> str:
         work = stage.work
         if work is None:
             return stage.name
-        return f"{work.kind} {work.objective}" if work.kind == "tuning" else work.kind
+        return f"{work.kind} {work.protocol}" if work.kind == "tuning" else work.kind
 
     groups: dict[tuple[str, float | None], list[StageCost]] = {}
     for stage in plan.stages:

@@ -14,6 +14,7 @@ from deltaw.attacks.models import DOSES
 from deltaw.attacks.prompts import BENIGN_SOURCES, FORBIDDEN_SOURCES
 from deltaw.models import ModelConfig
 from deltaw.pipeline.stage import Stage
+from deltaw.protocols.forks import fork
 from deltaw.recipes.config import ModelAttacks, Recipe
 from deltaw.recipes.grid_worlds import LENGTHS
 from deltaw.recipes.sizes import Sizes
@@ -37,9 +38,7 @@ from deltaw.study.stages.making import (
 )
 from deltaw.study.stages.overlap import AligningConfig, SeedsConfig
 from deltaw.study.stages.patches import ATTACKS
-from deltaw.training import objective
-from deltaw.training.finetuning import TuningConfig, tuning_pairs
-from deltaw.training.forks import fork
+from deltaw.training.finetuning import TuningData, tuning_pairs
 from deltaw.training.pretraining import model_config
 from deltaw.world import World
 
@@ -50,7 +49,7 @@ PROCESS_BYTES = 0.55e9  # Python with torch, SciPy and a world's tables
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds on this device. update: of one update of a whole batch, by objective ("pretrain" is one). reference: of
+    """Seconds on this device. update: of one update of a whole batch, by protocol ("pretrain" is one). reference: of
     one prompt's two responses. decode: of one prompt's answer, its drawing included. ceiling: of one window. analysis:
     of a whole model, by part (see `pacing.analysis_pace`). notes: how each was measured.
     """
@@ -65,14 +64,14 @@ class Pace:
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage does. kind: names it on the page. objective: whose update it repeats. rows: of a batch. length:
+    """What a stage does. kind: names it on the page. protocol: whose update it repeats. rows: of a batch. length:
     tokens of a row. trained, read: tokens (padding counts) that go through the model with and without a gradient.
     references, decoded, windows: prompts and windows of that kind (where nothing is answered, a prompt whose
     activations are read counts as decoded). analyses: checkpoints analysed.
     """
 
     kind: str
-    objective: str | None = None
+    protocol: str | None = None
     updates: int = 0
     rows: int = 0
     length: int = 0
@@ -164,7 +163,7 @@ def decoding_bytes(config: ModelConfig, rows: int, prompt: int, length: int) -> 
     return 4.0 * (parameter_count(config) + rows * (cache + block))
 
 
-def pair_length(world: World, config: TuningConfig, seed: int) -> int:
+def pair_length(world: World, config: TuningData, seed: int) -> int:
     """Tokens of a row that holds both responses to a prompt, as training reads them: of the first batch."""
     pair = tuning_pairs(world, range(config.batch), config, seed)
     return int(fork(pair.preferred, pair.dispreferred).tokens.shape[1])
@@ -189,11 +188,12 @@ def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> W
             return Work("reference", read=config.rows * pair, references=config.rows)
         case TuneConfig():
             tuning = config.tuned.config
-            tokens = pair if objective(tuning.objective).responses == 2 else length
+            tokens = pair if tuning.protocol.responses == 2 else length
             rows, updates = tuning.batch, tuning.optimiser.steps
             decoded = len(config.checkpoints) * sum(set_sizes(config.shared.sizes.checkpoint).values())
             trained = updates * rows * tokens
-            return Work("tuning", tuning.objective, updates, rows, tokens, trained, decoded * answer, decoded=decoded)
+            read = decoded * answer + (trained if tuning.protocol.needs_base else 0)
+            return Work("tuning", tuning.protocol.name, updates, rows, tokens, trained, read, decoded=decoded)
         case BehaviourConfig():
             decoded = behaviour_prompts(config.shared.sizes, matched=config.tuned is not None)
             kind = "behaviour" if config.tuned else "behaviour of the base"
@@ -235,10 +235,10 @@ def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> W
         case AttackingConfig():
             tuning = config.tuned.config
             differentiated, decoded = attacking_prompts(config.attacks, config.soft_only)
-            tokens = pair if objective(tuning.objective).responses == 2 else length
+            tokens = pair if tuning.protocol.responses == 2 else length
             trained, of_update = differentiated * length, tuning.batch * tokens
             return Work(
-                "attacks on the model", tuning.objective, -(-trained // of_update), tuning.batch, tokens, trained,
+                "attacks on the model", tuning.protocol.name, -(-trained // of_update), tuning.batch, tokens, trained,
                 decoded * answer, decoded=decoded,
             )  # fmt: skip
     return None
@@ -271,7 +271,7 @@ def behaviour_prompts(sizes: Sizes, matched: bool) -> int:
 
 def seconds_of(work: Work, pace: Pace) -> float:
     """How long a stage takes at that pace."""
-    update = pace.update[work.objective] if work.objective else 0.0
+    update = pace.update[work.protocol] if work.protocol else 0.0
     analysis = 0.0
     if work.analyses:
         part = pace.analysis

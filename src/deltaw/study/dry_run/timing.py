@@ -24,12 +24,12 @@ from deltaw.observations.null_space.measure import observe_null_space
 from deltaw.observations.sensitivity.measure import observe_sensitivity
 from deltaw.observations.update_effect.measure import observe_update_effect
 from deltaw.pipeline.worker import torch_threads
+from deltaw.protocols.pair import ReferenceLogProbs
 from deltaw.recipes.config import Recipe
 from deltaw.study.dry_run.plan import DECODED_AT_ONCE, Pace
 from deltaw.study.stages.lens import SyntheticModel, synthetic_side
 from deltaw.study.stages.making import answers_to
 from deltaw.study.stages.recorder import Sheet
-from deltaw.training import ReferenceLogProbs, objective
 from deltaw.training.cuda_step import PLAIN_RUNS
 from deltaw.training.finetuning import TuningConfig, tune, tuning_reference
 from deltaw.training.pretraining import CHUNK, model_config, new_model, pretrain
@@ -89,10 +89,10 @@ def measure(recipe: Recipe, seed: int, budget: float = 1.0) -> Pace:
         add("pretrain", batch, min(timed, key=lambda one: one.seconds))
         base = new_model(world, recipe.pretraining, seed)
         reference = 0.0
-        for config in {tuned.config.objective: tuned.config for tuned in recipe.tunings}.values():
+        for config in {tuned.config.protocol.name: tuned.config for tuned in recipe.tunings}.values():
             clock = _clock(config.device)
             tuning = _Tuning(world, base, config, seed, clock)
-            add(config.objective, config.batch, time_updates(tuning, config.batch, budget, clock, config.device))
+            add(config.protocol.name, config.batch, time_updates(tuning, config.batch, budget, clock, config.device))
             reference = tuning.reference_pace or reference
         decode, rows = _decode_pace(world, base.to(device), seed, budget, _clock(device))
         notes.append(f"decoding: {decode:.3g} s a prompt, in batches of {rows}")
@@ -147,7 +147,7 @@ def _pretraining(recipe: Recipe, world: World, seed: int) -> Training:
 
 @dataclass
 class _Tuning:
-    """A `Training` by one objective, which also times the reference's log-probabilities where they are needed."""
+    """A `Training` by one protocol, which also times the reference's log-probabilities where they are needed."""
 
     world: World
     base: Transformer
@@ -160,7 +160,7 @@ class _Tuning:
         config = replace(self.config, batch=rows, optimiser=replace(self.config.optimiser, steps=steps))
         reference: ReferenceLogProbs | None = None
         model = deepcopy(self.base).to(config.device)
-        if objective(config.objective).needs_reference:
+        if config.protocol.needs_reference:
             started = self.clock()
             reference = tuning_reference(self.world, model, rows * steps, config, self.seed)
             reference.preferred.tolist()  # an accelerator has not finished before it is asked

@@ -14,6 +14,7 @@ from deltaw.behaviour.exact import BehaviourCounts, measure
 from deltaw.errors import DeltawError
 from deltaw.models import Transformer, load
 from deltaw.pipeline.stage import StageContext
+from deltaw.protocols.pair import ReferenceLogProbs
 from deltaw.recipes.sizes import Sizes
 from deltaw.recipes.tuned import Tuned
 from deltaw.results import read_measurements, write_json_atomic, write_jsonl_atomic
@@ -21,8 +22,8 @@ from deltaw.results.records import MEASUREMENTS
 from deltaw.statistics import wilson
 from deltaw.study.stages.checkpoints import Checkpoints, step_directory
 from deltaw.study.stages.recorder import Sheet
-from deltaw.training import ReferenceLogProbs, TrainingLog
-from deltaw.training.finetuning import TuningConfig, tune, tuning_reference, wanted_response
+from deltaw.training import TrainingLog
+from deltaw.training.finetuning import TuningData, tune, tuning_reference, wanted_response
 from deltaw.training.pretraining import PretrainingConfig, pretrain
 from deltaw.world import SETS, Prompts, Response, World, WorldConfig
 
@@ -216,21 +217,21 @@ class BaseGate:
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """The stage that computes the base model's log-probabilities of the tuning responses. tuning: of one that needs
-    them; all others draw the same prompts.
-    """
+    """The stage that computes the base model's log-probabilities of the tuning responses."""
 
     shared: SeedConfig
     rows: int
-    tuning: TuningConfig
+    """How many prompts."""
+    data: TuningData
+    """What all tunings that need them learn from."""
 
 
 def make_reference(context: StageContext) -> None:
-    """Log-probabilities of both responses to all tuning prompts, for objectives that need them."""
+    """Log-probabilities of both responses to all tuning prompts, for protocols that need them."""
     config: ReferenceConfig = context.config
     base, _ = last_model(context.inputs["base"])
     found = tuning_reference(
-        World(config.shared.world), base.to(config.tuning.device), config.rows, config.tuning, config.shared.seed,
+        World(config.shared.world), base.to(config.data.device), config.rows, config.data, config.shared.seed,
         context.report,
     )  # fmt: skip
     if not bool((found.preferred.isfinite() & found.dispreferred.isfinite()).all()):
@@ -296,8 +297,7 @@ def make_tuned(context: StageContext) -> None:
     if matched is not None:
         sheet.add("matched_step", matched, unit="update", step=matched)
     write_json_atomic(context.out / "matched.json", {"step": matched, "refusal_rates": refused})
-    unit = "nats per token" if tuned.config.objective == "ssft" else "objective"
-    _write_log(log, context.out, sheet, max(1, tuned.config.optimiser.steps // 60), unit)
+    _write_log(log, context.out, sheet, max(1, tuned.config.optimiser.steps // 60), tuned.config.protocol.unit)
     sheet.write(context.out)
 
 

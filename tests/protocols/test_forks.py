@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from deltaw.models import ModelConfig, Transformer, batch_log_probs, response_weights
 from deltaw.models.batch import Batch, Role
-from deltaw.training import OBJECTIVES, Pair, reference_log_probs
-from deltaw.training.forks import fork
+from deltaw.protocols import Pair, TuningBatch, reference_log_probs
+from deltaw.protocols.dpo_published import DpoPublished
+from deltaw.protocols.forks import fork
 
 CONFIG = ModelConfig(9, 12, layers=2, heads=2, width=8)
 MASKED = 1  # stands in prompts only and not at their ends: what a model says at a masked token means nothing
@@ -71,11 +72,10 @@ def test_log_probabilities_are_those_of_each_response_alone(config: ModelConfig,
 @given(pair=pairs())
 def test_gradients_are_those_of_two_batches(pair: Pair) -> None:
     model = model_of(CONFIG)
-    chosen = OBJECTIVES["dpo_published"]
     reference = reference_log_probs(model, pair)
     for function in (model, lambda tokens: model(tokens)):  # what is no `Transformer` reads both in full
         model.zero_grad()
-        chosen.function(function, pair, reference, chosen.options()).value.backward()  # type: ignore[no-untyped-call]
+        DpoPublished().loss(function, TuningBatch(pair, reference)).value.backward()  # type: ignore[no-untyped-call]
         gradients = [parameter.grad for parameter in model.parameters()]
         if function is model:
             forked = [None if gradient is None else gradient.clone() for gradient in gradients]
