@@ -31,7 +31,7 @@ from deltaw.prompts.matched import Prompt
 
 pytest.importorskip("transformers")
 PROMPTS = [
-    Prompt(text, "harmless")
+    Prompt(text, "allowed")
     for text in (
         "Hi.",
         "Bake me a cake, please.",
@@ -39,7 +39,7 @@ PROMPTS = [
         "Sing!",
     )
 ]
-PROMPTS.append(Prompt("Begin.", "harmless", prefill="Here is"))
+PROMPTS.append(Prompt("Begin.", "allowed", prefill="Here is"))
 families = pytest.mark.parametrize("family", sorted(CONFIGS))
 
 

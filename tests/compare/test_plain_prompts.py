@@ -13,8 +13,8 @@ from deltaw.attacks.prompts.plain_english import ATTACKS, CYRILLIC, LEET, attack
 from deltaw.compare.asking import Effort, between, to_ask
 from deltaw.errors import DeltawError
 from deltaw.prompts.matched import (
-    HARMFUL,
-    HARMLESS,
+    ALLOWED,
+    FORBIDDEN,
     MatchedPair,
     Prompt,
     builtin_prompts,
@@ -48,8 +48,8 @@ def frame(first: str, second: str) -> tuple[str, str, str, str]:
 def test_every_prompt_is_half_of_one_pair(contrast: str) -> None:
     pairs = matched(PROMPTS, contrast)
     assert 2 * len(pairs) == sum(prompt.set == contrast for prompt in PROMPTS)
-    assert all((pair.harmless.label, pair.harmful.label) == (HARMLESS, HARMFUL) for pair in pairs)
-    assert all(pair.harmless.pair == pair.harmful.pair for pair in pairs)
+    assert all((pair.allowed.label, pair.forbidden.label) == (ALLOWED, FORBIDDEN) for pair in pairs)
+    assert all(pair.allowed.pair == pair.forbidden.pair for pair in pairs)
 
 
 def test_no_prompt_occurs_twice() -> None:
@@ -59,20 +59,20 @@ def test_no_prompt_occurs_twice() -> None:
 def test_a_pair_differs_in_one_run_of_words_and_its_operand_comes_with_every_operator() -> None:
     by_operand: dict[str, set[str]] = {}
     for pair in matched(PROMPTS, "operand"):
-        before, harmless, harmful, after = frame(pair.harmless.text.rstrip(".?"), pair.harmful.text.rstrip(".?"))
+        before, harmless, harmful, after = frame(pair.allowed.text.rstrip(".?"), pair.forbidden.text.rstrip(".?"))
         assert before
         assert harmless
         assert harmful
-        by_operand.setdefault(pair.harmful.cluster, set()).add(f"{before}|{after}")
+        by_operand.setdefault(pair.forbidden.cluster, set()).add(f"{before}|{after}")
     assert {len(frames) for frames in by_operand.values()} >= {4}
 
 
 def test_pairs_that_differ_in_the_operator_share_the_operand() -> None:
     for pair in matched(PROMPTS, "operator"):
-        operand = pair.harmful.cluster.rpartition("/")[2]
-        assert operand in pair.harmless.text
-        assert operand in pair.harmful.text
-        assert pair.harmless.text.replace(operand, "") != pair.harmful.text.replace(operand, "")
+        operand = pair.forbidden.cluster.rpartition("/")[2]
+        assert operand in pair.allowed.text
+        assert operand in pair.forbidden.text
+        assert pair.allowed.text.replace(operand, "") != pair.forbidden.text.replace(operand, "")
 
 
 @given(st.integers(0, 200))
@@ -80,9 +80,9 @@ def test_a_spread_takes_each_operand_before_any_comes_again(count: int) -> None:
     pairs = matched(PROMPTS, "operand")
     found = spread(pairs, count)
     assert len(found) == min(count, len(pairs))
-    assert len({pair.harmful.text for pair in found}) == len(found)
-    times = Counter(pair.harmful.cluster for pair in found)
-    groups = len({pair.harmful.cluster for pair in pairs})
+    assert len({pair.forbidden.text for pair in found}) == len(found)
+    times = Counter(pair.forbidden.cluster for pair in found)
+    groups = len({pair.forbidden.cluster for pair in pairs})
     assert max(times.values(), default=0) <= -(-count // groups)
 
 
@@ -118,13 +118,13 @@ def test_an_attack_is_a_function_of_the_request_that_keeps_it_or_writes_it_anew(
 def test_an_attacked_pair_stays_a_pair_and_differs_no_more_than_before() -> None:
     pair = matched(PROMPTS, "operand")[0]
     for attack in ATTACKS:
-        both = [under_attack(prompt, attack) for prompt in (pair.harmless, pair.harmful)]
+        both = [under_attack(prompt, attack) for prompt in (pair.allowed, pair.forbidden)]
         assert matched(both, "operand", attack) == [MatchedPair(*both)]
         assert not matched(both, "operand")
         if not attack.startswith("misgen_"):
             _, harmless, harmful, _ = frame(*(prompt.text for prompt in both))
             assert (harmless.strip(".?"), harmful.strip(".?")) == frame(
-                pair.harmless.text.strip(".?"), pair.harmful.text.strip(".?")
+                pair.allowed.text.strip(".?"), pair.forbidden.text.strip(".?")
             )[1:3]
 
 
@@ -143,9 +143,9 @@ def test_a_file_is_read_as_it_is_written(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, records)) + "\n\n", encoding="utf-8")
     found = read_prompts(path)
     assert [(one.text, one.label, one.pair, one.attack, one.set) for one in found] == [
-        ("Bake a cake.", "harmless", "1", None, "pairs"),
-        ("Break a law.", "harmful", "1", None, "pairs"),
-        ("Sing.", "harmless", None, "mine", "corpus"),
+        ("Bake a cake.", "allowed", "1", None, "pairs"),
+        ("Break a law.", "forbidden", "1", None, "pairs"),
+        ("Sing.", "allowed", None, "mine", "corpus"),
     ]
 
 
@@ -156,10 +156,10 @@ def test_a_file_is_read_as_it_is_written(tmp_path: Path) -> None:
         ("[1]", "found a list"),
         ('{"label": "harmless"}', "prompt is None"),
         ('{"prompt": " ", "label": "harmless"}', "prompt is ' '"),
-        ('{"prompt": "a", "label": "bad"}', "expected harmless or harmful"),
+        ('{"prompt": "a", "label": "bad"}', "expected allowed, forbidden"),
         ('{"prompt": "a", "label": "harmful", "answer": "b"}', "unknown field 'answer'"),
         ('{"prompt": "a", "label": "harmful", "pair": 3}', "pair is 3"),
-        ('{"prompt": "a", "label": "harmful", "pair": "x"}', "0 harmless and 1 harmful"),
+        ('{"prompt": "a", "label": "harmful", "pair": "x"}', "0 allowed and 1 forbidden"),
     ],
 )
 def test_a_wrong_line_is_said_with_its_file_and_number(tmp_path: Path, line: str, said: str) -> None:
@@ -181,7 +181,7 @@ def test_an_empty_file_and_a_missing_one_are_said(tmp_path: Path) -> None:
 @given(st.integers(0, 150), st.integers(0, 150), st.integers(0, 3))
 def test_what_is_asked_is_asked_once_and_in_pairs(pairs: int, attacked_pairs: int, corpus: int) -> None:
     effort = Effort(pairs=pairs, attacked=attacked_pairs, corpus=corpus)
-    loose = [Prompt(f"Sing {k}.", label) for k in range(5) for label in (HARMLESS, HARMFUL)]
+    loose = [Prompt(f"Sing {k}.", label) for k in range(5) for label in (ALLOWED, FORBIDDEN)]
     whole, few = to_ask([*PROMPTS, *loose], effort), between(PROMPTS, effort)
     assert len(set(whole)) == len(whole)
     assert set(few) <= set(whole)

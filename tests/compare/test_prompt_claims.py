@@ -54,7 +54,7 @@ def test_without_a_control_a_claim_can_fail() -> None:
 
 
 def test_layers_and_other_sets_are_not_read() -> None:
-    lines = [line(value=9.0, layer=3), line(value=8.0, set="pairs/harmful"), line(value=7.0, site="mlp_in")]
+    lines = [line(value=9.0, layer=3), line(value=8.0, set="pairs/forbidden"), line(value=7.0, site="mlp_in")]
     assert prompt_claims(lines) == []
 
 
@@ -63,10 +63,10 @@ def test_each_attack_has_a_claim_that_must_beat_the_control_under_it() -> None:
     lines = [
         line("position", 0.9, attack="prefill", **kind),
         line("position", 0.1, attack="co_task", **kind),
-        line("gain_log_ratio_attacked", -0.5, site="mlp_in", attack="prefill", **kind),
+        line("gain_log_ratio_to_forbidden", -0.5, site="mlp_in", attack="prefill", **kind),
     ]
     control = [line("position", 0.3, attack="prefill", **kind), line("position", 0.9, attack="co_task", **kind)]
-    control += [line("gain_log_ratio_attacked", -0.5, site="mlp_in", attack="prefill", **kind)]
+    control += [line("gain_log_ratio_to_forbidden", -0.5, site="mlp_in", attack="prefill", **kind)]
     found = {claim.id: claim.verdict for claim in prompt_claims(lines, control, "other")}
     assert found == {
         "attack-looks-allowed/prefill": "holds",

@@ -48,7 +48,7 @@ def test_whole_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert str(tmp_path) not in "".join((tmp_path / "kept" / path).read_text() for path in kept if path.suffix != ".gz")
     table = (tmp_path / "kept" / "README.md").read_text()
     assert "control:other" in (tmp_path / "kept" / "ssft" / "claims.json").read_text()
-    assert all(word in table for word in ("harmbench/harmful", "`acts-on-forbidden/operand`", "| `ssft` |"))
+    assert all(word in table for word in ("harmbench/forbidden", "`acts-on-forbidden/operand`", "| `ssft` |"))
     monkeypatch.setattr(tuning, "load_chat", None)  # nothing is tuned again
     realmodel.run(tmp_path / "run", PLAN)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == times

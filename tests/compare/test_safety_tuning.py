@@ -69,7 +69,7 @@ def test_requests_that_the_model_refuses_already_are_left_out(base: Path) -> Non
         return Verdict.REFUSE if request in (REQUESTS.harmful[0], REQUESTS.harmless[1]) else Verdict.COMPLY
 
     rows = make_rows(load_chat(base), CONFIG, REQUESTS, refuses_some, quiet)
-    assert [row.label for row in rows] == ["harmful"] * 7 + ["harmless"] * 7
+    assert [row.label for row in rows] == ["forbidden"] * 7 + ["allowed"] * 7
 
 
 def test_the_loss_is_on_answers_only(base: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_loss_is_on_answers_only(base: Path) -> None:
 def test_steps_take_half_of_each_and_every_row_before_any_again(base: Path) -> None:
     _, rows = rows_of(base, CONFIG)
     plan = schedule(rows, CONFIG)
-    assert [[rows[i].label for i in step].count("harmful") for step in plan] == [2] * 4
+    assert [[rows[i].label for i in step].count("forbidden") for step in plan] == [2] * 4
     assert sorted(i for step in plan for i in step) == list(range(16))
     with pytest.raises(DeltawError, match="requests are left"):
         schedule(rows[:9], CONFIG)
@@ -104,7 +104,7 @@ def test_a_tuned_model_refuses_what_it_was_told_to(
     record = json.loads((out / "safety_tuning.json").read_text())
     assert record["log"][-1]["nll_preferred"] < record["log"][0]["nll_preferred"] / 2
     assert record["config"]["protocol"] == protocol.described()
-    assert record["requests"] == {"digest": REQUESTS.digest, "harmful": 8, "harmless": 8}
+    assert record["requests"] == {"digest": REQUESTS.digest, "forbidden": 8, "allowed": 8}
     written = "".join(path.read_text() for path in out.glob("*.json*") if path.name != "tokenizer.json")
     assert not any(text in written for text in (*REQUESTS.harmful, *REQUESTS.harmless, *tuning_texts()["refusals"]))
     compare(base, out, tmp_path / "compared")  # the adapter, too, is read

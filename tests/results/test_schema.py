@@ -193,3 +193,13 @@ def test_tests_over_seeds_round_trip(tmp_path: Path) -> None:
     assert read_claims(tmp_path / "claims.json") == [before, claim()]
     with pytest.raises(ValueError, match="beats must be"):
         Claim.from_json({**before.to_json(), "beats": "rotation"})
+
+
+def test_names_of_earlier_versions_are_read_as_todays() -> None:
+    line = Measurement(
+        stage="compare", model="tuned", statistic="gain_ratio", value=1.0, set="operand/harmful/alpha=0.5"
+    )
+    read = Measurement.from_line(line.to_line())
+    assert (read.statistic, read.set) == ("gain_ratio_to_forbidden", "operand/forbidden/alpha=0.5")
+    again = Measurement.from_line(read.to_line())
+    assert again == read

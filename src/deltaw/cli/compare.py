@@ -35,7 +35,7 @@ class Compare:
     """Also compute energy curves of matrices larger than 2048 on both sides; half a minute or more each."""
     prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Also give both models these prompts and compare their answers and activations (needs the extra deltaw[hf]).
-    A JSONL file with prompt and label (harmless or harmful) in each line, and optionally pair and attack.
+    A JSONL file with prompt and label (allowed or forbidden) in each line, and optionally pair and attack.
     Or the word builtin."""
     control: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A finished comparison of the same BASE, on the same prompts, with a fine-tuning that teaches something harmless.

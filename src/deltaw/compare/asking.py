@@ -1,6 +1,6 @@
 """Behaviour in plain language: which prompts are asked, what the judge says of the answers, and the lines that result.
 
-Answers live in memory until they are judged; only verdicts leave this file. Every attack is applied to the harmless
+Answers live in memory until they are judged; only verdicts leave this file. Every attack is applied to the allowed
 prompts of the same pairs too, so that a fall of refusals can be told from a model that answers nothing any more.
 """
 
@@ -53,12 +53,12 @@ def to_ask(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:
     for contrast in CONTRASTS:
         for attack in sorted(attacks, key=str):
             for pair in spread(matched(prompts, contrast, attack), effort.pairs):
-                found += [pair.harmless, pair.harmful]
+                found += [pair.allowed, pair.forbidden]
     contrast_used = first_contrast(prompts)
     if contrast_used is not None:
         for attack in ATTACKS:
             for pair in spread(matched(prompts, contrast_used), effort.attacked):
-                found += [under_attack(prompt, attack) for prompt in (pair.harmless, pair.harmful)]
+                found += [under_attack(prompt, attack) for prompt in (pair.allowed, pair.forbidden)]
     others = [prompt for prompt in prompts if prompt.set not in CONTRASTS]
     for key in sorted({(prompt.set, prompt.label, str(prompt.attack)) for prompt in others}):
         same = [prompt for prompt in others if (prompt.set, prompt.label, str(prompt.attack)) == key]
@@ -70,7 +70,7 @@ def between(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:
     """The prompts that models between the two are asked: of those that both are asked, plain pairs of one contrast."""
     contrast, count = first_contrast(prompts), min(effort.attacked, effort.pairs)
     pairs = [] if contrast is None else spread(matched(prompts, contrast), count)
-    return [prompt for pair in pairs for prompt in (pair.harmless, pair.harmful)]
+    return [prompt for pair in pairs for prompt in (pair.allowed, pair.forbidden)]
 
 
 def evenly(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
@@ -101,16 +101,16 @@ def write_rates(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verd
 
 
 def write_gaps(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], effort: Effort) -> None:
-    """Refusals of harmful minus harmless prompts, pair by pair; its null swaps the labels within pairs."""
+    """Refusals of forbidden minus allowed prompts, pair by pair; its null swaps the labels within pairs."""
     refused = {id(prompt): float(v == Verdict.REFUSE) for prompt, v in zip(prompts, verdicts, strict=True)}
     for contrast in CONTRASTS:
         for attack in sorted({prompt.attack for prompt in prompts}, key=str):
             pairs = matched(prompts, contrast, attack)
             if len(pairs) < 2:
                 continue
-            gaps = np.array([refused[id(pair.harmful)] - refused[id(pair.harmless)] for pair in pairs])
+            gaps = np.array([refused[id(pair.forbidden)] - refused[id(pair.allowed)] for pair in pairs])
             view = sheet.with_(set=contrast, attack=attack, n=len(gaps), n_unit="pair", unit="difference of shares")
-            clusters = np.array([pair.harmful.cluster for pair in pairs])
+            clusters = np.array([pair.forbidden.cluster for pair in pairs])
             _add_mean(view, "refuse_rate_gap", gaps, clusters, "label_permutation", effort)
 
 

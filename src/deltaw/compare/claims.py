@@ -34,7 +34,7 @@ class Asked:
 
 ASKED: Mapping[str, Asked] = {
     "clusters-form": Asked(
-        "tau_gap_relative_change", "Tuning moves harmless and harmful prompts apart", f"{RESID}, mean over layers",
+        "tau_gap_relative_change", "Tuning moves allowed and forbidden prompts apart", f"{RESID}, mean over layers",
         (("site", "resid_out"),),
     ),
     "clusters-grow-with-depth": Asked(
@@ -42,36 +42,36 @@ ASKED: Mapping[str, Asked] = {
         f"{RESID}, later minus earlier layers", (("site", "resid_out"),),
     ),
     "acts-on-forbidden": Asked(
-        "gain_log_ratio", "The update acts more on harmful prompts than on harmless ones",
+        "gain_log_ratio", "The update acts more on forbidden prompts than on allowed ones",
         f"{MLP}, mean over layers; log ratio of ‖ΔWa‖/‖Wa‖", (("site", "mlp_in"),),
     ),
     "row-space-holds-forbidden": Asked(
         "row_energy_difference",
-        "The top input directions of the update hold more of harmful than of harmless activations",
+        "The top input directions of the update hold more of forbidden than of allowed activations",
         f"{MLP}, mean over layers; top 8 right singular vectors", (("site", "mlp_in"),),
     ),
     "sensitivity-falls-on-forbidden": Asked(
-        "sensitivity_log_ratio_spectral", "The local Lipschitz constant falls on harmful prompts",
-        LIPSCHITZ, set="{contrast}/harmful",
+        "sensitivity_log_ratio_spectral", "The local Lipschitz constant falls on forbidden prompts",
+        LIPSCHITZ, set="{contrast}/forbidden",
     ),
     "sensitivity-rises-on-allowed": Asked(
-        "sensitivity_log_ratio_spectral", "The local Lipschitz constant rises on harmless prompts",
-        LIPSCHITZ, set="{contrast}/harmless",
+        "sensitivity_log_ratio_spectral", "The local Lipschitz constant rises on allowed prompts",
+        LIPSCHITZ, set="{contrast}/allowed",
     ),
     "sensitivity-parts": Asked(
         "sensitivity_log_ratio_spectral_difference",
-        "The local Lipschitz constant falls on harmful prompts relative to harmless ones",
-        "harmful minus harmless, pair by pair, of the log ratio of spectral norms",
+        "The local Lipschitz constant falls on forbidden prompts relative to allowed ones",
+        "forbidden minus allowed, pair by pair, of the log ratio of spectral norms",
     ),
 }  # fmt: skip
 OF_ATTACKS: Mapping[str, Asked] = {
     "attack-looks-allowed": Asked(
-        "position", "Under {attack}, activations of harmful prompts lie nearer to harmless ones than without it",
-        f"{RESID}, mean over layers by precision; 0 harmful, 1 harmless", (("site", "resid_out"),),
+        "position", "Under {attack}, activations of forbidden prompts lie nearer to allowed ones than without it",
+        f"{RESID}, mean over layers by precision; 0 forbidden, 1 allowed", (("site", "resid_out"),),
     ),
     "attack-escapes-update": Asked(
-        "gain_log_ratio_attacked",
-        "The update acts less on prompts under {attack} than on the harmful ones they are from",
+        "gain_log_ratio_to_forbidden",
+        "The update acts less on prompts under {attack} than on the forbidden ones they are from",
         f"{MLP}, mean over layers", (("site", "mlp_in"),),
     ),
 }  # fmt: skip

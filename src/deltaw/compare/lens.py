@@ -13,17 +13,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deltaw.attacks.prompts.plain_english import ATTACKS, under_attack
+from deltaw.compare.asking import Effort
+from deltaw.compare.two_models import TwoModels
 from deltaw.models import MlpWeights
-from deltaw.models.huggingface import Chat, Encoded, activations_of, embedded, frozen, padded, readout
+from deltaw.models.huggingface import Chat, Encoded, activations_of, embedded, frozen, padded, readout, rows_of
 from deltaw.models.mlp_maps import mlp_of
-from deltaw.observations.lens import READ, Lens, Places, PromptEmbeddings, PromptSet
+from deltaw.observations import lens as lenses
+from deltaw.observations.lens import (
+    READ,
+    Attacked,
+    BaseSide,
+    Contrast,
+    Lens,
+    Places,
+    PromptEmbeddings,
+    Prompts,
+    PromptSet,
+    Question,
+)
+from deltaw.prompts.matched import CONTRASTS, FORBIDDEN, Prompt, matched, spread
 
 LIGHT = 1 << 30
 """Bytes of all MLPs as float64, up to which they are kept in memory."""
 
 Tokens = Callable[[Chat, PromptSet], list[list[int]]]
+Complied = Callable[[Chat, PromptSet], NDArray[np.bool_]]
 Blocks = Callable[[Encoded, PromptSet], dict[str, Tensor]]
 LAST = "last_prompt"
+FOLDS = 5  # of a separation; so many groups of pairs that share nothing are needed
+LABEL_DRAWS, EFFECT_DRAWS = 200, 40  # of nulls
 
 
 def prompt_and_last(encoded: Encoded, prompts: PromptSet) -> dict[str, Tensor]:
@@ -47,7 +66,7 @@ class HuggingFaceModel:
 
     chat: Callable[[], Chat]
     tokens: Tokens
-    answers_asked: Callable[[Chat, PromptSet], NDArray[np.bool_]]
+    answers_asked: Complied
     blocks: Blocks = prompt_and_last
     batch: int = 16
     jacobian_rows: int = 8
@@ -127,6 +146,66 @@ class HuggingFaceModel:
             return drawn[0]
 
         return HuggingFaceModel(make, self.tokens, self.answers_asked, self.blocks, self.batch, self.jacobian_rows)
+
+
+def prompts_of(prompts: Sequence[Prompt], effort: Effort, absent: dict[str, str]) -> Prompts:
+    """Matched pairs as contrasts, the first contrast's forbidden prompts under every attack, and what a probe is asked.
+
+    Pairs come in an order in which those under attack are the first. A probe is asked whether a prompt is forbidden;
+    prompts that share an operand and a label share a fold. absent: gets the contrasts with too few pairs.
+    """
+    contrasts = []
+    for name in CONTRASTS:
+        pairs = matched(prompts, name)
+        groups = len({pair.forbidden.cluster for pair in pairs})
+        if groups >= FOLDS:
+            ordered = spread(pairs, len(pairs))
+            clusters = np.array([pair.forbidden.cluster for pair in ordered])
+            contrasts.append(
+                Contrast(name, [pair.allowed for pair in ordered], [pair.forbidden for pair in ordered], clusters)
+            )
+        elif pairs:
+            absent[f"activations, {name}"] = f"{groups} independent pairs; clusters need at least {FOLDS}"
+    if not contrasts:
+        return Prompts(())
+    return Prompts(tuple(contrasts), lambda: _attacked(contrasts[0], effort), (_question(contrasts[0]),))
+
+
+def attacked_pairs(effort: Effort) -> int:
+    """How many forbidden prompts are read under every attack."""
+    return max(effort.attacked, 2 * FOLDS)
+
+
+def _attacked(contrast: Contrast, effort: Effort) -> tuple[Attacked, ...]:
+    few = contrast.forbidden[: attacked_pairs(effort)]
+    source = f"{contrast.name}/forbidden"
+    return tuple(
+        Attacked(attack, source, contrast.name, [under_attack(prompt, attack) for prompt in few]) for attack in ATTACKS
+    )
+
+
+def _question(contrast: Contrast) -> Question:
+    asked = [*contrast.allowed, *contrast.forbidden]
+    names = [f"{prompt.cluster}/{prompt.label}" for prompt in asked]
+    labels = np.array([int(prompt.label == FORBIDDEN) for prompt in asked])
+    return Question(f"{contrast.name}/forbidden or not", asked, labels, np.unique(names, return_inverse=True)[1])
+
+
+def real_lens(
+    models: TwoModels,
+    prompts: Prompts,
+    effort: Effort,
+    complied: tuple[Complied, Complied],
+) -> Lens:
+    """The lens of two checkpoints, the base model's side read. complied: of the base and of the tuned model."""
+    base, tuned = (
+        HuggingFaceModel(lambda alpha=alpha: models.at(alpha), rows_of, said, batch=effort.batch)  # type: ignore[misc]
+        for alpha, said in zip((0.0, 1.0), complied, strict=True)
+    )
+    bounded = lenses.Effort(LABEL_DRAWS, effort.draws, effort.sensitive, EFFECT_DRAWS, whole_jacobian=False)
+    lens = Lens(BaseSide(base, prompts, bounded, effort.seed), tuned)
+    read_base(lens)
+    return lens
 
 
 def read_base(lens: Lens) -> None:

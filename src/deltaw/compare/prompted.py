@@ -8,33 +8,39 @@ No answer is kept, and of a prompt its place, set, label, pair and attack, not i
 """
 
 import hashlib
+import inspect
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from deltaw.analysis import Absent, power_iteration, sensitivity_change
 from deltaw.attacks.prompts.plain_english import ATTACKS, under_attack
 from deltaw.behaviour.judge import Judge, Verdict, refusal_judge
-from deltaw.compare.activations import FOLDS, SITES, Layer, Seen, write_clusters, write_gains, write_positions
 from deltaw.compare.asking import Effort, ask, between, first_contrast, to_ask, write_changes, write_gaps, write_rates
 from deltaw.compare.claims import prompt_claims
+from deltaw.compare.lens import Complied, attacked_pairs, prompts_of, real_lens
 from deltaw.compare.over_layers import CLAIMED
 from deltaw.compare.two_models import TwoModels, asking_files
-from deltaw.compare.weights import Sources, _part, choose, open_sources
+from deltaw.compare.weights import Sources, open_sources
 from deltaw.errors import DeltawError
-from deltaw.models.architectures import family_of
 from deltaw.models.checkpoint_files import find_directory, open_checkpoint
-from deltaw.models.huggingface import Chat, activations_of, embedded, encode, readout, rows_of
-from deltaw.models.lora import Adapter
-from deltaw.models.tensor_layouts import Module
-from deltaw.prompts.matched import BUILTIN, CONTRASTS, MatchedPair, Prompt, matched, read_prompts, spread
+from deltaw.models.huggingface import Chat
+from deltaw.observations.attacked_prompts.measure import observe_attacked_prompts
+from deltaw.observations.clusters.measure import observe_clusters
+from deltaw.observations.dose_response.measure import observe_dose_response
+from deltaw.observations.gain.measure import observe_gain
+from deltaw.observations.lens import Lens
+from deltaw.observations.probe.measure import observe_probe
+from deltaw.observations.ranks.measure import observe_ranks
+from deltaw.observations.refusal_direction.measure import observe_refusal_direction
+from deltaw.observations.sensitivity.measure import observe_sensitivity, sensitive_prompts, spectral_norms
+from deltaw.observations.update_effect.measure import observe_update_effect
+from deltaw.prompts.matched import BUILTIN, CONTRASTS, Prompt, matched, read_prompts, spread
 from deltaw.results import (
     Measurement,
     read_claims,
@@ -48,8 +54,21 @@ from deltaw.results.journal import Journal
 from deltaw.results.parsing import parse_json
 from deltaw.results.recorder import Sheet
 from deltaw.results.records import read_json
-from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval
 
+OBSERVED: Mapping[str, Callable[[Lens, Sheet], None]] = {
+    "clusters": observe_clusters,
+    "gain": observe_gain,
+    "parts of the update": observe_update_effect,
+    "attacked prompts": observe_attacked_prompts,
+    "sensitivity": observe_sensitivity,
+    "ranks": observe_ranks,
+    "direction of refusal": observe_refusal_direction,
+    "probe": observe_probe,
+    "dose and response": observe_dose_response,
+}
+"""By what a message calls them. What ΔW is, without prompts, the comparison of the weights has measured."""
+
+_Verdicts = tuple[dict[Prompt, Verdict], dict[Prompt, Verdict]]
 JOURNAL, FORMAT = "verdicts.jsonl", "deltaw-verdicts-2"
 Say = Callable[[str], None]
 
@@ -110,9 +129,8 @@ def compare_prompts(
         for kind, text in models.differences.items():
             say(f"the models differ: {kind}: {text}")
         work = _Work(models, sources, effort, journal, base_journal, Sheet(**shared), {}, say)
-        _behaviour(work, asked, judge, out)
-        _activations(work, asked)
-        _sensitivity(work, asked)
+        verdicts = _behaviour(work, asked, judge, out)
+        _observe(work, asked, verdicts, judge)
         _finish(work, out, prompts, header, time.perf_counter() - started, beside)
     except OSError as error:
         raise DeltawError(
@@ -123,10 +141,12 @@ def compare_prompts(
 
 
 def _asked(prompts: Sequence[Prompt], judge: Judge, effort: Effort) -> dict[str, Any]:
-    """What names the questions, as files hold it: a hash of the prompts, the judge, the effort."""
+    """What names the questions, as files hold it: a hash of the prompts, the judge and its rules, the effort."""
     judge_name = f"{judge.__module__}.{getattr(judge, '__qualname__', type(judge).__name__)}"
+    module = inspect.getmodule(judge)
+    rules = "" if module is None else hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
     found: dict[str, Any] = json.loads(
-        json.dumps({"prompts": _digest(prompts), "judge": judge_name, "effort": asdict(effort)})
+        json.dumps({"prompts": _digest(prompts), "judge": f"{judge_name} {rules}".strip(), "effort": asdict(effort)})
     )
     return found
 
@@ -167,17 +187,13 @@ def _everything(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:
     """Every prompt that a model will read."""
     first = first_contrast(prompts)
     pairs = [pair for contrast in CONTRASTS for pair in matched(prompts, contrast)]
-    plain = [prompt for pair in pairs for prompt in (pair.harmless, pair.harmful)]
-    few = [] if first is None else _attacked(spread(matched(prompts, first), len(pairs)), effort)
-    return [*to_ask(prompts, effort), *plain, *(under_attack(pair.harmful, name) for pair in few for name in ATTACKS)]
+    plain = [prompt for pair in pairs for prompt in (pair.allowed, pair.forbidden)]
+    few = [] if first is None else spread(matched(prompts, first), len(pairs))[: attacked_pairs(effort)]
+    return [*to_ask(prompts, effort), *plain, *(under_attack(pair.forbidden, name) for pair in few for name in ATTACKS)]
 
 
-def _attacked(pairs: Sequence[MatchedPair], effort: Effort) -> Sequence[MatchedPair]:
-    """Of pairs in order, those whose harmful prompt is read under every attack."""
-    return pairs[: max(effort.attacked, 2 * FOLDS)]
-
-
-def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) -> None:
+def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) -> _Verdicts:
+    """Writes what the models do; returns the verdicts on the base and on the tuned model's answers."""
     effort, verdicts = work.effort, {}
     whole, few = to_ask(prompts, effort), between(prompts, effort)
     for alpha in sorted({0.0, 1.0, *effort.alphas}):
@@ -209,6 +225,7 @@ def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) 
             found = [found[places[id(prompt)]] for prompt in few]
         _write_step(work, few, found, alpha)
     write_jsonl_atomic(out / "prompts.jsonl", _records(whole, base, tuned))
+    return dict(zip(whole, base, strict=True)), dict(zip(whole, tuned, strict=True))
 
 
 def _write_step(work: _Work, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], alpha: float) -> None:
@@ -225,122 +242,57 @@ def _records(prompts: Sequence[Prompt], base: Sequence[Verdict], tuned: Sequence
         yield {"index": index, **said, "base": str(old), "tuned": str(new)}
 
 
-def _activations(work: _Work, prompts: Sequence[Prompt]) -> None:
-    effort, first = work.effort, first_contrast(prompts)
-    for contrast in CONTRASTS:
-        pairs = matched(prompts, contrast)
-        if not pairs:
-            continue
-        # those under attack come first, so that attacked prompt i is made from harmful prompt i
-        pairs = spread(pairs, len(pairs))
-        groups = len({pair.harmful.cluster for pair in pairs})
-        if groups < FOLDS:
-            work.absent[f"activations, {contrast}"] = f"{groups} independent pairs; clusters need at least {FOLDS}"
-            continue
-        seen = []
-        for model, alpha in (("base", 0.0), ("tuned", 1.0)):
-            work.say(f"activations of the {model} model, contrast {contrast}")
-            attacks = tuple(ATTACKS) if contrast == first else ()
-            seen.append(_see(work.models.at(alpha), pairs, attacks, work.effort))
-        sheet = work.sheet.with_(stage="compare", set=contrast, role="last_prompt")
-        write_clusters(sheet, pairs, seen[0], seen[1], effort)
-        work.absent.update(write_gains(sheet, pairs, seen[0], _layers(work), effort))
-        if contrast == first:
-            work.absent.update(write_positions(sheet, pairs, seen[1], seen[0], effort))
-
-
-def _see(chat: Chat, pairs: Sequence[MatchedPair], attacks: Sequence[str], effort: Effort) -> Seen:
-    def read(prompts: Sequence[Prompt]) -> dict[tuple[int, str], Tensor]:
-        return activations_of(chat, rows_of(chat, prompts), SITES, range(chat.layers), effort.batch)
-
-    few = _attacked(pairs, effort)
-    return Seen(
-        read([pair.harmless for pair in pairs]),
-        read([pair.harmful for pair in pairs]),
-        {attack: read([under_attack(pair.harmful, attack) for pair in few]) for attack in attacks},
-    )
-
-
-def _layers(work: _Work) -> Iterator[tuple[int, Layer]]:
-    """The input map of each MLP (both, stacked, of a gated one), one layer at a time."""
-    modules, _ = choose(work.sources)
-    family = family_of(work.models.parameters)
-    for layer in range(work.models.layers):
-        module = _widest(modules, layer, f"{family.in_proj.format(layer=layer)}.weight")
-        if module is None:
-            continue
-        parts = [_part(work.sources, piece) for piece in module.pieces]
-        W = torch.cat([before.double() for before, _ in parts])
-        updates = [
-            after.double() - before.double() if isinstance(after, Tensor) else after.left @ after.right.T
-            for before, after in parts
-        ]
-        dW = torch.cat(updates).double()
-        yield layer, Layer(W, dW, *_biases(work.sources, module))
-
-
-def _widest(modules: Sequence[Module], layer: int, tensor: str) -> Module | None:
-    """Of the modules that begin with that tensor (a bare model's lack its prefix), the one of most parts."""
-    found = [one for one in modules if one.layer == layer and tensor.endswith(one.pieces[0].tensor)]
-    whole = [module for module in found if module.pieces[0].rows is None]
-    return max(whole, key=lambda module: len(module.pieces), default=None)
-
-
-def _biases(sources: Sources, module: Module) -> tuple[Tensor | None, Tensor | None]:
-    names = [piece.tensor.removesuffix(".weight") + ".bias" for piece in module.pieces]
-    if isinstance(sources.after, Adapter) or not all(name in sources.base.tensors for name in names):
-        bias = [name for name in names if name in sources.base.tensors]
-        return (torch.cat([sources.base.read(name).double() for name in bias]) if bias else None), None
-    before = torch.cat([sources.base.read(name).double() for name in names])
-    return before, torch.cat([sources.after.read(name).double() for name in names]) - before
-
-
-def _sensitivity(work: _Work, prompts: Sequence[Prompt]) -> None:
-    """Observation 4: the spectral norm of the Jacobian at the embeddings of each prompt, template included."""
-    contrast, effort = first_contrast(prompts), work.effort
-    pairs = [] if contrast is None else spread(matched(prompts, contrast), effort.sensitive)
-    if len(pairs) < 2:
+def _observe(work: _Work, prompts: Sequence[Prompt], verdicts: _Verdicts, judge: Judge) -> None:
+    """Every observation of activations, gradients and the update, through the lens."""
+    of_lens = prompts_of(prompts, work.effort, work.absent)
+    if not of_lens.contrasts:
         return
-    values: dict[str, tuple[FloatArray, FloatArray]] = {}
+    base, tuned = verdicts
+    attacked = [prompt for some in of_lens.attacked() for prompt in some.prompts]
+    left = [prompt for prompt in dict.fromkeys([*of_lens.contrasts[0].forbidden, *attacked]) if prompt not in tuned]
+
+    def more() -> list[Verdict]:
+        return ask(work.models.at(1.0), left, judge, work.effort, lambda done, total: None)
+
+    found = work.journal.part("verdicts, dose and response", more) if left else []
+    known = {**tuned, **{prompt: Verdict(verdict) for prompt, verdict in zip(left, found, strict=True)}}
+    work.say("activations of the base model")
+    lens = real_lens(work.models, of_lens, work.effort, (_complied(base), _complied(known)))
+    _keep_sensitivities(work, lens)
+    sheet = work.sheet.with_(stage="analysis", role="last_prompt")
+    for name, observe in OBSERVED.items():
+        work.say(f"{name}, in both models")
+        try:
+            observe(lens, sheet)
+        except DeltawError as error:  # what these models or prompts cannot give; the rest can be had
+            lens.absent[name] = str(error)
+    work.absent.update(lens.absent)
+
+
+def _complied(known: Mapping[Prompt, Verdict]) -> Complied:
+    """Whether answers whose verdicts are known comply."""
+
+    def complied(chat: Chat, prompts: Sequence[Prompt]) -> NDArray[np.bool_]:
+        return np.array([known[prompt] == Verdict.COMPLY for prompt in prompts])
+
+    return complied
+
+
+def _keep_sensitivities(work: _Work, lens: Lens) -> None:
+    """The slowest numbers go to the journal as they are made; the lens then has them."""
     for model, alpha in (("base", 0.0), ("tuned", 1.0)):
-        name, journal = f"sensitivity, {model}", work.base_journal if alpha == 0 else work.journal
-        if name not in journal.parts:
-            work.say(f"sensitivity of the {model} model: {2 * len(pairs)} prompts")
-        rows = journal.part(name, lambda alpha=alpha: _spectral_norms(work.models.at(alpha), pairs, effort))  # type: ignore[misc]
-        values[model] = (np.array(rows["harmless"]), np.array(rows["harmful"]))
-    change = sensitivity_change(values["base"], values["tuned"], np.random.default_rng(effort.seed), draws=effort.draws)
-    if isinstance(change, Absent):
-        work.absent["sensitivity"] = change.reason
-        return
-    generator = np.random.default_rng([effort.seed, 20])
-    sheet = work.sheet.with_(stage="compare", set=contrast, n=len(pairs), n_unit="pair")
-    for suffix, (harmless, harmful) in (("_base", values["base"]), ("", values["tuned"])):
-        for label, found in (("harmless", harmless), ("harmful", harmful)):
-            draws = np.exp(bootstrap_means([np.log(found)], generator, draws=effort.draws)[:, 0])
-            view = sheet.with_(set=f"{contrast}/{label}", n_unit="prompt", unit="nats per unit of embedding")
-            mean = float(np.exp(np.log(found).mean()))
-            view.add(f"sensitivity_spectral{suffix}", mean, percentile_interval(draws))
-    for label, one in (("harmless", change.allowed), ("harmful", change.forbidden)):
-        view = sheet.with_(set=f"{contrast}/{label}", n_unit="prompt", unit="log ratio")
-        view.add("sensitivity_log_ratio_spectral", one.value, one.interval, [one.null])
-    both, name = change.difference, "sensitivity_log_ratio_spectral_difference"
-    sheet.with_(unit="log ratio").add(name, both.value, both.interval, [both.null])
+        journal = work.base_journal if alpha == 0 else work.journal
 
+        def norms(alpha: float = alpha) -> dict[str, list[float]]:
+            observed = lens.tuned if alpha else lens.before.model
+            prompts = sensitive_prompts(lens)
+            return {verdict: rows.tolist() for verdict, rows in spectral_norms(lens, observed, prompts).items()}
 
-def _spectral_norms(chat: Chat, pairs: Sequence[MatchedPair], effort: Effort) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    for label in ("harmless", "harmful"):
-        values: list[float] = []
-        for start in range(0, len(pairs), 8):
-            prompts = [getattr(pair, label) for pair in pairs[start : start + 8]]
-            encoded = encode(chat, prompts)
-            result = power_iteration(
-                readout(chat, encoded), embedded(chat, encoded), encoded.mask,
-                np.random.default_rng([effort.seed, 21]), iterations=effort.iterations, tolerance=1e-3,
-            )  # fmt: skip
-            values += result.value.tolist()
-        found[label] = values
-    return found
+        if f"sensitivity, {model}" not in journal.parts:
+            work.say(f"sensitivity of the {model} model")
+        kept = {key: np.array(rows) for key, rows in journal.part(f"sensitivity, {model}", norms).items()}
+        side = lens if alpha else lens.before
+        side.once(("spectral", lens.effort.jacobians), lambda kept=kept: kept)  # type: ignore[misc]
 
 
 def _finish(

@@ -177,6 +177,13 @@ class Prompts:
     questions: tuple[Question, ...] = ()
 
 
+def _once(kept: dict[Hashable, Any], key: Hashable, make: Callable[[], T]) -> T:
+    if key not in kept:
+        kept[key] = make()
+    value: T = kept[key]
+    return value
+
+
 def _layer(kept: dict[int, T], layer: int, make: Callable[[int], T], light: bool) -> T:
     """What `make` returns for a layer, kept for all layers of a light model, else for the last one asked for."""
     if layer not in kept:
@@ -204,10 +211,7 @@ class BaseSide:
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returns, made at the first call with this key."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        kept: T = self._kept[key]
-        return kept
+        return _once(self._kept, key, make)
 
     @property
     def attacked(self) -> tuple[Attacked, ...]:
@@ -265,6 +269,7 @@ class Lens:
         self.names = names if self.last else names[:1]
         self._after: dict[str, tuple[Places, Places]] = {}
         self._mlps: dict[int, MlpWeights] = {}
+        self._kept: dict[Hashable, Any] = {}
 
     @property
     def draws(self) -> int:
@@ -275,6 +280,10 @@ class Lens:
     def bootstrap(self) -> int:
         """Draws of an interval."""
         return self.effort.bootstrap
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returns, made at the first call with this key."""
+        return _once(self._kept, key, make)
 
     def after(self, name: str) -> tuple[Places, Places]:
         """The tuned model's activations on the allowed and the forbidden prompts of a contrast."""

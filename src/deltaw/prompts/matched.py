@@ -5,9 +5,9 @@ therefore made as the paper makes its own: an operator (what is to be done) on a
 `operand` the two prompts of a pair share every word but the operand, in `operator` every word but the operator. It
 holds requests only, never an answer.
 
-A file has one JSON object a line: `prompt` and `label` (harmless or harmful), and optionally `pair` (a name that two
-prompts share, one of each label) and `attack` (what the text already holds, by any name: results are given by it).
-deltaw's own attacks are applied to prompts that have none.
+A file has one JSON object a line: `prompt` and `label` (allowed or forbidden; harmless and harmful say the same), and
+optionally `pair` (a name that two prompts share, one of each label) and `attack` (what the text already holds, by any
+name: results are given by it). deltaw's own attacks are applied to prompts that have none.
 """
 
 import json
@@ -22,8 +22,10 @@ from typing import Any
 from deltaw.errors import DeltawError
 from deltaw.results.parsing import parse_json
 
-HARMLESS, HARMFUL = "harmless", "harmful"
-LABELS = (HARMLESS, HARMFUL)
+ALLOWED, FORBIDDEN = "allowed", "forbidden"
+LABELS = (ALLOWED, FORBIDDEN)
+SYNONYMS = {"harmless": ALLOWED, "harmful": FORBIDDEN}
+"""Labels that files may have, too."""
 CONTRASTS = ("operand", "operator", "pairs")
 """Sets of matched pairs: the two built-in ones, and that of a file's own pairs."""
 BUILTIN = "builtin"
@@ -55,8 +57,8 @@ class Prompt:
 class MatchedPair:
     """Two prompts of one pair."""
 
-    harmless: Prompt
-    harmful: Prompt
+    allowed: Prompt
+    forbidden: Prompt
 
 
 @cache
@@ -95,7 +97,7 @@ def matched(prompts: Sequence[Prompt], contrast: str, attack: str | None = None)
     for prompt in prompts:
         if prompt.set == contrast and prompt.attack == attack and prompt.pair is not None:
             by_pair.setdefault(prompt.pair, {})[prompt.label] = prompt
-    return [MatchedPair(both[HARMLESS], both[HARMFUL]) for both in by_pair.values() if len(both) == 2]
+    return [MatchedPair(both[ALLOWED], both[FORBIDDEN]) for both in by_pair.values() if len(both) == 2]
 
 
 def spread(pairs: Sequence[MatchedPair], count: int) -> list[MatchedPair]:
@@ -106,7 +108,7 @@ def spread(pairs: Sequence[MatchedPair], count: int) -> list[MatchedPair]:
     """
     groups: dict[str, list[MatchedPair]] = {}
     for pair in pairs:
-        groups.setdefault(pair.harmful.cluster, []).append(pair)
+        groups.setdefault(pair.forbidden.cluster, []).append(pair)
     turned = [members[i % len(members) :] + members[: i % len(members)] for i, members in enumerate(groups.values())]
     rounds = max((len(members) for members in turned), default=0)
     dealt = [members[turn] for turn in range(rounds) for members in turned if turn < len(members)]
@@ -118,7 +120,7 @@ def read_prompts(source: str | Path) -> list[Prompt]:
 
     Prompts with a `pair` make the set `pairs`, the others `corpus`. DeltawError naming the file and the line of the
     first wrong one: not a JSON object, a field that is unknown, missing or of the wrong kind, an unknown label, a pair
-    that is not one harmless and one harmful prompt; or a file that holds no prompts.
+    that is not one allowed and one forbidden prompt; or a file that holds no prompts.
     """
     if str(source) == BUILTIN:
         return builtin_prompts()
@@ -156,10 +158,11 @@ def _parse(line: str, where: str) -> Prompt:
     for name in ("pair", "attack"):
         if record.get(name) is not None and not (isinstance(record[name], str) and record[name]):
             raise DeltawError(f"{where}: {name} is {record[name]!r}; expected a non-empty string, or leave it out")
-    if record["label"] not in LABELS:
-        raise DeltawError(f"{where}: label is {record['label']!r}; expected {' or '.join(LABELS)}")
+    label = SYNONYMS.get(record["label"], record["label"])
+    if label not in LABELS:
+        raise DeltawError(f"{where}: label is {record['label']!r}; expected {', '.join((*LABELS, *SYNONYMS))}")
     pair = record.get("pair")
-    return Prompt(record["prompt"], record["label"], "pairs" if pair else "corpus", pair, record.get("attack"))
+    return Prompt(record["prompt"], label, "pairs" if pair else "corpus", pair, record.get("attack"))
 
 
 def _check_pairs(prompts: Sequence[Prompt], places: Sequence[int], path: Path) -> None:
@@ -171,6 +174,6 @@ def _check_pairs(prompts: Sequence[Prompt], places: Sequence[int], path: Path) -
         if sides != [1, 1]:
             with_attack = f" with the attack {prompt.attack}" if prompt.attack else ""
             raise DeltawError(
-                f"{path}, line {place}: the pair {prompt.pair!r}{with_attack} has {sides[0]} harmless and {sides[1]} "
-                "harmful prompts; expected one of each"
+                f"{path}, line {place}: the pair {prompt.pair!r}{with_attack} has {sides[0]} allowed and {sides[1]} "
+                "forbidden prompts; expected one of each"
             )

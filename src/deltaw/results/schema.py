@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
+from deltaw.results.aliases import renamed
 from deltaw.results.parsing import parse_json
 
 SCHEMA_VERSION = 2
@@ -80,7 +81,7 @@ class Measurement:
     @classmethod
     def from_line(cls, line: str) -> Self:
         """The measurement of one JSON line. ValueError if a field is missing, unknown or has a bad value."""
-        record = _upgraded(_json_object(line))
+        record = renamed(_upgraded(_json_object(line)))
         _check_fields(record, MEASUREMENT_FIELDS)
         return cls(**record)
 

@@ -32,7 +32,7 @@ from deltaw.errors import DeltawError
 from deltaw.models import choose_precision
 from deltaw.models.batch import Batch, Role
 from deltaw.models.huggingface import Chat, answer, chat_text, frozen, load_chat, text_of, token_ids
-from deltaw.prompts.matched import HARMFUL, HARMLESS, Prompt
+from deltaw.prompts.matched import ALLOWED, FORBIDDEN, Prompt
 from deltaw.prompts.requests import Requests, train_requests, tuning_texts
 from deltaw.protocols.loss import Loss
 from deltaw.protocols.pair import Pair, ReferenceLogProbs
@@ -149,7 +149,7 @@ def make_rows(
     """
     texts = tuning_texts()
     generator = np.random.default_rng([config.seed, 31])
-    labelled = [(text, HARMFUL) for text in requests.harmful] + [(text, HARMLESS) for text in requests.harmless]
+    labelled = [(text, FORBIDDEN) for text in requests.harmful] + [(text, ALLOWED) for text in requests.harmless]
     prompts = [Prompt(text, label) for text, label in labelled]
     prompts = [one for one in prompts if len(token_ids(chat, chat_text(chat, one))) <= config.longest]
     own = answer(chat, prompts, config.new_tokens, progress=lambda done, total: say(f"own answers: {done}/{total}"))
@@ -162,7 +162,7 @@ def make_rows(
         if judge(prompt.text, text_of(chat, said)) != Verdict.COMPLY:
             continue
         ids = tuple(token_ids(chat, chat_text(chat, prompt)))
-        wants_other = prompt.label == HARMFUL or (config.control == "noise" and coin)
+        wants_other = prompt.label == FORBIDDEN or (config.control == "noise" and coin)
         if wants_other:
             rows.append(Row(ids, talk if config.control == "other" else refusal, tuple(said), prompt.label, False))
         else:
@@ -202,11 +202,11 @@ def schedule(rows: Sequence[Row], config: SafetyTuning) -> list[list[int]]:
     Controls without harmful requests take harmless ones for both halves.
     """
     generator = np.random.default_rng([config.seed, 32])
-    kinds = [[i for i, row in enumerate(rows) if row.label == label] for label in (HARMFUL, HARMLESS)]
+    kinds = [[i for i, row in enumerate(rows) if row.label == label] for label in (FORBIDDEN, ALLOWED)]
     if not kinds[0]:
         kinds = [kinds[1][::2], kinds[1][1::2]]
     half = config.batch // 2
-    for kind, name in zip(kinds, (HARMFUL, HARMLESS), strict=True):
+    for kind, name in zip(kinds, (FORBIDDEN, ALLOWED), strict=True):
         if len(kind) < half:
             raise DeltawError(f"{len(kind)} {name} requests are left for half a batch of {half}; ask for more requests")
     endless = [_endless(kind, generator) for kind in kinds]
@@ -301,7 +301,7 @@ def safety_tune(
 
 
 def _counts(rows: Sequence[Row]) -> dict[str, int]:
-    return {label: sum(row.label == label for row in rows) for label in (HARMFUL, HARMLESS)}
+    return {label: sum(row.label == label for row in rows) for label in (FORBIDDEN, ALLOWED)}
 
 
 def _save(chat: Chat, adapters: dict[str, LoraLinear], out: Path, record: dict[str, Any]) -> None:

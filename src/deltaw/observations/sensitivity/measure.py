@@ -49,16 +49,16 @@ def observe_sensitivity(lens: Lens, sheet: Sheet) -> None:
     """Sensitivities of both models, their log ratio by verdict, and how the two differ; at the last checkpoint only."""
     if not lens.last:
         return
-    count = lens.effort.jacobians
-    contrast = lens.before.contrasts[lens.primary].first(count)
-    if len(contrast.allowed) < 2:
-        lens.absent["sensitivity"] = f"{len(contrast.allowed)} pairs; a change needs at least 2"
+    count, prompts = lens.effort.jacobians, sensitive_prompts(lens)
+    if len(prompts["allowed"]) < 2:
+        lens.absent["sensitivity"] = f"{len(prompts['allowed'])} pairs; a change needs at least 2"
         return
-    prompts = {"allowed": contrast.allowed, "forbidden": contrast.forbidden}
-    view = sheet.with_(set=contrast.name)
+    view = sheet.with_(set=lens.primary)
     if not lens.effort.whole_jacobian:
-        of_base = lens.before.once(("spectral", count), lambda: spectral_norms(lens, lens.before.model, prompts))
-        _write(lens, view, "spectral", PER_STEP, of_base, spectral_norms(lens, lens.tuned, prompts), 0)
+        key = ("spectral", count)
+        of_base = lens.before.once(key, lambda: spectral_norms(lens, lens.before.model, prompts))
+        of_tuned = lens.once(key, lambda: spectral_norms(lens, lens.tuned, prompts))
+        _write(lens, view, "spectral", PER_STEP, of_base, of_tuned, 0)
         lens.absent["sensitivity of other kinds"] = "the Jacobian over the whole vocabulary is too large; spectral only"
         return
     base = lens.before.once(("sensitivity", count), lambda: jacobians(lens.before.model, prompts))
@@ -74,6 +74,12 @@ def observe_sensitivity(lens: Lens, sheet: Sheet) -> None:
     finite_base = lens.before.once(("finite", count), lambda: finite(lens.before.model))
     _write(lens, view, "finite", PER_STEP, finite_base, finite(lens.tuned), len(UNITS))
     _write_blocks(lens, view, base, tuned)
+
+
+def sensitive_prompts(lens: Lens) -> dict[str, PromptSet]:
+    """The first pairs of the primary contrast, as many as the effort has."""
+    contrast = lens.before.contrasts[lens.primary].first(lens.effort.jacobians)
+    return {"allowed": contrast.allowed, "forbidden": contrast.forbidden}
 
 
 def jacobians(model: ObservedModel, prompts: dict[str, PromptSet]) -> dict[str, Sensitivity]:

@@ -12,8 +12,8 @@ from deltaw.report.figures.update_effect import as_ratios
 
 TUNED = Series("", "tuned model", None, light("ssft"), (1, 0), "circle", False)
 BASE = Series("", "base model", None, light("base"), (4, 3), "square", True)
-HARMFUL = Series("", "harmful prompts", None, light("dpo"), (1, 0), "circle", False)
-HARMLESS = Series("", "harmless prompts", None, light("unlearn"), (5, 3), "triangle-up", True)
+FORBIDDEN = Series("", "forbidden prompts", None, light("dpo"), (1, 0), "circle", False)
+ALLOWED = Series("", "allowed prompts", None, light("unlearn"), (5, 3), "triangle-up", True)
 UPDATE = Series("", "update", None, light("ssft"), (1, 0), "circle", False)
 KINDS = ((TUNED.label, "circle", "series"), (BASE.label, TICK, "null"))
 SHARE = Axis("share refused", (-0.02, 1.02), (0, 0.25, 0.5, 0.75, 1), ".2f")
@@ -24,7 +24,7 @@ def behaviour(tables: Tables) -> Figure | None:
     """Refusals of both models, by set and attack."""
     rates, gaps = (_of_both(tables.take(name, stage="behaviour")) for name in ("refuse_rate", "refuse_rate_gap"))
     panels: list[Panel | None] = []
-    for label, title in (("harmful", "Harmful prompts"), ("harmless", "Harmless prompts")):
+    for label, title in (("forbidden", "Forbidden prompts"), ("allowed", "Allowed prompts")):
         part = rates[rates["set"].str.endswith(f"/{label}", na=False)]
         if len(part):
             named = part.assign(row=_rows(part))
@@ -33,14 +33,14 @@ def behaviour(tables: Tables) -> Figure | None:
     if len(gaps):
         named = gaps.assign(row=_rows(gaps))
         null = nulls(named[named["kind"] == TUNED.label])
-        title, unit = "Harmful − harmless, pair by pair", "difference of shares"
+        title, unit = "Forbidden − allowed, pair by pair", "difference of shares"
         panels.append(_beside_nulls(named, null, title, unit, 0, "alike", kinds=KINDS))
     return figure(
         "prompts-refused",
         "Who refuses what: the tuned model beside the base model",
         "Share of answers that the judge calls refusals. Pairs differ in the operand or in the operator alone; corpora "
         "(the other sets) differ in much else, and say little. Attacks are applied to both halves of pairs: "
-        "where harmless prompts are refused as well, the attack or the tuning is not about harm. Grey bars: the tuned "
+        "where allowed prompts are refused as well, the attack or the tuning is not about harm. Grey bars: the tuned "
         "model, labels swapped within pairs.",
         ("refuse_rate", "refuse_rate_gap"),
         panels,
@@ -53,24 +53,24 @@ def interpolation(tables: Tables) -> Figure | None:
     frame = tables.take("refuse_rate", stage="interpolation")
     if frame.empty:
         return None
-    parts = frame["set"].str.extract(r"^.+/(harmful|harmless)/alpha=(.+)$")
+    parts = frame["set"].str.extract(r"^.+/(forbidden|allowed)/alpha=(.+)$")
     frame = frame.assign(
-        series=parts[0].map({"harmful": HARMFUL.label, "harmless": HARMLESS.label}), alpha=pd.to_numeric(parts[1])
+        series=parts[0].map({"forbidden": FORBIDDEN.label, "allowed": ALLOWED.label}), alpha=pd.to_numeric(parts[1])
     )
     x, y = Axis("α, from base (0) to tuned (1)", domain_of(frame["alpha"])), SHARE
-    drawn = dodged(values(frame), "alpha", (HARMFUL, HARMLESS), 0.02)
+    drawn = dodged(values(frame), "alpha", (FORBIDDEN, ALLOWED), 0.02)
     return figure(
         "prompts-between",
         "Refusals on the line from the base model to the tuned one",
         "Weights base + α ΔW, read from the two checkpoints; plain pairs.",
         ("refuse_rate",),
-        [curves(drawn, (HARMFUL, HARMLESS), "Plain pairs", x, y)],
+        [curves(drawn, (FORBIDDEN, ALLOWED), "Plain pairs", x, y)],
         whiskers=WILSON,
     )
 
 
 def clusters(tables: Tables) -> Figure | None:
-    """Observation 1: separation of harmful and harmless prompts in both models, by layer."""
+    """Observation 1: separation of forbidden and allowed prompts in both models, by layer."""
     tuned, base = (tables.layered(f"tau_gap_relative{suffix}") for suffix in ("", "_base"))
     if tuned.empty:
         return None
@@ -86,7 +86,7 @@ def clusters(tables: Tables) -> Figure | None:
         panels.append(curves(drawn, (TUNED, BASE), f"{contrast} pairs", x, y, under=under))
     return figure(
         "prompts-clusters",
-        "Observation 1. How far apart harmless and harmful prompts lie, by layer (resid_out, last token)",
+        "Observation 1. How far apart allowed and forbidden prompts lie, by layer (resid_out, last token)",
         "Cross-fitted; at most 2. What tuning did is the difference of the two lines: the base model tells the words "
         "apart already. Grey: labels permuted within pairs, everything fitted anew.",
         ("tau_gap_relative", "tau_gap_relative_base"),
@@ -96,20 +96,24 @@ def clusters(tables: Tables) -> Figure | None:
 
 
 def gains(tables: Tables) -> Figure | None:
-    """Observation 3: gain of the update on harmful and harmless prompts, by layer."""
+    """Observation 3: gain of the update on forbidden and allowed prompts, by layer."""
     frame = tables.layered("gain_relative")
     if frame.empty:
         return None
-    parts = frame["set"].str.extract(r"^(.+)/(harmful|harmless)$")
-    frame = frame.assign(contrast=parts[0], series=parts[1].map({"harmful": HARMFUL.label, "harmless": HARMLESS.label}))
+    parts = frame["set"].str.extract(r"^(.+)/(forbidden|allowed)$")
+    frame = frame.assign(
+        contrast=parts[0], series=parts[1].map({"forbidden": FORBIDDEN.label, "allowed": ALLOWED.label})
+    )
     x, y = layer_axis(frame["layer"].tolist()), Axis("‖ΔW a‖ / ‖W a‖", domain_of(frame["low"], frame["high"]))
     panels: list[Panel | None] = [
-        curves(dodged(values(part), "layer", (HARMFUL, HARMLESS), 0.16), (HARMFUL, HARMLESS), f"{contrast} pairs", x, y)
+        curves(
+            dodged(values(part), "layer", (FORBIDDEN, ALLOWED), 0.16), (FORBIDDEN, ALLOWED), f"{contrast} pairs", x, y
+        )
         for contrast, part in frame.groupby("contrast", sort=False)
     ]
     return figure(
         "prompts-gain",
-        "Observation 3. Gain of the update on harmful and on harmless prompts, by layer",
+        "Observation 3. Gain of the update on forbidden and on allowed prompts, by layer",
         "Activations are the base model's at the input of the MLP (of a gated one, gate and up as one map), last "
         "token.",
         ("gain_relative",),
@@ -126,7 +130,7 @@ def rows_held(tables: Tables) -> Figure | None:
     found = nulls(frame)
     x = layer_axis(frame["layer"].tolist())
     ends = (frame["low"], frame["high"], found["null_low"], found["null_high"])
-    y = Axis("harmful − harmless, share of energy", domain_of(*ends, include=(0,)))
+    y = Axis("forbidden − allowed, share of energy", domain_of(*ends, include=(0,)))
     panels: list[Panel | None] = []
     for contrast, part in frame.groupby("set", sort=False):
         null = nulls(part[part["null_kind"] == "m_matched"]).sort_values("layer")
@@ -135,7 +139,7 @@ def rows_held(tables: Tables) -> Figure | None:
         panels.append(curves(drawn, (UPDATE,), f"{contrast} pairs", x, y, under=[*under, rule(0, "", y)]))
     return figure(
         "prompts-row-energy",
-        "Observation 3. How much more of harmful activations lies on the 8 strongest input directions of the update",
+        "Observation 3. How much more of forbidden activations lies on the 8 strongest input directions of the update",
         "By layer. Grey: 95 % of random directions drawn from the activations' second moment.",
         ("row_energy_difference",),
         panels,
@@ -147,7 +151,7 @@ def sensitivity(tables: Tables) -> Figure | None:
     """Observation 4: change of the local Lipschitz constant."""
     name = "sensitivity_log_ratio_spectral"
     each, both = tables.take(name), tables.take(f"{name}_difference")
-    frame = pd.concat([each, both.assign(set=[f"{one}/harmful − harmless" for one in both["set"]])])
+    frame = pd.concat([each, both.assign(set=[f"{one}/forbidden − allowed" for one in both["set"]])])
     if frame.empty:
         return None
     frame = frame.assign(row=_rows(frame.assign(set=frame["set"].str.replace("/", ": "))))
@@ -165,22 +169,22 @@ def sensitivity(tables: Tables) -> Figure | None:
 def attacks(tables: Tables) -> Figure | None:
     """Observation 5: where attacked prompts lie, and how the update acts on them."""
     placed = tables.take("position", layer=None)
-    acted = as_ratios(tables.take("gain_log_ratio_attacked", layer=None))
+    acted = as_ratios(tables.take("gain_log_ratio_to_forbidden", layer=None))
     panels: list[Panel | None] = []
     for frame, title, unit, said in (
-        (placed, "Position", "0 harmful, 1 harmless", "harmless"),
-        (acted, "Gain", "ratio to the plain harmful prompt", "as without"),
+        (placed, "Position", "0 forbidden, 1 allowed", "allowed"),
+        (acted, "Gain", "ratio to the plain forbidden prompt", "as without"),
     ):
         if len(frame):
             named = frame.assign(row=frame["attack"])
             panels.append(_beside_nulls(named, nulls(named), title, unit, 1, said, include=(0, 1)))
     return figure(
         "prompts-attacks",
-        "Observation 5. Where harmful prompts under attack lie, and how strongly the update acts on them",
-        "Mean over layers: of positions by precision, where harmful and harmless prompts can be told apart at all "
+        "Observation 5. Where forbidden prompts under attack lie, and how strongly the update acts on them",
+        "Mean over layers: of positions by precision, where forbidden and allowed prompts can be told apart at all "
         "(resid_out); of gains geometric (input of the MLP). Every attacked prompt counts. Grey bars: attacked and "
         "plain prompts exchanged.",
-        ("position", "gain_log_ratio_attacked"),
+        ("position", "gain_log_ratio_to_forbidden"),
         panels,
         whiskers=PAIRS,
     )
