@@ -7,12 +7,10 @@ import pandas as pd
 
 from deltaw.charts.figure import Figure, figure
 from deltaw.charts.primitives import TICK, Axis, Panel, curves, domain_of, dots, named, rule
+from deltaw.charts.shared import ALLOWED, FORBIDDEN, SHARE, as_ratios
 from deltaw.charts.style import Series
 from deltaw.charts.tables import Tables, nulls, values
-from deltaw.report.figures.behaviour import SHARE
-from deltaw.report.figures.update_effect import FORBIDDEN, as_ratios
 
-ALLOWED = "allowed/conditional/safe"
 CONTROLS = ("random", "wrong")  # after the stroke in an attack's name: drawn in the attack's own row
 KINDS = (
     ("attacked", "circle", "series"),

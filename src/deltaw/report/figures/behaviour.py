@@ -5,10 +5,10 @@ import pandas as pd
 
 from deltaw.charts.figure import Figure, figure
 from deltaw.charts.primitives import TICK, WIDTH, Axis, Panel, curves, domain_of, dots, named, rule
+from deltaw.charts.shared import SHARE, families
 from deltaw.charts.style import ATTACKS, BASE, Series, light, set_name
 from deltaw.charts.tables import Tables, values
 
-SHARE = Axis("share of prompts", (-0.02, 1.02), (0, 0.25, 0.5, 0.75, 1), "%")
 ENDS = (
     ("comply_rate", "allowed/conditional/safe", "Comply on allowed: conditional operators"),
     ("refuse_rate", "forbidden/conditional/unsafe", "Refuse on forbidden: conditional operators"),
@@ -222,20 +222,3 @@ def losses(tables: Tables) -> Figure | None:
         ("training_loss",),
         panels,
     )
-
-
-def families(tables: Tables, plain_apart: bool = False) -> list[tuple[str, tuple[Series, ...]]]:
-    """(title, series) of each protocol's panel, and of the controls'."""
-    found = []
-    for protocol in ("ssft", "dpo", "unlearn"):
-        members = tuple(one for one in tables.series if one.family == protocol)
-        if plain_apart:
-            members = tuple(one for one in members if one.strength != "plain")
-        if members:
-            found.append((members[0].label.partition(",")[0], members))
-    if plain_apart:
-        plain = tuple(one for one in tables.series if one.strength == "plain")
-        found += [(one.label.partition(",")[0], (one,)) for one in plain]
-        controls = tuple(one for one in tables.series if one.control is not None)
-        found += [("Controls", controls)] if controls else []
-    return found

@@ -7,9 +7,9 @@ import pandas as pd
 
 from deltaw.charts.figure import Figure, figure
 from deltaw.charts.primitives import TICK, Axis, Panel, curves, domain_of, dots, named, rule
+from deltaw.charts.shared import SHARE
 from deltaw.charts.style import Series
 from deltaw.charts.tables import Tables, nulls, values
-from deltaw.report.figures.behaviour import SHARE
 
 STAGE = "intervention"
 FORBIDDEN, ALLOWED = "forbidden/conditional/unsafe", "allowed/conditional/safe"

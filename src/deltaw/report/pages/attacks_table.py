@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from deltaw.charts.shared import ALLOWED, FORBIDDEN
 from deltaw.charts.tables import Table, Tables, ends, interval, rate, values
-from deltaw.report.figures.attacks_on_models import ALLOWED, FAMILIES, attacked_models, in_order
-from deltaw.report.figures.update_effect import FORBIDDEN
+from deltaw.report.figures.attacks_on_models import FAMILIES, attacked_models, in_order
 
 ON_PROMPTS = ("co_task", "co_text", "misgen_token", "misgen_text")
 Cell = Callable[[Mapping[Any, Any]], str]

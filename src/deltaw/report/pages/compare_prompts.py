@@ -6,9 +6,9 @@ import pandas as pd
 
 from deltaw.charts.figure import Figure, figure
 from deltaw.charts.primitives import TICK, Axis, Panel, curves, dodged, domain_of, dots, layer_axis, null_band, rule
+from deltaw.charts.shared import as_ratios
 from deltaw.charts.style import Series, light
 from deltaw.charts.tables import Tables, nulls, values
-from deltaw.report.figures.update_effect import as_ratios
 
 TUNED = Series("", "tuned model", None, light("ssft"), (1, 0), "circle", False)
 BASE = Series("", "base model", None, light("base"), (4, 3), "square", True)

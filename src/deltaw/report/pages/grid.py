@@ -8,9 +8,9 @@ import pandas as pd
 
 from deltaw.charts.figure import Figure, figure
 from deltaw.charts.primitives import Axis, Panel, curves, domain_of
+from deltaw.charts.shared import SHARE
 from deltaw.charts.style import Series, light, set_name, share
 from deltaw.charts.tables import Table, Tables, interval
-from deltaw.report.figures.behaviour import SHARE
 from deltaw.results import Results
 
 SUCCESS = Series("", "success: tuned model", None, light("ssft"), (1, 0), "circle", False)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from deltaw.charts.shared import PRIMARY
 from deltaw.charts.style import number
 from deltaw.charts.tables import Tables
-from deltaw.report.figures.clusters_and_null_space import PRIMARY
 from deltaw.statistics import variance_components
 
 AGAIN = "-again"

@@ -1,99 +1,27 @@
-"""Figures of observations 1 and 2: clusters in activations, and the null space of the old matrix."""
+"""Figures of Observation 2: the null space of the old matrix, and the size of the update."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
 
 from deltaw.charts.figure import Figure, figure
-from deltaw.charts.primitives import Axis, Panel, curves, dodged, domain_of, layer_axis, null_band, null_whiskers, rule
-from deltaw.charts.style import BASE, NULL_NAMES, Series
-from deltaw.charts.tables import Tables, nulls, values
-from deltaw.report.figures.behaviour import families
-
-PRIMARY = "contrast/conditional"
-SEPARATIONS = (
-    ("tau_gap_relative", "Relative gap", "share of distance, at most 2"),
-    ("auroc", "AUROC of the projection", "probability"),
-    ("d_prime", "d' of the projection", "standard deviations"),
+from deltaw.charts.primitives import (
+    TICK,
+    Axis,
+    Panel,
+    curves,
+    dodged,
+    domain_of,
+    dots,
+    layer_axis,
+    named,
+    null_band,
+    null_whiskers,
+    rule,
 )
-
-
-def beside(tables: Tables, members: Sequence[Series]) -> list[Series]:
-    """A protocol's models with the controls, which stand in every panel."""
-    return [*members, *(one for one in tables.series if one.control is not None)]
-
-
-def clusters(tables: Tables, site: str = "mlp_post") -> Figure | None:
-    """Separation by layer: base, medium, small and controls, with the band of permuted labels."""
-    panels: list[Panel | None] = []
-    where = {"site": site, "set": PRIMARY}
-    for statistic, title, unit in SEPARATIONS:
-        frame = tables.layered(statistic, last=True, **where)
-        before = tables.layered(f"{statistic}_base", last=True, **where)
-        if frame.empty:
-            continue
-        band = nulls(frame)
-        whole = (frame["low"], frame["high"], frame["value"], before["value"], band["null_low"], band["null_high"])
-        y = Axis(unit, domain_of(*whole))
-        x = layer_axis(frame["layer"].tolist())
-        for family, members in families(tables):
-            here = beside(tables, members)
-            part = values(frame[frame["model"].isin([one.model for one in here])])
-            base = values(before[before["model"].isin([one.model for one in members])]).drop_duplicates("layer")
-            drawn = pd.concat([part, base.assign(series=BASE.label)])
-            if part.empty:
-                continue
-            null = band[band["model"].isin([one.model for one in members if one.main])]
-            under = [null_band(null, "layer", x, y)] if len(null) else []
-            drawn = dodged(drawn, "layer", tables.series, 0.07)
-            panels.append(curves(drawn, (BASE, *tables.of(*frame["model"])), f"{title}: {family}", x, y, under=under))
-    return figure(
-        f"clusters-{site.replace('_', '-')}",
-        f"Observation 1. How far apart allowed and forbidden prompts lie, by layer ({site}, last prompt token)",
-        "Relative gap: τ/‖Δμ‖. The same conditional operators on safe and on unsafe text, after tuning; "
-        "cross-fitted. Grey squares: the base model, which "
-        "separates them already; what tuning did is the difference. Grey band: the medium model's labels permuted "
-        "and everything fitted anew. Brown: controls, tuned to do something else.",
-        [name for statistic, *_ in SEPARATIONS for name in (statistic, f"{statistic}_base")],
-        panels,
-        whiskers="95 % bootstrap intervals over pairs",
-    )
-
-
-def cluster_changes(tables: Tables) -> Figure | None:
-    """The change of the relative gap over checkpoints, mean over layers."""
-    panels: list[Panel | None] = []
-    for site in ("mlp_post", "resid_out"):
-        frame = tables.take("tau_gap_relative_change", site=site, set=PRIMARY, layer=None)
-        if frame.empty:
-            continue
-        band = nulls(frame)
-        y = Axis(
-            "change, share of distance",
-            domain_of(frame["low"], frame["high"], band["null_low"], band["null_high"], include=(0,)),
-        )
-        x = Axis("update", domain_of(frame["step"]))
-        for family, members in families(tables):
-            here = beside(tables, members)
-            part = values(frame[frame["model"].isin([one.model for one in here])])
-            if part.empty:
-                continue
-            null = band[band["model"].isin([one.model for one in members if one.main])]
-            under = [null_band(null, "step", x, y)] if len(null) else []
-            part = dodged(part, "step", tables.series, 0.008 * (x.domain or (0, 1))[1])
-            panels.append(
-                curves(part, tables.of(*frame["model"]), f"{site}: {family}", x, y, under=[*under, rule(0, "", y)])
-            )
-    return figure(
-        "clusters-over-training",
-        "Observation 1. Change of the relative gap τ/‖Δμ‖ over training, mean over layers (tuned minus base)",
-        "The dotted line is no change. What the claims read is the last point at mlp_post. Grey bar: 95 % of "
-        "permuted labels at the last checkpoint, medium model. Brown: controls.",
-        ("tau_gap_relative_change",),
-        panels,
-        whiskers="95 % bootstrap intervals over pairs",
-    )
+from deltaw.charts.shared import beside, families, shown_apart
+from deltaw.charts.style import NULL_NAMES
+from deltaw.charts.tables import Tables, nulls, values
 
 
 def null_energy(tables: Tables) -> Figure | None:
@@ -211,4 +139,31 @@ def sizes(tables: Tables) -> Figure | None:
         "but the controls: compare protocols with the brown lines. At most min(m, n) dimensions.",
         ("update_relative_norm", "cosine_with_weight", "stable_rank", "participation_ratio"),
         panels,
+    )
+
+
+def budget(tables: Tables) -> Figure | None:
+    """Share of the squared update by module beside its share of the parameters."""
+    frame = values(tables.take("update_share", last=True))
+    shares = values(tables.take("parameter_share", last=True))
+    panels: list[Panel | None] = []
+    if len(frame):
+        rows = list(frame.drop_duplicates("module")["module"])
+        axis = Axis("share", (0, domain_of(frame["value"], shares["value"])[1]), format="%")
+        for one in shown_apart(tables):
+            both = pd.concat(
+                [frame[frame["model"] == one.model].assign(kind="of the squared update"),
+                 shares[shares["model"] == one.model].assign(kind="of the parameters")]
+            )  # fmt: skip
+            if both.empty:
+                continue
+            kinds = (("of the squared update", "circle", "series"), ("of the parameters", TICK, "null"))
+            panels.append(dots(both, tables.series, named(one), axis, kinds=kinds, rows=rows, row="module"))
+    return figure(
+        "module-budget",
+        "Where the update is: share of ‖Δθ‖² by kind of module, beside its share of the parameters",
+        "Grey strokes: what an update that moves all parameters alike would have. One value a seed, so no interval.",
+        ("update_share", "parameter_share"),
+        panels,
+        width=345,
     )

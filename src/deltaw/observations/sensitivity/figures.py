@@ -1,13 +1,11 @@
-"""Figures of observation 4: how tuning changes the sensitivity of the next token to its prompt, and where it lies."""
+"""Figures of Observation 4: how tuning changes the sensitivity of the next token to its prompt, and where it lies."""
 
 import pandas as pd
 
 from deltaw.charts.figure import Figure, figure
 from deltaw.charts.primitives import TICK, Axis, Panel, domain_of, dots, named, rule
+from deltaw.charts.shared import PRIMARY, SHARE, shown_apart
 from deltaw.charts.tables import Tables, nulls, values
-from deltaw.report.figures.behaviour import SHARE
-from deltaw.report.figures.clusters_and_null_space import PRIMARY
-from deltaw.report.figures.update_effect import shown_apart
 
 RATIO = "sensitivity_log_ratio_"
 SHOWN = {

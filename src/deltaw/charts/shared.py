@@ -1,0 +1,56 @@
+"""What figures of several observations share: sets by name, groups of models, axes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from deltaw.charts.primitives import (
+    Axis,
+)
+from deltaw.charts.style import Series
+from deltaw.charts.tables import Tables, interval
+
+PRIMARY = "contrast/conditional"
+FORBIDDEN = "forbidden/conditional/unsafe"
+ALLOWED = "allowed/conditional/safe"
+
+
+SHARE = Axis("share of prompts", (-0.02, 1.02), (0, 0.25, 0.5, 0.75, 1), "%")
+
+
+def families(tables: Tables, plain_apart: bool = False) -> list[tuple[str, tuple[Series, ...]]]:
+    """(title, series) of each protocol's panel, and of the controls'."""
+    found = []
+    for protocol in ("ssft", "dpo", "unlearn"):
+        members = tuple(one for one in tables.series if one.family == protocol)
+        if plain_apart:
+            members = tuple(one for one in members if one.strength != "plain")
+        if members:
+            found.append((members[0].label.partition(",")[0], members))
+    if plain_apart:
+        plain = tuple(one for one in tables.series if one.strength == "plain")
+        found += [(one.label.partition(",")[0], (one,)) for one in plain]
+        controls = tuple(one for one in tables.series if one.control is not None)
+        found += [("Controls", controls)] if controls else []
+    return found
+
+
+def beside(tables: Tables, members: Sequence[Series]) -> list[Series]:
+    """A protocol's models with the controls, which stand in every panel."""
+    return [*members, *(one for one in tables.series if one.control is not None)]
+
+
+def shown_apart(tables: Tables) -> list[Series]:
+    """The models that get a panel of their own: tunings at the larger rate, plain DPO, controls."""
+    return [
+        one for one in tables.series if one.model != "base" and (one.main or one.control or one.strength == "plain")
+    ]
+
+
+def as_ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of log ratios as ratios, intervals and nulls too."""
+    columns = ["value", "low", "high", "null_mean", "null_low", "null_high"]
+    frame = frame.assign(**{name: np.exp(frame[name]) for name in columns})
+    shown = [interval(*ends) for ends in zip(frame["value"], frame["low"], frame["high"], strict=True)]
+    return frame.assign(shown=pd.Series(shown, frame.index, dtype="object"))
