@@ -29,11 +29,10 @@ from deltaw.compare.over_layers import CLAIMED
 from deltaw.compare.two_models import TwoModels, asking_files
 from deltaw.compare.weights import Sources, _part, choose, open_sources
 from deltaw.errors import DeltawError
-from deltaw.models.architectures import family_of
+from deltaw.models.architectures import Module, family_of
 from deltaw.models.checkpoint_files import find_directory, open_checkpoint
 from deltaw.models.huggingface import Chat, activations_of, embedded, encode, readout
 from deltaw.models.lora import Adapter
-from deltaw.models.tensor_layouts import Module
 from deltaw.prompts.matched import BUILTIN, CONTRASTS, MatchedPair, Prompt, matched, read_prompts, spread
 from deltaw.results import (
     Measurement,
