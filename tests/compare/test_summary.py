@@ -12,7 +12,7 @@ from torch import Tensor
 from deltaw.claims import STATEMENTS
 from deltaw.compare import compare
 from deltaw.compare.over_layers import kind_of
-from deltaw.models.tensor_layouts import Module, Piece
+from deltaw.models.architectures import Module, Piece
 from deltaw.results import Claim, Measurement, read_claims, read_measurements
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from deltaw.analysis import Absent, column_basis, null_energy, update_spectrum
-from deltaw.compare import FAMILIES, MODEL_TYPES, compare, find_modules
-from deltaw.models import ModelConfig, Transformer, export_gpt2
+from deltaw.compare import FAMILIES, compare, find_modules, model_types
+from deltaw.models import SITES, ModelConfig, Transformer, export_gpt2, tap
+from deltaw.models.architectures.family import halves
 from deltaw.results import read_measurements
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -28,7 +29,7 @@ OTHER_NAMES = {
     "gpt2": {"n_embd": 16, "n_inner": 44, "n_layer": 2, "n_head": 4, "n_positions": 32},
     "opt": {"ffn_dim": 44, "word_embed_proj_dim": 16},
 }
-WRITTEN = tuple(name for name in MODEL_TYPES if name not in ("deltaw", "gemma3"))
+WRITTEN = tuple(name for name in model_types() if name not in ("deltaw", "gemma3"))
 """gemma3 is gemma3_text beside an image encoder; deltaw's own layout has tests of its own."""
 
 
@@ -80,6 +81,42 @@ def test_every_linear_map_of_every_layer_is_found_and_nothing_else(model_type: s
         outputs = [m.shape(shapes)[0] for m in parts if m.name != name]
         assert all(m.shape(shapes)[1] == inputs for m in parts)
         assert not outputs or sum(outputs) == len(applied(linear, inputs))  # parts of a fused map are all of it
+
+
+@pytest.mark.parametrize("model_type", WRITTEN)
+def test_the_registry_says_what_the_models_mlp_computes(model_type: str) -> None:
+    """From the paths, the layout and the gate that an entry declares, the MLP's output at its own inputs."""
+    model, family, layer = build(model_type), model_types()[model_type], 1
+    tokens = torch.arange(2, 14).reshape(2, 6)
+    state = {name: tensor.double() for name, tensor in model.state_dict().items()}
+
+    def through(path: str, x: Tensor) -> Tensor:
+        name = f"{family.block.format(layer=layer)}.{path}"
+        weight = state[f"{name}.weight"].T if family.transposed else state[f"{name}.weight"]
+        return nn.functional.linear(x, weight, state.get(f"{name}.bias"))
+
+    with torch.no_grad(), tap(model, SITES, [layer]) as seen:
+        model(tokens)
+    sites = {site: tensor.double().flatten(0, -2) for (_, site), tensor in seen.items()}
+    first, *others = (through(part.path, sites["mlp_in"]) for part in family.mlp_in)
+    torch.testing.assert_close(sites["mlp_pre"], first, atol=1e-4, rtol=1e-4)
+    act = activation_of(model, family.block.format(layer=layer))
+    with torch.no_grad():
+        if family.gated and not others:
+            gate, up = (first[:, rows] for rows in halves(first.shape[1], {}).values())
+            post = act(gate) * up
+        else:
+            post = act(first) * others[0] if family.gated else act(first)
+    torch.testing.assert_close(sites["mlp_post"], post, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(sites["mlp_out"], through(family.mlp_out.path, post), atol=1e-4, rtol=1e-4)
+
+
+def activation_of(model: Any, block: str) -> Any:
+    """The activation module or function that transformers put into a block's MLP."""
+    inside = model.get_submodule(block)
+    holder = getattr(inside, "mlp", inside)
+    names = ("act_fn", "activation_fn", "act", "activation")
+    return next(getattr(holder, name) for name in names if hasattr(holder, name)).double()
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "deltaw"])

@@ -7,7 +7,7 @@ from torch import nn
 
 from deltaw.errors import DeltawError
 from deltaw.models import SITES, Transformer, activations, layer_count, mlp, tap
-from deltaw.models import architectures as adapters
+from deltaw.models.architectures import FAMILIES, Family, Map
 from deltaw.models.batch import Batch, Role
 
 
@@ -118,10 +118,15 @@ def test_mlp_of_what_does_not_exist(model: Transformer) -> None:
 
 
 def test_a_family_is_added_by_its_names(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored_in_out = adapters.Family(
-        "h.{layer}", "h.{layer}.mlp.c_fc", "h.{layer}.mlp.c_proj", torch.relu, transposed=True
+    stored_in_out = Family(
+        block="h.{layer}",
+        attention=(),
+        mlp_in=(Map("mlp.c_fc"),),
+        mlp_out=Map("mlp.c_proj"),
+        transposed=True,
+        activation=torch.relu,
     )
-    monkeypatch.setattr(adapters, "FAMILIES", {**adapters.FAMILIES, "other": stored_in_out})
+    monkeypatch.setitem(FAMILIES, "other", stored_in_out)
     ours = mlp(model, 1)
     state = {
         "h.0.mlp.c_fc.weight": ours.w_in.T,

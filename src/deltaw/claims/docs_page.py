@@ -107,8 +107,8 @@ def _head(count: int) -> str:
     return f"""\
 # The claims
 
-Made from [claims.py](../src/deltaw/evidence/claims.py) by `make ledger`; a test fails if the two differ. What is here
-was written down before the study that decides it, and the history of that file is the proof. {count} claims.
+Made from [statements.py](../src/deltaw/claims/statements.py) by `make ledger`; a test fails if the two differ. What is
+here was written down before the study that decides it, and the history of that file is the proof. {count} claims.
 
 > **The rule of decision below is withdrawn** ([why](standard.md)). It stays here as what the runs were decided by.
 > The measurements stand. The question is asked again by another rule.
@@ -141,10 +141,11 @@ no logarithm; `refusal_returned`, a share of some prompts, may be 0 in a seed. T
 same prompts, in the place of each model that a claim names; `operators` and `constant` (one harmless answer to all
 forbidden prompts) are by SSFT, whatever the claim's protocol. Where no control has a meaning, the claim says why.
 
-What each null keeps and rules out is said in [chance.py](../src/deltaw/analysis/chance.py) (weights),
+What each null keeps and rules out is said in
+[null_energy_nulls.py](../src/deltaw/analysis/null_energy_nulls.py) (weights),
 [clusters.py](../src/deltaw/analysis/clusters.py), [rowspace.py](../src/deltaw/analysis/rowspace.py) and
-[between.py](../src/deltaw/analysis/between.py); how often each is wrong, in [calibration](calibration.md). A random
-update with ΔW's spectrum has the law of a rotated one, so that `rotation` stands for both. `position` is where the
+[attack_position.py](../src/deltaw/analysis/attack_position.py); how often each is wrong, in
+[calibration](calibration.md). A random update with ΔW's spectrum has the law of a rotated one, so that `rotation` stands for both. `position` is where the
 paper reads τ, on a scale without unit: forbidden prompts have mean 0, held-out allowed ones 1."""
 
 

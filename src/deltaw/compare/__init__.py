@@ -3,7 +3,6 @@
 compare    compare(base, tuned, out): streamed, bounded by the largest matrix, resumable
 measure    what is measured of one matrix: size, rounding floor, spectrum, null-space energy with its nulls
 summary    means over layers, and the study's claims about weights
-layouts    FAMILIES: which tensors are matrices of MLPs and attention, and how they are stored
 lora       LoRA adapters as exact low-rank updates
 weights    safetensors checkpoints as names, shapes and single tensors
 
@@ -22,16 +21,15 @@ from deltaw.compare.asking import Effort
 from deltaw.compare.matrix import Found, measure
 from deltaw.compare.prompted import compare_prompts, read_control
 from deltaw.compare.weights import Progress, compare
+from deltaw.models.architectures import FAMILIES, Module, find_modules, model_types
 from deltaw.models.checkpoint_files import Checkpoint, open_checkpoint
 from deltaw.models.huggingface import Chat, load_chat
-from deltaw.models.tensor_layouts import FAMILIES, MODEL_TYPES, Module, find_modules
 from deltaw.prompts.matched import Prompt, builtin_prompts, read_prompts
 from deltaw.training.huggingface import SafetyTuning, safety_tune
 
 __all__ = [
     "ATTACKS",
     "FAMILIES",
-    "MODEL_TYPES",
     "Chat",
     "Checkpoint",
     "Effort",
@@ -48,6 +46,7 @@ __all__ = [
     "find_modules",
     "load_chat",
     "measure",
+    "model_types",
     "open_checkpoint",
     "read_control",
     "read_prompts",

@@ -8,7 +8,7 @@ import numpy as np
 from deltaw.claims import STATEMENTS
 from deltaw.claims.statements import sign_of
 from deltaw.compare.matrix import Found
-from deltaw.models.tensor_layouts import Module
+from deltaw.models.architectures import Module
 from deltaw.results import Claim, Measurement
 from deltaw.results import Null as ClaimNull
 

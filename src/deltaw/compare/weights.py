@@ -21,9 +21,9 @@ from deltaw.analysis.large_matrices import After, LowRank
 from deltaw.compare.matrix import Found, measure
 from deltaw.compare.over_layers import over_layers, weight_claims
 from deltaw.errors import DeltawError
+from deltaw.models.architectures import Module, Piece, candidates, find_modules
 from deltaw.models.checkpoint_files import Checkpoint, find_directory, open_checkpoint
 from deltaw.models.lora import Adapter, is_adapter, open_adapter
-from deltaw.models.tensor_layouts import Module, Piece, candidates, find_modules
 from deltaw.results import Measurement, write_claims, write_json_atomic, write_measurements, write_text_atomic
 from deltaw.results.journal import Journal
 from deltaw.results.schema import MEASUREMENT_FIELDS

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
-from deltaw.models.tensor_layouts import find_modules
+from deltaw.models.architectures import find_modules
 
 
 class LoraLinear(nn.Module):

@@ -1,12 +1,8 @@
-"""Where the parts of a block are found, per family of architectures, and an MLP's weights in one form for
-all of them.
+"""The parts of a loaded model's blocks, and an MLP's weights in one form for every family.
 
-A family is an entry of `FAMILIES`: the names of its modules and how it stores its matrices. Analyses see
-`MlpWeights` only; taps find their sites through the same names. Weights are read as they are, never folded
-or rewritten.
+Analyses see `MlpWeights` only; taps find their sites through the family's paths.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,47 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """The tanh form of GELU (Hendrycks and Gimpel 2016), elementwise."""
-    return F.gelu(x, approximate="tanh")
-
-
-@dataclass(frozen=True)
-class Family:
-    """Module names of a family of architectures; `{layer}` stands for the layer's number.
-
-    transposed: whether matrices are stored (in, out), as by GPT-2 on Hugging Face, and not (out, in). activation: None
-    where the MLP is gated, or its activation is only known to its configuration: it then has sites, and no
-    `MlpWeights`. Of a gated MLP's two input maps, `in_proj` is the one before the activation (or both, if fused).
-    """
-
-    block: str
-    in_proj: str
-    out_proj: str
-    activation: Callable[[Tensor], Tensor] | None
-    transposed: bool = False
-
-
-def _on_the_hub(block: str, in_proj: str, out_proj: str) -> Family:
-    return Family(block, f"{block}.{in_proj}", f"{block}.{out_proj}", activation=None)
-
-
-FAMILIES: Mapping[str, Family] = {
-    "deltaw": Family(
-        block="blocks.{layer}",
-        in_proj="blocks.{layer}.mlp.in_proj",
-        out_proj="blocks.{layer}.mlp.out_proj",
-        activation=gelu_tanh,
-    ),
-    "llama": _on_the_hub("model.layers.{layer}", "mlp.gate_proj", "mlp.down_proj"),
-    "phi3": _on_the_hub("model.layers.{layer}", "mlp.gate_up_proj", "mlp.down_proj"),
-    "phi": _on_the_hub("model.layers.{layer}", "mlp.fc1", "mlp.fc2"),
-    "gpt2": _on_the_hub("transformer.h.{layer}", "mlp.c_fc", "mlp.c_proj"),
-    "gpt_neox": _on_the_hub("gpt_neox.layers.{layer}", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-    "opt": _on_the_hub("model.decoder.layers.{layer}", "fc1", "fc2"),
-}
+from deltaw.models.architectures.families import FAMILIES
+from deltaw.models.architectures.family import Family
 
 
 @dataclass(frozen=True)
@@ -90,7 +47,7 @@ def family_of(names: Iterable[str]) -> Family:
     """
     names = list(names)
     for family in FAMILIES.values():
-        if _layers_of(family, names):
+        if family.layers_of(names):
             return family
     raise DeltawError(f"this model belongs to none of the known families: {', '.join(FAMILIES)}")
 
@@ -98,7 +55,7 @@ def family_of(names: Iterable[str]) -> Family:
 def layer_count(model: nn.Module | Mapping[str, Tensor]) -> int:
     """Number of layers of a model or of a state dict."""
     names = _state(model).keys()
-    return len(_layers_of(family_of(names), names))
+    return len(family_of(names).layers_of(names))
 
 
 def mlp(model: nn.Module | Mapping[str, Tensor], layer: int) -> MlpWeights:
@@ -113,7 +70,7 @@ def mlp(model: nn.Module | Mapping[str, Tensor], layer: int) -> MlpWeights:
         raise DeltawError(
             "this model's MLP is gated, or its activation is chosen by its configuration; read its matrices by name"
         )
-    check_layers([layer], len(_layers_of(family, state)))
+    check_layers([layer], len(family.layers_of(state)))
     module_in, module_out = family.in_proj.format(layer=layer), family.out_proj.format(layer=layer)
     w_in, w_out = (state[f"{module}.weight"].detach() for module in (module_in, module_out))
     if family.transposed:
@@ -134,8 +91,3 @@ def check_layers(layers: Iterable[int], count: int) -> None:
 
 def _state(model: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return model.state_dict() if isinstance(model, nn.Module) else model
-
-
-def _layers_of(family: Family, names: Iterable[str]) -> set[int]:
-    pattern = re.compile(re.escape(f"{family.in_proj}.weight").replace(re.escape("{layer}"), r"(\d+)"))
-    return {int(match[1]) for name in names if (match := pattern.fullmatch(name))}
