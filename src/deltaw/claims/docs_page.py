@@ -145,8 +145,9 @@ What each null keeps and rules out is said in
 [null_energy_nulls.py](../src/deltaw/analysis/null_energy_nulls.py) (weights),
 [clusters.py](../src/deltaw/analysis/clusters.py), [rowspace.py](../src/deltaw/analysis/rowspace.py) and
 [attack_position.py](../src/deltaw/analysis/attack_position.py); how often each is wrong, in
-[calibration](calibration.md). A random update with ΔW's spectrum has the law of a rotated one, so that `rotation` stands for both. `position` is where the
-paper reads τ, on a scale without unit: forbidden prompts have mean 0, held-out allowed ones 1."""
+[calibration](calibration.md). A random update with ΔW's spectrum has the law of a rotated one, so that `rotation`
+stands for both. `position` is where the paper reads τ, on a scale without unit: forbidden prompts have mean 0, held-out
+allowed ones 1."""
 
 
 def _entry(statement: Statement) -> str:
