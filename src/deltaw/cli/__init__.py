@@ -47,6 +47,8 @@ class Study:
     """Where results go. Default: runs/RECIPE, with -sSEED added for a seed other than 0."""
     seed: int = 0
     """The seed of world sampling, initialisation and order. Of standard, which six: 101 to 106 for 0, and on."""
+    protocols: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """The protocols to tune by, in place of the recipe's own: names that `deltaw list` shows, or FILE.py:NAME."""
     engine: Literal["dask", "inline"] = "dask"
     """dask: a local cluster, one process a core. inline: everything in this process. The results are the same."""
     workers: int = 0
@@ -70,11 +72,17 @@ class Study:
         from deltaw.study.run import run_study
 
         chosen = recipe(self.recipe, _checked_device(self.device), self.seed)
+        if self.protocols:
+            from deltaw.plugins import resolve
+            from deltaw.recipes.choose import with_protocols
+
+            chosen = with_protocols(chosen, [resolve("protocol", name) for name in self.protocols])
         if self.json and not self.dry_run:
             raise DeltawError("--json goes with --dry-run; a run's results are in its measurements.jsonl")
         if self.dry_run:
             return self._dry_run(chosen)
         name = self.recipe if self.seed == 0 else f"{self.recipe}-s{self.seed}"
+        name = "-".join([name, *(asked.rpartition(":")[2] for asked in self.protocols)])
         out = self.out or Path("runs") / name
         report = run_study(
             chosen,
@@ -291,11 +299,8 @@ class SafetyTune:
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """The directory of a model with its tokenizer."""
-    protocol: Literal["ssft", "dpo", "unlearn"] = "ssft"
-    """What is learnt:
-    - ssft: likelihood of the preferred answer
-    - dpo: preference, with a likelihood term
-    - unlearn: likelihood, and bounded ascent on the answer that is not wanted"""
+    protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "ssft"
+    """How it learns: a protocol that `deltaw list` shows, or FILE.py:NAME. dpo has a likelihood term here."""
     control: Literal["other", "benign", "noise"] | None = None
     """other: small talk in place of refusals. benign: harmless requests only. noise: harmless ones, half refused."""
     lora: Annotated[int | None, tyro.conf.arg(metavar="RANK")] = None
@@ -318,10 +323,13 @@ class SafetyTune:
     def run(self) -> int:
         """Tune; prints where the model is."""
         from deltaw.compare import SafetyTuning, safety_tune
+        from deltaw.plugins import resolve
         from deltaw.study.real_model import PLAN
 
+        known = {name: tuning.protocol for name, tuning in PLAN.tunings.items() if tuning.control is None}
+        protocol = known[self.protocol] if self.protocol in known else resolve("protocol", self.protocol)
         config = SafetyTuning(
-            PLAN.tunings[self.protocol].protocol,
+            protocol,
             self.control,
             self.lora,
             steps=self.steps,
@@ -330,9 +338,24 @@ class SafetyTune:
             requests=self.requests,
             seed=self.seed,
         )
-        name = "-".join(part for part in (Path(self.model).name, self.protocol, self.control) if part)
+        name = "-".join(part for part in (Path(self.model).name, protocol.name, self.control) if part)
         out = self.out or Path("runs") / name
         _say(f"Model: {safety_tune(self.model, out, config, device=_checked_device(self.device), say=_say)}")
+        return 0
+
+
+@dataclass(frozen=True)
+class List:
+    """Show the plug-ins there are: the kind, name, sentence and options of each, and where it comes from."""
+
+    def run(self) -> int:
+        """Print them."""
+        from deltaw.plugins import plugins
+
+        for plugin in plugins():
+            _say(f"{plugin.kind}  {plugin.name}  ({plugin.origin})\n    {plugin.sentence}")
+            if plugin.options:
+                _say(f"    options: {', '.join(plugin.options)}")
         return 0
 
 
@@ -344,6 +367,7 @@ Command = (
     | Annotated[Pool, tyro.conf.subcommand("pool")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[SafetyTune, tyro.conf.subcommand("safety-tune")]
+    | Annotated[List, tyro.conf.subcommand("list")]
 )
 
 DESCRIPTION = "deltaw: how does safety fine-tuning change a language model, and how do jailbreaks get past the change?"
