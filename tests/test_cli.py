@@ -54,6 +54,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "recipe": "quick",
             "out": None,
             "seed": 0,
+            "protocols": (),
             "engine": "dask",
             "workers": 0,
             "scheduler": None,
@@ -97,6 +98,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "device": "cpu",
             "seed": 0,
         },
+        "list": {},
     }
 
 

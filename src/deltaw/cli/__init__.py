@@ -18,6 +18,7 @@ import tyro
 
 from deltaw.cli.compare import Compare
 from deltaw.cli.interventions import Interventions
+from deltaw.cli.plugins import List
 from deltaw.cli.pool import Pool
 from deltaw.cli.report import Report
 from deltaw.cli.safety_tune import SafetyTune
@@ -33,6 +34,7 @@ Command = (
     | Annotated[Pool, tyro.conf.subcommand("pool")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[SafetyTune, tyro.conf.subcommand("safety-tune")]
+    | Annotated[List, tyro.conf.subcommand("list")]
 )
 
 DESCRIPTION = "deltaw: how does safety fine-tuning change a language model, and how do jailbreaks get past the change?"

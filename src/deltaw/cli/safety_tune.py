@@ -19,11 +19,8 @@ class SafetyTune:
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Directory of the model with its tokenizer."""
-    protocol: Literal["ssft", "dpo", "unlearn"] = "ssft"
-    """The objective:
-    - ssft: likelihood of the preferred answer
-    - dpo: preference between two answers, with a likelihood term
-    - unlearn: likelihood, and bounded gradient ascent on the rejected answer"""
+    protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "ssft"
+    """The protocol: a name from `deltaw list`, or FILE.py:NAME. dpo has a likelihood term here."""
     control: Literal["other", "benign", "noise"] | None = None
     """Train a control instead:
     - other: small talk in place of refusals
@@ -49,10 +46,13 @@ class SafetyTune:
     def run(self) -> int:
         """Tune; prints where the model is."""
         from deltaw.compare import SafetyTuning, safety_tune
+        from deltaw.plugins import resolve
         from deltaw.study.real_model import PLAN
 
+        known = {name: tuning.protocol for name, tuning in PLAN.tunings.items() if tuning.control is None}
+        protocol = known[self.protocol] if self.protocol in known else resolve("protocol", self.protocol)
         config = SafetyTuning(
-            PLAN.tunings[self.protocol].protocol,
+            protocol,
             self.control,
             self.lora,
             steps=self.steps,
@@ -61,7 +61,7 @@ class SafetyTune:
             requests=self.requests,
             seed=self.seed,
         )
-        name = "-".join(part for part in (Path(self.model).name, self.protocol, self.control) if part)
+        name = "-".join(part for part in (Path(self.model).name, protocol.name, self.control) if part)
         out = self.out or Path("runs") / name
         say(f"Model: {safety_tune(self.model, out, config, device=checked_device(self.device), say=say)}")
         return 0

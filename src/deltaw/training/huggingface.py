@@ -73,6 +73,8 @@ class SafetyTuning:
     """Of the order of requests and of the choice of refusals."""
 
     def __post_init__(self) -> None:
+        if self.control == "other" and not self.protocol.reads_preferred:
+            raise DeltawError(f"under {self.protocol.name} the control other teaches the same as no control; use noise")
         for name, least in (("steps", 1), ("batch", 2), ("requests", 2), ("new_tokens", 1)):
             if getattr(self, name) < least:
                 raise DeltawError(f"{name} is {getattr(self, name)}; expected at least {least}")

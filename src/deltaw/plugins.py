@@ -1,0 +1,187 @@
+"""Plug-ins: what there is, where each comes from, and how a name on the command line becomes one.
+
+A plug-in is a class in deltaw, in any installed package that names it in the entry-point group `deltaw.plugins`, or in
+a file, given as `path/to/file.py:Name`. Names, sentences and options are read from the sources without running them, so
+that a list needs no torch; only what is asked for is imported. Stages never ask here: a recipe holds the object.
+"""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from deltaw.errors import DeltawError
+
+GROUP = "deltaw.plugins"
+KINDS = {"protocol": "Protocol"}
+"""The kinds, and the base class of each, which is in the module `KIND` of deltaw's package `KINDs`."""
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """What is known of a plug-in before it is imported."""
+
+    kind: str
+    """A key of `KINDS`."""
+    name: str
+    """What it is called."""
+    sentence: str
+    """The first line of its docstring."""
+    options: tuple[str, ...]
+    """Its options with their defaults, such as `beta = 0.1`."""
+    origin: str
+    """deltaw, the name of a package, or a file."""
+    module: str
+    """The module that it is in."""
+    attribute: str
+    """The name of its class."""
+
+
+@cache
+def plugins() -> tuple[Plugin, ...]:
+    """All plug-ins of deltaw and of installed packages. DeltawError for a name that two have."""
+    known = [
+        plugin
+        for kind in KINDS
+        for path in sorted((_HERE / f"{kind}s").glob("*.py"))
+        for plugin in read(path, f"deltaw.{kind}s.{path.stem}", "deltaw")
+    ]
+    for entry in entry_points(group=GROUP):
+        origin = entry.dist.name if entry.dist else entry.module
+        path = _source(entry.module)
+        if path is None:
+            raise DeltawError(f"the plug-in {entry.value} of {origin} has no source file; install {origin} again")
+        told = [plugin for plugin in read(path, entry.module, origin) if plugin.attribute == entry.attr]
+        if not told:
+            raise DeltawError(f"{path} of {origin} has no plug-in {entry.attr}; {_expected()}")
+        known += told
+    for plugin in known:
+        _check_free(plugin, known)
+    return tuple(known)
+
+
+def resolve(kind: str, name: str) -> Any:
+    """The plug-in of that name, or of a file as `file.py:Name`, with its default options.
+
+    DeltawError for an unknown name (all are listed), a file that is no Python, a failing import, a name that is taken,
+    or a class that lacks something.
+    """
+    if ".py:" in name:
+        return _made(_of_file(kind, name))
+    known = [plugin for plugin in plugins() if plugin.kind == kind]
+    chosen = [plugin for plugin in known if plugin.name == name.replace("_", "-")]
+    if not chosen:
+        listed = ", ".join(plugin.name for plugin in known)
+        raise DeltawError(f"there is no {kind} {name!r}; there are {listed}, and any file.py:Name")
+    return _made(chosen[0])
+
+
+def read(path: Path, module: str, origin: str) -> list[Plugin]:
+    """The plug-ins that a source file defines. DeltawError if it cannot be read, or is no Python."""
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except OSError as error:
+        raise DeltawError(f"{path} cannot be read ({error.strerror}); give a Python file") from error
+    except (SyntaxError, ValueError) as error:
+        where = f" (line {error.lineno}: {error.msg})" if isinstance(error, SyntaxError) else f" ({error})"
+        raise DeltawError(f"{path} is no Python{where}; mend it, or give another file") from error
+    return [plugin for node in tree.body if isinstance(node, ast.ClassDef) for plugin in _told(node, module, origin)]
+
+
+def _told(node: ast.ClassDef, module: str, origin: str) -> Iterator[Plugin]:
+    bases = {base.id if isinstance(base, ast.Name) else getattr(base, "attr", "") for base in node.bases}
+    values = {
+        target.id: part.value
+        for part in node.body
+        if isinstance(part, ast.Assign)
+        for target in part.targets
+        if isinstance(target, ast.Name)
+    }
+    name = values.get("name")
+    for kind, base in KINDS.items():
+        if base in bases and isinstance(name, ast.Constant) and isinstance(name.value, str):
+            options = tuple(
+                f"{part.target.id} = {ast.unparse(part.value)}"
+                for part in node.body
+                if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name) and part.value is not None
+            )
+            sentence = (ast.get_docstring(node) or "").partition("\n")[0]
+            yield Plugin(kind, name.value, sentence, options, origin, module, node.name)
+
+
+def _of_file(kind: str, text: str) -> Plugin:
+    file, _, attribute = text.rpartition(":")
+    path = Path(file).absolute()
+    told = {plugin.attribute: plugin for plugin in read(path, path.stem, file) if plugin.kind == kind}
+    if attribute not in told:
+        listed = ", ".join(told) or "none"
+        raise DeltawError(f"{file} has no {kind} {attribute!r}; it has {listed}; {_expected()}")
+    _check_free(told[attribute], plugins())
+    try:
+        spec = importlib.util.find_spec(path.stem)
+    except (ImportError, ValueError):
+        spec = None
+    if not path.stem.isidentifier() or (spec is not None and spec.origin != str(path)):
+        raise DeltawError(f"{file} cannot be imported as {path.stem!r}, which is no free name of a module; rename it")
+    if str(path.parent) not in sys.path:
+        # At the end, so that no other file beside it hides a module. Workers start with the same path.
+        sys.path.append(str(path.parent))
+    return told[attribute]
+
+
+def _made(plugin: Plugin) -> Any:
+    what = f"the {plugin.kind} {plugin.name} of {plugin.origin}"
+    try:
+        found = getattr(importlib.import_module(plugin.module), plugin.attribute)
+    except Exception as error:
+        raise DeltawError(
+            f"{what} cannot be imported: {type(error).__name__}: {error}; mend {plugin.module}"
+        ) from error
+    base = getattr(importlib.import_module(f"deltaw.{plugin.kind}s.{plugin.kind}"), KINDS[plugin.kind])
+    if not (inspect.isclass(found) and issubclass(found, base) and is_dataclass(found)):
+        raise DeltawError(f"{what} is no frozen dataclass that is a {base.__name__}; {_expected()}")
+    missing = [*sorted(getattr(found, "__abstractmethods__", ())), *(n for n in ("label",) if not hasattr(found, n))]
+    if missing:
+        raise DeltawError(f"{what} lacks {', '.join(missing)}; add it to {plugin.module}")
+    try:
+        made = found()
+        hash(made)
+    except TypeError as error:
+        raise DeltawError(f"{what} cannot be made without options ({error}); give each a default, frozen") from error
+    return made
+
+
+def _check_free(plugin: Plugin, known: Any) -> None:
+    for other in known:
+        same = (other.kind, other.name) == (plugin.kind, plugin.name)
+        if same and (other.module, other.attribute) != (plugin.module, plugin.attribute):
+            raise DeltawError(
+                f"the {plugin.kind} {plugin.name!r} of {plugin.origin} has a name that is taken by {other.origin}'s; "
+                "rename one of the two"
+            )
+
+
+def _expected() -> str:
+    bases = " or ".join(KINDS.values())
+    return f'expected a class of that name whose base is {bases}, with name = "..."'
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module, found without importing it."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
+        return None
+    if not rest:
+        return Path(spec.origin)
+    base = Path(spec.origin).parent.joinpath(*rest)
+    candidates = (base / "__init__.py", base.with_name(f"{base.name}.py"))
+    return next((path for path in candidates if path.is_file()), None)

@@ -1,0 +1,73 @@
+"""A recipe with other protocols than its own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from deltaw.errors import DeltawError
+from deltaw.protocols.protocol import Protocol
+from deltaw.recipes.common import controlled
+from deltaw.recipes.config import Recipe
+from deltaw.recipes.tuned import Tuned
+
+
+def with_protocols(recipe: Recipe, protocols: Sequence[Protocol]) -> Recipe:
+    """The study with tunings by these protocols, and no others.
+
+    A protocol that the recipe has by that name stays as the recipe configures it, with its controls. Another is tuned
+    at the recipe's rates, with its own control wherever the recipe has an `other`. DeltawError for a grid, and for a
+    protocol that is named twice.
+    """
+    if recipe.cells:
+        raise DeltawError(f"the recipe {recipe.name} is a grid of one protocol; give --protocols with another recipe")
+    names = [protocol.name for protocol in protocols]
+    if len(set(names)) < len(names):
+        raise DeltawError(f"the protocols are {', '.join(names)}; give each once")
+    tunings = tuple(tuned for protocol in protocols for tuned in _tunings(recipe, protocol))
+    there = {tuned.name for tuned in tunings}
+    new = there - {tuned.name for tuned in recipe.tunings}
+    medium = [tuned for tuned in tunings if tuned.strength == "medium" and tuned.name in new]
+
+    def kept(chosen: tuple[str, ...], added: tuple[str, ...]) -> tuple[str, ...]:
+        return (*(name for name in chosen if name in there), *added)
+
+    attacks, subspaces = recipe.model_attacks, recipe.subspaces
+    plain = tuple(tuned.name for tuned in medium if tuned.control is None)
+    own = tuple(tuned.name for tuned in medium if tuned.control is not None)
+    if subspaces is not None:
+        ranked, dosed = (
+            None if chosen is None else kept(chosen, (*plain, *own)) for chosen in (subspaces.ranked, subspaces.dosed)
+        )
+        subspaces = replace(subspaces, ranked=ranked, dosed=dosed)
+    left_out = recipe.left_out if recipe.left_out is not None and recipe.left_out.compared in there else None
+    return replace(
+        recipe,
+        tunings=tunings,
+        model_attacks=replace(
+            attacks,
+            models=kept(attacks.models, plain),
+            controls=kept(attacks.controls, own if attacks.controls else ()),
+        ),
+        subspaces=subspaces,
+        left_out=left_out,
+        interventions=tuple(
+            (name, sweep if sweep.partner in there else replace(sweep, partner=None))
+            for name, sweep in recipe.interventions
+            if name in there
+        ),
+    )
+
+
+def _tunings(recipe: Recipe, protocol: Protocol) -> Iterator[Tuned]:
+    own = [tuned for tuned in recipe.tunings if tuned.protocol == protocol.name]
+    if own:
+        yield from own
+        return
+    first = recipe.tunings[0].protocol
+    for tuned in recipe.tunings:
+        if tuned.protocol != first or tuned.control is not None:
+            continue
+        name, config = f"{protocol.name}-{tuned.strength}", replace(tuned.config, protocol=protocol)
+        mine = replace(tuned, name=name, protocol=protocol.name, config=config)
+        yield mine
+        if f"other-{tuned.name}" in {other.name for other in recipe.tunings}:
+            yield controlled(mine, protocol.own_control)

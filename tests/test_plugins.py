@@ -1,0 +1,132 @@
+"""What a name on the command line becomes, and what is said of one that becomes nothing."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from deltaw import plugins as registry
+from deltaw.errors import DeltawError
+from deltaw.plugins import plugins, resolve
+from deltaw.protocols.npo import Npo
+from deltaw.recipes import recipe
+from deltaw.recipes.choose import with_protocols
+from deltaw.study.graph import stages
+
+MINE = '''"""A protocol of one's own."""
+from dataclasses import dataclass
+from deltaw.protocols import Loss, Protocol, TuningBatch
+
+@dataclass(frozen=True)
+class Mine(Protocol):
+    """Half of the loss of supervised fine-tuning."""
+    name = "mine"
+    label = "My own"
+    factor: float = 0.5
+    def loss(self, model, batch):
+        from deltaw.protocols import responses_of
+        preferred, _ = responses_of(model, batch.pair)
+        return Loss.of(self.factor * preferred.nll())
+'''
+
+
+@pytest.fixture(autouse=True)
+def path_as_before() -> Iterator[None]:
+    before, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = before
+    for name in set(sys.modules) - modules:
+        if not name.startswith("deltaw"):
+            del sys.modules[name]
+
+
+def test_every_protocol_is_listed_with_its_sentence_and_options() -> None:
+    listed = {plugin.name: plugin for plugin in plugins() if plugin.kind == "protocol"}
+    names = {"ssft", "dpo", "unlearn", "npo", "dpo-published", "unlearn-published", "circuit-breakers"}
+    assert names <= listed.keys()
+    for name in names:
+        made = resolve("protocol", name)
+        assert (made.name, listed[name].origin) == (name, "deltaw")
+        assert [option.partition(" = ")[0] for option in listed[name].options] == [part.name for part in fields(made)]
+        assert listed[name].sentence.endswith(".")
+    assert resolve("protocol", "circuit_breakers").name == "circuit-breakers"
+
+
+def test_a_list_needs_no_torch() -> None:
+    package = f"module.__path__ = [{str(Path(registry.__file__).parent)!r}]"  # without what `import deltaw` loads
+    script = f"import sys, types; module = sys.modules['deltaw'] = types.ModuleType('deltaw'); {package}; "
+    script += "from deltaw.plugins import plugins; plugins(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_a_file_is_a_plugin(tmp_path: Path) -> None:
+    (tmp_path / "my_own_protocol.py").write_text(MINE)
+    made = resolve("protocol", f"{tmp_path / 'my_own_protocol.py'}:Mine")
+    assert (made.name, made.factor) == ("mine", 0.5)
+    graph = {stage.name: stage for stage in stages(with_protocols(recipe("smoke"), [made, Npo()]))}
+    assert graph["tune-mine-medium-s0"].config.tuned.config.protocol == made
+    assert graph["tune-other-mine-medium-s0"].config.tuned.config.control == "other"
+    assert graph["tune-npo-medium-s0"].inputs["reference"] == "reference-s0"
+    assert not any("ssft" in name for name in graph)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def", "is no Python .line 1"),
+        ("\0", "is no Python"),
+        ("x = 1", "has no protocol 'Mine'; it has none"),
+        (MINE.replace('name = "mine"', 'name = "npo"'), "'npo' of .* has a name that is taken by deltaw's"),
+        (MINE.replace("def loss", "def lose"), "lacks loss"),
+        (MINE.replace('label = "My own"', ""), "lacks label"),
+        (MINE.replace("from dataclasses", "import nowhere_at_all\nfrom dataclasses"), "ModuleNotFoundError"),
+        (MINE.replace("factor: float = 0.5", "factor: float"), "give each a default"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "bad_protocol_file.py").write_text(text)
+    with pytest.raises(DeltawError, match=said):
+        resolve("protocol", f"{tmp_path / 'bad_protocol_file.py'}:Mine")
+
+
+def test_unknown_names_and_files_are_said(tmp_path: Path) -> None:
+    with pytest.raises(DeltawError, match=r"no protocol 'ppo'; there are circuit-breakers, dpo, .*ssft"):
+        resolve("protocol", "ppo")
+    with pytest.raises(DeltawError, match="cannot be read"):
+        resolve("protocol", f"{tmp_path}/absent.py:Mine")
+    (tmp_path / "json.py").write_text(MINE)
+    with pytest.raises(DeltawError, match="rename it"):
+        resolve("protocol", f"{tmp_path}/json.py:Mine")
+    with pytest.raises(DeltawError, match="give each once"):
+        with_protocols(recipe("smoke"), [Npo(), Npo()])
+    with pytest.raises(DeltawError, match="is a grid"):
+        with_protocols(recipe("grid"), [Npo()])
+
+
+def test_a_recipe_keeps_its_own_configuration_and_controls() -> None:
+    smoke = recipe("smoke")
+    chosen = with_protocols(smoke, [resolve("protocol", name) for name in ("dpo", "circuit-breakers")])
+    by_name = {tuned.name: tuned for tuned in chosen.tunings}
+    assert by_name["dpo-medium"] == next(tuned for tuned in smoke.tunings if tuned.name == "dpo-medium")
+    assert by_name["operators-circuit-breakers-medium"].config.control == "operators"
+    assert "circuit-breakers-medium" in chosen.model_attacks.models
+    assert chosen.left_out is None
+    assert with_protocols(smoke, [resolve("protocol", "ssft")]).left_out is not None
+
+
+def test_an_installed_package_adds_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their_protocols.py").write_text(MINE)
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[deltaw.plugins]\nmine = their_protocols:Mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.plugins.cache_clear()
+    try:
+        assert [plugin.origin for plugin in plugins() if plugin.name == "mine"] == ["theirs"]
+        assert resolve("protocol", "mine").label == "My own"
+    finally:
+        registry.plugins.cache_clear()
