@@ -18,7 +18,7 @@ import tyro
 
 from deltaw.cli.compare import Compare
 from deltaw.cli.interventions import Interventions
-from deltaw.cli.plugins import List
+from deltaw.cli.list import List
 from deltaw.cli.pool import Pool
 from deltaw.cli.report import Report
 from deltaw.cli.safety_tune import SafetyTune
