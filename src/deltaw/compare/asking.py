@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deltaw.attacks.prompts.plain_english import ATTACKS, under_attack
 from deltaw.behaviour.judge import Judge, Verdict
-from deltaw.models.huggingface import Chat, answer, text_of
+from deltaw.models.huggingface import Chat, answer, chat_text, opens_thoughts, text_of
 from deltaw.prompts.matched import CONTRASTS, LABELS, Prompt, matched, spread
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval, sign_flip_null, wilson
@@ -83,12 +83,16 @@ def evenly(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
 def ask(
     chat: Chat, prompts: Sequence[Prompt], judge: Judge, effort: Effort, progress: Callable[[int, int], None]
 ) -> list[Verdict]:
-    """The judge's verdict on the greedy answer to each prompt; a prefill counts as part of the answer."""
-    found = answer(chat, prompts, effort.new_tokens, effort.batch, progress)
-    return [
-        judge(prompt.text, (prompt.prefill + text_of(chat, tokens)).strip())
-        for prompt, tokens in zip(prompts, found, strict=True)
-    ]
+    """The judge's verdict on the greedy answer to each prompt; a prefill counts as part of the answer.
+
+    Where the template opens the model's thoughts, the judge is given the tag that opens them too.
+    """
+    verdicts = []
+    answers = answer(chat, prompts, effort.new_tokens, effort.batch, progress)
+    for prompt, tokens in zip(prompts, answers, strict=True):
+        opening = "<think>" if opens_thoughts(chat_text(chat, prompt)) else ""
+        verdicts.append(judge(prompt.text, (opening + prompt.prefill + text_of(chat, tokens)).strip()))
+    return verdicts
 
 
 def write_rates(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> None:

@@ -148,17 +148,25 @@ def _check_tensors(directory: Path, report: Mapping[str, Any]) -> None:
 def chat_text(chat: Chat, prompt: Prompt) -> str:
     """What the model reads: the request in the chat template, up to where the answer begins, and the prefill.
 
-    A tokenizer without a template gets the request, a line break, and the prefill. DeltawError if the template fails.
+    A tokenizer without a template gets the request, a line break, and the prefill. Templates that can switch thinking
+    off are asked to. DeltawError if the template fails.
     """
     if getattr(chat.tokenizer, "chat_template", None) is None:
         return f"{prompt.text}\n{prompt.prefill}"
     messages = [{"role": "user", "content": prompt.text}]
     try:
-        text: str = chat.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text: str = chat.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
     except (TemplateError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise DeltawError(f"the chat template in {chat.directory} takes no request of a user: {reason}") from error
     return text + prompt.prefill
+
+
+def opens_thoughts(text: str) -> bool:
+    """Whether a rendered prompt leaves the model inside its thoughts."""
+    return text.rfind("<think>") > text.rfind("</think>")
 
 
 def token_ids(chat: Chat, text: str) -> list[int]:
