@@ -27,7 +27,8 @@ class Family:
 
     transposed: whether matrices are stored (in, out), as by GPT-2 on Hugging Face, and not (out, in). activation: None
     where the MLP is gated, or its activation is only known to its configuration: it then has sites, and no
-    `MlpWeights`. Of a gated MLP's two input maps, `in_proj` is the one before the activation (or both, if fused).
+    `MlpWeights`. Of a gated MLP's two input maps, `in_proj` is the one before the activation (or both, if fused) and
+    `up_proj` the other.
     """
 
     block: str
@@ -35,10 +36,14 @@ class Family:
     out_proj: str
     activation: Callable[[Tensor], Tensor] | None
     transposed: bool = False
+    up_proj: str | None = None
 
 
-def _on_the_hub(block: str, in_proj: str, out_proj: str) -> Family:
-    return Family(block, f"{block}.{in_proj}", f"{block}.{out_proj}", activation=None)
+def _on_the_hub(
+    block: str, in_proj: str, out_proj: str, up_proj: str | None = None, transposed: bool = False
+) -> Family:
+    up_proj = None if up_proj is None else f"{block}.{up_proj}"
+    return Family(block, f"{block}.{in_proj}", f"{block}.{out_proj}", None, transposed, up_proj)
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -48,10 +53,10 @@ FAMILIES: Mapping[str, Family] = {
         out_proj="blocks.{layer}.mlp.out_proj",
         activation=gelu_tanh,
     ),
-    "llama": _on_the_hub("model.layers.{layer}", "mlp.gate_proj", "mlp.down_proj"),
+    "llama": _on_the_hub("model.layers.{layer}", "mlp.gate_proj", "mlp.down_proj", up_proj="mlp.up_proj"),
     "phi3": _on_the_hub("model.layers.{layer}", "mlp.gate_up_proj", "mlp.down_proj"),
     "phi": _on_the_hub("model.layers.{layer}", "mlp.fc1", "mlp.fc2"),
-    "gpt2": _on_the_hub("transformer.h.{layer}", "mlp.c_fc", "mlp.c_proj"),
+    "gpt2": _on_the_hub("transformer.h.{layer}", "mlp.c_fc", "mlp.c_proj", transposed=True),
     "gpt_neox": _on_the_hub("gpt_neox.layers.{layer}", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
     "opt": _on_the_hub("model.decoder.layers.{layer}", "fc1", "fc2"),
 }
