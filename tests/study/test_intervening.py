@@ -2,6 +2,7 @@
 agree with each other.
 """
 
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -9,39 +10,46 @@ import numpy as np
 import pytest
 import torch
 
-from deltaw.attacks.models import Requests, unattacked
+from deltaw.attacks.models import Requests
 from deltaw.behaviour.exact import Answers
 from deltaw.claims import STATEMENTS, Statement, decide
 from deltaw.claims.statements import as_control
-from deltaw.interventions import answers_patched, state_of
+from deltaw.errors import DeltawError
+from deltaw.interventions import (
+    MEASURED,
+    Asked,
+    Responses,
+    Subject,
+    answers_patched,
+    measure_interpolation,
+    measure_interventions,
+    measure_layers,
+    measure_patches,
+    measure_rank,
+    measure_subspace,
+    measure_swaps,
+)
+from deltaw.interventions.measure_interpolation import extrapolation, log_odds
+from deltaw.interventions.measure_patches import CLAIMED, Returned, Unpatched, together, write_returned
+from deltaw.interventions.measure_subspace import named
+from deltaw.interventions.subject import Answered, Panel
+from deltaw.interventions.sweep import PARTS
 from deltaw.models import Transformer
 from deltaw.recipes import recipe
 from deltaw.recipes.intervention_sweeps import STANDARD, Sweep
 from deltaw.results import Measurement
 from deltaw.statistics import wilson
 from deltaw.study.graph import stages
-from deltaw.study.stages import edited as subject
 from deltaw.study.stages import intervene as intervening
-from deltaw.study.stages import patches as patched
-from deltaw.study.stages import steering as directed
-from deltaw.study.stages.edited import ALLOWED, FORBIDDEN, Answered, Panel, Subject
-from deltaw.study.stages.intervene import (
-    alphas,
-    extrapolation,
-    intervening_prompts,
-    layers,
-    log_odds,
-    named,
-    ranks,
-    subspaces,
-    swaps,
-)
+from deltaw.study.stages import lens as synthetic
+from deltaw.study.stages.intervene import asked, synthetic_subject
+from deltaw.study.stages.lens import ALLOWED, ATTACKS, FORBIDDEN
 from deltaw.study.stages.making import answers_to
-from deltaw.study.stages.patches import ATTACKS, Asked
 from deltaw.study.stages.recorder import Sheet
 from deltaw.training.pretraining import model_config
 from deltaw.world import Prompts, Response, World
 
+measuring = sys.modules["deltaw.interventions.measure_patches"]  # the package has a function of that name
 RECIPE = recipe("smoke")
 WORLD = World(RECIPE.world)
 SWEEP = Sweep(
@@ -54,12 +62,14 @@ def tiny(seed: int) -> Transformer:
     return Transformer(model_config(WORLD, RECIPE.pretraining), torch.Generator().manual_seed(seed))
 
 
-def studied(sweep: Sweep = SWEEP, base: int = 0, tuned: int = 1) -> Subject:
+def studied(sweep: Sweep = SWEEP, base: int = 0, tuned: int = 1, control: str | None = None) -> Subject:
     sheet = Sheet(stage="intervention", model="ssft-medium", protocol="ssft", strength="medium", seed=0, step=8)
-    model = tiny(tuned)
-    return Subject(
-        WORLD, 0, 20, state_of(tiny(base)), state_of(model), model, sweep, sheet, lambda done, total, note="": None
-    )
+    sizes = replace(RECIPE.sizes, bootstrap=20)
+    return synthetic_subject(tiny(base), tiny(tuned), WORLD, sweep, sizes, 0, sheet, control)
+
+
+def answered(panel: Panel, labels: list[int]) -> Answered:
+    return Answered(panel, Responses(np.array(labels), ((0,),) * len(labels)))
 
 
 def of(found: Subject, statistic: str, **where: object) -> list[Measurement]:
@@ -75,7 +85,7 @@ def rates(found: Subject, **where: object) -> list[tuple[str, str | None, float]
 
 def test_the_ends_of_all_roads_are_the_base_and_the_tuned_model() -> None:
     found = studied()
-    for part in (alphas, subspaces, ranks):
+    for part in (measure_interpolation, measure_subspace, measure_rank):
         part(found)
     two = (ALLOWED, FORBIDDEN)
     at_one = [line for line in rates(found, intervention="interpolation", dose=1.0, module="whole") if line[1] in two]
@@ -103,8 +113,10 @@ def test_the_ends_of_all_roads_are_the_base_and_the_tuned_model() -> None:
 def test_a_value_beside_a_null_of_few_prompts_is_of_the_same_few() -> None:
     found = studied()
     few = found.first_of(found.own)
-    assert [few.panel.rows, few.labels.tolist()] == [found.few.rows, found.answer(found.few).labels.tolist()]
-    subspaces(found)
+    again = found.answer(found.few)
+    assert [few.panel.rows, few.responses.labels.tolist()] == [again.panel.rows, again.responses.labels.tolist()]
+    assert few.responses.tokens == again.responses.tokens
+    measure_subspace(found)
     (line,) = of(found, "refuse_rate", intervention="null", set=FORBIDDEN)
     (other,) = of(found, "refuse_rate", intervention="null+column+rest", set=FORBIDDEN)
     assert (line.n, other.n) == (SWEEP.few, SWEEP.prompts)
@@ -112,18 +124,18 @@ def test_a_value_beside_a_null_of_few_prompts_is_of_the_same_few() -> None:
 
 def test_all_attacks_together_count_each_by_its_rows() -> None:
     """A prompt under two attacks is one prompt; where attacks differ, so do their shares by chance in the same way."""
-    one = patched.Returned(np.arange(10), np.ones(10), np.zeros(10), np.array([0.0, 1.0]))
-    other = patched.Returned(np.arange(30), np.zeros(30), np.ones(30), np.array([0.4, 0.2]))
-    none = patched.Returned(np.zeros(0, dtype=int), np.zeros(0), np.zeros(0), np.zeros(0))
-    both = patched._together([one, none, other])
+    one = Returned(np.arange(10), np.ones(10), np.zeros(10), np.array([0.0, 1.0]))
+    other = Returned(np.arange(30), np.zeros(30), np.ones(30), np.array([0.4, 0.2]))
+    none = Returned(np.zeros(0, dtype=int), np.zeros(0), np.zeros(0), np.zeros(0))
+    both = together([one, none, other])
     assert both.chance == pytest.approx([0.3, 0.4])
     found = studied()
-    patched._returned(both, found.sheet)
+    write_returned(both, found.sheet)
     (line,) = of(found, "refusal_returned", intervention="restore", null_kind="allowed_source")
     assert (line.value, line.n, line.null_mean) == (0.25, 30, 0.75)
     assert line.low is not None
     assert line.low < wilson(10, 40).low  # thirty prompts, not forty
-    assert not patched._together([none]).chance.size
+    assert not together([none]).chance.size
 
 
 def test_names_of_combinations() -> None:
@@ -142,10 +154,8 @@ def test_the_best_alpha_is_chosen_on_other_prompts_than_it_is_measured_on() -> N
     safe = {1.5: [2, 2, 0, 2], 3.0: [2, 2, 2, 2]}  # the first and third prompt choose
     able = {1.5: [1, 1, 1, 1], 3.0: [1, 0, 1, 0]}
     panel = found.conditional
-    beyond = {
-        alpha: Answered(panel, torch.tensor([*able[alpha], *safe[alpha]]), torch.zeros(8, 1)) for alpha in safe
-    }  # fmt: skip
-    found.own = Answered(panel, torch.tensor([1, 1, 1, 1, 0, 0, 0, 2]), torch.zeros(8, 1))
+    beyond = {alpha: answered(panel, [*able[alpha], *safe[alpha]]) for alpha in safe}
+    found.own = answered(panel, [1, 1, 1, 1, 0, 0, 0, 2])
     extrapolation(found, beyond)
     (gain,), (cost,) = of(found, "extrapolation_log_odds"), of(found, "extrapolation_cost")
     assert gain.dose == cost.dose == 3.0
@@ -159,11 +169,11 @@ def test_a_random_step_that_does_what_the_chosen_one_does_is_as_good(monkeypatch
     found = studied(replace(SWEEP, prompts=40, few=7))
 
     def by_text(panel: Panel, state: object = None) -> Answered:
-        labels = torch.from_numpy(2 * (panel.prompts.letters[:, 0] % 3 == 0))  # refuses a third, by the text alone
-        return Answered(panel, labels, torch.zeros(len(labels), 1))
+        letters = np.concatenate([prompts.letters[:, 0] for prompts in panel.sets.values()])
+        return answered(panel, (2 * (letters % 3 == 0)).tolist())  # refuses a third, by the text alone
 
     monkeypatch.setattr(found, "answer", by_text)
-    found.own = Answered(found.conditional, torch.zeros(80), torch.zeros(80, 1))
+    found.own = answered(found.conditional, [0] * 80)
     extrapolation(found, {1.5: by_text(found.conditional)})
     (gain,) = of(found, "extrapolation_log_odds")
     assert gain.value > 0
@@ -177,24 +187,24 @@ def test_of_a_control_what_it_was_taught_counts_in_place_of_refusals() -> None:
         ("constant", Response.CONSTANT),
         ("operators", Response.REFUSE),
     ):
-        found = studied(replace(SWEEP, prompts=4))
-        found.control = control
-        prompts = found.conditional.prompts
+        found = studied(replace(SWEEP, prompts=4), control=control)
+        prompts = Prompts.concatenate(list(found.conditional.sets.values()))
         kinds = np.array([0, 0, 0, 0, response, Response.COMPLY, response, Response.REFUSE])
-        outputs = torch.from_numpy(WORLD.layout.response_tokens(prompts, kinds))
+        outputs = WORLD.layout.response_tokens(prompts, kinds)
         outputs[6, 0] = (outputs[6, 0] + 1) % WORLD.vocabulary.size  # the third begins otherwise
-        labels = torch.tensor([1, 1, 1, 1, 0, 1, 0, 2])
+        labels = np.array([1, 1, 1, 1, 0, 1, 0, 2])
         if response == Response.REFUSE:
             labels[4] = 2
-        answered = Answered(found.conditional, labels, outputs)
-        assert found.taught(answered, FORBIDDEN).tolist() == [1, 0, 0, float(response == Response.REFUSE)]
-        asked = patched._ask(found, prompts)
-        assert asked.gets(Answers(outputs, labels))[4:].tolist() == found.taught(answered, FORBIDDEN).tolist()
+        pad = WORLD.vocabulary.pad
+        responses = Responses(labels, tuple(tuple(token for token in row if token != pad) for row in outputs.tolist()))
+        expected = [1, 0, 0, float(response == Response.REFUSE)]
+        assert found.taught(Answered(found.conditional, responses), FORBIDDEN).tolist() == expected
+        assert found.gets(prompts, responses)[4:].tolist() == expected
 
 
 def test_layers_add_up_to_what_tuning_changed() -> None:
     found = studied()
-    layers(found)
+    measure_layers(found)
     for statistic, name in (("refuse_rate", FORBIDDEN), ("comply_rate", ALLOWED), ("refuse_rate", ALLOWED)):
         values = of(found, f"shapley_{statistic}", set=name)
         assert [(line.layer, line.module) for line in values] == [(0, "blocks.0"), (1, "blocks.1"), (None, "ends")]
@@ -203,27 +213,28 @@ def test_layers_add_up_to_what_tuning_changed() -> None:
 
 def test_swapped_in_layers_of_the_same_model_change_nothing() -> None:
     found = studied()
-    swaps(found, found.tuned)
-    ranks(found)
+    measure_swaps(found, found.tuned)
+    measure_rank(found)
     assert rates(found, intervention="swap/dpo-medium", dose=1) == rates(found, intervention="truncated", dose=32)
 
 
 def refusing(found: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the model refused every forbidden prompt and answered every allowed or attacked one."""
-    asked = iter([2, *[1] * (1 + len(ATTACKS))])
-    real = patched._ask
+    labels = iter([2, *[1] * (1 + len(ATTACKS))])
+    real = measuring.ask
 
-    def pretend(one: Subject, prompts: Prompts) -> Asked:
-        made = real(one, prompts)
-        return replace(made, answers=replace(made.answers, labels=torch.full_like(made.labels, next(asked))))
+    def pretend(subject: Subject, prompts: Prompts) -> Unpatched:
+        made: Unpatched = real(subject, prompts)
+        responses = replace(made.responses, labels=np.full(len(prompts), next(labels)))
+        return replace(made, responses=responses)
 
-    monkeypatch.setattr(patched, "_ask", pretend)
+    monkeypatch.setattr(measuring, "ask", pretend)
 
 
 def test_patches_are_measured_where_there_is_something_to_bring_back(monkeypatch: pytest.MonkeyPatch) -> None:
     found = studied(replace(SWEEP, attacked=12))
     refusing(found, monkeypatch)
-    patched.patches(found)
+    measure_patches(found)
     for attack in ATTACKS:
         lines = of(found, "refusal_returned", attack=attack, intervention="restore")
         assert {(line.dose, line.role) for line in lines} == {
@@ -243,16 +254,17 @@ def test_patches_are_measured_where_there_is_something_to_bring_back(monkeypatch
 
 def test_a_patch_from_another_allowed_prompt_is_from_another_one() -> None:
     found = studied(replace(SWEEP, attacked=5))
-    asked = patched._ask(found, found.world.sample(ALLOWED, range(5), seed=0))
-    turned = asked.turned()
+    unpatched = measuring.ask(found, WORLD.sample(ALLOWED, range(5), seed=0))
+    turned = unpatched.turned()
     rows = [1, 2, 3, 4, 0]
-    assert torch.equal(turned.requests.batch.tokens, asked.requests.batch.tokens[rows])
-    assert torch.equal(turned.labels, asked.labels[rows])
+    assert turned.prompts.letters.tolist() == unpatched.prompts.letters[rows].tolist()
+    assert turned.responses.labels.tolist() == unpatched.responses.labels[rows].tolist()
+    assert turned.responses.tokens == tuple(unpatched.responses.tokens[row] for row in rows)
 
 
 def test_nothing_is_said_of_refusals_that_were_not_there() -> None:
     found = studied()
-    patched.patches(found)  # models that know nothing refuse nothing
+    measure_patches(found)  # models that know nothing refuse nothing
     assert not of(found, "refusal_returned")
     assert of(found, "refuse_rate", intervention="restore")
 
@@ -268,7 +280,7 @@ def test_claims_find_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(wanted) == 12
     found = studied(replace(SWEEP, attacked=12, alphas=(2.0,), scopes=()))
     refusing(found, monkeypatch)
-    for part in (alphas, subspaces, patched.patches):
+    for part in (measure_interpolation, measure_subspace, measure_patches):
         part(found)
     models = {model for s in wanted.values() for model in all_models(s)}
     lines = [replace(line, model=model) for model in models for line in found.sheet.lines]
@@ -291,39 +303,40 @@ def test_the_standard_sweeps_measure_all_that_claims_read() -> None:
     assert min(sweep.draws for sweep in sweeps.values()) >= 20
     assert all(8 in sweep.ks for sweep in sweeps.values() if "patches" in sweep.parts)
     ranks = {dict(s.query.where)["dose"] for s in STATEMENTS if s.query.statistic == "refusal_returned"}
-    assert ranks == {patched.CLAIMED}
+    assert ranks == {CLAIMED}
 
 
 def test_the_plan_counts_what_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    answered: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     part = ""
 
     def counting(model: Transformer, world: World, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
-        answered[part] += len(prompts)
+        counts[part] += len(prompts)
         return answers_to(model, world, prompts)
 
     def counting_patched(model: Transformer, target: Requests, *rest: object) -> Answers:
-        answered[part] += len(target)
+        counts[part] += len(target)
         return answers_patched(model, target, *rest)  # type: ignore[arg-type]
 
-    def counting_plain(model: Transformer, requests: Requests) -> Answers:
-        answered[part] += len(requests)
-        return unattacked(model, requests)
-
-    monkeypatch.setattr(subject, "answers_to", counting)
-    monkeypatch.setattr(patched, "answers_patched", counting_patched)
-    monkeypatch.setattr(patched, "unattacked", counting_plain)
+    monkeypatch.setattr(synthetic, "answers_to", counting)
+    monkeypatch.setattr(synthetic, "answers_patched", counting_patched)
     sweep = replace(SWEEP, prompts=6, few=4, attacked=4)
-    for name, run in (
-        ("alpha", alphas), ("subspace", subspaces), ("rank", ranks), ("layers", layers),
-        ("swaps", lambda found: swaps(found, found.tuned)), ("directions", directed.directions),
-        ("patches", patched.patches),
-    ):  # fmt: skip
-        part, found = name, studied(sweep)
+    for name in PARTS:
+        part, found = name, studied(replace(sweep, parts=(name,)))
         if name == "patches":
             refusing(found, monkeypatch)
-        run(found)
-        assert answered[name] == intervening_prompts(replace(sweep, parts=(name,)), 2, len(ATTACKS)), name
+        measure_interventions(found, found.tuned)
+        assert counts[name] == found.sweep.answered(2, len(ATTACKS)), name
+
+
+def test_every_part_of_a_sweep_has_an_intervention() -> None:
+    assert {*MEASURED, "swaps"} == set(PARTS)
+
+
+def test_as_many_prompts_are_allowed_as_forbidden() -> None:
+    whole = asked(WORLD, SWEEP, 0)
+    with pytest.raises(DeltawError, match="5 allowed and 4 forbidden"):
+        Asked(ALLOWED, FORBIDDEN, {**whole.sets, FORBIDDEN: whole.sets[FORBIDDEN][:4]})
 
 
 def test_only_recipes_that_ask_for_it_intervene() -> None:

@@ -27,7 +27,7 @@ from deltaw.study.all_interventions import run_interventions
 from deltaw.study.keep_results import publish
 from deltaw.study.published_statistics import UPDATES
 from deltaw.study.run import run_study
-from deltaw.study.stages.patches import ATTACKS
+from deltaw.study.stages.lens import ATTACKS
 
 COMMAND = (sys.executable, "-m", "deltaw.cli")
 WITHOUT_DASK = (

@@ -5,6 +5,7 @@ observations want of the base model before the tuned one is asked for.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,15 +17,31 @@ from torch import Tensor
 from deltaw.attacks.prompts.plain_english import ATTACKS, under_attack
 from deltaw.compare.asking import Effort
 from deltaw.compare.two_models import TwoModels
+from deltaw.errors import DeltawError
+from deltaw.interventions import Edit, Patch, Place, Responses, State, check_patch, editing, holding, patching
 from deltaw.models import MlpWeights
-from deltaw.models.huggingface import Chat, Encoded, activations_of, embedded, frozen, padded, readout, rows_of
+from deltaw.models.huggingface import (
+    Chat,
+    Encoded,
+    activations_of,
+    answers_to_rows,
+    decoded,
+    embedded,
+    frozen,
+    logits_of,
+    padded,
+    readout,
+    rows_of,
+)
 from deltaw.models.mlp_maps import mlp_of
+from deltaw.models.taps import tap
 from deltaw.observations import lens as lenses
 from deltaw.observations.lens import (
     READ,
     Attacked,
     BaseSide,
     Contrast,
+    Ints,
     Lens,
     Places,
     PromptEmbeddings,
@@ -39,6 +56,7 @@ LIGHT = 1 << 30
 
 Tokens = Callable[[Chat, PromptSet], list[list[int]]]
 Complied = Callable[[Chat, PromptSet], NDArray[np.bool_]]
+Judged = Callable[[Chat, PromptSet, list[list[int]]], Responses]
 Blocks = Callable[[Encoded, PromptSet], dict[str, Tensor]]
 LAST = "last_prompt"
 FOLDS = 5  # of a separation; so many groups of pairs that share nothing are needed
@@ -62,6 +80,8 @@ class HuggingFaceModel:
     blocks: names parts of the prompt, for sensitivities; the last token is one, called `LAST`.
     batch: prompts that are read at once.
     jacobian_rows: prompts whose Jacobians are taken at once.
+    judged: what its answers to prompts are, from their tokens; None: it is read, and not edited and asked.
+    new_tokens: of an answer.
     """
 
     chat: Callable[[], Chat]
@@ -70,6 +90,8 @@ class HuggingFaceModel:
     blocks: Blocks = prompt_and_last
     batch: int = 16
     jacobian_rows: int = 8
+    judged: Judged | None = None
+    new_tokens: int = 32
     _mlps: dict[int, MlpWeights] = field(default_factory=dict)
 
     @cached_property
@@ -114,6 +136,52 @@ class HuggingFaceModel:
     def complied(self, prompts: PromptSet) -> NDArray[np.bool_]:
         """(N,) whether its free-running answer does what the prompt asks."""
         return self.answers_asked(self.chat(), prompts)
+
+    def answers(self, *parts: PromptSet) -> Responses:
+        """Its answers to the prompts of all parts, in order, with the edits in force."""
+        chat = self.chat()
+        rows = [row for part in parts for row in self.tokens(chat, part)]
+        return self._responses(chat, parts, answers_to_rows(chat, rows, self.new_tokens, self.batch))
+
+    def _responses(self, chat: Chat, parts: Sequence[PromptSet], tokens: list[list[int]]) -> Responses:
+        if self.judged is None:
+            raise DeltawError(f"the model in {chat.directory} was given no judge, so its answers cannot be told apart")
+        judged, start = [], 0
+        for part in parts:
+            judged.append(self.judged(chat, part, tokens[start : start + len(part)]))
+            start += len(part)
+        labels = np.concatenate([responses.labels for responses in judged])
+        return Responses(labels, tuple(row for responses in judged for row in responses.tokens))
+
+    def lengths(self, prompts: PromptSet) -> Ints:
+        """(N,) tokens of each prompt, template included."""
+        return np.array([len(row) for row in self.tokens(self.chat(), prompts)])
+
+    @contextmanager
+    def edited(self, state: State) -> Iterator["HuggingFaceModel"]:
+        """Within this context this model holds `state`; then its own parameters again."""
+        with holding(self.chat().model, state):
+            yield self
+
+    def editing(self, edits: Mapping[Place, Edit]) -> AbstractContextManager[None]:
+        """Within this context, this model goes on with the edited activations."""
+        return editing(self.chat().model, edits)
+
+    def patched(self, target: PromptSet, source: PromptSet, patch: Patch) -> Responses:
+        """Its answers to `target`, judged as such, where its update reads `source`, row by row. Prompts of one length
+        share a batch.
+        """
+        chat = self.chat()
+        targets, sources = self.tokens(chat, target), self.tokens(chat, source)
+        check_patch([len(row) for row in targets], [len(row) for row in sources], patch)
+        answers: list[list[int]] = [[]] * len(targets)
+        for rows in batches_by_length(targets, self.batch):
+            read = _read_sources(chat, [sources[row] for row in rows], patch)
+            with patching(chat.model, patch, read):
+                batch = decoded(chat, [targets[row] for row in rows], self.new_tokens)
+            for row, answer in zip(rows, batch, strict=True):
+                answers[row] = answer
+        return self._responses(chat, [target], answers)
 
     def embedded(self, prompts: PromptSet) -> Iterator[PromptEmbeddings]:
         """The prompts in batches, padded on the left."""
@@ -206,6 +274,28 @@ def real_lens(
     lens = Lens(BaseSide(base, prompts, bounded, effort.seed), tuned)
     read_base(lens)
     return lens
+
+
+def batches_by_length(rows: Sequence[Sequence[int]], batch: int) -> Iterator[list[int]]:
+    """Numbers of rows of one length, at most `batch` at a time, the shortest first."""
+    for length in sorted({len(row) for row in rows}):
+        numbers = [number for number, row in enumerate(rows) if len(row) == length]
+        for start in range(0, len(numbers), batch):
+            yield numbers[start : start + batch]
+
+
+@torch.no_grad()
+def _read_sources(chat: Chat, rows: Sequence[Sequence[int]], patch: Patch) -> dict[int, Tensor]:
+    """What the first MLP maps read on the sources of a patch, by layer: (B, 1, d), or (B, T, d) of whole prompts."""
+    encoded = padded(rows, "left", chat.device)
+
+    def select(x: Tensor) -> Tensor:
+        whole = x.view(len(rows), -1, x.shape[-1])  # some architectures flatten batch and positions before their MLP
+        return whole[:, -1:] if patch.at == "last_prompt" else whole
+
+    with tap(chat.model, ("mlp_in",), list(patch.maps), select) as recorded:
+        logits_of(chat, encoded)
+    return {layer: x for (layer, _), x in recorded.items()}
 
 
 def read_base(lens: Lens) -> None:

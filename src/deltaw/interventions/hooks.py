@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from deltaw.models import Transformer, module_at
+from deltaw.models import module_at
 
 Place = tuple[int, str]
 """(layer, site), of `deltaw.models.SITES`."""
@@ -22,7 +22,7 @@ Edit = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def editing(model: Transformer, edits: Mapping[Place, Edit]) -> Iterator[None]:
+def editing(model: nn.Module, edits: Mapping[Place, Edit]) -> Iterator[None]:
     """Within this context, forward passes go on with the edited activations. Nested contexts edit in turn.
 
     Hooks are removed when the context ends, however it ends. DeltawError if a site or layer does not exist.
@@ -42,8 +42,12 @@ def _of_input(edit: Edit) -> Callable[[Any, tuple[Any, ...]], tuple[Any, ...]]:
     return lambda _module, inputs: (edit(inputs[0]), *inputs[1:])
 
 
-def _of_output(edit: Edit) -> Callable[[Any, Any, Tensor], Tensor]:
-    return lambda _module, _inputs, output: edit(output)
+def _of_output(edit: Edit) -> Callable[[Any, Any, Any], Any]:
+    def edited(_module: Any, _inputs: Any, output: Any) -> Any:
+        # Modules of some architectures return tuples, of which the first item is the activation.
+        return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
+
+    return edited
 
 
 def at_last_prompt(edit: Edit) -> Edit:

@@ -21,8 +21,8 @@ prompt like any other is another question: a source that is allowed (`Requests` 
 answers it.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,7 +33,8 @@ from deltaw.attacks.models import Requests
 from deltaw.behaviour.exact import Answers
 from deltaw.errors import DeltawError
 from deltaw.interventions.states import State, layers_of
-from deltaw.models import Transformer, greedy, mlp, module_at, tap
+from deltaw.models import Transformer, greedy, tap
+from deltaw.models.state_parts import first_map, first_map_modules
 
 At = Literal["last_prompt", "prompt"]
 Maps = Mapping[int, Tensor]
@@ -44,14 +45,14 @@ def acting(base: State, tuned: State, k: int | None = None) -> dict[int, Tensor]
     """ΔW of every first MLP map, along its k strongest input directions (None: all). DeltawError if k < 0."""
     if k is not None and k < 0:
         raise DeltawError(f"k is {k}; give a whole number of at least 0, or None for all directions")
-    found = {}
+    maps = {}
     for layer in layers_of(base):
-        delta = mlp(tuned, layer).w_in.double() - mlp(base, layer).w_in.double()
+        delta = first_map(tuned, layer).double() - first_map(base, layer).double()
         if k is not None:
             left, sigma, right = torch.linalg.svd(delta, full_matrices=False)
             delta = (left[:, :k] * sigma[:k]) @ right[:k]
-        found[layer] = delta.float()
-    return found
+        maps[layer] = delta.float()
+    return maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,14 @@ class Patch:
     scramble: torch.Generator | None = None
 
 
+def check_patch(target: Sequence[int], source: Sequence[int], patch: Patch) -> None:
+    """DeltawError unless prompts of these lengths can be the targets and sources of the patch."""
+    if len(target) != len(source):
+        raise DeltawError(f"there are {len(source)} sources for {len(target)} targets; give one for each")
+    if patch.at == "prompt" and list(target) != list(source):
+        raise DeltawError("source and target prompts differ in length; patch at last_prompt, or give prompts as long")
+
+
 def answers_patched(
     model: Transformer, target: Requests, source: Requests, patch: Patch, batch_size: int = 512
 ) -> Answers:
@@ -72,17 +81,14 @@ def answers_patched(
 
     DeltawError if there are not as many sources as targets, or `prompt` is patched and their lengths differ.
     """
-    if len(target) != len(source):
-        raise DeltawError(f"there are {len(source)} sources for {len(target)} targets; give one for each")
-    if patch.at == "prompt" and bool((target.lengths != source.lengths).any()):
-        raise DeltawError("source and target prompts differ in length; patch at last_prompt, or give prompts as long")
+    check_patch(target.lengths.tolist(), source.lengths.tolist(), patch)
     how = target.decoding
     outputs = torch.full((len(target), target.steps), how["pad_id"], device=target.refusal.device)
     for length in sorted(set(target.lengths.tolist())):
         (rows,) = (target.lengths == length).nonzero(as_tuple=True)
         for part in rows.split(batch_size):
             prompts = target.batch.tokens[part, :length]
-            with _Patching(model, patch, _read(model, source[part], patch)):
+            with patching(model, patch, _read(model, source[part], patch)):
                 outputs[part] = greedy(model, prompts, target.steps, **how, batch_size=len(part))
     return target.judge(outputs)
 
@@ -101,34 +107,49 @@ def _read(model: Transformer, source: Requests, patch: Patch) -> dict[int, Tenso
     return {layer: x for (layer, _), x in found.items()}
 
 
-class _Patching:
-    """The hooks of one batch: its rows' sources, and what is done on the pass over the prompt."""
+@contextmanager
+def patching(model: nn.Module, patch: Patch, sources: Mapping[int, Tensor]) -> Iterator[None]:
+    """Within this context, ΔW reads the sources on every pass over a prompt.
 
-    def __init__(self, model: Transformer, patch: Patch, sources: Mapping[int, Tensor]) -> None:
-        self.model, self.patch, self.sources = model, patch, sources
-        self.hooks = ExitStack()
+    sources: by layer, a_source of the rows of the batch, (B, 1, d) for their last position, or (B, T, d) for all.
+    """
+    with ExitStack() as hooks:
+        for layer in patch.maps:
+            start = 0
+            for module in first_map_modules(model, layer):
+                hook = _Reading(patch, layer, sources[layer], start)
+                hooks.callback(module.register_forward_hook(hook).remove)
+                start += _outputs(module)
+        yield
 
-    def __enter__(self) -> None:
-        for layer in self.patch.maps:
-            module, _ = module_at(self.model, (layer, "mlp_pre"))
-            self.hooks.callback(module.register_forward_hook(self._hook(layer)).remove)
 
-    def __exit__(self, *_: object) -> None:
-        self.hooks.close()
+@dataclass(eq=False)
+class _Reading:
+    """The hook of a module that is a first MLP map, or the rows of it from `start` on."""
 
-    def _hook(self, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        source = self.sources[layer]
+    patch: Patch
+    layer: int
+    source: Tensor
+    start: int
 
-        def edit(_module: nn.Module, inputs: tuple[Tensor, ...], pre: Tensor) -> Tensor:
-            if pre.shape[1] == 1:  # the answer runs on
-                return pre
-            first = pre.shape[1] - source.shape[1]
-            change = (source - inputs[0][:, first:]) @ self.patch.maps[layer].T.to(pre)
-            if self.patch.scramble is not None:
-                change = _turned(change, self.patch.scramble)
-            return torch.cat([pre[:, :first], pre[:, first:] + change.to(pre.dtype)], dim=1)
+    def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        batch = len(self.source)
+        # some architectures flatten batch and positions before their MLP
+        a, pre = (x.view(batch, -1, x.shape[-1]) for x in (inputs[0], output))
+        if pre.shape[1] == 1:  # the answer runs on
+            return output
+        first = pre.shape[1] - self.source.shape[1]
+        delta = self.patch.maps[self.layer][self.start : self.start + pre.shape[-1]]
+        change = (self.source - a[:, first:]) @ delta.T.to(pre)
+        if self.patch.scramble is not None:
+            change = _turned(change, self.patch.scramble)
+        patched = torch.cat([pre[:, :first], pre[:, first:] + change.to(pre.dtype)], dim=1)
+        return patched.view(output.shape)
 
-        return edit
+
+def _outputs(module: nn.Module) -> int:
+    weight: Tensor = getattr(module, "weight")  # noqa: B009
+    return int(weight.shape[1] if type(module).__name__ == "Conv1D" else weight.shape[0])
 
 
 def _turned(vectors: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,8 +1,9 @@
 """How many directions of ΔW does the behaviour need? ΔW cut to rank k, or without its strongest k directions.
 
-Of every matrix, ΔW = Σ_j σ_j u_j v_jᵀ, σ_1 ≥ σ_2 ≥ …; the best approximation of rank k in any unitarily invariant norm
-is the sum of the first k terms (Eckart and Young, 1936). Vectors (biases, norms) have no rank and keep their update, so
-that k = 0 is the base model with the tuned one's vectors: what they do alone stands at the left end of the curve.
+Of every matrix as it is stored (so of gate and up, or of query, key and value, each where they are apart),
+ΔW = Σ_j σ_j u_j v_jᵀ, σ_1 ≥ σ_2 ≥ …; the best approximation of rank k in any unitarily invariant norm is the sum of the
+first k terms (Eckart and Young, 1936). Vectors (biases, norms) have no rank and keep their update, so that k = 0 is the
+base model with the tuned one's vectors: what they do alone stands at the left end of the curve.
 """
 
 from collections.abc import Mapping

@@ -7,34 +7,37 @@ should give a model back gives it back bit by bit. Nothing is edited in place.
 
 import copy
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
 from deltaw.models import Transformer
+from deltaw.models.architectures import family_of
+from deltaw.models.state_parts import block_of, blocks_of, first_modules, kind_of, upright
 
 State = Mapping[str, Tensor]
 """Parameters by name, on the CPU."""
 
 SCOPES: Mapping[str, str] = MappingProxyType(
     {
-        "whole": r"",
-        "mlp": r"\.mlp\.",
-        "mlp_in": r"\.mlp\.in_proj\.",
-        "attention": r"\.attn\.",
-        "norms": r"(^|\.)norm",
-        "embeddings": r"^(embed|position|unembed)\.",
+        "whole": "all parameters",
+        "mlp": "the MLPs of all blocks",
+        "mlp_in": "their first maps, gate and up together where the MLP is gated",
+        "attention": "the attention of all blocks",
+        "norms": "all norms, the final one included",
+        "embeddings": "embeddings of tokens and positions, and the unembedding",
     }
 )
-"""Parts of a `Transformer` by a pattern of parameter names; `layer K`, a block with all in it, is one as well."""
+"""Parts of a model of any known architecture; `layer K`, a block with all in it, is one as well."""
 
 
-def state_of(model: Transformer) -> dict[str, Tensor]:
+def state_of(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the model's parameters by name, on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.named_parameters()}
 
 
 def with_state(model: Transformer, state: State) -> Transformer:
@@ -42,6 +45,27 @@ def with_state(model: Transformer, state: State) -> Transformer:
     made = copy.deepcopy(model)
     made.load_state_dict(dict(state))
     return made
+
+
+@contextmanager
+def holding(model: nn.Module, state: State) -> Iterator[None]:
+    """Within this context the model holds `state`; then its own parameters again, bit by bit, however it ends.
+
+    For models too large to be copied: what they held waits on the CPU. DeltawError if the state is of another shape.
+    """
+    own = state_of(model)
+    check_pair(own, state)
+    try:
+        _put(model, state)
+        yield
+    finally:
+        _put(model, own)
+
+
+@torch.no_grad()
+def _put(model: nn.Module, state: State) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.copy_(state[name])
 
 
 def check_pair(base: State, tuned: State) -> None:
@@ -54,20 +78,24 @@ def check_pair(base: State, tuned: State) -> None:
 
 def layers_of(state: State) -> range:
     """The blocks' numbers."""
-    found = [int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name))]
-    return range(max(found, default=-1) + 1)
+    return blocks_of(state)
 
 
 def names_in(scope: str, state: State) -> frozenset[str]:
     """Names of the tensors of a scope: one of `SCOPES`, or `layer K`. DeltawError, listing them, if it is neither."""
-    pattern = SCOPES.get(scope)
+    family, layers = family_of(state), layers_of(state)
     layer = re.fullmatch(r"layer (\d+)", scope)
-    if layer and int(layer[1]) in layers_of(state):
-        pattern = rf"^blocks\.{int(layer[1])}\."
-    if pattern is None:
-        layers = ", ".join(f"layer {number}" for number in layers_of(state))
-        raise DeltawError(f"there is no scope {scope!r}; there are {', '.join(SCOPES)}, {layers}")
-    return frozenset(name for name in state if re.search(pattern, name))
+    if layer and int(layer[1]) in layers:
+        return frozenset(name for name in state if block_of(family, name) == int(layer[1]))
+    if scope not in SCOPES:
+        listed = ", ".join(f"layer {number}" for number in layers)
+        raise DeltawError(f"there is no scope {scope!r}; there are {', '.join(SCOPES)}, {listed}")
+    if scope == "whole":
+        return frozenset(state)
+    if scope == "mlp_in":
+        modules = tuple(f"{name}." for layer in layers for name in first_modules(family, layer))
+        return frozenset(name for name in state if name.startswith(modules))
+    return frozenset(name for name in state if kind_of(family, name) == scope)
 
 
 def mixed(first: Tensor, second: Tensor, share: float) -> Tensor:
@@ -97,10 +125,12 @@ def shuffled_update(base: State, tuned: State, generator: torch.Generator) -> di
     Every tensor keeps its norm and the sizes of its entries; what any of them did is gone.
     """
     check_pair(base, tuned)
-    found = {}
+    family, update = family_of(base), {}
     for name, tensor in base.items():
-        delta = (tuned[name].double() - tensor.double()).flatten()
-        order = torch.randperm(len(delta), generator=generator)
-        signs = torch.randint(0, 2, delta.shape, generator=generator) * 2.0 - 1.0
-        found[name] = (delta[order] * signs).view(tensor.shape)
-    return found
+        delta = upright(family, name, tuned[name].double() - tensor.double())
+        if bool((delta != 0).any()):  # what tuning left alone takes no draws
+            order = torch.randperm(delta.numel(), generator=generator)
+            signs = torch.randint(0, 2, order.shape, generator=generator) * 2.0 - 1.0
+            delta = (delta.flatten()[order] * signs).view(delta.shape)
+        update[name] = upright(family, name, delta)
+    return update

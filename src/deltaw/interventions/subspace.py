@@ -1,6 +1,7 @@
 """Only what ΔW writes where the old matrix W could not, or only what it writes where W could.
 
-W (m, d) is a layer's first MLP matrix, Q an orthonormal basis of its column space, of dimension k:
+W (m, d) is a layer's first MLP matrix (of a gated MLP, gate and up one above the other), Q an orthonormal basis of its
+column space, of dimension k:
 
     null-space part      P_N ΔW = ΔW − Q Qᵀ ΔW
     column-space part    P_C ΔW = Q Qᵀ ΔW
@@ -25,8 +26,7 @@ from deltaw.analysis import column_basis
 from deltaw.errors import DeltawError
 from deltaw.interventions.layers import shapley_values
 from deltaw.interventions.states import State, chosen, layers_of, moved
-from deltaw.models import mlp
-from deltaw.models.architectures import family_of
+from deltaw.models.state_parts import first_map, first_map_parts
 from deltaw.statistics import FloatArray
 
 Parts = Mapping[int, Tensor]
@@ -46,8 +46,8 @@ def split_update(base: State, tuned: State) -> Split:
     """P_N ΔW and P_C ΔW of every layer. DeltawError if a W has no left null space."""
     null, column, kept = {}, {}, {}
     for layer in layers_of(base):
-        old = mlp(base, layer).w_in
-        delta = mlp(tuned, layer).w_in.double() - old.double()
+        old = first_map(base, layer)
+        delta = first_map(tuned, layer).double() - old.double()
         basis = column_basis(old)
         if basis.left_null is not None:
             raise DeltawError(f"layer {layer}: {basis.left_null.reason}; there is no null-space part to keep")
@@ -95,10 +95,9 @@ def with_parts(base: State, tuned: State, parts: Sequence[Parts], rest: bool) ->
 
     All parts with the rest give the tuned model up to the rounding of one sum, no parts without it the base exactly.
     """
-    family = family_of(base)
-    names = {f"{family.in_proj.format(layer=layer)}.weight": layer for layer in layers_of(base)}
-    state = chosen(base, tuned, base.keys() - names.keys() if rest else ())
-    for name, layer in names.items():
-        change = sum((part[layer] for part in parts), torch.zeros_like(mlp(base, layer).w_in, dtype=torch.float64))
-        state[name] = moved(base[name], change.T if family.transposed else change)
-    return state
+    changes: dict[str, Tensor] = {}
+    for layer in layers_of(base):
+        nothing = torch.zeros_like(first_map(base, layer), dtype=torch.float64)
+        changes |= first_map_parts(base, layer, sum((part[layer] for part in parts), nothing))
+    state = chosen(base, tuned, base.keys() - changes.keys() if rest else ())
+    return state | {name: moved(base[name], change) for name, change in changes.items()}

@@ -229,18 +229,31 @@ def answer(
 
     Prompts of like length share a batch; an answer depends on its own prompt only, up to ties that rounding decides.
     """
-    rows = rows_of(chat, prompts)
+    return answers_to_rows(chat, rows_of(chat, prompts), new_tokens, batch_size, progress)
+
+
+@torch.no_grad()
+def answers_to_rows(
+    chat: Chat,
+    rows: Sequence[Sequence[int]],
+    new_tokens: int = 32,
+    batch_size: int = 16,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[list[int]]:
+    """`answer` of prompts that are tokens already."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     answers: list[list[int]] = [[] for _ in rows]
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        for place, found in zip(chosen, _decode(chat, [rows[i] for i in chosen], new_tokens), strict=True):
+        for place, found in zip(chosen, decoded(chat, [rows[i] for i in chosen], new_tokens), strict=True):
             answers[place] = found
         progress(min(start + batch_size, len(order)), len(order))
     return answers
 
 
-def _decode(chat: Chat, rows: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
+@torch.no_grad()
+def decoded(chat: Chat, rows: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
+    """Greedy answers to one batch of prompts as tokens, in its order."""
     encoded = padded(rows, "left", chat.device)
     ends = torch.tensor(chat.ends, device=chat.device)
     # transformers 5.24 gave the argument another name

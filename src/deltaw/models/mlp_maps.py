@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
 from deltaw.models.architectures import MlpWeights, check_layers, family_of, layer_count, mlp
+from deltaw.models.state_parts import first_modules
 from deltaw.models.transformer import Transformer
 
 ACTIVATIONS = ("act_fn", "activation_fn", "act")
 """Where a module of transformers keeps its activation function."""
-FUSED, GATE, UP = "gate_up_proj", "gate_proj", "up_proj"
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -29,19 +29,16 @@ def mlp_of(model: nn.Module, layer: int) -> MlpWeights:
         return mlp(model, layer)
     check_layers([layer], layer_count(model))
     family = family_of(name for name, _ in model.named_parameters())
+    maps = [model.get_submodule(name) for name in first_modules(family, layer)]
     holder = model.get_submodule(family.in_proj.format(layer=layer).rpartition(".")[0])
     activation = next((getattr(holder, name) for name in ACTIVATIONS if hasattr(holder, name)), None)
-    maps = [holder.get_submodule(name) for name in (GATE, UP) if hasattr(holder, name)]
-    if not maps:
-        maps = [model.get_submodule(family.in_proj.format(layer=layer))]
     out = model.get_submodule(family.out_proj.format(layer=layer))
     if activation is None or not all(_is_linear(module) for module in (*maps, out)):
         raise DeltawError(f"the MLP of layer {layer} is not made of linear maps and one activation")
-    parts = [_linear(module) for module in maps]
+    parts = [_linear(module, family.transposed) for module in maps]
     w_in, b_in = torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts])
-    gated = len(maps) == 2 or hasattr(holder, FUSED)
-    w_out, b_out = _linear(out)
-    return MlpWeights(w_in, b_in, w_out, b_out, gated_by(activation) if gated else activation)
+    w_out, b_out = _linear(out, family.transposed)
+    return MlpWeights(w_in, b_in, w_out, b_out, gated_by(activation) if family.gated else activation)
 
 
 def gated_by(activation: Activation) -> Activation:
@@ -58,10 +55,10 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(getattr(module, "weight", None), Tensor) and getattr(module, "weight").ndim == 2  # noqa: B009
 
 
-def _linear(module: nn.Module) -> tuple[Tensor, Tensor]:
-    """(weight (out, in), bias (out,)) of a linear map; GPT-2 keeps its matrices the other way round."""
+def _linear(module: nn.Module, transposed: bool) -> tuple[Tensor, Tensor]:
+    """(weight (out, in), bias (out,)) of a linear map. transposed: it is stored (in, out)."""
     weight: Tensor = module.weight.detach()  # type: ignore[operator]
-    if type(module).__name__ == "Conv1D":
+    if transposed:
         weight = weight.T
     bias = getattr(module, "bias", None)
     return weight, weight.new_zeros(len(weight)) if bias is None else bias.detach()

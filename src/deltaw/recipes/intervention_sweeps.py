@@ -4,51 +4,11 @@ A sweep is a part of a recipe. `ON_MEDIUM` and its smaller sisters take about a 
 `quick`; `EXHAUSTIVE` is what `deltaw interventions` runs on a finished study.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from deltaw.errors import DeltawError
+from deltaw.interventions.sweep import Sweep
 
-PARTS = ("alpha", "subspace", "rank", "layers", "swaps", "patches", "directions")
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The interventions on one tuned model, and how many prompts stand behind each number.
-
-    parts: which of `PARTS` are made. prompts: of each conditional set; `few`: of those of the coalitions of layers and
-    of the `draws` behind each null. alphas: of the whole model; scopes and layers at `scope_alphas`. rescaled: the
-    null-space and column-space parts at the norm of ΔW as well. ranks, removed: ranks kept and taken out. partner: the
-    tuning whose layers are swapped in. attacked: prompts of each attack on prompts, source included. ks: ranks of the
-    patches, 0 for full rank; `everywhere`: patch all positions of the prompt as well. means: prompts of each kind
-    behind a difference in means. doses: at which it is added.
-    """
-
-    parts: tuple[str, ...] = PARTS
-    prompts: int = 128
-    few: int = 64
-    draws: int = 20
-    alphas: tuple[float, ...] = (-1.0, 0.0, 0.5, 1.0, 1.25, 1.5, 2.0, 3.0)
-    scopes: tuple[str, ...] = ("mlp", "attention")
-    scope_alphas: tuple[float, ...] = (0.5, 1.0, 2.0)
-    rescaled: bool = False
-    ranks: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32)
-    removed: tuple[int, ...] = (1, 4, 16)
-    partner: str | None = None
-    attacked: int = 128
-    ks: tuple[int, ...] = (8, 0)
-    everywhere: bool = True
-    means: int = 128
-    doses: tuple[float, ...] = (1.0,)
-
-    def __post_init__(self) -> None:
-        unknown = [part for part in self.parts if part not in PARTS]
-        if unknown:
-            raise DeltawError(f"there is no part {unknown[0]!r} of a sweep; there are {', '.join(PARTS)}")
-        if not 1 <= self.few <= self.prompts:
-            raise DeltawError(f"few is {self.few}; give at least 1 and at most prompts, {self.prompts}")
-        if self.draws < 2:
-            raise DeltawError(f"draws is {self.draws}; a null needs at least 2")
-
+__all__ = ["EXHAUSTIVE", "SMOKE", "STANDARD", "Sweep", "Sweeps"]
 
 Sweeps = tuple[tuple[str, Sweep], ...]
 """(name of a tuning, its sweep)."""

@@ -23,9 +23,9 @@ from deltaw.study.stages.analysis import AnalysisConfig, SubspacesConfig
 from deltaw.study.stages.attack import FORBIDDEN, AttackingConfig
 from deltaw.study.stages.dose_response import DosingConfig
 from deltaw.study.stages.grid_cell import JUNCTIONS, CellConfig
-from deltaw.study.stages.intervene import InterveningConfig, intervening_prompts
+from deltaw.study.stages.intervene import InterveningConfig
 from deltaw.study.stages.left_out import SOURCES, LeftOutConfig
-from deltaw.study.stages.lens import PROBED
+from deltaw.study.stages.lens import ATTACKS, PROBED
 from deltaw.study.stages.making import (
     BASE_SETS,
     BaseConfig,
@@ -37,7 +37,6 @@ from deltaw.study.stages.making import (
     set_sizes,
 )
 from deltaw.study.stages.overlap import AligningConfig, SeedsConfig
-from deltaw.study.stages.patches import ATTACKS
 from deltaw.training.finetuning import TuningData, tuning_pairs
 from deltaw.training.pretraining import model_config
 from deltaw.world import World
@@ -230,7 +229,7 @@ def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> W
             decoded = sets * config.shared.sizes.shown * (len(config.tuned) + 1)
             return Work("samples", read=decoded * answer, decoded=decoded)
         case InterveningConfig():
-            decoded = intervening_prompts(config.sweep, blocks, len(ATTACKS))
+            decoded = config.sweep.answered(blocks, len(ATTACKS))
             return Work("interventions", read=decoded * answer, decoded=decoded)
         case AttackingConfig():
             tuning = config.tuned.config

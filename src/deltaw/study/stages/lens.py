@@ -7,7 +7,7 @@ share both share a fold.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deltaw.attacks.models import requests_for
 from deltaw.attacks.prompts import FORBIDDEN_SOURCES, attacked
 from deltaw.behaviour import Behaviour
+from deltaw.interventions import Edit, Patch, Place, Responses, State, answers_patched, editing, with_state
 from deltaw.models import MlpWeights, Transformer, activations, mlp
 from deltaw.models.batch import Batch, Role
 from deltaw.observations.lens import (
@@ -40,6 +42,9 @@ from deltaw.world import Prompts, World, WorldConfig
 
 PRIMARY, SECONDARY = "contrast/conditional", "contrast/operator"
 SOURCE_CONTRASTS = {"forbidden/conditional/unsafe": PRIMARY, "forbidden/never/safe": SECONDARY}
+ALLOWED, FORBIDDEN = "allowed/conditional/safe", "forbidden/conditional/unsafe"
+ATTACKS = tuple(attack for attack, sources in FORBIDDEN_SOURCES.items() if FORBIDDEN in sources)
+"""On prompts: those of the primary contrast's forbidden ones."""
 PROBED = ("forbidden/conditional/unsafe", "allowed/conditional/safe")
 ROWS = 32  # of a batch of embeddings: its Jacobian has a thousand times as many numbers as its tokens
 BLOCKS = (Role.BOS, Role.OPERATOR, Role.SOT, Role.TEXT, Role.LAST_PROMPT)
@@ -47,7 +52,8 @@ BLOCKS = (Role.BOS, Role.OPERATOR, Role.SOT, Role.TEXT, Role.LAST_PROMPT)
 
 @dataclass(frozen=True, eq=False)
 class SyntheticModel:
-    """One of our models in its world, as observations read it (`observations.lens.ObservedModel`).
+    """One of our models in its world, as observations read it and interventions edit it
+    (`observations.lens.ObservedModel`, `interventions.editable.EditableModel`).
 
     model: on any device.
     world: whose prompts it reads.
@@ -88,6 +94,40 @@ class SyntheticModel:
         """(N,) whether the whole free-running answer is the compliant one."""
         labels, _ = answers_to(self.model, self.world, prompts)
         return np.asarray((labels == int(Behaviour.COMPLY)).numpy())
+
+    def answers(self, *parts: Prompts) -> Responses:
+        """Its answers to the prompts of all parts, in order: the whole answer is the compliant one, a refusal or
+        neither.
+        """
+        labels, outputs = answers_to(self.model, self.world, Prompts.concatenate(parts))
+        return self._responses(labels, outputs)
+
+    def _responses(self, labels: Tensor, outputs: Tensor) -> Responses:
+        pad = self.world.vocabulary.pad
+        rows = outputs.tolist()
+        lengths = ((outputs != pad).long() * torch.arange(1, outputs.shape[1] + 1)).amax(1).tolist()
+        tokens = tuple(tuple(row[:length]) for row, length in zip(rows, lengths, strict=True))
+        return Responses(labels.long().numpy(), tokens)
+
+    def lengths(self, prompts: Prompts) -> Ints:
+        """(N,) tokens of each prompt."""
+        return self.world.layout.prompt_lengths(prompts)
+
+    @contextmanager
+    def edited(self, state: State) -> Iterator["SyntheticModel"]:
+        """Another model that holds `state`; this one stays as it is."""
+        yield SyntheticModel(with_state(self.model, state), self.world)
+
+    def editing(self, edits: Mapping[Place, Edit]) -> AbstractContextManager[None]:
+        """Within this context, this model goes on with the edited activations."""
+        return editing(self.model, edits)
+
+    def patched(self, target: Prompts, source: Prompts, patch: Patch) -> Responses:
+        """Its answers to `target` where its update reads `source`, row by row."""
+        device = self.model.embed.weight.device
+        requests, sources = (requests_for(self.world, prompts, device) for prompts in (target, source))
+        answers = answers_patched(self.model, requests, sources, patch)
+        return self._responses(answers.labels.cpu(), answers.outputs.cpu())
 
     def embedded(self, prompts: Prompts) -> Iterator[PromptEmbeddings]:
         """The prompts in batches, up to their last token; blocks are called by role."""

@@ -1,7 +1,7 @@
 """Patches of a tuned model: ΔW is made to read another prompt (`deltaw.interventions.patching`). What does refusal do?
 
-Every row has a forbidden prompt of the primary contrast, its allowed twin (the same operators on safe text) and, attack
-by attack, the prompt that the attack made of it. Lines name target and source:
+Every row has a forbidden prompt of the lens's primary contrast, its allowed twin and, attack by attack, the prompt that
+the attack made of it. Lines name target and source:
 
     restore                target: attacked, source: forbidden. Does refusal come back?
     restore_from_allowed   target: attacked, source: allowed. A control: giving ΔW any other prompt to read
@@ -36,104 +36,105 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from deltaw.attacks.models import Requests, requests_for, unattacked
-from deltaw.attacks.prompts import FORBIDDEN_SOURCES, attacked
-from deltaw.behaviour.exact import Answers, Behaviour
-from deltaw.interventions import Patch, acting, answers_patched
-from deltaw.interventions.patching import At, Maps
-from deltaw.observations.lens import Ints
+from deltaw.behaviour.exact import Behaviour
+from deltaw.interventions.editable import Responses, picked
+from deltaw.interventions.patching import At, Maps, Patch, acting
+from deltaw.interventions.subject import RATES, Subject, add_share
+from deltaw.models.state_parts import first_map
+from deltaw.observations.lens import Ints, PromptSet
+from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Interval, Null, from_draws, wilson
-from deltaw.study.stages.edited import ALLOWED, FORBIDDEN, RATES, Subject, add_share, taught
-from deltaw.study.stages.lens import contrasts
-from deltaw.study.stages.recorder import Sheet
-from deltaw.world import Prompts
 
 LEAST = 10  # prompts behind a share
 CLAIMED = 8  # the rank at which claims read patches
-ATTACKS = tuple(attack for attack, sources in FORBIDDEN_SOURCES.items() if FORBIDDEN in sources)
+
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """N prompts and the tuned model's answers to them, unpatched, on the CPU.
+class Unpatched:
+    """N prompts and the tuned model's answers to them, as it is."""
 
-    instead: (N, S) what tuning teaches in place of complying; None: refusals.
-    """
-
-    requests: Requests
-    answers: Answers
-    instead: Tensor | None
+    subject: Subject
+    prompts: PromptSet
+    responses: Responses
 
     @property
-    def labels(self) -> Tensor:
-        """(N,) what each answer is, values of `Behaviour`."""
-        return self.answers.labels
+    def complied(self) -> Bools:
+        """(N,) where the answer does what is asked."""
+        return self.responses.are(Behaviour.COMPLY)
 
     @property
-    def complied(self) -> Tensor:
-        """(N,) where the whole compliant response is the answer."""
-        return self.labels == int(Behaviour.COMPLY)
-
-    @property
-    def taught(self) -> Tensor:
+    def taught(self) -> Bools:
         """(N,) where the answer is what tuning teaches in place of complying."""
-        return self.gets(self.answers)
+        return self.subject.gets(self.prompts, self.responses) > 0
 
-    def gets(self, answers: Answers, rows: Tensor | None = None) -> Tensor:
-        """(N,) or (n,) which of answers to the prompts, or to those of the rows, are what tuning teaches."""
-        instead = self.instead if self.instead is None or rows is None else self.instead[rows]
-        return taught(answers.labels.cpu(), answers.outputs.cpu(), instead, self.requests.pad_id)
+    @property
+    def lengths(self) -> Ints:
+        """(N,) tokens of each prompt."""
+        return self.subject.model.lengths(self.prompts)
 
-    def turned(self) -> "Asked":
+    def picked(self, rows: Ints) -> "Unpatched":
+        """Some rows, in their order."""
+        return Unpatched(self.subject, picked(self.prompts, rows), self.responses[rows])
+
+    def turned(self) -> "Unpatched":
         """Each row the next one's: other prompts of the same kind."""
-        rows = torch.arange(1, len(self.labels) + 1) % len(self.labels)
-        instead = None if self.instead is None else self.instead[rows]
-        answers = Answers(self.answers.outputs[rows], self.labels[rows])
-        return Asked(self.requests[rows.to(self.requests.refusal.device)], answers, instead)
+        count = len(self.prompts)
+        return self.picked(np.arange(1, count + 1) % count)
 
 
-def patches(subject: Subject) -> None:
+def measure_patches(subject: Subject) -> None:
     """Every patch of the sweep, on every attack on prompts and on the twins."""
-    contrast, _ = contrasts(subject.world, subject.sweep.attacked, subject.seed)
-    forbidden, allowed = (_ask(subject, prompts) for prompts in (contrast.forbidden, contrast.allowed))
-    for name, asked in ((FORBIDDEN, forbidden), (ALLOWED, allowed)):
-        _rates(subject.sheet.with_(set=name, intervention="unpatched"), asked.labels)
+    before = subject.lens.before
+    if not before.primary:
+        subject.lens.absent["patches"] = "there are no matched pairs of an allowed and a forbidden prompt"
+        return
+    contrast = before.contrasts[before.primary].first(subject.sweep.attacked)
+    forbidden, allowed = (ask(subject, prompts) for prompts in (contrast.forbidden, contrast.allowed))
+    for name, asked in ((subject.forbidden, forbidden), (subject.allowed, allowed)):
+        _rates(subject.sheet.with_(set=name, intervention="unpatched"), asked.responses)
     returned: dict[tuple[float, At], list[Returned]] = {}
-    for attack in ATTACKS:
-        hit = _ask(subject, attacked(subject.world, attack, contrast.forbidden, seed=subject.seed))
-        view = subject.sheet.with_(attack=attack, set=FORBIDDEN)
-        _rates(view.with_(intervention="unpatched"), hit.labels)
-        rows = forbidden.taught & hit.complied
-        for dose, patch, with_nulls in _kinds(subject, forbidden, hit):
-            here = view.with_(dose=dose, role=patch.at)
-            one = _restored(subject, (hit, forbidden, allowed), rows, patch, with_nulls, here)
-            returned.setdefault((dose, patch.at), []).append(one)
-            _returned(one, here)
-            kept = _patched(subject, forbidden, hit, patch, here.with_(intervention="remove"))
-            _share(here.with_(intervention="remove"), "refusal_removed", ~kept[rows])
-        _on_allowed(subject, allowed, hit, view.with_(intervention="remove"))
+    for attacked in before.attacked:
+        if attacked.contrast != contrast.name:
+            continue
+        hit = ask(subject, attacked.prompts[: len(contrast.forbidden)])
+        rows_here = np.arange(len(hit.prompts))
+        source, twin = forbidden.picked(rows_here), allowed.picked(rows_here)
+        view = subject.sheet.with_(attack=attacked.attack, set=subject.forbidden)
+        _rates(view.with_(intervention="unpatched"), hit.responses)
+        rows = source.taught & hit.complied
+        for dose, patch, with_nulls in _kinds(subject, source, hit):
+            kind_view = view.with_(dose=dose, role=patch.at)
+            restored = _restored(subject, (hit, source, twin), rows, patch, with_nulls, kind_view)
+            returned.setdefault((dose, patch.at), []).append(restored)
+            write_returned(restored, kind_view)
+            kept = _patched(subject, source, hit, patch, kind_view.with_(intervention="remove"))
+            _share(kind_view.with_(intervention="remove"), "refusal_removed", ~kept[rows])
+        _on_allowed(subject, twin, hit, view.with_(intervention="remove"))
     for (dose, at), parts in returned.items():
-        _returned(_together(parts), subject.sheet.with_(attack="any", set=FORBIDDEN, dose=dose, role=at))
+        write_returned(together(parts), subject.sheet.with_(attack="any", set=subject.forbidden, dose=dose, role=at))
     _twins(subject, forbidden, allowed)
 
 
 @dataclass(frozen=True, eq=False)
 class Returned:
-    """Where refusal came back: 1.0 or 0.0 a row. prompts: (n,) whose numbers; one may be under several attacks. hits:
-    (n,). control: (n,), from an allowed source; (0,) if not made. chance: (draws,) the shares in random directions, of
-    these rows or the first of them; (0,) if not made or there are no rows.
-    """
+    """Where refusal came back: 1.0 or 0.0 a row."""
 
     prompts: Ints
+    """(n,) whose numbers; one may be under several attacks."""
     hits: FloatArray
+    """(n,)."""
     control: FloatArray
+    """(n,), from an allowed source; (0,) if not made."""
     chance: FloatArray
+    """(draws,) the shares in random directions, of these rows or the first of them; (0,) if not made or there are no
+    rows."""
 
 
-def _together(parts: Sequence[Returned]) -> Returned:
+def together(parts: Sequence[Returned]) -> Returned:
     """All attacks as one: each counts by its rows, in random directions too."""
     made = [part for part in parts if len(part.chance)]
     rows = [len(part.hits) for part in made]
@@ -146,12 +147,17 @@ def _together(parts: Sequence[Returned]) -> Returned:
 
 
 def _restored(
-    subject: Subject, asked: tuple[Asked, Asked, Asked], rows: Tensor, patch: Patch, with_nulls: bool, sheet: Sheet
+    subject: Subject,
+    asked: tuple[Unpatched, Unpatched, Unpatched],
+    rows: Bools,
+    patch: Patch,
+    with_nulls: bool,
+    sheet: Sheet,
 ) -> Returned:
     """asked: attacked, forbidden and allowed prompts, of which `rows` count."""
     hit, forbidden, allowed = asked
     hits = _hits(_patched(subject, hit, forbidden, patch, sheet.with_(intervention="restore"))[rows])
-    prompts = np.flatnonzero(rows.cpu().numpy())
+    prompts = np.flatnonzero(rows)
     if not with_nulls:
         return Returned(prompts, hits, np.zeros(0), np.zeros(0))
     other = _patched(subject, hit, allowed, patch, sheet.with_(intervention="restore_from_allowed"))
@@ -159,100 +165,100 @@ def _restored(
     return Returned(prompts, hits, _hits(other[rows]), chance)
 
 
-def _returned(found: Returned, sheet: Sheet) -> None:
+def write_returned(returned: Returned, sheet: Sheet) -> None:
     """The share of the rows whose refusal came back, beside its nulls; nothing where there are too few. Intervals are
     Wilson's for as many rows as there are prompts: of one under several attacks the answers depend on each other.
     """
-    if len(found.hits) < LEAST:
+    if len(returned.hits) < LEAST:
         return
-    n = len(np.unique(found.prompts))
+    n = len(np.unique(returned.prompts))
     view = sheet.with_(unit="share", n=n, n_unit="prompt")
 
     def share(hits: FloatArray) -> tuple[float, Interval]:
         return float(hits.mean()), wilson(float(hits.mean()) * n, n)
 
-    nulls = _null(found.chance)
-    if len(found.control):
-        value, band = share(found.control)
+    nulls = _null(returned.chance)
+    if len(returned.control):
+        value, band = share(returned.control)
         view.with_(intervention="restore_from_allowed").add("refusal_returned", value, band)
         nulls.append(Null("allowed_source", value, band.low, band.high))
-    view.with_(intervention="restore").add("refusal_returned", *share(found.hits), nulls)
+    view.with_(intervention="restore").add("refusal_returned", *share(returned.hits), nulls)
 
 
-def _twins(subject: Subject, forbidden: Asked, allowed: Asked) -> None:
+def _twins(subject: Subject, forbidden: Unpatched, allowed: Unpatched) -> None:
     rows = forbidden.taught & allowed.complied
     for dose, patch, with_nulls in _kinds(subject, forbidden, allowed):
-        here = subject.sheet.with_(dose=dose, role=patch.at)
-        view = here.with_(intervention="remove_to_allowed", set=FORBIDDEN)
+        kind_view = subject.sheet.with_(dose=dose, role=patch.at)
+        view = kind_view.with_(intervention="remove_to_allowed", set=subject.forbidden)
         kept = _patched(subject, forbidden, allowed, patch, view)
         chance = _by_chance(subject, forbidden, allowed, rows, patch.maps, "twins") if with_nulls else np.zeros(0)
         _share(view, "refusal_removed", ~kept[rows], _null(1 - chance))
-        view = here.with_(intervention="induce", set=ALLOWED)
+        view = kind_view.with_(intervention="induce", set=subject.allowed)
         _share(view, "refusal_induced", _patched(subject, allowed, forbidden, patch, view)[rows])
     _on_allowed(subject, allowed, allowed.turned(), subject.sheet.with_(intervention="remove_to_allowed"))
 
 
-def _on_allowed(subject: Subject, allowed: Asked, source: Asked, sheet: Sheet) -> None:
+def _on_allowed(subject: Subject, allowed: Unpatched, source: Unpatched, sheet: Sheet) -> None:
     """What a patch that takes refusal away costs where there is none to take: rates on allowed prompts."""
     for dose, patch, _ in _kinds(subject, allowed, source):
-        _patched(subject, allowed, source, patch, sheet.with_(set=ALLOWED, dose=dose, role=patch.at))
+        _patched(subject, allowed, source, patch, sheet.with_(set=subject.allowed, dose=dose, role=patch.at))
 
 
-def _ask(subject: Subject, prompts: Prompts) -> Asked:
-    requests = requests_for(subject.world, prompts, subject.model.embed.weight.device)
-    answers = unattacked(subject.model, requests)
-    return Asked(requests, Answers(answers.outputs.cpu(), answers.labels.cpu()), subject.instead(prompts))
+def ask(subject: Subject, prompts: PromptSet) -> Unpatched:
+    """The tuned model's answers to prompts, as it is."""
+    return Unpatched(subject, prompts, subject.model.answers(prompts))
 
 
-def _kinds(subject: Subject, one: Asked, other: Asked) -> Iterator[tuple[float, Patch, bool]]:
+def _kinds(subject: Subject, target: Unpatched, source: Unpatched) -> Iterator[tuple[float, Patch, bool]]:
     """(dose, patch, whether its nulls are made) of every patch; all positions only where both prompts are as long, row
     by row.
     """
-    width, ks = subject.model.config.width, subject.sweep.ks
+    width, ks = first_map(subject.base, 0).shape[1], subject.sweep.ks
     beside_nulls = CLAIMED if CLAIMED in ks else ks[0]
     places: tuple[At, ...] = ("last_prompt", "prompt")
-    paired = bool((one.requests.lengths == other.requests.lengths).all())
+    paired = bool((target.lengths == source.lengths).all())
     made = {k: acting(subject.base, subject.tuned, k or None) for k in ks}
     for at, (k, maps) in product(places, made.items()):
         if at == "last_prompt" or (subject.sweep.everywhere and paired):
             yield float(k or width), Patch(maps, at), at == "last_prompt" and k == beside_nulls
 
 
-def _patched(subject: Subject, target: Asked, source: Asked, patch: Patch, sheet: Sheet) -> Tensor:
+def _patched(subject: Subject, target: Unpatched, source: Unpatched, patch: Patch, sheet: Sheet) -> Bools:
     """(N,) where the patched answer is what tuning teaches in place of complying; writes the rates of all answers."""
-    answers = answers_patched(subject.model, target.requests, source.requests, patch)
-    _rates(sheet, answers.labels.cpu())
-    return target.gets(answers)
+    responses = subject.model.patched(target.prompts, source.prompts, patch)
+    _rates(sheet, responses)
+    return subject.gets(target.prompts, responses) > 0
 
 
-def _by_chance(subject: Subject, target: Asked, source: Asked, rows: Tensor, maps: Maps, name: str) -> FloatArray:
+def _by_chance(
+    subject: Subject, target: Unpatched, source: Unpatched, rows: Bools, maps: Maps, name: str
+) -> FloatArray:
     """(draws,) the share of the first of the rows whose answer, patched in a random direction, is what was taught; (0,)
     if there are no rows.
     """
-    (few,) = rows.nonzero(as_tuple=True)
-    few = few[: subject.sweep.few]
-    found = []
+    few = np.flatnonzero(rows)[: subject.sweep.few]
+    targets, sources = picked(target.prompts, few), picked(source.prompts, few)
+    shares = []
     for number in range(subject.sweep.draws if len(few) else 0):
         patch = Patch(maps, scramble=subject.torch_generator(f"patch/{name}/{number}"))
-        where = few.to(target.requests.refusal.device)
-        answers = answers_patched(subject.model, target.requests[where], source.requests[where], patch)
-        found.append(_hits(target.gets(answers, few)).mean())
-    return np.array(found)
+        responses = subject.model.patched(targets, sources, patch)
+        shares.append(subject.gets(targets, responses).mean())
+    return np.array(shares)
 
 
-def _rates(sheet: Sheet, labels: Tensor) -> None:
+def _rates(sheet: Sheet, responses: Responses) -> None:
     for statistic, what in RATES.items():
-        add_share(sheet, statistic, _hits(labels == int(what)))
+        add_share(sheet, statistic, _hits(responses.are(what)))
 
 
-def _share(sheet: Sheet, statistic: str, hits: Tensor, nulls: list[Null] | None = None) -> None:
+def _share(sheet: Sheet, statistic: str, hits: Bools, nulls: Sequence[Null] = ()) -> None:
     """A share of the rows that it is about; nothing where there are too few."""
     if len(hits) >= LEAST:
-        add_share(sheet, statistic, _hits(hits), nulls or [])
+        add_share(sheet, statistic, _hits(hits), nulls)
 
 
-def _hits(found: Tensor) -> FloatArray:
-    return found.double().cpu().numpy()
+def _hits(where: Bools) -> FloatArray:
+    return where.astype(np.float64)
 
 
 def _null(chance: FloatArray) -> list[Null]:
