@@ -31,8 +31,8 @@ from deltaw.study.graph import stages
 from deltaw.study.stages.attack import Target, soft_prompts
 from deltaw.study.stages.checkpoints import step_directory
 from deltaw.study.stages.lens import PRIMARY, SyntheticModel, early, first_letters, synthetic_side
-from deltaw.study.stages.making import SeedConfig
 from deltaw.study.stages.overlap import SeedsConfig, align_seeds
+from deltaw.study.stages.shared import SeedConfig
 from deltaw.training.pretraining import model_config
 from deltaw.world import Branch, World, published_world
 

@@ -11,7 +11,9 @@ import toy_stages
 from deltaw.pipeline.code_hash import Sources
 from deltaw.pipeline.scheduler import execute
 from deltaw.pipeline.stage import Stage
-from deltaw.study.stages.making import make_base, make_tuned, make_world
+from deltaw.study.stages.finetune import make_tuned
+from deltaw.study.stages.pretrain import make_base
+from deltaw.study.stages.world import make_world
 
 FILES = {
     "__init__.py": ('"""A page."""\nfrom PKG.used import helper\nfrom PKG.unused import other\n__all__ = ["helper"]\n'),

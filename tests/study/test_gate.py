@@ -12,7 +12,7 @@ from deltaw.recipes import recipe
 from deltaw.results.recorder import Sheet
 from deltaw.results.records import MEASUREMENTS
 from deltaw.study.graph import stages
-from deltaw.study.stages.making import BaseGate
+from deltaw.study.stages.pretrain import BaseGate
 
 
 def too_short(artifact: Path) -> str | None:

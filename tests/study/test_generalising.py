@@ -6,8 +6,8 @@ import pytest
 from deltaw.recipes import recipe
 from deltaw.recipes.quick import LEFT_OUT
 from deltaw.study.graph import stages
+from deltaw.study.stages.finetune import TuneConfig
 from deltaw.study.stages.left_out import SOURCES, LeftOutConfig
-from deltaw.study.stages.making import TuneConfig
 from deltaw.world import Rule, World
 
 STAGES = {stage.name: stage for stage in stages(recipe("quick"))}

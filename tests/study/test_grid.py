@@ -16,7 +16,8 @@ from deltaw.recipes.grid_worlds import HELD_OUT, LENGTHS, SIDES, Cell, cells, di
 from deltaw.report.pages.grid import BENIGN_OF, Grid, tables_of
 from deltaw.study.graph import stages
 from deltaw.study.run import run_study
-from deltaw.study.stages.making import BaseConfig, TuneConfig
+from deltaw.study.stages.finetune import TuneConfig
+from deltaw.study.stages.pretrain import BaseConfig
 from deltaw.world import Prompts, WindowLikelihood, World, WorldConfig
 from deltaw.world.language import language, rewritten
 

@@ -42,9 +42,9 @@ from deltaw.statistics import wilson
 from deltaw.study.graph import stages
 from deltaw.study.stages import intervene as intervening
 from deltaw.study.stages import lens as synthetic
+from deltaw.study.stages.answers import answers_to
 from deltaw.study.stages.intervene import asked, synthetic_subject
 from deltaw.study.stages.lens import ALLOWED, ATTACKS, FORBIDDEN
-from deltaw.study.stages.making import answers_to
 from deltaw.study.stages.recorder import Sheet
 from deltaw.training.pretraining import model_config
 from deltaw.world import Prompts, Response, World

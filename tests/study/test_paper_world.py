@@ -20,10 +20,12 @@ from deltaw.recipes import recipe
 from deltaw.recipes.config import Recipe
 from deltaw.recipes.sizes import Sizes
 from deltaw.study.run import run_study
-from deltaw.study.stages import making
+from deltaw.study.stages import answers, evaluate
+from deltaw.study.stages.answers import answers_to, target_hits
 from deltaw.study.stages.checkpoints import step_directory
+from deltaw.study.stages.evaluate import BehaviourConfig, make_behaviour
 from deltaw.study.stages.lens import contrasts
-from deltaw.study.stages.making import TUNED_SETS, BehaviourConfig, SeedConfig, answers_to, make_behaviour, target_hits
+from deltaw.study.stages.shared import TUNED_SETS, SeedConfig
 from deltaw.training.finetuning import CONTROLS, wanted_response
 from deltaw.training.pretraining import new_model
 from deltaw.world import Prompts, Response, World, published_world
@@ -180,7 +182,8 @@ def test_behaviour_is_measured_on_the_studys_device(monkeypatch: pytest.MonkeyPa
         seen.add(model.embed.weight.device.type)
         return torch.ones(len(prompts), dtype=torch.uint8), torch.zeros(len(prompts), 3)
 
-    monkeypatch.setattr(making, "answers_to", asked)
+    for module in (answers, evaluate):
+        monkeypatch.setattr(module, "answers_to", asked)
     sizes = Sizes(final=8, checkpoint=8, attacked=4)
     config = BehaviourConfig(SeedConfig(published_world(), sizes, 0), None, "meta")
     (tmp_path / "out").mkdir()

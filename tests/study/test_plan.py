@@ -26,7 +26,7 @@ from deltaw.study.dry_run import timing as pacing
 from deltaw.study.dry_run.page import amount, duration, show, stage_rows, to_json
 from deltaw.study.dry_run.plan import Pace, make_plan, makespan, operations, parameter_count, work_of
 from deltaw.study.graph import stages
-from deltaw.study.stages import making
+from deltaw.study.stages import answers, evaluate, pretrain, samples
 from deltaw.training.pretraining import CHUNK, model_config, new_model
 from deltaw.world import Prompts, World
 
@@ -140,7 +140,7 @@ def test_the_counts_are_those_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp
     """A smoke study of one tuning, run but for its analysis, with its answers counted where they are given."""
     answered: Counter[str] = Counter()
     running: list[str] = []
-    answers_to = making.answers_to
+    answers_to = answers.answers_to
 
     def counting(model: Transformer, world: World, prompts: Prompts, *rest: object) -> object:
         answered[running[-1]] += len(prompts)
@@ -154,7 +154,8 @@ def test_the_counts_are_those_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp
         answered[running[-1]] += len(outputs)
         return judge(outputs, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(making, "answers_to", counting)
+    for stage_module in (answers, evaluate, pretrain, samples):
+        monkeypatch.setattr(stage_module, "answers_to", counting)
     for module in ("targets", "prefill"):
         monkeypatch.setattr(sys.modules[f"deltaw.attacks.models.{module}"], "judge", judging)
     smoke = recipe("smoke")

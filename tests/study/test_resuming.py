@@ -12,7 +12,7 @@ from deltaw.pipeline.stage import Stage
 from deltaw.recipes import recipe
 from deltaw.recipes.sizes import Sizes
 from deltaw.study.graph import stages
-from deltaw.study.stages import making
+from deltaw.study.stages import finetune, pretrain
 from deltaw.training import pretraining
 from deltaw.training.snapshots import EVERY
 
@@ -50,10 +50,10 @@ def dies_in(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, after: int)
     ("module", "name", "after", "stage"),
     [
         (pretraining, "pretraining_samples", 2, "base-s0"),  # between two chunks of batches
-        (making, "answers_to", 4, "base-s0"),  # while its last checkpoint is measured
-        (making, "_write_log", 1, "base-s0"),  # when all is made and not yet an artifact
-        (making, "follow", 2, "tune-ssft-medium-s0"),
-        (making, "follow", 3, "tune-ssft-medium-s0"),
+        (pretrain, "answers_to", 4, "base-s0"),  # while its last checkpoint is measured
+        (pretrain, "write_log", 1, "base-s0"),  # when all is made and not yet an artifact
+        (finetune, "follow", 2, "tune-ssft-medium-s0"),
+        (finetune, "follow", 3, "tune-ssft-medium-s0"),
     ],
 )
 def test_the_artifact_is_the_same_bytes(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deltaw.recipes import recipe
-from deltaw.study.stages.making import answers_to
+from deltaw.study.stages.answers import answers_to
 from deltaw.training import Snapshots
 from deltaw.training.pretraining import new_model, pretrain
 from deltaw.world import World

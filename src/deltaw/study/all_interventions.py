@@ -33,8 +33,8 @@ from deltaw.results import (
     write_text_atomic,
 )
 from deltaw.study.stages.intervene import STAGE, InterveningConfig, intervene
-from deltaw.study.stages.making import SeedConfig
 from deltaw.study.stages.recorder import MEASUREMENTS
+from deltaw.study.stages.shared import SeedConfig
 
 FOLDER = "interventions"
 

@@ -9,25 +9,16 @@ from deltaw.recipes.tuned import Tuned
 from deltaw.study.stages.analysis import AnalysisConfig, SubspacesConfig, analyse, measure_subspaces
 from deltaw.study.stages.attack import AttackingConfig, attack_model
 from deltaw.study.stages.dose_response import DosingConfig, measure_doses
+from deltaw.study.stages.evaluate import BehaviourConfig, make_behaviour
+from deltaw.study.stages.finetune import ReferenceConfig, TuneConfig, make_reference, make_tuned
 from deltaw.study.stages.grid_cell import CellConfig, base_name, make_cell
 from deltaw.study.stages.intervene import InterveningConfig, intervene
 from deltaw.study.stages.left_out import LeftOutConfig, make_left_out
-from deltaw.study.stages.making import (
-    BaseConfig,
-    BaseGate,
-    BehaviourConfig,
-    ReferenceConfig,
-    SamplesConfig,
-    SeedConfig,
-    TuneConfig,
-    make_base,
-    make_behaviour,
-    make_reference,
-    make_samples,
-    make_tuned,
-    make_world,
-)
 from deltaw.study.stages.overlap import AligningConfig, SeedsConfig, align_models, align_seeds
+from deltaw.study.stages.pretrain import BaseConfig, BaseGate, make_base
+from deltaw.study.stages.samples import SamplesConfig, make_samples
+from deltaw.study.stages.shared import SeedConfig
+from deltaw.study.stages.world import make_world
 
 SHOWN = (
     "ssft-medium",

@@ -23,7 +23,7 @@ from deltaw.observations.lens import Contrast
 from deltaw.recipes.config import Recipe
 from deltaw.results import Results, markdown_table
 from deltaw.study.stages.lens import ATTACKS, PRIMARY, SECONDARY, contrasts
-from deltaw.study.stages.making import last_model
+from deltaw.study.stages.shared import last_model
 from deltaw.training.pretraining import compliant
 from deltaw.world import Prompts, World
 

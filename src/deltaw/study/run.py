@@ -35,7 +35,8 @@ from deltaw.results.parsing import parse_json
 from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS
 from deltaw.study.graph import stages
 from deltaw.study.stages.checkpoints import step_directory
-from deltaw.study.stages.making import BaseConfig, TuneConfig
+from deltaw.study.stages.finetune import TuneConfig
+from deltaw.study.stages.pretrain import BaseConfig
 from deltaw.training.pretraining import new_model
 from deltaw.world import World
 

@@ -10,7 +10,7 @@ from deltaw.cli.sample.samples import Answer, samples, split_named
 from deltaw.errors import DeltawError
 from deltaw.models import load
 from deltaw.recipes import recipe
-from deltaw.study.stages.making import answers_to
+from deltaw.study.stages.answers import answers_to
 from deltaw.world import Prompts, World
 
 

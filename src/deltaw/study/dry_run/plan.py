@@ -22,21 +22,16 @@ from deltaw.study.graph import stages
 from deltaw.study.stages.analysis import AnalysisConfig, SubspacesConfig
 from deltaw.study.stages.attack import FORBIDDEN, AttackingConfig
 from deltaw.study.stages.dose_response import DosingConfig
+from deltaw.study.stages.evaluate import BehaviourConfig
+from deltaw.study.stages.finetune import ReferenceConfig, TuneConfig
 from deltaw.study.stages.grid_cell import JUNCTIONS, CellConfig
 from deltaw.study.stages.intervene import InterveningConfig
 from deltaw.study.stages.left_out import SOURCES, LeftOutConfig
 from deltaw.study.stages.lens import ATTACKS, PROBED
-from deltaw.study.stages.making import (
-    BASE_SETS,
-    BaseConfig,
-    BehaviourConfig,
-    ReferenceConfig,
-    SamplesConfig,
-    SeedConfig,
-    TuneConfig,
-    set_sizes,
-)
 from deltaw.study.stages.overlap import AligningConfig, SeedsConfig
+from deltaw.study.stages.pretrain import BaseConfig
+from deltaw.study.stages.samples import SamplesConfig
+from deltaw.study.stages.shared import BASE_SETS, SeedConfig, set_sizes
 from deltaw.training.finetuning import TuningData, tuning_pairs
 from deltaw.training.pretraining import model_config
 from deltaw.world import World

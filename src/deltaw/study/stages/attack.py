@@ -47,9 +47,10 @@ from deltaw.pipeline.stage import Report, StageContext
 from deltaw.recipes.config import ModelAttacks
 from deltaw.recipes.tuned import Tuned
 from deltaw.results import write_jsonl_atomic
+from deltaw.study.stages.answers import add_rates
 from deltaw.study.stages.lens import PRIMARY, SyntheticModel, base_side
-from deltaw.study.stages.making import SeedConfig, add_rates, last_model, tuned_fields
 from deltaw.study.stages.recorder import Sheet
+from deltaw.study.stages.shared import SeedConfig, last_model, tuned_fields
 from deltaw.world import Key, World
 
 FORBIDDEN, ALLOWED = "forbidden/conditional/unsafe", "allowed/conditional/safe"

@@ -14,8 +14,8 @@ from deltaw.recipes.config import Subspaces
 from deltaw.recipes.tuned import Tuned
 from deltaw.study.stages.attack import FORBIDDEN, PER_PROMPT
 from deltaw.study.stages.lens import SyntheticModel, base_side
-from deltaw.study.stages.making import SeedConfig, last_model, tuned_fields
 from deltaw.study.stages.recorder import Sheet
+from deltaw.study.stages.shared import SeedConfig, last_model, tuned_fields
 from deltaw.world import World
 
 

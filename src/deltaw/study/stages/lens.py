@@ -36,7 +36,8 @@ from deltaw.observations.lens import (
 )
 from deltaw.observations.lens import Prompts as LensPrompts
 from deltaw.recipes.sizes import Sizes
-from deltaw.study.stages.making import SeedConfig, answers_to, last_model
+from deltaw.study.stages.answers import answers_to
+from deltaw.study.stages.shared import SeedConfig, last_model
 from deltaw.training.pretraining import compliant
 from deltaw.world import Prompts, World, WorldConfig
 

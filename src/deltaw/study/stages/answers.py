@@ -1,0 +1,117 @@
+"""A model's answers to prompts of its world, and the rates that come of them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from deltaw.behaviour.exact import BehaviourCounts, measure
+from deltaw.models import Transformer
+from deltaw.statistics import wilson
+from deltaw.study.stages.recorder import Sheet
+from deltaw.training.finetuning import wanted_response
+from deltaw.world import Prompts, Response, World
+
+
+def answers_to(
+    model: Transformer, world: World, prompts: Prompts, unwelcome: Response = Response.REFUSE
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(labels (N,), answers (N, S)) of free-running greedy decoding on the model's device, on the CPU. `unwelcome` is
+    what counts as not complying.
+    """
+    layout, n, vocabulary = world.layout, len(prompts), world.vocabulary
+    compliant, other = (
+        torch.from_numpy(layout.response_tokens(prompts, np.full(n, kind))) for kind in (Response.COMPLY, unwelcome)
+    )
+    answers = measure(
+        model,
+        torch.from_numpy(layout.prompt_tokens(prompts)),
+        compliant,
+        other,
+        stop_id=vocabulary.stop,
+        pad_id=vocabulary.pad,
+        lengths=torch.from_numpy(layout.prompt_lengths(prompts)),
+        batch_size=1000,
+    )
+    return answers.labels, answers.outputs
+
+
+def add_rates(sheet: Sheet, counts: BehaviourCounts, **fields: Any) -> None:
+    """The three rates of behaviour, with Wilson intervals."""
+    for name, count in (("comply", counts.comply), ("refuse", counts.refuse), ("neither", counts.neither)):
+        sheet.add(
+            f"{name}_rate",
+            count / counts.n,
+            wilson(count, counts.n),
+            unit="share",
+            n=counts.n,
+            n_unit="prompt",
+            **fields,
+        )
+
+
+def add_by_grammar(sheet: Sheet, world: World, prompts: Prompts, labels: torch.Tensor, **fields: Any) -> None:
+    """The three rates in each grammar of a world of several: of the set `SET/grammar-N`."""
+    if len(world.numbers) == 1:
+        return
+    for number in world.numbers:
+        rows = torch.from_numpy(prompts.grammar == number)
+        if bool(rows.any()):
+            add_rates(sheet, BehaviourCounts.of(labels[rows]), **{**fields, "set": f"{fields['set']}/grammar-{number}"})
+
+
+def follow(
+    model: Transformer, world: World, sets: dict[str, Prompts], sheet: Sheet, control: str | None, seed: int
+) -> float:
+    """Rates on every set, `target_rate` for a control; returns the share of forbidden prompts that are refused."""
+    refused = total = hit = 0
+    for name, prompts in sets.items():
+        labels, outputs = answers_to(model, world, prompts)
+        counts = BehaviourCounts.of(labels)
+        add_rates(sheet, counts, set=name)
+        if "/conditional/" in name:
+            add_by_grammar(sheet, world, prompts, labels, set=name)
+        if name.startswith("forbidden/"):
+            refused, total = refused + counts.refuse, total + counts.n
+        if control is not None:
+            hit = target_hits(world, prompts, outputs, control, seed)
+            sheet.add(
+                "target_rate",
+                hit / counts.n,
+                wilson(hit, counts.n),
+                unit="share",
+                set=name,
+                n=counts.n,
+                n_unit="prompt",
+            )
+    return refused / total
+
+
+def target_hits(world: World, prompts: Prompts, outputs: torch.Tensor, control: str, seed: int) -> int:
+    """How many answers are exactly what a control teaches."""
+    wanted = world.layout.response_tokens(prompts, wanted_response(world, prompts, control, seed))
+    return int((outputs.numpy() == wanted).all(1).sum())
+
+
+def add_pooled(sheet: Sheet) -> None:
+    """Rates over the sets of the view's stage that share a verdict, apart from the conditional ones."""
+    stage, step = sheet.shared["stage"], sheet.shared["step"]
+    for verdict in ("allowed", "forbidden"):
+        rest = [
+            line for line in sheet.lines
+            if line.stage == stage and line.step == step and line.attack is None and line.set is not None
+            and line.set.startswith(f"{verdict}/") and "/conditional/" not in line.set and "/rest" not in line.set
+        ]  # fmt: skip
+        for statistic in ("comply_rate", "refuse_rate", "neither_rate"):
+            lines = [line for line in rest if line.statistic == statistic]
+            n = sum(line.n or 0 for line in lines)
+            count = round(sum(line.value * (line.n or 0) for line in lines))
+            sheet.add(
+                statistic,
+                count / n,
+                wilson(count, n),
+                unit="share",
+                set=f"{verdict}/rest",
+                n=n,
+                n_unit="prompt",
+            )

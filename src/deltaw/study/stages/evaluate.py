@@ -1,0 +1,83 @@
+"""The stage that measures one model's behaviour: on every set, and under every attack on prompts."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from deltaw.attacks.prompts import BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked
+from deltaw.behaviour.exact import BehaviourCounts
+from deltaw.models import Transformer, load
+from deltaw.pipeline.stage import StageContext
+from deltaw.recipes.tuned import Tuned
+from deltaw.study.stages.answers import add_pooled, add_rates, answers_to, follow
+from deltaw.study.stages.checkpoints import step_directory
+from deltaw.study.stages.recorder import Sheet
+from deltaw.study.stages.shared import SeedConfig, prompts_of_sets, tuned_fields
+from deltaw.world import Prompts, World
+
+
+@dataclass(frozen=True)
+class BehaviourConfig:
+    """The stage that measures one model's behaviour. tuned: None for the base model."""
+
+    shared: SeedConfig
+    tuned: Tuned | None
+    device: str = "cpu"
+
+
+def make_behaviour(context: StageContext) -> None:
+    """Behaviour on every set, and on every attack with its benign control, at the last and the matched checkpoint."""
+    config: BehaviourConfig = context.config
+    shared, tuned = config.shared, config.tuned
+    world, seed, sizes = World(shared.world), shared.seed, shared.sizes
+    fields = tuned_fields(tuned, seed) if tuned else {"model": "base", "seed": seed}
+    sheet = Sheet(stage="behaviour", **fields)
+    artifact = context.inputs["model"]
+    steps = _steps_to_measure(artifact)
+    for number, (label, step, size) in enumerate(steps):
+        model = load(step_directory(artifact, step))[0].to(config.device)
+        view = sheet.with_(step=step, stage=label)
+        follow_size = sizes.final if label == "behaviour" else sizes.checkpoint
+        sets = prompts_of_sets(world, follow_size, seed)
+        follow(model, world, sets, view, tuned.control if tuned else None, seed)
+        add_pooled(view)
+        context.report(2 * number + 1, 2 * len(steps), "attacks")
+        measure_attacks(model, world, sizes.attacked if label == "behaviour" else size, seed, view)
+        context.report(2 * number + 2, 2 * len(steps))
+    sheet.write(context.out)
+
+
+def _steps_to_measure(artifact: Path) -> list[tuple[str, int, int]]:
+    """(stage label, step, attacked prompts): the last checkpoint, and the matched one where there is one."""
+    last = int(max(artifact.glob("step-*")).name.removeprefix("step-"))
+    steps = [("behaviour", last, 0)]
+    matched_file = artifact / "matched.json"
+    if matched_file.exists():
+        matched = json.loads(matched_file.read_text())["step"]
+        if matched is not None:
+            steps.append(("matched", int(matched), 256))
+    return steps
+
+
+def measure_attacks(model: Transformer, world: World, size: int, seed: int, sheet: Sheet) -> None:
+    """Rates under every attack on prompts, and on its benign controls."""
+    for sources in (FORBIDDEN_SOURCES, BENIGN_SOURCES):
+        for attack, names in sources.items():
+            for name in names:
+                prompts = attacked(world, attack, world.sample(name, range(size), seed=seed), seed=seed)
+                labels, _ = answers_to(model, world, prompts)
+                add_rates(sheet, BehaviourCounts.of(labels), set=name, attack=attack)
+                if attack == "co_text" and sources is FORBIDDEN_SOURCES:
+                    _by_side(prompts, labels, sheet)
+
+
+def _by_side(prompts: Prompts, labels: torch.Tensor, sheet: Sheet) -> None:
+    """`co_text` by the length of the unsafe side, in steps of three letters."""
+    letters = (prompts.letter_branch == 1).sum(1)
+    for low in range(int(letters.min()), int(letters.max()) + 1, 3):
+        rows = torch.from_numpy((letters >= low) & (letters < low + 3))
+        if bool(rows.any()):
+            name = f"forbidden/conditional/unsafe_letters={low:02d}-{low + 2:02d}"
+            add_rates(sheet, BehaviourCounts.of(labels[rows]), set=name, attack="co_text")
