@@ -31,7 +31,7 @@ from deltaw.training.pretraining import CHUNK, model_config, new_model
 from deltaw.world import Prompts, World
 
 PACE = Pace(
-    update=dict.fromkeys(("pretrain", "ssft", "dpo", "unlearn", "dpo_published", "unlearn_published"), 1.0),
+    update=dict.fromkeys(("pretrain", "ssft", "dpo", "unlearn", "dpo-published", "unlearn-published"), 1.0),
     reference=0.1,
     decode=0.01,
     ceiling=0.001,
@@ -155,7 +155,7 @@ def test_the_counts_are_those_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp
         return judge(outputs, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(making, "answers_to", counting)
-    for module in ("requests", "prefill"):
+    for module in ("targets", "prefill"):
         monkeypatch.setattr(sys.modules[f"deltaw.attacks.models.{module}"], "judge", judging)
     smoke = recipe("smoke")
     sizes = replace(smoke.sizes, final=9, checkpoint=5, attacked=3, ceiling=4, shown=2)
@@ -202,7 +202,7 @@ def test_a_log_gets_plain_lines_with_everything_in_them() -> None:
     page = text.getvalue()
     for words in (
         "block: published", "positions: sinusoidal", "peak_lr: 0.001", "steps: 100,000", "warmup: 20,000",
-        "tuning, medium", "tuning, small", "unlearn-small: unlearn (ascent_weight 0.1)", "control noise", "made up",
+        "tuning, medium", "tuning, small", "unlearn-small: unlearn (ascent_weight 0.1, cap none)", "control noise", "made up",
         f"parameters: {found.parameters:,}",
     ):  # fmt: skip
         assert words in page, words
