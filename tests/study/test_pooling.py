@@ -107,7 +107,7 @@ def test_what_one_run_found_and_the_next_contradicts_is_counted(tmp_path: Path) 
     publish(tmp_path / "both", tmp_path / "kept")
     assert (tmp_path / "kept" / "replication.md").read_text() == text
     kept = {path.name for path in (tmp_path / "kept").iterdir()}
-    assert kept == {"claims.md", "claims.json", "manifest.json", "models.md", "replication.md", "figures"}
+    assert kept == {"claims.md", "claims.json", "manifest.json", "models.md", "replication.md"}
     assert f"`{CLAIM}`" in (tmp_path / "kept" / "claims.md").read_text()
     with pytest.raises(DeltawError, match="only the verdicts of pooled runs"):
         deltaw.load(tmp_path / "kept")

@@ -1,11 +1,12 @@
-"""`make results`: what of a finished study is kept in the docs. No weights; all measurements, claims and figures.
+"""`make results`: what of a finished study is kept in the docs: verdicts, the measurements that claims and the docs'
+tables read, and the manifest. No weights, and no figures but those that a page shows.
 
 Beside them stands what the published code's statistics say of the same models, in published.md.
 """
 
 import gzip
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,22 @@ from deltaw.study.published_statistics import published_page, published_statisti
 from deltaw.study.stages.lens import PRIMARY, SECONDARY
 
 _NUMBERS = ("value", "low", "high", "smallest_effect", "power")
+
+BESIDE_CLAIMS = {
+    "bayes_accuracy",
+    "comply_rate",
+    "gain_log_ratio_in_situ",
+    "gain_relative_in_situ",
+    "redrawn_share",
+    "refuse_rate",
+    "sensitivity_log_ratio_max_logit_published",
+    "target_rate",
+    "update_relative_norm",
+}
+"""Statistics that no claim reads and that the docs' tables do (`benchmarks/standard.py`)."""
+
+BY_LAYER = {"gain_relative_in_situ", "null_energy_left", "tau_gap_relative_change"}
+"""Statistics that are kept layer by layer; of all others only what is over layers."""
 
 _CLAIMS = """\
 # Verdicts of `{name}`
@@ -152,13 +169,31 @@ def _write_tables(results: Results, out: Path) -> dict[str, str]:
     return names
 
 
-def keep_files(run: Path, out: Path, figures: Sequence[str] = ("*",)) -> None:
-    """Keep claims, prompts, tables if any, measurements (packed) and the figures of these patterns."""
+def keep_files(
+    run: Path,
+    out: Path,
+    figures: Sequence[str] = (),
+    keep: Callable[[Measurement], bool] | None = None,
+) -> None:
+    """Keep claims, prompts, tables if any, measurements (packed) and the figures of these patterns.
+
+    keep: which measurements; None: those that claims and the docs' tables read.
+    """
     _keep(run, out, (CLAIMS, PROMPTS, TABLES), figures)
-    (out / PACKED).write_bytes(gzip.compress((run / MEASUREMENTS).read_bytes(), compresslevel=9, mtime=0))
+    lines = read_measurements(run / MEASUREMENTS)
+    chosen = kept_lines(lines) if keep is None else [line for line in lines if keep(line)]
+    text = "".join(f"{line.to_line()}\n" for line in chosen)
+    (out / PACKED).write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
 
 
-def _keep(run: Path, out: Path, names: Sequence[str], figures: Sequence[str] = ("*",)) -> None:
+def kept_lines(lines: Sequence[Measurement]) -> list[Measurement]:
+    """Those that claims and the docs' tables read."""
+    queries = [query for claim in STATEMENTS for query in (claim.query, claim.against) if query is not None]
+    names = BESIDE_CLAIMS | {query.statistic for query in queries}
+    return [line for line in lines if line.statistic in names and (line.layer is None or line.statistic in BY_LAYER)]
+
+
+def _keep(run: Path, out: Path, names: Sequence[str], figures: Sequence[str] = ()) -> None:
     """Copy these files and figures; of an earlier run, which may have had others, `out` keeps none."""
     out.mkdir(parents=True, exist_ok=True)
     for stale in (PROMPTS, PACKED, REPLICATION, TABLES):
@@ -167,7 +202,8 @@ def _keep(run: Path, out: Path, names: Sequence[str], figures: Sequence[str] = (
         if path.is_file():
             shutil.copyfile(path, out / path.name)
     shutil.rmtree(out / "figures", ignore_errors=True)
-    (out / "figures").mkdir()
+    if figures:
+        (out / "figures").mkdir()
     for figure in (path for pattern in figures for path in (run / "figures").glob(pattern)):
         shutil.copyfile(figure, out / "figures" / figure.name)
 

@@ -110,12 +110,13 @@ class _Clock:
 
 
 FIRST_MATRIX = "mlp.gate_up"
-KEPT_FIGURES = ("prompts-*.svg", "pair-size.svg", "pair-null-energy-left.svg")
+KEPT_FIGURES = ("prompts-refused.svg",)
 _HEAD = """\
 # What three protocols and a control did to a real model
 
 {pairs}, made by `make real` and kept by `make real-results`; [how to read it](../../real-models.md). Every comparison
-has a directory here: measurements (`deltaw.load` reads it), claims, manifest, verdicts prompt by prompt, figures.
+has a directory here: measurements (`deltaw.load` reads it), claims, manifest, verdicts prompt by prompt. Measurements of
+single layers are not kept.
 
 ## Refusals
 
@@ -150,7 +151,7 @@ def keep(run: Path, out: Path, plan: Plan = PLAN) -> None:
     found = {name: load(run / f"compare-{name}") for name in names}
     for name in names:
         source, kept = run / f"compare-{name}", out / name
-        keep_files(source, kept, KEPT_FIGURES)
+        keep_files(source, kept, KEPT_FIGURES, keep=lambda line: line.layer is None)
         manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
         write_json_atomic(kept / MANIFEST, {**manifest, "base": manifest["names"][0], "tuned": name})
     text = _HEAD.format(
