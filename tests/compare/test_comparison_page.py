@@ -134,7 +134,7 @@ def test_a_stopped_comparison_says_that_it_goes_on(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deltaw.compare.weights", stop)
+    monkeypatch.setattr("deltaw.compare.compare", stop)
     monkeypatch.setattr(sys, "argv", ["deltaw", "compare", str(tmp_path), str(tmp_path)])
     with pytest.raises(SystemExit) as exit:
         cli.main()
