@@ -115,8 +115,8 @@ _HEAD = """\
 # What three protocols and a control did to a real model
 
 {pairs}, made by `make real` and kept by `make real-results`; [how to read it](../../real-models.md). Every comparison
-has a directory here: measurements (`deltaw.load` reads it), claims, manifest, verdicts prompt by prompt. Measurements of
-single layers are not kept.
+has a directory here: measurements (`deltaw.load` reads it), claims, manifest, verdicts prompt by prompt. Measurements
+of single layers are not kept.
 
 ## Refusals
 
