@@ -137,6 +137,8 @@ def test_the_page_has_what_was_asked_beside_the_control(tmp_path: Path) -> None:
                      "prompts-sensitivity"}  # fmt: skip
     assert "control:other" in (tmp_path / "compare-tuned" / "claims.json").read_text()
     assert "what the control <b>other</b>" in page
+    assert "What else was observed" in page
+    assert "effect_null_minus_column" in page
     with pytest.raises(DeltawError, match=r"asked otherwise \(prompts\)"):
         compare_prompts(base, tuned, tmp_path / "compare-tuned", FEW[:-1], by_words, EFFORT, control=control)
     with pytest.raises(DeltawError, match="another base"):

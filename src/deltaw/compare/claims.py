@@ -68,11 +68,12 @@ OF_ATTACKS: Mapping[str, Asked] = {
     "attack-looks-allowed": Asked(
         "position", "Under {attack}, activations of forbidden prompts lie nearer to allowed ones than without it",
         f"{RESID}, mean over layers by precision; 0 forbidden, 1 allowed", (("site", "resid_out"),),
+        set="{contrast}/forbidden",
     ),
     "attack-escapes-update": Asked(
         "gain_log_ratio_to_forbidden",
         "The update acts less on prompts under {attack} than on the forbidden ones they are from",
-        f"{MLP}, mean over layers", (("site", "mlp_in"),),
+        f"{MLP}, mean over layers", (("site", "mlp_in"),), set="{contrast}/forbidden",
     ),
 }  # fmt: skip
 

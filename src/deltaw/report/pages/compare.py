@@ -40,7 +40,7 @@ class Pair:
         self.tables = Tables(results)
         self.manifest = results.manifest
         frame = self.tables.frame
-        frame = frame[frame["layer"].notna() & frame["module"].notna()]
+        frame = frame[frame["layer"].notna() & frame["module"].notna() & (frame["stage"] == "compare")]
         self.kinds = sorted(
             {_kind(module, layer) for module, layer in zip(frame["module"], frame["layer"], strict=True)}
         )
@@ -303,12 +303,13 @@ def head(pair: Pair) -> dict[str, Any]:
 
 
 def tables_of(pair: Pair) -> dict[str, Table | None]:
-    """differences, skipped, absent, unmeasured and matrices: as tables; None where there is nothing."""
+    """differences, skipped, absent, unmeasured, observed and matrices: as tables; None where there is nothing."""
     return {
         "differences": _differences(pair),
         "skipped": _skipped(pair),
         "absent": _absent(pair),
         "unmeasured": _unmeasured(pair),
+        "observed": _observed(pair),
         "matrices": _matrices(pair),
     }
 
@@ -355,6 +356,46 @@ def _unmeasured(pair: Pair) -> Table | None:
     )
 
 
+OBSERVED = {
+    "gain_log_ratio_in_situ": "log gain of ΔW, forbidden over allowed, at the tuned model's own inputs",
+    "effect_null_minus_column": "change of MLP outputs: share of ΔW's null-space minus its column-space part",
+    "effect_share_null": "... share of the null-space part",
+    "effect_share_column": "... share of the column-space part",
+    "effect_share_inherited": "... share of what earlier layers changed",
+    "rank_log_ratio": "log ratio of ranks of activations, forbidden over allowed",
+    "rank_log_change": "log ratio of ranks, tuned over base",
+    "update_energy_rank": "directions that hold 0.9 of ‖ΔW‖²",
+    "refusal_share": "share of the difference in means along ΔW's strongest output directions",
+    "probe_accuracy": "accuracy of reading whether a prompt is forbidden",
+    "probe_accuracy_change": "... tuned minus base",
+    "success_slope_position": "attacks: log odds of success over the way to allowed",
+    "success_slope_gain": "attacks: log odds of success for a doubling of ΔW's gain",
+}
+"""Statistics of the lens that have no figure here, and what they say."""
+
+
+def _observed(pair: Pair) -> Table | None:
+    """What has no figure: a row a statistic, set and site, over layers or from the first to the last of them."""
+    frame, rows = pair.tables.frame, []
+    for statistic, says in OBSERVED.items():
+        part = frame[frame["statistic"] == statistic]
+        for (name, site), some in part.groupby([part["set"].fillna("–"), part["site"].fillna("–")], sort=False):
+            whole = some[some["layer"].isna()]
+            first = (whole if len(whole) else some).to_dict("records")[0]
+            null = "–"
+            if not pd.isna(first["null_low"]):
+                null = f"{first['null_kind']}: {interval(first['null_mean'], first['null_low'], first['null_high'])}"
+            if len(whole):
+                shown = interval(first["value"], first["low"], first["high"])
+            else:
+                by_layer = some.drop_duplicates("layer").sort_values("layer")
+                shown = " · ".join(number(value) for value in by_layer["value"])
+                null = f"{null} (layer {int(first['layer'])})" if null != "–" else null
+            rows.append((statistic, says, str(name), str(site), shown, null))
+    columns = ("statistic", "what it says", "prompts", "site", "over layers [95 %], or layer by layer", "a null [95 %]")
+    return Table("What else was observed", columns, tuple(rows)) if rows else None
+
+
 def _some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
@@ -362,7 +403,9 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 def _matrices(pair: Pair) -> Table | None:
     """A row a matrix: what was measured, with the strictest null of its null-space energy."""
     frame = pair.tables.frame
-    frame = frame[frame["set"].isna() & ~((frame["n_unit"] == "layer") & frame["layer"].isna())]
+    frame = frame[
+        (frame["stage"] == "compare") & frame["set"].isna() & ~((frame["n_unit"] == "layer") & frame["layer"].isna())
+    ]
     plain = ("update_relative_norm", "rounding_floor", "identical_share", "stable_rank", "participation_ratio",
              "cosine_with_weight")  # fmt: skip
     rows = []
