@@ -88,7 +88,7 @@ def test_an_interrupted_claim_is_no_obstacle(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from deltaw.study.directory import run_lock
+from deltaw.pipeline.run_directory import run_lock
 with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -18,7 +18,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from test_killed import stages
-from deltaw.study.engine import execute
+from deltaw.pipeline.scheduler import execute
 if __name__ == "__main__":
     execute(stages(Path(sys.argv[1])), Path(sys.argv[1]) / "run", sys.argv[2], workers=1)
 """

@@ -21,11 +21,12 @@ from deltaw.recipes.config import Recipe
 from deltaw.recipes.sizes import Sizes
 from deltaw.study.run import run_study
 from deltaw.study.stages import answers, evaluate
-from deltaw.study.stages.answers import answers_to, target_hits
+from deltaw.study.stages.answers import answers_to
 from deltaw.study.stages.checkpoints import step_directory
 from deltaw.study.stages.evaluate import BehaviourConfig, make_behaviour
 from deltaw.study.stages.lens import contrasts
 from deltaw.study.stages.shared import TUNED_SETS, SeedConfig
+from deltaw.study.stages.tuned_models import target_hits
 from deltaw.training.finetuning import CONTROLS, wanted_response
 from deltaw.training.pretraining import new_model
 from deltaw.world import Prompts, Response, World, published_world

@@ -31,7 +31,7 @@ from deltaw.training.pretraining import CHUNK, model_config, new_model
 from deltaw.world import Prompts, World
 
 PACE = Pace(
-    update=dict.fromkeys(("pretrain", "ssft", "dpo", "unlearn", "dpo_published", "unlearn_published"), 1.0),
+    update=dict.fromkeys(("pretrain", "ssft", "dpo", "unlearn", "dpo-published", "unlearn-published"), 1.0),
     reference=0.1,
     decode=0.01,
     ceiling=0.001,
@@ -203,7 +203,8 @@ def test_a_log_gets_plain_lines_with_everything_in_them() -> None:
     page = text.getvalue()
     for words in (
         "block: published", "positions: sinusoidal", "peak_lr: 0.001", "steps: 100,000", "warmup: 20,000",
-        "tuning, medium", "tuning, small", "unlearn-small: unlearn (ascent_weight 0.1)", "control noise", "made up",
+        "tuning, medium", "tuning, small", "unlearn-small: unlearn (ascent_weight 0.1, cap none)", "control noise",
+        "made up",
         f"parameters: {found.parameters:,}",
     ):  # fmt: skip
         assert words in page, words

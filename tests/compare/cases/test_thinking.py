@@ -40,7 +40,7 @@ def test_thoughts_are_not_judged_as_an_answer(answer: str, verdict: Verdict) -> 
 def test_thinking_is_switched_off_or_its_thoughts_are_marked(tmp_path: Path, template: str, open_: bool) -> None:
     directory = write_model(tmp_path / "model")
     (directory / "chat_template.jinja").write_text(template)
-    chat, prompt = load_chat(directory), Prompt("Hi.", "harmless")
+    chat, prompt = load_chat(directory), Prompt("Hi.", "allowed")
     assert chat_text(chat, prompt).rstrip().endswith("<think>") == open_
     answers: list[str] = []
 

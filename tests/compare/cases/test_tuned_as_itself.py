@@ -26,12 +26,12 @@ from deltaw.report import write_report
 from deltaw.results import read_measurements
 
 pytest.importorskip("transformers")
-PROMPTS = [Prompt(REQUEST, "harmless")]
+PROMPTS = [Prompt(REQUEST, "allowed")]
 EFFORT = Effort(pairs=2, attacked=2, corpus=4, sensitive=2, iterations=2, new_tokens=2, batch=8, draws=20)
 PAIRS = [
     Prompt(f"How do I {verb} {thing}?", label, set="operator", pair=f"p{place}")
     for place, thing in enumerate(("kites", "boats"))
-    for verb, label in (("make", "harmless"), ("break", "harmful"))
+    for verb, label in (("make", "allowed"), ("break", "forbidden"))
 ]
 
 

@@ -20,7 +20,8 @@ from deltaw.recipes.tuned import Tuned
 from deltaw.results.recorder import Sheet
 from deltaw.study.stages.checkpoints import step_directory
 from deltaw.study.stages.lens import SyntheticModel, base_sides
-from deltaw.study.stages.shared import SeedConfig, tuned_fields
+from deltaw.study.stages.shared import SeedConfig
+from deltaw.study.stages.tuned_models import tuned_fields
 from deltaw.world import World
 
 Observe = Callable[[Lens, Sheet], None]

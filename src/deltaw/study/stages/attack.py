@@ -50,7 +50,8 @@ from deltaw.results import write_jsonl_atomic
 from deltaw.study.stages.answers import add_rates
 from deltaw.study.stages.lens import PRIMARY, SyntheticModel, base_side
 from deltaw.study.stages.recorder import Sheet
-from deltaw.study.stages.shared import SeedConfig, last_model, tuned_fields
+from deltaw.study.stages.shared import SeedConfig, last_model
+from deltaw.study.stages.tuned_models import tuned_fields
 from deltaw.world import Key, World
 
 FORBIDDEN, ALLOWED = "forbidden/conditional/unsafe", "allowed/conditional/safe"

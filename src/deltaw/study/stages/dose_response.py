@@ -15,7 +15,8 @@ from deltaw.recipes.tuned import Tuned
 from deltaw.study.stages.attack import FORBIDDEN, PER_PROMPT
 from deltaw.study.stages.lens import SyntheticModel, base_side
 from deltaw.study.stages.recorder import Sheet
-from deltaw.study.stages.shared import SeedConfig, last_model, tuned_fields
+from deltaw.study.stages.shared import SeedConfig, last_model
+from deltaw.study.stages.tuned_models import tuned_fields
 from deltaw.world import World
 
 

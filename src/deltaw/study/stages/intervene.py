@@ -15,7 +15,8 @@ from deltaw.recipes.sizes import Sizes
 from deltaw.recipes.tuned import Tuned
 from deltaw.results.recorder import Sheet
 from deltaw.study.stages.lens import ALLOWED, FORBIDDEN, SyntheticModel, attacked_prompts, contrasts
-from deltaw.study.stages.shared import SeedConfig, last_model, prompts_of_sets, tuned_fields
+from deltaw.study.stages.shared import SeedConfig, last_model, prompts_of_sets
+from deltaw.study.stages.tuned_models import tuned_fields
 from deltaw.training.finetuning import INSTEAD
 from deltaw.world import Prompts, Response, World
 

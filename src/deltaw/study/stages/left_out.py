@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from deltaw.pipeline.stage import StageContext
 from deltaw.recipes.tuned import Tuned
-from deltaw.study.stages.answers import add_pooled, follow
+from deltaw.study.stages.answers import add_pooled
 from deltaw.study.stages.recorder import Sheet
-from deltaw.study.stages.shared import SeedConfig, last_model, prompts_of_sets, tuned_fields
+from deltaw.study.stages.shared import SeedConfig, last_model, prompts_of_sets
+from deltaw.study.stages.tuned_models import follow, tuned_fields
 from deltaw.world import LEFT_OUT_SETS, World
 
 ATTACK = "left_out"

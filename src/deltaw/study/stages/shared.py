@@ -6,7 +6,6 @@ from typing import Any
 
 from deltaw.models import Transformer, load
 from deltaw.recipes.sizes import Sizes
-from deltaw.recipes.tuned import Tuned
 from deltaw.results import write_jsonl_atomic
 from deltaw.study.stages.recorder import Sheet
 from deltaw.training import TrainingLog
@@ -48,17 +47,6 @@ class SeedConfig:
 def last_model(artifact: Path) -> tuple[Transformer, dict[str, Any]]:
     """The model of a training stage's last checkpoint."""
     return load(max(artifact.glob("step-*")))
-
-
-def tuned_fields(tuned: Tuned, seed: int) -> dict[str, Any]:
-    """The fields that name a tuned model in every measurement and in its meta.json."""
-    return {
-        "model": tuned.name,
-        "protocol": tuned.protocol,
-        "strength": tuned.strength,
-        "control": tuned.control,
-        "seed": seed,
-    }
 
 
 def write_log(log: TrainingLog, directory: Path, sheet: Sheet, every: int, unit: str) -> None:
