@@ -10,7 +10,6 @@ import deltaw
 from deltaw.compare import Effort, SafetyTuning
 from deltaw.errors import DeltawError
 from deltaw.models import smollm2
-from deltaw.protocols import Ssft
 from deltaw.protocols.ssft import Ssft
 from deltaw.study import real_model as realmodel
 from deltaw.training import huggingface as tuning
