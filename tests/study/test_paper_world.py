@@ -20,7 +20,7 @@ from deltaw.recipes import recipe
 from deltaw.recipes.config import Recipe
 from deltaw.recipes.sizes import Sizes
 from deltaw.study.run import run_study
-from deltaw.study.stages import answers, evaluate
+from deltaw.study.stages import evaluate, tuned_models
 from deltaw.study.stages.answers import answers_to
 from deltaw.study.stages.checkpoints import step_directory
 from deltaw.study.stages.evaluate import BehaviourConfig, make_behaviour
@@ -183,7 +183,7 @@ def test_behaviour_is_measured_on_the_studys_device(monkeypatch: pytest.MonkeyPa
         seen.add(model.embed.weight.device.type)
         return torch.ones(len(prompts), dtype=torch.uint8), torch.zeros(len(prompts), 3)
 
-    for module in (answers, evaluate):
+    for module in (evaluate, tuned_models):
         monkeypatch.setattr(module, "answers_to", asked)
     sizes = Sizes(final=8, checkpoint=8, attacked=4)
     config = BehaviourConfig(SeedConfig(published_world(), sizes, 0), None, "meta")
