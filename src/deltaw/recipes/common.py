@@ -14,9 +14,6 @@ from deltaw.recipes.tuned import Tuned
 from deltaw.training.finetuning import TuningConfig
 from deltaw.training.optimisers import OptimiserConfig
 
-MEDIUM, SMALL = 1e-3, 1e-4  # η_M and η_S = η_M / 10: the same for all protocols
-
-
 Protocols = Mapping[str, Protocol]
 """Protocols by what a study calls the models that they make."""
 
@@ -61,11 +58,6 @@ def tunings_of(
     of_strength = [tuned(*protocol, strength) for strength in optimisers for protocol in protocols.items()]
     plain = replace(tuned("dpo_plain", Dpo(beta=0.1), "medium"), curve_only=True)
     return (*of_strength, plain, *(tuned("ssft", Ssft(), "medium", control) for control in controls))
-
-
-def strengths(steps: int) -> dict[str, OptimiserConfig]:
-    """The two strengths of a tuning: the same number of updates at η_M and at η_S."""
-    return {"medium": optimiser(MEDIUM, steps), "small": optimiser(SMALL, steps)}
 
 
 def controlled(tuned: Tuned, control: str) -> Tuned:

@@ -5,12 +5,11 @@ from dataclasses import replace
 from deltaw.attacks.models import RelearningConfig, TokenSearchConfig
 from deltaw.recipes.common import (
     optimiser,
-    strengths,
     tunings_of,
 )
 from deltaw.recipes.config import ModelAttacks, Recipe, Subspaces
 from deltaw.recipes.intervention_sweeps import SMOKE
-from deltaw.recipes.quick import left_out_of, quick
+from deltaw.recipes.quick import left_out_of, quick, strengths
 from deltaw.recipes.sizes import Sizes
 
 

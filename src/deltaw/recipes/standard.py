@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from deltaw.recipes.common import controlled, strengths, tuned_again, tunings_of
+from deltaw.recipes.common import controlled, tuned_again, tunings_of
 from deltaw.recipes.config import Recipe, Subspaces
 from deltaw.recipes.intervention_sweeps import STANDARD
-from deltaw.recipes.quick import quick
+from deltaw.recipes.quick import quick, strengths
 from deltaw.training.finetuning import CONTROLS
 from deltaw.training.pretraining import PretrainingConfig
 
