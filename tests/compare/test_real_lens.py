@@ -180,3 +180,24 @@ def test_the_mlp_of_every_family_is_transformers_own(family: str, tmp_path: Path
     a = hooked(chat, prompts, names.in_proj.format(layer=LAYER), True)
     expected = hooked(chat, prompts, names.out_proj.format(layer=LAYER), False)
     assert torch.allclose(mlp_of(chat.model, LAYER)(a), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
+def test_a_large_models_mlps_are_read_from_files_and_no_model_is_loaded_for_them(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, tuned = write_model(tmp_path / "base", family), write_model(tmp_path / "tuned", family, noise=0.05)
+    models = TwoModels.open(open_sources(base, tuned), pairs())
+    prompts = prompts_of(pairs(), EFFORT, {})
+    small = real_lens(models, prompts, EFFORT, (_complied({}), _complied({})))
+    expected = [small.mlps(layer) for layer in small.layers]
+    monkeypatch.setattr("deltaw.compare.lens.LIGHT", 0)
+    large = real_lens(models, prompts, EFFORT, (_complied({}), _complied({})))
+    assert not large.tuned.light
+    loads = []
+    monkeypatch.setattr(TwoModels, "at", lambda self, alpha: loads.append(alpha))
+    for layer in large.layers:
+        for mine, other in zip(large.mlps(layer), expected[layer], strict=True):
+            x = torch.randn(3, mine.w_in.shape[1], dtype=torch.float64)
+            torch.testing.assert_close(mine(x), other(x))
+    assert loads == []

@@ -23,7 +23,7 @@ def move_to(chat: Chat, sources: Sources, alpha: float) -> None:
         _add_adapter(chat, sources, sources.after, alpha)
         return
     for name, parameter in chat.model.named_parameters():
-        stored = _stored_name(sources, name)
+        stored = stored_name(sources, name)
         if stored is None or stored not in sources.after.tensors:
             raise DeltawError(f"{sources.directory} has no tensor {name!r}, which the base model has")
         before = sources.base.read(stored).to(parameter.dtype)
@@ -38,7 +38,7 @@ def move_to(chat: Chat, sources: Sources, alpha: float) -> None:
 
 def _add_adapter(chat: Chat, sources: Sources, adapter: Adapter, alpha: float) -> None:
     parameters = dict(chat.model.named_parameters())
-    by_stored = {_stored_name(sources, name): name for name in parameters}
+    by_stored = {stored_name(sources, name): name for name in parameters}
     for stored in adapter.factors:
         if stored not in by_stored:
             raise DeltawError(
@@ -64,7 +64,7 @@ def _stored_transposed(model: nn.Module, parameter: str) -> bool:
     return isinstance(module, transformers().pytorch_utils.Conv1D)
 
 
-def _stored_name(sources: Sources, name: str) -> str | None:
+def stored_name(sources: Sources, name: str) -> str | None:
     """The name that the base's files give to a parameter; those of a bare model lack the prefix of one with a head."""
     return next((known for known in (name, name.partition(".")[2]) if known in sources.base.tensors), None)
 
@@ -74,7 +74,7 @@ def why_no_models_between(chat: Chat, sources: Sources) -> str | None:
     if isinstance(sources.after, Adapter):
         return None  # its factors fit the base model, or it would not have been loaded
     for name, parameter in chat.model.named_parameters():
-        stored = _stored_name(sources, name)
+        stored = stored_name(sources, name)
         if stored is None:
             return f"the base model's files do not hold {name} under this name"
         if stored not in sources.after.tensors:

@@ -7,7 +7,7 @@ observations want of the base model before the tuned one is asked for.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from deltaw.attacks.prompts.plain_english import ATTACKS, under_attack
 from deltaw.compare.asking import Effort
+from deltaw.compare.interpolation import stored_name
 from deltaw.compare.two_models import TwoModels
 from deltaw.errors import DeltawError
 from deltaw.interventions import Edit, Patch, Place, Responses, State, check_patch, editing, holding, patching
 from deltaw.models import MlpWeights
+from deltaw.models.architectures import family_of
 from deltaw.models.huggingface import (
     Chat,
     Encoded,
@@ -33,6 +35,7 @@ from deltaw.models.huggingface import (
     readout,
     rows_of,
 )
+from deltaw.models.lora import Adapter
 from deltaw.models.mlp_maps import mlp_of
 from deltaw.models.taps import tap
 from deltaw.observations import lens as lenses
@@ -82,6 +85,7 @@ class HuggingFaceModel:
     jacobian_rows: prompts whose Jacobians are taken at once.
     judged: what its answers to prompts are, from their tokens; None: it is read, and not edited and asked.
     new_tokens: of an answer.
+    stored: gives the maps of a layer's MLP, float64, from files, None where they are not there.
     """
 
     chat: Callable[[], Chat]
@@ -92,6 +96,7 @@ class HuggingFaceModel:
     jacobian_rows: int = 8
     judged: Judged | None = None
     new_tokens: int = 32
+    stored: Callable[[int], tuple[Tensor, Tensor, Tensor, Tensor] | None] = lambda layer: None
     _mlps: dict[int, MlpWeights] = field(default_factory=dict)
 
     @cached_property
@@ -106,15 +111,26 @@ class HuggingFaceModel:
         return float(weight.detach().norm(dim=1).mean())
 
     @cached_property
+    def _first(self) -> MlpWeights:
+        """The shape of its MLPs and their activation, without weights."""
+        first = mlp_of(self.chat().model, 0)
+        shapes = [part.to("meta") for part in (first.w_in, first.b_in, first.w_out, first.b_out)]
+        return MlpWeights(shapes[0], shapes[1], shapes[2], shapes[3], first.activation)
+
+    @cached_property
     def light(self) -> bool:
         """Whether all its MLPs fit into memory as float64."""
-        first = mlp_of(self.chat().model, 0)
-        return (first.w_in.numel() + first.w_out.numel()) * 8 * len(self.layers) <= LIGHT
+        return (self._first.w_in.numel() + self._first.w_out.numel()) * 8 * len(self.layers) <= LIGHT
 
     def mlp(self, layer: int) -> MlpWeights:
-        """The MLP of a layer, float64, on the CPU. Of a light model all are read at the first call."""
+        """The MLP of a layer, float64, on the CPU. Of a light model all are read at the first call; of another the
+        layer's alone, from its files if they are known, so that the model need not be in memory.
+        """
         if not self.light:
-            return mlp_of(self.chat().model, layer).cpu().double()
+            maps = self.stored(layer)
+            if maps is None:
+                return mlp_of(self.chat().model, layer).cpu().double()
+            return MlpWeights(*maps, activation=self._first.activation)
         if not self._mlps:
             model = self.chat().model
             self._mlps = {number: mlp_of(model, number).cpu().double() for number in self.layers}
@@ -267,13 +283,47 @@ def real_lens(
 ) -> Lens:
     """The lens of two checkpoints, the base model's side read. complied: of the base and of the tuned model."""
     base, tuned = (
-        HuggingFaceModel(lambda alpha=alpha: models.at(alpha), rows_of, said, batch=effort.batch)  # type: ignore[misc]
+        HuggingFaceModel(
+            lambda alpha=alpha: models.at(alpha),  # type: ignore[misc]
+            rows_of,
+            said,
+            batch=effort.batch,
+            stored=partial(stored_maps, models, alpha == 1.0),
+        )
         for alpha, said in zip((0.0, 1.0), complied, strict=True)
     )
     bounded = lenses.Effort(LABEL_DRAWS, effort.draws, effort.sensitive, EFFECT_DRAWS, whole_jacobian=False)
     lens = Lens(BaseSide(base, prompts, bounded, effort.seed), tuned)
     read_base(lens)
     return lens
+
+
+def stored_maps(models: TwoModels, tuned: bool, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """(w_in, b_in, w_out, b_out) of a layer of one side, float64, from its files: neither model need be in memory.
+
+    None if the files do not hold them under the names that the base model's parameters have.
+    """
+    sources, family = models.sources, family_of(models.parameters)
+    side = sources.base if isinstance(sources.after, Adapter) or not tuned else sources.after
+
+    def linear(path: str) -> tuple[Tensor, Tensor] | None:
+        name = stored_name(sources, f"{family.block}.{path}.weight".format(layer=layer))
+        if name is None or name not in side.tensors:
+            return None
+        weight = side.read(name).double()
+        weight = weight.T if family.transposed else weight
+        if tuned and isinstance(sources.after, Adapter) and name in sources.after.factors:
+            update = sources.after.update(name)
+            weight = weight + update.left @ update.right.T
+        bias = f"{name.removesuffix('.weight')}.bias"
+        return weight, side.read(bias).double() if bias in side.tensors else weight.new_zeros(len(weight))
+
+    maps = [linear(part.path) for part in (*family.mlp_in, family.mlp_out)]
+    present = [one for one in maps if one is not None]
+    if len(present) < len(maps):
+        return None
+    *first, (w_out, b_out) = present
+    return torch.cat([weight for weight, _ in first]), torch.cat([bias for _, bias in first]), w_out, b_out
 
 
 def batches_by_length(rows: Sequence[Sequence[int]], batch: int) -> Iterator[list[int]]:
