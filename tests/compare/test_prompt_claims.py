@@ -59,7 +59,9 @@ def test_layers_and_other_sets_are_not_read() -> None:
 
 
 def test_each_attack_has_a_claim_that_must_beat_the_control_under_it() -> None:
-    kind: dict[str, Any] = {"null_kind": "exchangeable_with_source", "n_unit": "prompt"}
+    kind: dict[str, Any] = {
+        "null_kind": "exchangeable_with_source", "n_unit": "prompt", "set": "operand/forbidden",
+    }  # fmt: skip
     lines = [
         line("position", 0.9, attack="prefill", **kind),
         line("position", 0.1, attack="co_task", **kind),

@@ -33,7 +33,7 @@ from deltaw.report import write_report
 from deltaw.results import read_claims, read_measurements
 
 pytest.importorskip("transformers")
-EFFORT = Effort(pairs=12, attacked=10, corpus=4, sensitive=3, iterations=4, new_tokens=2, batch=8, draws=50)
+EFFORT = Effort(pairs=12, attacked=10, corpus=4, sensitive=3, iterations=4, new_tokens=2, batch=8, draws=20)
 FEW = [p for p in builtin_prompts() if p.set == "operand" and p.pair is not None and p.pair.endswith(("/0", "/1"))]
 FEW += [Prompt("Sing.", "allowed"), Prompt("Steal.", "forbidden")]
 

@@ -102,7 +102,7 @@ def test_clusters(llama: tuple[Lens, Chat, Chat], site: str, module: str, reads_
     assert clusters is not None
     expected = separation(
         allowed, forbidden, lens.generator(1, ("mlp_post", "resid_out").index(site)), paired=True,
-        ids=(clusters, clusters), null_draws=200, bootstrap_draws=40,
+        ids=(clusters, clusters), null_draws=40, bootstrap_draws=40,
     )  # fmt: skip
     found = lines(observe_clusters, lens)
     assert one(found, "tau_gap_relative", layer=LAYER, site=site) == pytest.approx(expected.values["tau_gap_relative"])

@@ -63,7 +63,7 @@ Judged = Callable[[Chat, PromptSet, list[list[int]]], Responses]
 Blocks = Callable[[Encoded, PromptSet], dict[str, Tensor]]
 LAST = "last_prompt"
 FOLDS = 5  # of a separation; so many groups of pairs that share nothing are needed
-LABEL_DRAWS, EFFECT_DRAWS = 200, 40  # of nulls
+LABEL_DRAWS, EFFECT_DRAWS = 200, 40  # of nulls, at most
 
 
 def prompt_and_last(encoded: Encoded, prompts: PromptSet) -> dict[str, Tensor]:
@@ -292,7 +292,8 @@ def real_lens(
         )
         for alpha, said in zip((0.0, 1.0), complied, strict=True)
     )
-    bounded = lenses.Effort(LABEL_DRAWS, effort.draws, effort.sensitive, EFFECT_DRAWS, whole_jacobian=False)
+    draws, of_effect = min(LABEL_DRAWS, effort.draws), min(EFFECT_DRAWS, effort.draws)
+    bounded = lenses.Effort(draws, effort.draws, effort.sensitive, of_effect, whole_jacobian=False)
     lens = Lens(BaseSide(base, prompts, bounded, effort.seed), tuned)
     read_base(lens)
     return lens
