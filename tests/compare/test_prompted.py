@@ -226,6 +226,7 @@ def test_comparisons_of_one_base_ask_it_once(tmp_path: Path) -> None:
         compare_prompts(base, tuned, tmp_path / "first", FEW[2:], by_words, EFFORT, base_parts=tmp_path / "base.jsonl")
 
 
+@pytest.mark.slow
 def test_the_size_of_a_batch_moves_statistics_by_less_than_a_hundredth_of_their_interval(tmp_path: Path) -> None:
     base, tuned = pair_of(tmp_path)
     found = []

@@ -27,6 +27,7 @@ def results_of(tmp_path: Path, name: str) -> deltaw.Results:
     return deltaw.load(tmp_path / "run" / f"compare-{name}")
 
 
+@pytest.mark.slow
 def test_whole_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     install(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

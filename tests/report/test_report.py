@@ -252,6 +252,7 @@ def test_several_seeds_become_a_mean_with_their_range(tmp_path: Path) -> None:
     assert len(nulls(joined.take("null_energy_left", last=True, **where))) == 4
 
 
+@pytest.mark.slow
 def test_captions_and_tables_of_several_seeds_say_what_their_ends_are(tmp_path: Path) -> None:
     directory = write_run(tmp_path / "all", seeds=(0, 1))
     text = write_report(directory).read_text(encoding="utf-8")
@@ -382,6 +383,7 @@ def test_a_broken_line_of_measurements_is_said_by_its_number(tmp_path: Path) -> 
         write_report(directory)
 
 
+@pytest.mark.slow
 def test_spread_over_seeds_is_told_apart_where_a_tuning_was_done_twice(tmp_path: Path) -> None:
     """Bases that differ by 0.2 and tunings of one base by 0.01: nearly all spread is the bases'."""
     lines = []

@@ -24,6 +24,7 @@ def resident() -> int:
     return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STATM.exists(), reason="this system does not say what a process holds")
 def test_training_and_decoding_hold_what_they_held_at_the_start(tmp_path: Path) -> None:
     chosen = recipe("paper-laptop")

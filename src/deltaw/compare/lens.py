@@ -360,3 +360,5 @@ def read_base(lens: Lens) -> None:
         before.contrast(name)
     for attacked in before.attacked:
         before.activations((attacked.contrast, attacked.attack), attacked.prompts)
+    for number, question in enumerate(before.prompts.questions):
+        before.activations(("question", number), question.prompts)

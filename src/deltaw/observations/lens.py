@@ -292,6 +292,10 @@ class Lens:
             self._after[name] = self.tuned.activations(contrast.allowed), self.tuned.activations(contrast.forbidden)
         return self._after[name]
 
+    def activations(self, key: Hashable, prompts: PromptSet) -> Places:
+        """The tuned model's activations on prompts, read once for each key."""
+        return self.once(("activations", key), lambda: self.tuned.activations(prompts))
+
     def mlps(self, layer: int) -> tuple[MlpWeights, MlpWeights]:
         """The MLP of a layer in the base and in the tuned model."""
         return self.before.mlp(layer), _layer(self._mlps, layer, self.tuned.mlp, self.tuned.light)

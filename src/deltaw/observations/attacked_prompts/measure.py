@@ -26,8 +26,8 @@ def observe_attacked_prompts(lens: Lens, sheet: Sheet) -> None:
     for attacked in before.attacked:
         if attacked.contrast not in lens.names:
             continue
-        at_base = before.activations((attacked.contrast, attacked.attack), attacked.prompts)
-        at_tuned = lens.tuned.activations(attacked.prompts)
+        key = (attacked.contrast, attacked.attack)
+        at_base, at_tuned = (side.activations(key, attacked.prompts) for side in (before, lens))
         view = sheet.with_(set=attacked.set, attack=attacked.attack, n=len(attacked.prompts), n_unit="prompt")
         clusters = lens.clusters(attacked.contrast)
         write_positions(lens, "position", lens.after(attacked.contrast), at_tuned, view, clusters)

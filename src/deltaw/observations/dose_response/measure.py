@@ -124,7 +124,7 @@ def attacked_doses(lens: Lens) -> list[Doses]:
     for attacked in before.attacked:
         if attacked.contrast != name:
             continue
-        at_tuned = lens.tuned.activations(attacked.prompts)
+        at_tuned = lens.activations((name, attacked.attack), attacked.prompts)
         placed = write_positions(lens, "position", reference, at_tuned, scratch, clusters)
         at_base = before.activations((name, attacked.attack), attacked.prompts)
         ratios = write_gain_ratios(lens, at_base, before.contrast(name)[1], scratch, clusters=clusters)

@@ -24,9 +24,13 @@ def observe_probe(lens: Lens, sheet: Sheet, permutations: int = PERMUTATIONS) ->
     if not before.prompts.questions:
         lens.absent["probe_accuracy"] = "these prompts come with nothing to read"
         return
-    models = {"": lens.tuned, "_base": before.model, "_random": before.model.random(before.seed)}
+    random = lens.tuned.random(before.seed)
     for number, question in enumerate(before.prompts.questions):
-        places = {suffix: model.activations(question.prompts, (SITE,)) for suffix, model in models.items()}
+        places = {
+            "": lens.tuned.activations(question.prompts, (SITE,)),
+            "_base": before.activations(("question", number), question.prompts),
+            "_random": random.activations(question.prompts, (SITE,)),
+        }
         view = sheet.with_(set=question.set, site=SITE, n=len(question.labels), n_unit="prompt", unit="share")
         for layer in lens.layers:
             probes = {
