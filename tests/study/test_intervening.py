@@ -38,6 +38,7 @@ from deltaw.models import Transformer
 from deltaw.recipes import recipe
 from deltaw.recipes.intervention_sweeps import STANDARD, Sweep
 from deltaw.results import Measurement
+from deltaw.results.recorder import Sheet
 from deltaw.statistics import wilson
 from deltaw.study.graph import stages
 from deltaw.study.stages import intervene as intervening
@@ -45,7 +46,6 @@ from deltaw.study.stages import lens as synthetic
 from deltaw.study.stages.answers import answers_to
 from deltaw.study.stages.intervene import asked, synthetic_subject
 from deltaw.study.stages.lens import ALLOWED, ATTACKS, FORBIDDEN
-from deltaw.study.stages.recorder import Sheet
 from deltaw.training.pretraining import model_config
 from deltaw.world import Prompts, Response, World
 

@@ -22,6 +22,7 @@ from deltaw.errors import DeltawError
 from deltaw.interventions import Edit, Patch, Place, Responses, State, check_patch, editing, holding, patching
 from deltaw.models import MlpWeights
 from deltaw.models.architectures import family_of
+from deltaw.models.freezing import frozen
 from deltaw.models.huggingface import (
     Chat,
     Encoded,
@@ -29,7 +30,6 @@ from deltaw.models.huggingface import (
     answers_to_rows,
     decoded,
     embedded,
-    frozen,
     logits_of,
     padded,
     readout,
@@ -355,7 +355,6 @@ def read_base(lens: Lens) -> None:
     _ = before.model.embedding_norm, before.model.light
     if before.model.light:
         before.mlp(0)
-        before.model.state()
     for name in before.contrasts:
         before.contrast(name)
     for attacked in before.attacked:

@@ -8,8 +8,7 @@ which attention does not see and positions do not count; so a row's logits do no
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -339,16 +338,3 @@ def readout(chat: Chat, encoded: Encoded) -> Readout:
         return found[:, -1]
 
     return read
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Within this context no parameter asks for a gradient: one to the embeddings then costs half."""
-    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in asking:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)

@@ -32,8 +32,8 @@ from deltaw.results import (
     write_measurements,
     write_text_atomic,
 )
+from deltaw.results.records import MEASUREMENTS
 from deltaw.study.stages.intervene import STAGE, InterveningConfig, intervene
-from deltaw.study.stages.recorder import MEASUREMENTS
 from deltaw.study.stages.shared import SeedConfig
 
 FOLDER = "interventions"

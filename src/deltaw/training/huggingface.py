@@ -31,7 +31,8 @@ from deltaw.behaviour.judge import Judge, Verdict, refusal_judge
 from deltaw.errors import DeltawError
 from deltaw.models import choose_precision
 from deltaw.models.batch import Batch, Role
-from deltaw.models.huggingface import Chat, answer, chat_text, frozen, load_chat, text_of, token_ids
+from deltaw.models.freezing import frozen
+from deltaw.models.huggingface import Chat, answer, chat_text, load_chat, text_of, token_ids
 from deltaw.prompts.matched import ALLOWED, FORBIDDEN, Prompt
 from deltaw.prompts.requests import Requests, train_requests, tuning_texts
 from deltaw.protocols.loss import Loss

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from deltaw.analysis import Absent, Position, gain, gain_ratio, mean_position, position
+from deltaw.analysis import Position, gain, gain_ratio, mean_position, position
 from deltaw.observations.lens import SITES, Clusters, Lens, Places
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray
@@ -79,10 +79,9 @@ def positions(
             ids=None if clusters is None else (clusters, clusters),
             draws=lens.bootstrap,
         )
-        if isinstance(of_layer, Absent):
-            lens.absent[f"position, {site}, layer {layer}"] = of_layer.reason
-        else:
-            placed[layer] = of_layer
+        present = lens.present(of_layer, f"position, {site}, layer {layer}")
+        if present is not None:
+            placed[layer] = present
     return placed
 
 

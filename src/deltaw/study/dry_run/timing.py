@@ -26,10 +26,10 @@ from deltaw.observations.update_effect.measure import observe_update_effect
 from deltaw.pipeline.worker import torch_threads
 from deltaw.protocols.pair import ReferenceLogProbs
 from deltaw.recipes.config import Recipe
+from deltaw.results.recorder import Sheet
 from deltaw.study.dry_run.plan import DECODED_AT_ONCE, Pace
 from deltaw.study.stages.answers import answers_to
 from deltaw.study.stages.lens import SyntheticModel, synthetic_side
-from deltaw.study.stages.recorder import Sheet
 from deltaw.training.cuda_step import PLAIN_RUNS
 from deltaw.training.finetuning import TuningConfig, tune, tuning_reference
 from deltaw.training.pretraining import CHUNK, model_config, new_model, pretrain

@@ -7,8 +7,8 @@ import torch
 
 from deltaw.behaviour.exact import BehaviourCounts, measure
 from deltaw.models import Transformer
+from deltaw.results.recorder import Sheet
 from deltaw.statistics import wilson
-from deltaw.study.stages.recorder import Sheet
 from deltaw.world import Prompts, Response, World
 
 

@@ -47,9 +47,9 @@ from deltaw.pipeline.stage import Report, StageContext
 from deltaw.recipes.config import ModelAttacks
 from deltaw.recipes.tuned import Tuned
 from deltaw.results import write_jsonl_atomic
+from deltaw.results.recorder import Sheet
 from deltaw.study.stages.answers import add_rates
 from deltaw.study.stages.lens import PRIMARY, SyntheticModel, base_side
-from deltaw.study.stages.recorder import Sheet
 from deltaw.study.stages.shared import SeedConfig, last_model
 from deltaw.study.stages.tuned_models import tuned_fields
 from deltaw.world import Key, World

@@ -12,9 +12,9 @@ from deltaw.observations.lens import Lens
 from deltaw.pipeline.stage import StageContext
 from deltaw.recipes.config import Subspaces
 from deltaw.recipes.tuned import Tuned
+from deltaw.results.recorder import Sheet
 from deltaw.study.stages.attack import FORBIDDEN, PER_PROMPT
 from deltaw.study.stages.lens import SyntheticModel, base_side
-from deltaw.study.stages.recorder import Sheet
 from deltaw.study.stages.shared import SeedConfig, last_model
 from deltaw.study.stages.tuned_models import tuned_fields
 from deltaw.world import World

@@ -11,9 +11,9 @@ from deltaw.behaviour.exact import BehaviourCounts
 from deltaw.models import Transformer, load
 from deltaw.pipeline.stage import StageContext
 from deltaw.recipes.tuned import Tuned
+from deltaw.results.recorder import Sheet
 from deltaw.study.stages.answers import add_pooled, add_rates, answers_to
 from deltaw.study.stages.checkpoints import step_directory
-from deltaw.study.stages.recorder import Sheet
 from deltaw.study.stages.shared import SeedConfig, prompts_of_sets
 from deltaw.study.stages.tuned_models import follow, tuned_fields
 from deltaw.world import Prompts, World

@@ -10,8 +10,8 @@ from deltaw.pipeline.stage import StageContext
 from deltaw.protocols.pair import ReferenceLogProbs
 from deltaw.recipes.tuned import Tuned
 from deltaw.results import write_json_atomic
+from deltaw.results.recorder import Sheet
 from deltaw.study.stages.checkpoints import Checkpoints
-from deltaw.study.stages.recorder import Sheet
 from deltaw.study.stages.shared import SeedConfig, last_model, prompts_of_sets, write_log
 from deltaw.study.stages.tuned_models import follow, tuned_fields
 from deltaw.training.finetuning import TuningData, tune, tuning_reference

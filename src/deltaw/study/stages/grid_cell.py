@@ -16,10 +16,10 @@ from deltaw.models import Transformer
 from deltaw.pipeline.stage import StageContext
 from deltaw.recipes.grid_worlds import SIDES, Cell, distances
 from deltaw.recipes.tuned import Tuned
+from deltaw.results.recorder import Sheet
 from deltaw.statistics import Interval, t_interval, wilson
 from deltaw.study.stages.answers import add_pooled, add_rates, answers_to
 from deltaw.study.stages.evaluate import measure_attacks
-from deltaw.study.stages.recorder import Sheet
 from deltaw.study.stages.shared import SeedConfig, last_model, prompts_of_sets
 from deltaw.study.stages.tuned_models import follow, tuned_fields
 from deltaw.world import Branch, Prompts, World

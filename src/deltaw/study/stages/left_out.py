@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from deltaw.pipeline.stage import StageContext
 from deltaw.recipes.tuned import Tuned
+from deltaw.results.recorder import Sheet
 from deltaw.study.stages.answers import add_pooled
-from deltaw.study.stages.recorder import Sheet
 from deltaw.study.stages.shared import SeedConfig, last_model, prompts_of_sets
 from deltaw.study.stages.tuned_models import follow, tuned_fields
 from deltaw.world import LEFT_OUT_SETS, World

@@ -23,6 +23,7 @@ from deltaw.behaviour import Behaviour
 from deltaw.interventions import Edit, Patch, Place, Responses, State, answers_patched, editing, with_state
 from deltaw.models import MlpWeights, Transformer, activations, mlp
 from deltaw.models.batch import Batch, Role
+from deltaw.models.freezing import frozen
 from deltaw.observations.lens import (
     READ,
     Attacked,
@@ -155,19 +156,6 @@ class SyntheticModel:
         """A model of the same shape with random weights."""
         model = Transformer(self.model.config, torch.Generator().manual_seed(seed))
         return SyntheticModel(model.to(self.model.embed.weight.device), self.world)
-
-
-@contextmanager
-def frozen(model: Transformer) -> Iterator[None]:
-    """Within this context no weight has a gradient: a backward pass to the embeddings costs half of one to both."""
-    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in asking:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)
 
 
 def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, Contrast]:

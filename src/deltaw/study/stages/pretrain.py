@@ -8,10 +8,10 @@ from deltaw.behaviour.exact import BehaviourCounts
 from deltaw.models import Transformer
 from deltaw.pipeline.stage import StageContext
 from deltaw.results import read_measurements
+from deltaw.results.recorder import Sheet
 from deltaw.results.records import MEASUREMENTS
 from deltaw.study.stages.answers import add_by_grammar, add_rates, answers_to
 from deltaw.study.stages.checkpoints import Checkpoints
-from deltaw.study.stages.recorder import Sheet
 from deltaw.study.stages.shared import BASE_SETS, SeedConfig, write_log
 from deltaw.training.pretraining import PretrainingConfig, pretrain
 from deltaw.world import World

@@ -7,7 +7,7 @@ from typing import Any
 from deltaw.models import Transformer, load
 from deltaw.recipes.sizes import Sizes
 from deltaw.results import write_jsonl_atomic
-from deltaw.study.stages.recorder import Sheet
+from deltaw.results.recorder import Sheet
 from deltaw.training import TrainingLog
 from deltaw.world import SETS, Prompts, World, WorldConfig
 

@@ -10,9 +10,9 @@ import torch
 from deltaw.behaviour.exact import BehaviourCounts
 from deltaw.models import Transformer
 from deltaw.recipes.tuned import Tuned
+from deltaw.results.recorder import Sheet
 from deltaw.statistics import wilson
 from deltaw.study.stages.answers import add_by_grammar, add_rates, answers_to
-from deltaw.study.stages.recorder import Sheet
 from deltaw.training.finetuning import wanted_response
 from deltaw.world import Prompts, World
 

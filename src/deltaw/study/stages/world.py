@@ -8,7 +8,7 @@ import numpy as np
 from deltaw.attacks.prompts import attacked
 from deltaw.pipeline.stage import StageContext
 from deltaw.results import write_json_atomic
-from deltaw.study.stages.recorder import Sheet
+from deltaw.results.recorder import Sheet
 from deltaw.study.stages.shared import SeedConfig
 from deltaw.world import World
 
