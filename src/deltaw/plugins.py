@@ -20,9 +20,24 @@ from typing import Any
 from deltaw.errors import DeltawError
 
 GROUP = "deltaw.plugins"
-KINDS = {"protocol": "Protocol"}
-"""The kinds, and the base class of each, which is in the module `KIND` of deltaw's package `KINDs`."""
 _HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of plug-in."""
+
+    base: str
+    """The name of its base class."""
+    module: str
+    """Where that class is."""
+    files: str
+    """Deltaw's own plug-ins of the kind: a glob in this package."""
+
+
+KINDS = {
+    "protocol": Kind("Protocol", "deltaw.protocols.protocol", "protocols/*.py"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,9 +65,10 @@ def plugins() -> tuple[Plugin, ...]:
     """All plug-ins of deltaw and of installed packages. DeltawError for a name that two have."""
     known = [
         plugin
-        for kind in KINDS
-        for path in sorted((_HERE / f"{kind}s").glob("*.py"))
-        for plugin in read(path, f"deltaw.{kind}s.{path.stem}", "deltaw")
+        for name, kind in KINDS.items()
+        for path in sorted(_HERE.glob(kind.files))
+        for plugin in read(path, _module_of(path), "deltaw")
+        if plugin.kind == name
     ]
     for entry in entry_points(group=GROUP):
         origin = entry.dist.name if entry.dist else entry.module
@@ -68,6 +84,18 @@ def plugins() -> tuple[Plugin, ...]:
     return tuple(known)
 
 
+def _module_of(path: Path) -> str:
+    return ".".join(["deltaw", *path.relative_to(_HERE).with_suffix("").parts])
+
+
+def all_of(kind: str) -> dict[str, Any]:
+    """Every plug-in of a kind with its default options, by name, deltaw's own first. Imports them all.
+
+    DeltawError if one cannot be imported, or lacks something.
+    """
+    return {plugin.name: _made(plugin) for plugin in plugins() if plugin.kind == kind}
+
+
 def resolve(kind: str, name: str) -> Any:
     """The plug-in of that name, or of a file as `file.py:Name`, with its default options.
 
@@ -77,7 +105,7 @@ def resolve(kind: str, name: str) -> Any:
     if ".py:" in name:
         return _made(_of_file(kind, name))
     known = [plugin for plugin in plugins() if plugin.kind == kind]
-    chosen = [plugin for plugin in known if plugin.name == name.replace("_", "-")]
+    chosen = [plugin for plugin in known if plugin.name.replace("_", "-") == name.replace("_", "-")]
     if not chosen:
         listed = ", ".join(plugin.name for plugin in known)
         raise DeltawError(f"there is no {kind} {name!r}; there are {listed}, and any file.py:Name")
@@ -106,8 +134,8 @@ def _told(node: ast.ClassDef, module: str, origin: str) -> Iterator[Plugin]:
         if isinstance(target, ast.Name)
     }
     name = values.get("name")
-    for kind, base in KINDS.items():
-        if base in bases and isinstance(name, ast.Constant) and isinstance(name.value, str):
+    for kind, definition in KINDS.items():
+        if definition.base in bases and isinstance(name, ast.Constant) and isinstance(name.value, str):
             options = tuple(
                 f"{part.target.id} = {ast.unparse(part.value)}"
                 for part in node.body
@@ -140,19 +168,23 @@ def _of_file(kind: str, text: str) -> Plugin:
 def _made(plugin: Plugin) -> Any:
     what = f"the {plugin.kind} {plugin.name} of {plugin.origin}"
     try:
-        found = getattr(importlib.import_module(plugin.module), plugin.attribute)
+        defined = getattr(importlib.import_module(plugin.module), plugin.attribute)
     except Exception as error:
         raise DeltawError(
             f"{what} cannot be imported: {type(error).__name__}: {error}; mend {plugin.module}"
         ) from error
-    base = getattr(importlib.import_module(f"deltaw.{plugin.kind}s.{plugin.kind}"), KINDS[plugin.kind])
-    if not (inspect.isclass(found) and issubclass(found, base) and is_dataclass(found)):
+    kind = KINDS[plugin.kind]
+    base = getattr(importlib.import_module(kind.module), kind.base)
+    if not (inspect.isclass(defined) and issubclass(defined, base) and is_dataclass(defined)):
         raise DeltawError(f"{what} is no frozen dataclass that is a {base.__name__}; {_expected()}")
-    missing = [*sorted(getattr(found, "__abstractmethods__", ())), *(n for n in ("label",) if not hasattr(found, n))]
+    missing = [
+        *sorted(getattr(defined, "__abstractmethods__", ())),
+        *(n for n in ("label",) if not hasattr(defined, n)),
+    ]
     if missing:
         raise DeltawError(f"{what} lacks {', '.join(missing)}; add it to {plugin.module}")
     try:
-        made = found()
+        made = defined()
         hash(made)
     except TypeError as error:
         raise DeltawError(f"{what} cannot be made without options ({error}); give each a default, frozen") from error
@@ -170,8 +202,8 @@ def _check_free(plugin: Plugin, known: Any) -> None:
 
 
 def _expected() -> str:
-    bases = " or ".join(KINDS.values())
-    return f'expected a class of that name whose base is {bases}, with name = "..."'
+    bases = ", ".join(kind.base for kind in KINDS.values())
+    return f'expected a class of that name whose base is one of {bases}, with name = "..."'
 
 
 def _source(module: str) -> Path | None:

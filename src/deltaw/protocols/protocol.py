@@ -15,13 +15,14 @@ The first line of the docstring is the sentence that lists and `--help` show. Th
 a recipe holds `Dpo(beta=0.1)`, and the artifacts of a tuning are named by its class's file and its options.
 """
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from deltaw.component import Component
 from deltaw.errors import DeltawError
 from deltaw.models import LanguageModel
 from deltaw.protocols.loss import Loss
@@ -42,13 +43,9 @@ class TuningBatch:
     """Scalar: the share of all updates that are done."""
 
 
-class Protocol(ABC):
+class Protocol(Component):
     """How a model is tuned. Subclasses are frozen dataclasses whose fields are the protocol's options."""
 
-    name: ClassVar[str]
-    """What it is called: in recipes, on the command line and in results."""
-    label: ClassVar[str]
-    """What figures and tables call it."""
     needs_reference: ClassVar[bool] = False
     """Whether it reads the base model's log-probabilities."""
     needs_base: ClassVar[bool] = False
@@ -62,10 +59,6 @@ class Protocol(ABC):
     control of it."""
     unit: ClassVar[str] = "objective"
     """The unit of its loss."""
-
-    def described(self) -> dict[str, Any]:
-        """Its name and its options, for a record."""
-        return {"name": self.name, **{part.name: getattr(self, part.name) for part in fields(self)}}  # type: ignore[arg-type]
 
     @abstractmethod
     def loss(self, model: LanguageModel, batch: TuningBatch) -> Loss:
