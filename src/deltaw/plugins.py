@@ -84,6 +84,12 @@ def plugins() -> tuple[Plugin, ...]:
     return tuple(known)
 
 
+def kind_of(component: object) -> str | None:
+    """The kind of a plug-in; None for any other object."""
+    bases = {(base.__module__, base.__name__) for base in type(component).__mro__}
+    return next((name for name, kind in KINDS.items() if (kind.module, kind.base) in bases), None)
+
+
 def _module_of(path: Path) -> str:
     return ".".join(["deltaw", *path.relative_to(_HERE).with_suffix("").parts])
 

@@ -15,6 +15,7 @@ from handmade import EVIL, TUNED, claims, manifest, measurements, write_run
 
 import deltaw
 from deltaw.charts.primitives import domain_of
+from deltaw.charts.shared import families
 from deltaw.charts.style import COLOURS, light, number, protocol_name, series_of, themed
 from deltaw.charts.tables import Tables, nulls, values
 from deltaw.errors import DeltawError
@@ -338,6 +339,25 @@ def test_an_unknown_protocol_and_control_have_names_and_looks() -> None:
         {"model": "odd-ssft-medium", "protocol": "ssft", "strength": "medium", "control": "odd"},
     ]
     assert [one.label for one in series_of(records, {})] == ["base", "kto, medium", "control: odd"]
+
+
+def test_an_added_protocol_has_a_colour_and_panels_of_its_own(tmp_path: Path) -> None:
+    renamed = [
+        replace(line, model=line.model.replace("unlearn", name), protocol=name)
+        for line in measurements()
+        if line.protocol == "unlearn" and line.control is None and line.model is not None
+        for name in ("kto", "zephyr")
+    ]
+    directory = write_run(tmp_path, [*measurements(), *renamed])
+    known = manifest()
+    told = {"kind": "protocol", "name": "kto", "label": "KTO", "sentence": "Learn from single answers."}
+    (directory / "manifest.json").write_text(json.dumps({**known, "components": [told]}), encoding="utf-8")
+    tables = Tables(deltaw.load(directory))
+    looks = {one.model: one.colour for one in tables.series}
+    assert len({looks[f"{name}-medium"] for name in ("ssft", "dpo", "unlearn", "kto", "zephyr")}) == 5
+    assert [title for title, _ in families(tables)][-2:] == ["kto", "zephyr"]
+    page = write_report(directory).read_text(encoding="utf-8")
+    assert "Learn from single answers." in page
 
 
 def test_themed_replaces_every_shade_once() -> None:

@@ -5,7 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from deltaw.charts.style import PROTOCOL_NAMES
 from deltaw.pipeline.artifacts import plain
 from deltaw.recipes import recipe
 from deltaw.study.dry_run.plan import parameter_count
@@ -159,3 +161,9 @@ def test_a_control_of_dpo_has_the_reference_of_its_own_answers() -> None:
     configs = {stage.name: stage.config for stage in stages(standard)}
     assert configs["reference-other-s101"].data.control == "other"
     assert configs["reference-s101"].data.control is None
+
+
+@pytest.mark.parametrize("name", ["quick", "standard", "smoke", "grid", "paper", "paper-laptop"])
+def test_the_report_knows_every_protocol_that_a_recipe_names(name: str) -> None:
+    tuned = [*recipe(name).tunings, *([left.tuned] if (left := recipe(name).left_out) else [])]
+    assert {one.protocol for one in tuned} <= PROTOCOL_NAMES.keys()

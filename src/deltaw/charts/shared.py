@@ -8,7 +8,7 @@ import pandas as pd
 from deltaw.charts.primitives import (
     Axis,
 )
-from deltaw.charts.style import Series
+from deltaw.charts.style import Series, family_order
 from deltaw.charts.tables import Tables, interval
 
 PRIMARY = "contrast/conditional"
@@ -22,7 +22,7 @@ SHARE = Axis("share of prompts", (-0.02, 1.02), (0, 0.25, 0.5, 0.75, 1), "%")
 def families(tables: Tables, plain_apart: bool = False) -> list[tuple[str, tuple[Series, ...]]]:
     """(title, series) of each protocol's panel, and of the controls'."""
     found = []
-    for protocol in ("ssft", "dpo", "unlearn"):
+    for protocol in family_order(tables.series):
         members = tuple(one for one in tables.series if one.family == protocol)
         if plain_apart:
             members = tuple(one for one in members if one.strength != "plain")

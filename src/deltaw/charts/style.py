@@ -21,6 +21,10 @@ COLOURS: dict[str, tuple[str, str]] = {
     "dpo": ("#d55e00", "#f0883e"),
     "unlearn": ("#009e73", "#2fbf94"),
     "dpo_plain": ("#a8448f", "#d57fc3"),
+    "added-1": ("#b07d00", "#e0b340"),
+    "added-2": ("#b8336a", "#e8779f"),
+    "added-3": ("#5b7f1f", "#9cc24f"),
+    "added-4": ("#3f7f86", "#76bcc4"),
     "base": ("#6a7179", "#98a1ab"),
     "control": ("#8b5e3c", "#c59b77"),
     "part-null": ("#44388f", "#9a91ea"),
@@ -29,6 +33,8 @@ COLOURS: dict[str, tuple[str, str]] = {
     "part-inherited": ("#cc6677", "#d9808f"),
 }
 """Name: (light, dark). Also the names of the page's CSS variables."""
+ADDED = tuple(name for name in COLOURS if name.startswith("added-"))
+"""Colours of protocols that have none of their own, in the order of their names."""
 
 PROTOCOLS = ("ssft", "dpo", "unlearn")
 PROTOCOL_NAMES = {"ssft": "SSFT", "dpo": "DPO", "unlearn": "Unlearning", "dpo_plain": "plain DPO",
@@ -124,12 +130,15 @@ def series_of(models: Iterable[Mapping[str, Any]], config: Mapping[str, Any]) ->
 
     config: the manifest's; DPO with a likelihood term is DPO+NLL.
     """
-    found = {str(record["model"]): _series(record, config) for record in models if record["model"] != "base"}
-    ordered = sorted(found.values(), key=_rank)
-    return (BASE, *ordered)
+    tuned = {str(record["model"]): record for record in models if record["model"] != "base"}
+    families = {str(record["protocol"]) for record in tuned.values() if record.get("protocol")}
+    added = sorted(families - COLOURS.keys() - VARIANTS.keys())
+    colours = {family: light(ADDED[place % len(ADDED)]) for place, family in enumerate(added)}
+    series = [_series(record, config, colours) for record in tuned.values()]
+    return (BASE, *sorted(series, key=_rank))
 
 
-def _series(record: Mapping[str, Any], config: Mapping[str, Any]) -> Series:
+def _series(record: Mapping[str, Any], config: Mapping[str, Any], added: Mapping[str, str]) -> Series:
     model, protocol = str(record["model"]), record.get("protocol")
     strength, control = record.get("strength"), record.get("control")
     small = strength == "small"
@@ -144,7 +153,8 @@ def _series(record: Mapping[str, Any], config: Mapping[str, Any]) -> Series:
     name = protocol_name(protocol, config) if protocol else model
     label = f"{name}, {strength}" if strength else name
     family, apart = VARIANTS.get(protocol or "", (protocol, None))
-    colour = light(next((name for name in (protocol, family) if name in COLOURS), "ink") or "ink")
+    known = next((name for name in (protocol, family) if name in COLOURS), None)
+    colour = light(known) if known else added.get(protocol or "", light("ink"))
     dash = (1, 2) if apart == "left out" else (6, 3) if small else (1, 0)
     shape = {"plain": "cross", "left out": "square", "again": "stroke"}.get(
         apart or "", "diamond" if small else "circle"
@@ -167,6 +177,12 @@ def _rank(series: Series) -> tuple[int, int, int, str]:
     strengths = {"medium": 0, "small": 1, "plain": 2, "left out": 3, "again": 4}
     family = PROTOCOLS.index(series.family) if series.family in PROTOCOLS else len(PROTOCOLS)
     return (series.control is not None, strengths.get(series.strength or "", 5), family, series.model)
+
+
+def family_order(series: Iterable[Series]) -> tuple[str, ...]:
+    """The protocols whose models have a panel: the paper's three first, then others by name."""
+    families = {one.family for one in series if one.family is not None}
+    return (*(name for name in PROTOCOLS if name in families), *sorted(families - set(PROTOCOLS)))
 
 
 def number(value: float | None, digits: int = 3) -> str:

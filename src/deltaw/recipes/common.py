@@ -70,7 +70,7 @@ def controlled(tuned: Tuned, control: str) -> Tuned:
 def tuned_again(tuned: Tuned) -> Tuned:
     """The same tuning of the same base model on other prompts, to tell the two sources of chance apart."""
     config = replace(tuned.config, first_row=tuned.config.batch * tuned.config.optimiser.steps)
-    return replace(tuned, name=f"{tuned.name}-again", protocol=f"{tuned.protocol}tuned_again", config=config)
+    return replace(tuned, name=f"{tuned.name}-again", protocol=f"{tuned.protocol}_again", config=config)
 
 
 def training_dtype(device: str) -> str:

@@ -155,6 +155,7 @@ def render(
             attacked=attacked,
             rates_used=_learning_rates(results.manifest),
             prompts=_prompts(results.prompts, labels),
+            components=_components(results.manifest),
             cost=_cost(results.manifest),
         )
     )
@@ -261,6 +262,16 @@ def _learning_rates(manifest: Mapping[str, Any]) -> str:
             rates.setdefault(tuning["strength"], set()).add(float(rate))
     listed = [f"{strength}: {', '.join(map(number, sorted(found)))}" for strength, found in rates.items()]
     return f" ({'; '.join(listed)})" if listed else ""
+
+
+def _components(manifest: Mapping[str, Any]) -> Table | None:
+    """Protocols, controls, attacks and the like that the study had, with a sentence each."""
+    rows = [
+        tuple(str(told.get(name, "")) for name in ("kind", "label", "name", "sentence"))
+        for told in manifest.get("components") or ()
+    ]
+    columns = ("kind", "label", "name", "what it is")
+    return Table("What was tuned, attacked and measured", columns, tuple(rows)) if rows else None
 
 
 def _rate_tables(tables: Tables) -> list[dict[str, Any]]:

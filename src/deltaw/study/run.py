@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from hashlib import file_digest, sha256
 from importlib.metadata import version
@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from deltaw.claims import decide
+from deltaw.component import Component
 from deltaw.models import choose_precision
 from deltaw.pipeline.artifacts import canonical, plain
 from deltaw.pipeline.code_hash import Sources
 from deltaw.pipeline.progress import Listener
 from deltaw.pipeline.run_directory import claim_directory, run_lock
 from deltaw.pipeline.scheduler import StageRecord, check_engine, execute
+from deltaw.plugins import kind_of
 from deltaw.recipes.config import Recipe
 from deltaw.report import write_report
 from deltaw.report.render import TABLES
@@ -152,6 +154,7 @@ def manifest(
         "exploratory": recipe.exploratory,
         "seeds": list(recipe.seeds),
         "config": plain(recipe),
+        "components": components(recipe),
         "parameters": parameters,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": Sources().fingerprint(*{stage.run for stage in stages(recipe)}),
@@ -186,6 +189,26 @@ def manifest(
         ],
         "models": [entry.to_json() for entry in _models(recipe, run_dir.absolute(), records)],
     }
+
+
+def components(recipe: object) -> list[dict[str, str]]:
+    """Every plug-in that a recipe holds, each once: its kind, name, label and sentence."""
+    held: dict[tuple[str, str], dict[str, str]] = {}
+
+    def collect(value: object) -> None:
+        kind = kind_of(value)
+        if isinstance(value, Component) and kind is not None:
+            told = {"kind": kind, "name": value.name, "label": value.label, "sentence": value.sentence}
+            held.setdefault((kind, value.name), told)
+        if is_dataclass(value):
+            for part in fields(value):
+                collect(getattr(value, part.name))
+        elif isinstance(value, list | tuple):
+            for part in value:
+                collect(part)
+
+    collect(recipe)
+    return list(held.values())
 
 
 def _models(recipe: Recipe, run_dir: Path, records: Sequence[StageRecord]) -> Iterable[ModelEntry]:
