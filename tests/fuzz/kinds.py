@@ -46,7 +46,8 @@ from deltaw.results import Claim, Measurement, Null, write_claims, write_measure
 from deltaw.results.store import load
 from deltaw.study.all_interventions import _check_same, _graph, recipe_of
 from deltaw.study.pool import _check_alike, _manifest
-from deltaw.world.language import BUILT_IN, _built_in, language, read_language_text
+from deltaw.world.grammar_file import BUILT_IN, built_in, read_language_text
+from deltaw.world.language import language
 
 Input = Mapping[str, bytes]
 """Files by name."""
@@ -459,7 +460,7 @@ def adapters(root: Path) -> tuple[Draw, Read]:
 
 def grammars(root: Path) -> tuple[Draw, Read]:
     kitchen = Path(__file__).parents[2] / "examples" / "worlds" / "kitchen.grammar"
-    valid = [kitchen.read_bytes(), *(_built_in(name).encode() for name in BUILT_IN)]
+    valid = [kitchen.read_bytes(), *(built_in(name).encode() for name in BUILT_IN)]
     words = sorted({word for data in valid for word in data.decode().split()} | {'"abc"', "1/3:", "9" * 40, "λ"})
 
     def draw(rng: Random) -> Input:

@@ -19,7 +19,8 @@ from deltaw.study.run import run_study
 from deltaw.study.stages.finetune import TuneConfig
 from deltaw.study.stages.pretrain import BaseConfig
 from deltaw.world import Prompts, WindowLikelihood, World, WorldConfig
-from deltaw.world.language import language, rewritten
+from deltaw.world.grammar_file import rewritten
+from deltaw.world.language import language
 
 CELLS = {cell.name: cell for cell in cells(WorldConfig())}
 SMALL = ("default", "alias-0.02", "text-far", "margin-1")  # one cell of each axis, to run

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltaw.world import Key, WindowLikelihood, World, WorldConfig, published_grammar
-from deltaw.world.language import rewritten
+from deltaw.world.grammar_file import rewritten
 from deltaw.world.windows import WindowSampler
 
 HELD_OUT = "start -> 10*\n10* -> m x | w w o"
