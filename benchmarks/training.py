@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from deltaw.models import ModelConfig, Transformer
 from deltaw.models.batch import Batch
-from deltaw.models.transformer import sinusoidal_table
+from deltaw.models.layers import sinusoidal_table
 from deltaw.protocols import TuningBatch
 from deltaw.recipes.paper import paper, paper_compat
 from deltaw.training.finetuning import TuningConfig, tuning_pairs, tuning_reference

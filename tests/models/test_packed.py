@@ -13,7 +13,7 @@ from torch import Tensor
 from deltaw.errors import DeltawError
 from deltaw.models import ModelConfig, Transformer, fused, mean_nll, packed, tap
 from deltaw.models.batch import Batch, Role
-from deltaw.models.transformer import Linear, Mlp
+from deltaw.models.layers import Linear, Mlp
 from deltaw.training import next_token
 
 PUBLISHED = replace(CONFIG, block="published", positions="sinusoidal", dead_norm=True)

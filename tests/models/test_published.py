@@ -13,7 +13,7 @@ from lively_model import CONFIG, lively_model, some_tokens
 from deltaw.errors import DeltawError
 from deltaw.models import SITES, ModelConfig, Transformer, greedy, load, mlp, save, tap
 from deltaw.models.checkpoint import META
-from deltaw.models.transformer import sinusoidal_table
+from deltaw.models.layers import sinusoidal_table
 
 PUBLISHED = replace(CONFIG, block="published", positions="sinusoidal")
 VARIANTS = [

@@ -9,7 +9,7 @@ from lively_model import CONFIG, lively_model, some_tokens
 
 from deltaw.errors import DeltawError
 from deltaw.models import BlockStyle, ModelConfig, Transformer, choose_precision, precision
-from deltaw.models.transformer import Linear, attend
+from deltaw.models.layers import Linear, attend
 
 
 @pytest.fixture
