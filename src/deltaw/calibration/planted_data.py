@@ -19,6 +19,8 @@ from deltaw.statistics import FloatArray
 OUT, IN = 128, 32
 """Outputs (hidden units) and inputs of the first matrix: 4d × d, a quarter of `quick`'s in each direction."""
 
+N, WIDTH = 48, 24
+"""Pairs of prompts, and the width of their activations where a matrix does not set it."""
 OPERATORS = 8
 """As many as decide how prompts differ, where operators are the clusters."""
 
