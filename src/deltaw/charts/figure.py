@@ -66,14 +66,11 @@ class Figure:
 
     def spec(self) -> dict[str, Any]:
         """The panels as one Vega-Lite chart, without the title: the page has it as text."""
-        # Joined as dictionaries: Altair's own concat copies all data many times, and validating takes longer than
-        # drawing. A test draws every figure.
-        panels = [panel.to_dict(validate=False) for panel in self.panels]
+        # Nothing is validated, which takes longer than drawing: a test draws every figure.
         datasets: dict[str, Any] = {}
-        for panel in panels:
-            datasets |= panel.pop("datasets", {})
-            for name in ("config", "$schema"):  # the figure has its own, and an address the page needs none
-                panel.pop(name, None)
+        for panel in self.panels:
+            datasets |= panel["datasets"]
+        panels = [{key: value for key, value in panel.items() if key != "datasets"} for panel in self.panels]
         how = "shared" if self.shared else "independent"
         return {
             "concat": panels, "columns": self.columns, "spacing": 26, "datasets": datasets, "config": CONFIG,

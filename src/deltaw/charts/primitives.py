@@ -13,7 +13,8 @@ import pandas as pd
 
 from deltaw.charts.style import Series, light
 
-Panel = alt.LayerChart | alt.FacetChart  # what altair says a layered chart is
+Panel = dict[str, Any]
+"""A layered chart in Vega-Lite's own terms, with the data of its layers under `datasets`."""
 Side = Literal["left", "right"]
 WIDTH, HEIGHT = 260, 172
 ROW = 22  # height of a row of dots
@@ -105,6 +106,28 @@ def dodged(frame: pd.DataFrame, x: str, series: Sequence[Series], step: float) -
     return frame.assign(at=frame[x], x=frame[x] + frame["series"].map(places))
 
 
+def layered(
+    *layers: alt.Chart | Panel,
+    title: str | alt.Title | None = None,
+    width: int | None = None,
+    height: int | None = None,
+) -> Panel:
+    """Charts and panels drawn over each other.
+
+    They are joined as dictionaries: Altair's own layers copy every chart many times.
+    """
+    parts = [part if isinstance(part, dict) else part.to_dict(validate=False) for part in layers]
+    datasets: dict[str, Any] = {}
+    for part in parts:
+        datasets |= part.get("datasets", {})
+    # The whole has a title and a size, the figure a configuration, and an address the page needs none.
+    kept_by_others = {"datasets", "config", "$schema", "title", "width", "height"}
+    bare = [{key: part[key] for key in sorted(part.keys() - kept_by_others)} for part in parts]
+    heading = title.to_dict(validate=False) if isinstance(title, alt.Title) else title
+    given = {"title": heading, "width": width, "height": height}
+    return {"layer": bare, "datasets": datasets, **{key: value for key, value in given.items() if value is not None}}
+
+
 def null_band(frame: pd.DataFrame, x: str, axis_x: Axis, axis_y: Axis) -> Panel:
     """The band of one kind of null, and its mean as a dashed line. frame: rows of `tables.nulls`."""
     data = _slim(frame.assign(x=frame[x]), "x", "null_mean", "null_low", "null_high")
@@ -115,7 +138,7 @@ def null_band(frame: pd.DataFrame, x: str, axis_x: Axis, axis_y: Axis) -> Panel:
     area = chart.mark_area(color=light("band"), opacity=0.75).encode(x=place, y=low, y2="null_high:Q")
     bars = chart.mark_rule(color=light("band"), strokeWidth=9).encode(x=place, y=low, y2="null_high:Q")
     mean = chart.mark_line(color=light("null"), strokeDash=[3, 3], strokeWidth=1).encode(x=place, y="null_mean:Q")
-    return alt.layer(area if data["x"].nunique() > 1 else bars, mean)
+    return layered(area if data["x"].nunique() > 1 else bars, mean)
 
 
 def null_whiskers(
@@ -140,7 +163,7 @@ def null_whiskers(
         shape=alt.Shape("null:N", scale=scale, legend=key),
         tooltip=_tooltips(data[["null_shown"]], "layer"),
     )
-    return alt.layer(whisker, mean)
+    return layered(whisker, mean)
 
 
 def rule(value: float, text: str, axis: Axis, vertical: bool = False, align: Side | None = None) -> Panel:
@@ -166,7 +189,7 @@ def rule(value: float, text: str, axis: Axis, vertical: bool = False, align: Sid
         words = chart.mark_text(
             color=light("muted"), fontSize=10, align="right", dx=-2, dy=-3, baseline="bottom"
         ).encode(y=place, x=alt.value(WIDTH), text="text:N")
-    return alt.layer(line, words)
+    return layered(line, words)
 
 
 def curves(
@@ -202,7 +225,7 @@ def curves(
             tooltip=_tooltips(data, axis_x.title),
         )
         layers.append(dots_)
-    return alt.layer(*under, *layers).properties(title=title, width=WIDTH, height=HEIGHT)
+    return layered(*under, *layers, title=title, width=WIDTH, height=HEIGHT)
 
 
 def dots(
@@ -257,7 +280,7 @@ def dots(
             tooltip=_tooltips(data),
         ),
     ]
-    return alt.layer(*layers, *under).properties(title=title, width=width, height=height)
+    return layered(*layers, *under, title=title, width=width, height=height)
 
 
 def bars(frame: pd.DataFrame, null: pd.DataFrame, kinds: dict[str, str], one: Series, axis_y: Axis) -> Panel:
@@ -294,7 +317,7 @@ def bars(frame: pd.DataFrame, null: pd.DataFrame, kinds: dict[str, str], one: Se
             ),
         ]
     layers.append(chart.mark_rule(color=light("ink"), strokeWidth=1).encode(x=x, xOffset=offset, y=low, y2="high:Q"))
-    return alt.layer(*layers).properties(title=named(one), width=WIDTH, height=HEIGHT)
+    return layered(*layers, title=named(one), width=WIDTH, height=HEIGHT)
 
 
 def named(one: Series) -> alt.Title:
@@ -327,4 +350,4 @@ def points(
             tooltip=tooltip,
         )
     )
-    return alt.layer(chart).properties(title=title, width=WIDTH, height=WIDTH * 3 // 4)
+    return layered(chart, title=title, width=WIDTH, height=WIDTH * 3 // 4)

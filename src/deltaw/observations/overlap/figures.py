@@ -9,6 +9,7 @@ from deltaw.charts.primitives import (
     Axis,
     Panel,
     dots,
+    layered,
 )
 from deltaw.charts.style import Series, light, number
 from deltaw.charts.tables import Tables, interval, nulls
@@ -109,4 +110,4 @@ def _matrix(frame: pd.DataFrame, series: tuple[Series, ...], title: str) -> Pane
         chart.mark_text(dy=-6, color=light("ink"), fontSize=10.5).encode(x=x, y=y, text="said:N"),
         chart.mark_text(dy=7, color=light("ink"), fontSize=9).encode(x=x, y=y, text="bound:N"),
     ]
-    return alt.layer(*layers).properties(title=title, width=width, height=height)
+    return layered(*layers, title=title, width=width, height=height)

@@ -4,7 +4,7 @@ import altair as alt
 import pandas as pd
 
 from deltaw.charts.figure import Figure, figure
-from deltaw.charts.primitives import TICK, WIDTH, Axis, Panel, curves, domain_of, dots, named, rule
+from deltaw.charts.primitives import TICK, WIDTH, Axis, Panel, curves, domain_of, dots, layered, named, rule
 from deltaw.charts.shared import SHARE, families
 from deltaw.charts.style import ATTACKS, BASE, Series, light, set_name
 from deltaw.charts.tables import Tables, values
@@ -194,7 +194,7 @@ def _set_curves(frame: pd.DataFrame, one: Series, axis_x: Axis, axis_y: Axis) ->
             alt.Tooltip("x:Q", title="update"), alt.Tooltip("shown:N", title="value"),
         ],
     )  # fmt: skip
-    return alt.layer(*lines, marks).properties(title=named(one), width=WIDTH, height=150)
+    return layered(*lines, marks, title=named(one), width=WIDTH, height=150)
 
 
 def losses(tables: Tables) -> Figure | None:

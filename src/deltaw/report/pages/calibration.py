@@ -7,7 +7,7 @@ import altair as alt
 import pandas as pd
 
 from deltaw.charts.figure import Figure, figure
-from deltaw.charts.primitives import Axis, Panel
+from deltaw.charts.primitives import Axis, Panel, layered
 from deltaw.charts.style import Series, light
 
 TRUE = Series("true", "null true by construction", None, light("ssft"), (1, 0), "circle", False)
@@ -58,7 +58,7 @@ def _panel(family: str, rates: Sequence[Mapping[str, Any]]) -> Panel:
     point = chart.mark_point(size=36, filled=True, opacity=1).encode(
         y=y, x=alt.X("rate:Q", **place), color=colour, tooltip=["row:N", "null:N", "shown:N"]
     )
-    return alt.layer(level, whisker, point).properties(title=family, width=190, height=ROW * len(frame))
+    return layered(level, whisker, point, title=family, width=190, height=ROW * len(frame))
 
 
 def _short(test: str, several: bool) -> str:
