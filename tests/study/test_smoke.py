@@ -61,7 +61,9 @@ def manifest(run_dir: Path) -> dict[str, object]:
 
 def test_the_outputs_are_all_there(inline: Path) -> None:
     found = manifest(inline)
-    assert {"config", "versions", "seeds", "stages", "processor", "models", "parameters"} <= found.keys()
+    assert {"config", "components", "versions", "seeds", "stages", "processor", "models", "parameters"} <= found.keys()
+    told = {(component["kind"], component["name"]) for component in found["components"]}  # type: ignore[attr-defined]
+    assert {("protocol", name) for name in ("ssft", "dpo", "unlearn")} <= told
     for stage in found["stages"]:  # type: ignore[attr-defined]
         assert stage["seconds"] >= 0
         assert len(stage["digest"]) == 64
