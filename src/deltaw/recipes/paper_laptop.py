@@ -61,9 +61,9 @@ def paper_laptop(device: str = "cpu", seed: int = 0, published_objectives: bool 
         pretraining=pretraining,
         base_gate=LAPTOP_GATE,
         tunings=tunings,
-        checkpoints=(0, 50, LAPTOP_TUNING // 4, LAPTOP_TUNING // 2, LAPTOP_TUNING),
+        checkpoints=(0, LAPTOP_TUNING // 10, LAPTOP_TUNING // 4, LAPTOP_TUNING // 2, LAPTOP_TUNING),
         base_checkpoints=(0, LAPTOP_BASE // 2, LAPTOP_BASE),
-        sizes=Sizes(final=500, base=2000, checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
+        sizes=Sizes(final=400, base=2000, checkpoint=100, attacked=100, contrast=256, ceiling=1000, shown=1),
         model_attacks=replace(
             whole.model_attacks,
             controls=tuple(f"other-{t.name}" for t in tuned),

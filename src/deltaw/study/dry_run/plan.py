@@ -36,7 +36,6 @@ from deltaw.training.finetuning import TuningData, tuning_pairs
 from deltaw.training.pretraining import model_config
 from deltaw.world import World
 
-MATCHED_ATTACKED = 256  # prompts of each attack at the matched checkpoint
 DECODED_AT_ONCE = 1000
 PROCESS_BYTES = 0.55e9  # Python with torch, SciPy and a world's tables
 
@@ -260,7 +259,7 @@ def behaviour_prompts(sizes: Sizes, matched: bool) -> int:
     """Prompts answered when behaviour is measured at the last checkpoint, and if `matched` at the matched one too."""
     attacks = sum(len(names) for sources in (FORBIDDEN_SOURCES, BENIGN_SOURCES) for names in sources.values())
     last = sum(set_sizes(sizes.final).values()) + attacks * sizes.attacked
-    return last + (sum(set_sizes(sizes.checkpoint).values()) + attacks * MATCHED_ATTACKED if matched else 0)
+    return last + (sum(set_sizes(sizes.checkpoint).values()) if matched else 0)
 
 
 def seconds_of(work: Work, pace: Pace) -> float:

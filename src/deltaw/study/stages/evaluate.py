@@ -29,7 +29,7 @@ class BehaviourConfig:
 
 
 def make_behaviour(context: StageContext) -> None:
-    """Behaviour on every set, and on every attack with its benign control, at the last and the matched checkpoint."""
+    """Behaviour on every set at the last and the matched checkpoint; at the last also every attack with its control."""
     config: BehaviourConfig = context.config
     shared, tuned = config.shared, config.tuned
     world, seed, sizes = World(shared.world), shared.seed, shared.sizes
@@ -37,28 +37,29 @@ def make_behaviour(context: StageContext) -> None:
     sheet = Sheet(stage="behaviour", **fields)
     artifact = context.inputs["model"]
     steps = _steps_to_measure(artifact)
-    for number, (label, step, size) in enumerate(steps):
+    for number, (label, step) in enumerate(steps):
         model = load(step_directory(artifact, step))[0].to(config.device)
         view = sheet.with_(step=step, stage=label)
         follow_size = sizes.final if label == "behaviour" else sizes.checkpoint
         sets = prompts_of_sets(world, follow_size, seed)
         follow(model, world, sets, view, tuned.control if tuned else None, seed)
         add_pooled(view)
-        context.report(2 * number + 1, 2 * len(steps), "attacks")
-        measure_attacks(model, world, sizes.attacked if label == "behaviour" else size, seed, view)
+        if label == "behaviour":
+            context.report(2 * number + 1, 2 * len(steps), "attacks")
+            measure_attacks(model, world, sizes.attacked, seed, view)
         context.report(2 * number + 2, 2 * len(steps))
     sheet.write(context.out)
 
 
-def _steps_to_measure(artifact: Path) -> list[tuple[str, int, int]]:
-    """(stage label, step, attacked prompts): the last checkpoint, and the matched one where there is one."""
+def _steps_to_measure(artifact: Path) -> list[tuple[str, int]]:
+    """(stage label, step): the last checkpoint, and the matched one where there is one."""
     last = int(max(artifact.glob("step-*")).name.removeprefix("step-"))
-    steps = [("behaviour", last, 0)]
+    steps = [("behaviour", last)]
     matched_file = artifact / "matched.json"
     if matched_file.exists():
         matched = json.loads(matched_file.read_text())["step"]
         if matched is not None:
-            steps.append(("matched", int(matched), 256))
+            steps.append(("matched", int(matched)))
     return steps
 
 
