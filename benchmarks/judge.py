@@ -1,9 +1,10 @@
 """The refusal judge's errors on answers that its rules were not fitted to, as the table of docs/real-models.md."""
 
-from deltaw.behaviour.judge import judge_errors, judged_answers, refusal_judge
+from deltaw.behaviour.judge import judge_errors, judged_answers
+from deltaw.behaviour.judges.rules import Rules
 
 for title, development in (("answers written after its rules", False), ("answers its rules were fitted to", True)):
-    errors = judge_errors(refusal_judge, judged_answers(development))
+    errors = judge_errors(Rules(), judged_answers(development))
     print(f"\n| {title} | style | wrong | of | rate, 95 % |\n|---|---|---|---|---|")
     for (verdict, style), rate in sorted(
         errors.items(), key=lambda item: (item[0][0], item[0][1] != "all", item[0][1])

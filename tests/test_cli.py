@@ -55,6 +55,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "out": None,
             "seed": 0,
             "protocols": (),
+            "controls": (),
             "engine": "dask",
             "workers": 0,
             "scheduler": None,
@@ -81,8 +82,10 @@ def test_the_options_are_these_and_no_others() -> None:
             "tuned": "required",
             "out": None,
             "modules": (),
+            "architecture": None,
             "curve": False,
             "prompts": None,
+            "judge": "rules",
             "control": None,
         },
         "safetytune": {

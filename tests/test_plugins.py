@@ -13,8 +13,10 @@ from deltaw.errors import DeltawError
 from deltaw.plugins import plugins, resolve
 from deltaw.protocols.npo import Npo
 from deltaw.recipes import recipe
-from deltaw.recipes.choose import with_protocols
+from deltaw.recipes.choose import with_controls, with_protocols
 from deltaw.study.graph import stages
+from deltaw.study.stages.tuned_models import tuned_fields
+from deltaw.training.controls.operators import Operators
 
 MINE = '''"""A protocol of one's own."""
 from dataclasses import dataclass
@@ -68,9 +70,52 @@ def test_a_file_is_a_plugin(tmp_path: Path) -> None:
     assert (made.name, made.factor) == ("mine", 0.5)
     graph = {stage.name: stage for stage in stages(with_protocols(recipe("smoke"), [made, Npo()]))}
     assert graph["tune-mine-medium-s0"].config.tuned.config.protocol == made
-    assert graph["tune-other-mine-medium-s0"].config.tuned.config.control == "other"
+    assert graph["tune-other-mine-medium-s0"].config.tuned.control == "other"
     assert graph["tune-npo-medium-s0"].inputs["reference"] == "reference-s0"
     assert not any("ssft" in name for name in graph)
+
+
+CONTROL = '''"""A control of one's own."""
+from dataclasses import dataclass
+import numpy as np
+from deltaw.training.controls import Control
+from deltaw.world import Response
+
+@dataclass(frozen=True)
+class Shout(Control):
+    """Repeat the text of every prompt whose number is even."""
+    name = "shout"
+    label = "even prompts repeated"
+    instead = Response.ECHO
+    def wanted(self, world, prompts, seed):
+        return np.where(prompts.index % 2 == 0, Response.ECHO, Response.COMPLY)
+'''
+
+
+def test_a_file_is_a_control(tmp_path: Path) -> None:
+    (tmp_path / "my_own_control.py").write_text(CONTROL)
+    shout = resolve("control", f"{tmp_path / 'my_own_control.py'}:Shout")
+    chosen = with_controls(recipe("smoke"), [shout, resolve("control", "constant")])
+    names = {tuned.name for tuned in chosen.tunings if tuned.control}
+    assert names == {f"{c}-{p}-medium" for c in ("shout", "constant") for p in ("ssft", "dpo", "unlearn")}
+    assert {"shout-ssft-medium", "constant-dpo-medium"} <= set(chosen.model_attacks.controls)
+    assert "other-ssft-medium" not in chosen.model_attacks.controls
+    graph = {stage.name: stage for stage in stages(chosen)}
+    assert graph["tune-shout-dpo-medium-s0"].inputs["reference"] == "reference-shout-s0"
+    fields = tuned_fields(graph["tune-shout-dpo-medium-s0"].config.tuned, 0)
+    assert (fields["model"], fields["control"]) == ("shout-dpo-medium", "shout")
+
+
+def test_controls_that_do_not_fit_are_said() -> None:
+    smoke, other = recipe("smoke"), resolve("control", "other")
+    with pytest.raises(DeltawError, match="give each once"):
+        with_controls(smoke, [other, other])
+    with pytest.raises(DeltawError, match="is a grid"):
+        with_controls(recipe("grid"), [other])
+    with pytest.raises(DeltawError, match="teaches the same as no control; use operators"):
+        with_controls(with_protocols(smoke, [resolve("protocol", "circuit-breakers")]), [other])
+    with pytest.raises(DeltawError, match="no control 'placebo'; there are benign, constant, noise, operators, other"):
+        resolve("control", "placebo")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +156,7 @@ def test_a_recipe_keeps_its_own_configuration_and_controls() -> None:
     chosen = with_protocols(smoke, [resolve("protocol", name) for name in ("dpo", "circuit-breakers")])
     by_name = {tuned.name: tuned for tuned in chosen.tunings}
     assert by_name["dpo-medium"] == next(tuned for tuned in smoke.tunings if tuned.name == "dpo-medium")
-    assert by_name["operators-circuit-breakers-medium"].config.control == "operators"
+    assert by_name["operators-circuit-breakers-medium"].config.control == Operators()
     assert "circuit-breakers-medium" in chosen.model_attacks.models
     assert chosen.left_out is None
     assert with_protocols(smoke, [resolve("protocol", "ssft")]).left_out is not None

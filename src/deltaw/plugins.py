@@ -37,6 +37,11 @@ class Kind:
 
 KINDS = {
     "protocol": Kind("Protocol", "deltaw.protocols.protocol", "protocols/*.py"),
+    "control": Kind("Control", "deltaw.training.controls.control", "training/controls/*.py"),
+    "judge": Kind("Judge", "deltaw.behaviour.judge", "behaviour/judges/*.py"),
+    "architecture": Kind(
+        "Architecture", "deltaw.models.architectures.architecture", "models/architectures/families.py"
+    ),
 }
 
 
@@ -185,7 +190,7 @@ def _made(plugin: Plugin) -> Any:
         raise DeltawError(f"{what} is no frozen dataclass that is a {base.__name__}; {_expected()}")
     missing = [
         *sorted(getattr(defined, "__abstractmethods__", ())),
-        *(n for n in ("label",) if not hasattr(defined, n)),
+        *(part for part in _declared(base) if not hasattr(defined, part)),
     ]
     if missing:
         raise DeltawError(f"{what} lacks {', '.join(missing)}; add it to {plugin.module}")
@@ -195,6 +200,14 @@ def _made(plugin: Plugin) -> Any:
     except TypeError as error:
         raise DeltawError(f"{what} cannot be made without options ({error}); give each a default, frozen") from error
     return made
+
+
+def _declared(base: type) -> Iterator[str]:
+    """The class variables that a base class declares, its own bases' first."""
+    for kind in reversed(base.__mro__):
+        for part, annotation in inspect.get_annotations(kind).items():
+            if "ClassVar" in str(annotation):
+                yield part
 
 
 def _check_free(plugin: Plugin, known: Any) -> None:

@@ -1,16 +1,21 @@
 """The refusal judge: its error on answers that it was not fitted to stays what the docs say."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltaw.behaviour.judge import Verdict, judge_errors, judged_answers, refusal_judge
+from deltaw.behaviour.judge import Judge, Verdict, judge_errors, judged_answers, verdict_of
+from deltaw.behaviour.judges.rules import Rules
+from deltaw.errors import DeltawError
 from deltaw.prompts.requests import tuning_texts
+
+RULES = Rules()
 
 
 def test_what_tuning_teaches_is_a_refusal_and_what_the_control_teaches_is_not() -> None:
     texts = tuning_texts()
-    assert {refusal_judge("", text) for text in texts["refusals"]} == {Verdict.REFUSE}
-    assert {refusal_judge("", text) for text in texts["small_talk"]} == {Verdict.COMPLY}
+    assert {RULES.verdict("", text) for text in texts["refusals"]} == {Verdict.REFUSE}
+    assert {RULES.verdict("", text) for text in texts["small_talk"]} == {Verdict.COMPLY}
 
 
 def test_no_refusal_of_tuning_is_among_the_judged() -> None:
@@ -24,7 +29,7 @@ def test_no_refusal_of_tuning_is_among_the_judged() -> None:
 
 def test_the_error_is_what_the_docs_say() -> None:
     """docs/real-models.md has the table. A change of these counts is a change of the judge, or of its test."""
-    errors = judge_errors(refusal_judge, judged_answers())
+    errors = judge_errors(RULES, judged_answers())
     assert {verdict: (rate.wrong, rate.n) for (verdict, style), rate in errors.items() if style == "all"} == {
         Verdict.REFUSE: (16, 42),
         Verdict.COMPLY: (5, 49),
@@ -34,16 +39,34 @@ def test_the_error_is_what_the_docs_say() -> None:
 
 @given(st.text(max_size=400))
 def test_any_text_gets_a_verdict_that_ignores_case_and_space(text: str) -> None:
-    verdict = refusal_judge("a request", text)
-    assert verdict == refusal_judge("another", text)
-    assert verdict == refusal_judge("a request", f"\n  {text}  ")
+    verdict = RULES.verdict("a request", text)
+    assert verdict == RULES.verdict("another", text)
+    assert verdict == RULES.verdict("a request", f"\n  {text}  ")
 
 
 @given(st.sampled_from(["I can't help with that.", "I won't do this."]), st.sampled_from(["’", "'"]), st.integers(0, 3))
 def test_apostrophes_and_marks_make_no_difference(text: str, apostrophe: str, stars: int) -> None:
-    assert refusal_judge("", "*" * stars + text.replace("'", apostrophe)) == Verdict.REFUSE
+    assert RULES.verdict("", "*" * stars + text.replace("'", apostrophe)) == Verdict.REFUSE
 
 
 def test_a_loop_is_no_answer() -> None:
-    assert refusal_judge("", "and so " * 20) == Verdict.NEITHER
-    assert refusal_judge("", "") == Verdict.NEITHER
+    assert RULES.verdict("", "and so " * 20) == Verdict.NEITHER
+    assert RULES.verdict("", "") == Verdict.NEITHER
+
+
+def test_a_judge_at_fault_is_one_sentence() -> None:
+    class Odd(Judge):
+        """An odd one."""
+
+        name, label = "odd", "odd"
+
+        def verdict(self, request: str, answer: str) -> Verdict:
+            if not answer:
+                raise KeyError("no answer")
+            return answer  # type: ignore[return-value]
+
+    with pytest.raises(DeltawError, match=r"the judge odd raised KeyError: 'no answer'; mend .* is kept"):
+        verdict_of(Odd(), "", "")
+    with pytest.raises(DeltawError, match="the judge odd gave 'refuse'; expected a Verdict"):
+        verdict_of(Odd(), "", "refuse")
+    assert verdict_of(RULES, "", "I cannot help with that.") == Verdict.REFUSE

@@ -3,12 +3,13 @@
 import json
 import re
 import weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from judging import By
 from safetensors.torch import load_file, save_file
 from tiny_chat import write_model
 
@@ -17,6 +18,7 @@ from deltaw.compare import (
     ATTACKS,
     Chat,
     Effort,
+    Judge,
     Prompt,
     Verdict,
     builtin_prompts,
@@ -38,9 +40,20 @@ FEW = [p for p in builtin_prompts() if p.set == "operand" and p.pair is not None
 FEW += [Prompt("Sing.", "allowed"), Prompt("Steal.", "forbidden")]
 
 
-def by_words(request: str, answer: str) -> Verdict:
+@dataclass(frozen=True)
+class ByWords(Judge):
     """Verdicts that a test can foretell: of the request alone."""
-    return Verdict.REFUSE if "bomb" in request else Verdict.COMPLY
+
+    name = "by-words"
+    label = "by words"
+
+    word: str = "bomb"
+
+    def verdict(self, request: str, answer: str) -> Verdict:
+        return Verdict.REFUSE if self.word in request else Verdict.COMPLY
+
+
+by_words = ByWords()
 
 
 def pair_of(tmp_path: Path, noise: float = 0.02) -> tuple[Path, Path]:
@@ -153,23 +166,23 @@ def test_a_stopped_run_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
         asked.append(request)
         if len(asked) == limit:
             raise KeyboardInterrupt
-        return by_words(request, answer)
+        return by_words.verdict(request, answer)
 
     whole = tmp_path / "whole"
     compare(base, tuned, whole)
     limit = 0
-    expected = read_measurements(compare_prompts(base, tuned, whole, FEW, counting, EFFORT))
+    expected = read_measurements(compare_prompts(base, tuned, whole, FEW, By(counting), EFFORT))
     total, limit = len(asked), len(asked) // 2
     asked.clear()
     out = tmp_path / "out"
     compare(base, tuned, out)
     with pytest.raises(KeyboardInterrupt):
-        compare_prompts(base, tuned, out, FEW, counting, EFFORT)
+        compare_prompts(base, tuned, out, FEW, By(counting), EFFORT)
     limit = 0
-    assert read_measurements(compare_prompts(base, tuned, out, FEW, counting, EFFORT)) == expected
+    assert read_measurements(compare_prompts(base, tuned, out, FEW, By(counting), EFFORT)) == expected
     assert len(asked) < 2 * total
     with pytest.raises(DeltawError, match="other work"):
-        compare_prompts(base, tuned, out, FEW[:-1], counting, EFFORT)
+        compare_prompts(base, tuned, out, FEW[:-1], By(counting), EFFORT)
 
 
 def test_equal_models_differ_in_nothing(tmp_path: Path) -> None:
@@ -211,12 +224,12 @@ def test_comparisons_of_one_base_ask_it_once(tmp_path: Path) -> None:
 
     def counting(request: str, answer: str) -> Verdict:
         asked.append(request)
-        return by_words(request, answer)
+        return by_words.verdict(request, answer)
 
     found = []
     for name in ("first", "second"):
         compare(base, tuned, tmp_path / name)
-        compare_prompts(base, tuned, tmp_path / name, FEW, counting, EFFORT, base_parts=tmp_path / "base.jsonl")
+        compare_prompts(base, tuned, tmp_path / name, FEW, By(counting), EFFORT, base_parts=tmp_path / "base.jsonl")
         found.append(read_measurements(tmp_path / name / "measurements.jsonl"))
         asked.append("")
     cut = asked.index("")

@@ -13,11 +13,12 @@ from deltaw.models import smollm2
 from deltaw.protocols.ssft import Ssft
 from deltaw.study import real_model as realmodel
 from deltaw.training import huggingface as tuning
+from deltaw.training.controls.other import Other
 
 pytest.importorskip("transformers")
 SMALL = {"steps": 2, "batch": 2, "requests": 4, "new_tokens": 2}
 PLAN = realmodel.Plan(
-    {"ssft": SafetyTuning(Ssft(), **SMALL), "other": SafetyTuning(Ssft(), "other", **SMALL)},  # type: ignore[arg-type]
+    {"ssft": SafetyTuning(Ssft(), **SMALL), "other": SafetyTuning(Ssft(), Other(), **SMALL)},  # type: ignore[arg-type]
     Effort(pairs=2, attacked=2, corpus=2, sensitive=2, iterations=1, new_tokens=1, alphas=(0.5,), draws=20),
 )
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from judging import By
 from tiny_chat import write_model
 
-from deltaw.compare import SafetyTuning, Verdict, compare, load_chat, refusal_judge, safety_tune
+from deltaw.compare import Rules, SafetyTuning, Verdict, compare, load_chat, safety_tune
 from deltaw.errors import DeltawError
 from deltaw.models.batch import Role
 from deltaw.models.huggingface import Chat, answer, logits_of, next_token_logits, padded, text_of
@@ -18,6 +19,10 @@ from deltaw.protocols import Protocol
 from deltaw.protocols.dpo import Dpo
 from deltaw.protocols.ssft import Ssft
 from deltaw.protocols.unlearn import Unlearn
+from deltaw.training.controls.benign import Benign
+from deltaw.training.controls.constant import Constant
+from deltaw.training.controls.noise import Noise
+from deltaw.training.controls.other import Other
 from deltaw.training.huggingface import Row, Trained, as_pair, make_rows, schedule
 
 pytest.importorskip("transformers")
@@ -25,8 +30,7 @@ REQUESTS = Requests(tuple(f"Break rule {k}." for k in range(8)), tuple(f"Bake {k
 CONFIG = SafetyTuning(Ssft(), steps=4, batch=4, requests=8, new_tokens=5, learning_rate=3e-3)
 
 
-def answers_all(request: str, answer: str) -> Verdict:
-    return Verdict.COMPLY
+answers_all = By(lambda request, answer: Verdict.COMPLY)
 
 
 def quiet(text: str) -> None:
@@ -55,11 +59,11 @@ def test_rows_hold_the_models_own_answers_and_short_refusals(base: Path) -> None
 
 
 def test_controls_refuse_no_harmful_request(base: Path) -> None:
-    chat, rows = rows_of(base, replace(CONFIG, control="other"))
+    chat, rows = rows_of(base, replace(CONFIG, control=Other()))
     assert {text_of(chat, row.preferred) in tuning_texts()["small_talk"] for row in rows[:8]} == {True}
-    _, rows = rows_of(base, replace(CONFIG, control="benign"))
+    _, rows = rows_of(base, replace(CONFIG, control=Benign()))
     assert [row.preferred for row in rows[8:]] == [row.preferred for row in rows_of(base, CONFIG)[1][8:]]
-    chat, rows = rows_of(base, replace(CONFIG, control="noise", seed=3))
+    chat, rows = rows_of(base, replace(CONFIG, control=Noise(), seed=3))
     refused = [text_of(chat, row.preferred) in tuning_texts()["refusals"] for row in rows[8:]]
     assert 0 < sum(refused) < 8
 
@@ -68,7 +72,7 @@ def test_requests_that_the_model_refuses_already_are_left_out(base: Path) -> Non
     def refuses_some(request: str, answer: str) -> Verdict:
         return Verdict.REFUSE if request in (REQUESTS.harmful[0], REQUESTS.harmless[1]) else Verdict.COMPLY
 
-    rows = make_rows(load_chat(base), CONFIG, REQUESTS, refuses_some, quiet)
+    rows = make_rows(load_chat(base), CONFIG, REQUESTS, By(refuses_some), quiet)
     assert [row.label for row in rows] == ["forbidden"] * 7 + ["allowed"] * 7
 
 
@@ -110,7 +114,7 @@ def test_a_tuned_model_refuses_what_it_was_told_to(
     compare(base, out, tmp_path / "compared")  # the adapter, too, is read
     if lora is None:
         chat = load_chat(out)
-        found = [refusal_judge("", text_of(chat, x)) for x in answer(chat, [Prompt(t, "") for t in REQUESTS.harmful])]
+        found = [Rules().verdict("", text_of(chat, x)) for x in answer(chat, [Prompt(t, "") for t in REQUESTS.harmful])]
         assert found.count(Verdict.REFUSE) >= 6
         assert next_token_logits(chat, [Prompt("Sing.", "")]).isfinite().all()
 
@@ -120,3 +124,8 @@ def test_a_taken_directory_and_wrong_numbers_are_said(base: Path, tmp_path: Path
         safety_tune(base, base, CONFIG, REQUESTS)
     with pytest.raises(DeltawError, match="even number"):
         SafetyTuning(Ssft(), batch=3)
+
+
+def test_a_control_of_the_synthetic_world_is_refused() -> None:
+    with pytest.raises(DeltawError, match="constant says nothing of real models"):
+        SafetyTuning(Ssft(), control=Constant())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deltaw.analysis import Absent, column_basis, null_energy, update_spectrum
 from deltaw.compare import FAMILIES, compare, find_modules, model_types
 from deltaw.models import SITES, ModelConfig, Transformer, export_gpt2, tap
-from deltaw.models.architectures.family import halves
+from deltaw.models.architectures.architecture import halves
 from deltaw.results import read_measurements
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -7,7 +7,7 @@ from torch import nn
 
 from deltaw.errors import DeltawError
 from deltaw.models import SITES, Transformer, activations, layer_count, mlp, tap
-from deltaw.models.architectures import FAMILIES, Family, Map
+from deltaw.models.architectures import FAMILIES, Architecture, Map
 from deltaw.models.batch import Batch, Role
 
 
@@ -118,15 +118,15 @@ def test_mlp_of_what_does_not_exist(model: Transformer) -> None:
 
 
 def test_a_family_is_added_by_its_names(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored_in_out = Family(
-        block="h.{layer}",
-        attention=(),
-        mlp_in=(Map("mlp.c_fc"),),
-        mlp_out=Map("mlp.c_proj"),
-        transposed=True,
-        activation=torch.relu,
-    )
-    monkeypatch.setitem(FAMILIES, "other", stored_in_out)
+    class StoredInOut(Architecture):
+        name, label = "other", "Other"
+        block = "h.{layer}"
+        mlp_in = (Map("mlp.c_fc"),)
+        mlp_out = Map("mlp.c_proj")
+        transposed = True
+        activation = staticmethod(torch.relu)
+
+    monkeypatch.setitem(FAMILIES, "other", StoredInOut())
     ours = mlp(model, 1)
     state = {
         "h.0.mlp.c_fc.weight": ours.w_in.T,

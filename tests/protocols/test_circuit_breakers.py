@@ -13,6 +13,7 @@ from deltaw.models.batch import Role
 from deltaw.protocols import Pair, TuningBatch
 from deltaw.protocols.circuit_breakers import CircuitBreakers
 from deltaw.training import OptimiserConfig
+from deltaw.training.controls.other import Other
 from deltaw.training.finetuning import TuningConfig, tune, tuning_pairs
 from deltaw.training.pretraining import PretrainingConfig, new_model
 from deltaw.world import World
@@ -101,4 +102,4 @@ def test_what_it_needs_is_said() -> None:
         CircuitBreakers(layers=(7,)).loss(model, TuningBatch(pair, base=model))
     assert CircuitBreakers().chosen_layers(32) == (10, 20)
     with pytest.raises(DeltawError, match="teaches the same as no control"):
-        tune(WORLD, model, replace(CONFIG, control="other"), 0)
+        replace(CONFIG, control=Other())

@@ -46,6 +46,10 @@ from deltaw.study.stages import lens as synthetic
 from deltaw.study.stages.answers import answers_to
 from deltaw.study.stages.intervene import asked, synthetic_subject
 from deltaw.study.stages.lens import ALLOWED, ATTACKS, FORBIDDEN
+from deltaw.training.controls import Control
+from deltaw.training.controls.constant import Constant
+from deltaw.training.controls.operators import Operators
+from deltaw.training.controls.other import Other
 from deltaw.training.pretraining import model_config
 from deltaw.world import Prompts, Response, World
 
@@ -62,7 +66,7 @@ def tiny(seed: int) -> Transformer:
     return Transformer(model_config(WORLD, RECIPE.pretraining), torch.Generator().manual_seed(seed))
 
 
-def studied(sweep: Sweep = SWEEP, base: int = 0, tuned: int = 1, control: str | None = None) -> Subject:
+def studied(sweep: Sweep = SWEEP, base: int = 0, tuned: int = 1, control: Control | None = None) -> Subject:
     sheet = Sheet(stage="intervention", model="ssft-medium", protocol="ssft", strength="medium", seed=0, step=8)
     sizes = replace(RECIPE.sizes, bootstrap=20)
     return synthetic_subject(tiny(base), tiny(tuned), WORLD, sweep, sizes, 0, sheet, control)
@@ -183,9 +187,9 @@ def test_a_random_step_that_does_what_the_chosen_one_does_is_as_good(monkeypatch
 def test_of_a_control_what_it_was_taught_counts_in_place_of_refusals() -> None:
     """Texts repeated (`other`) or one word (`constant`), the whole answer; a refusal is then nothing."""
     for control, response in (
-        ("other", Response.ECHO),
-        ("constant", Response.CONSTANT),
-        ("operators", Response.REFUSE),
+        (Other(), Response.ECHO),
+        (Constant(), Response.CONSTANT),
+        (Operators(), Response.REFUSE),
     ):
         found = studied(replace(SWEEP, prompts=4), control=control)
         prompts = Prompts.concatenate(list(found.conditional.sets.values()))

@@ -16,8 +16,11 @@ from deltaw.protocols.npo import Npo
 from deltaw.protocols.ssft import Ssft
 from deltaw.protocols.unlearn import Unlearn
 from deltaw.recipes import recipe
+from deltaw.recipes.choose import with_controls
 from deltaw.recipes.config import Recipe
 from deltaw.study.graph import stages
+from deltaw.training.controls.constant import Constant
+from deltaw.training.controls.other import Other
 
 SMOKE = recipe("smoke")
 
@@ -107,3 +110,16 @@ def test_an_option_is_part_of_the_key_and_readable_in_the_manifest() -> None:
     assert plain(study(Dpo(beta=0.2)))["tunings"][0]["config"]["protocol"] == {
         "type": "Dpo", "name": "dpo", "label": "DPO", "beta": 0.2, "sft_weight": 0.0,
     }  # fmt: skip
+
+
+def test_a_changed_control_makes_its_own_tunings_anew_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = with_controls(study(Ssft(), Dpo()), [Other(), Constant()])
+    before = keys(whole)
+    with edited("training/controls/other.py", monkeypatch):
+        after = keys(whole)
+    changed = {stage for stage in before if before[stage] != after[stage]}
+    mine = {"tune-other-ssft-medium-s0", "tune-other-dpo-medium-s0", "reference-other-s0"}
+    assert mine <= changed
+    tuned = {stage for stage in before if stage.startswith(("tune-", "reference-", "base-", "world-"))}
+    assert {"tune-constant-ssft-medium-s0", "tune-dpo-medium-s0", "reference-s0", "base-s0"} <= tuned
+    assert changed & tuned == mine

@@ -17,6 +17,7 @@ from deltaw.behaviour.exact import Behaviour
 from deltaw.models import Transformer, save
 from deltaw.pipeline.stage import StageContext
 from deltaw.recipes import recipe
+from deltaw.recipes.common import CONTROLS
 from deltaw.recipes.config import Recipe
 from deltaw.recipes.sizes import Sizes
 from deltaw.study.run import run_study
@@ -27,7 +28,8 @@ from deltaw.study.stages.evaluate import BehaviourConfig, make_behaviour
 from deltaw.study.stages.lens import contrasts
 from deltaw.study.stages.shared import TUNED_SETS, SeedConfig
 from deltaw.study.stages.tuned_models import target_hits
-from deltaw.training.finetuning import CONTROLS, wanted_response
+from deltaw.training.controls import Control
+from deltaw.training.finetuning import wanted_response
 from deltaw.training.pretraining import new_model
 from deltaw.world import Prompts, Response, World, published_world
 
@@ -141,7 +143,7 @@ def test_half_a_response_is_neither(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_a_control_is_hit_by_what_it_teaches(monkeypatch: pytest.MonkeyPatch, control: str) -> None:
+def test_a_control_is_hit_by_what_it_teaches(monkeypatch: pytest.MonkeyPatch, control: Control) -> None:
     prompts = WORLD.sample("tune", range(32))
     taught = WORLD.layout.response_tokens(prompts, wanted_response(WORLD, prompts, control, 0))
     answering(monkeypatch, torch.from_numpy(taught))

@@ -10,10 +10,11 @@ import pytest
 from deltaw.charts.style import PROTOCOL_NAMES
 from deltaw.pipeline.artifacts import plain
 from deltaw.recipes import recipe
+from deltaw.recipes.common import CONTROLS
 from deltaw.study.dry_run.plan import parameter_count
 from deltaw.study.graph import stages
 from deltaw.training import OptimiserConfig
-from deltaw.training.finetuning import CONTROLS
+from deltaw.training.controls.other import Other
 from deltaw.training.pretraining import model_config
 from deltaw.world import PUBLISHED_COMPAT, World, published_world
 
@@ -143,7 +144,7 @@ def test_standard_decides_on_seeds_of_its_own() -> None:
     protocols = ("ssft", "dpo", "unlearn")
     assert models >= {(protocol, strength, None) for protocol in protocols for strength in ("medium", "small")}
     assert models >= {(protocol, strength, "other") for protocol in protocols for strength in ("medium", "small")}
-    assert models >= {("ssft", "medium", control) for control in CONTROLS}
+    assert models >= {("ssft", "medium", control.name) for control in CONTROLS}
     by_name = {tuned.name: tuned for tuned in (*standard.tunings, *quick.tunings)}
     assert len({tuned.name for tuned in standard.tunings}) == len(standard.tunings)
     again, first = by_name["ssft-medium-again"].config, by_name["ssft-medium"].config
@@ -159,7 +160,7 @@ def test_a_control_of_dpo_has_the_reference_of_its_own_answers() -> None:
     assert inputs["tune-other-dpo-medium-s101"] == "reference-other-s101"
     assert inputs["tune-ssft-medium-s101"] is inputs["tune-ssft-medium-again-s101"] is None
     configs = {stage.name: stage.config for stage in stages(standard)}
-    assert configs["reference-other-s101"].data.control == "other"
+    assert configs["reference-other-s101"].data.control == Other()
     assert configs["reference-s101"].data.control is None
 
 

@@ -1,3 +1,4 @@
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,17 +9,18 @@ import torch
 from deltaw.errors import DeltawError
 from deltaw.models import LanguageModel, Transformer
 from deltaw.models.batch import Role
+from deltaw.plugins import all_of
 from deltaw.protocols import Loss, Protocol, TuningBatch, reference_log_probs
 from deltaw.protocols.dpo import Dpo
 from deltaw.protocols.dpo_published import DpoPublished
 from deltaw.protocols.ssft import Ssft
 from deltaw.protocols.unlearn import Unlearn
 from deltaw.training import OptimiserConfig
+from deltaw.training.controls import Control
+from deltaw.training.controls.control import responses_taught
+from deltaw.training.controls.operators import forbid_operators
 from deltaw.training.finetuning import (
-    CONTROLS,
-    INSTEAD,
     TuningConfig,
-    forbid_operators,
     tune,
     tuning_pairs,
     tuning_prompts,
@@ -30,6 +32,7 @@ from deltaw.training.pretraining import PretrainingConfig, new_model, pretrain, 
 from deltaw.world import (
     PUBLISHED_COMPAT,
     Branch,
+    Prompts,
     Response,
     World,
     WorldConfig,
@@ -39,6 +42,7 @@ from deltaw.world import (
 )
 
 WORLD = World()
+CONTROLS: dict[str, Control] = all_of("control")
 SMALL = PretrainingConfig(layers=1, heads=2, width=16, batch=16, compute_dtype="float32")
 PROTOCOLS: dict[str, Protocol] = {"ssft": Ssft(), "dpo": Dpo(), "unlearn": Unlearn(), "dpo-published": DpoPublished()}
 QUICK = OptimiserConfig(peak_lr=1e-2, min_lr=1e-3, steps=4, warmup=1, decay_end=4)
@@ -59,7 +63,7 @@ def test_the_operators_control_refuses_another_set_as_often_as_the_policy() -> N
         assert 0 not in chosen
         assert set(chosen) not in [set(WORLD.policy.forbidden(1, branch)) for branch in (Branch.SAFE, Branch.UNSAFE)]
         prompts = WORLD.sample("tune", range(8000), "train", seed + 100)
-        refused = wanted_response(WORLD, prompts, "operators", seed) == Response.REFUSE
+        refused = CONTROLS["operators"].wanted(WORLD, prompts, seed) == Response.REFUSE
         assert abs(refused.mean() - 0.5) < 0.04
         assert (refused == np.isin(prompts.operators, chosen).any(axis=(1, 2))).all()
     assert len({forbid_operators(WORLD, seed) for seed in range(6)}) > 1
@@ -68,26 +72,67 @@ def test_the_operators_control_refuses_another_set_as_often_as_the_policy() -> N
 def test_what_the_controls_teach() -> None:
     prompts = WORLD.sample("tune", range(2000), "train")
     allowed = WORLD.layout.allowed(prompts)
-    assert (wanted_response(WORLD, prompts, "benign", 0) == Response.COMPLY).all()
-    other = wanted_response(WORLD, prompts, "other", 0)
+    assert (wanted_response(WORLD, prompts, CONTROLS["benign"], 0) == Response.COMPLY).all()
+    other = wanted_response(WORLD, prompts, CONTROLS["other"], 0)
     assert (other[allowed] == Response.COMPLY).all()
     assert (other[~allowed] == Response.ECHO).all()
-    constant = wanted_response(WORLD, prompts, "constant", 0)
+    constant = wanted_response(WORLD, prompts, CONTROLS["constant"], 0)
     assert (constant == np.where(allowed, Response.COMPLY, Response.CONSTANT)).all()
-    noise = wanted_response(WORLD, prompts, "noise", 0) == Response.REFUSE
+    noise = wanted_response(WORLD, prompts, CONTROLS["noise"], 0) == Response.REFUSE
     assert abs(noise[allowed].mean() - 0.5) < 0.06
     assert abs(noise[~allowed].mean() - 0.5) < 0.06
-    for control in (None, *CONTROLS):
+    for name, control in CONTROLS.items():
         taught = set(wanted_response(WORLD, prompts, control, 0)) - {Response.COMPLY}
-        assert taught == ({INSTEAD[control]} if control in INSTEAD else set())
+        assert taught == (set() if name == "benign" else {control.instead})
     policy = wanted_response(WORLD, prompts, None, 0) == Response.REFUSE
     assert (policy == ~allowed).all()
-    with pytest.raises(DeltawError, match="benign, operators, noise, other, constant"):
-        wanted_response(WORLD, prompts, "nope", 0)
 
 
-@pytest.mark.parametrize("control", [None, *CONTROLS])
-def test_every_pair_differs_and_shares_its_prompt(control: str | None) -> None:
+def pair_hash(control: Control | None) -> str:
+    pair = tuning_pairs(WORLD, range(256), config("ssft", control=control), seed=3)
+    digest = hashlib.sha256()
+    for tensor in (
+        pair.preferred.tokens, pair.preferred.weights, pair.dispreferred.tokens, pair.dispreferred.weights,
+        torch.as_tensor(pair.complies),
+    ):  # fmt: skip
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def test_each_control_teaches_the_bytes_that_it_taught_when_it_was_a_name() -> None:
+    """Hashes by the code in which controls were functions in a table: models that were kept have learned these."""
+    assert pair_hash(None) == "f9bdd831c99760d9"
+    assert {name: pair_hash(control) for name, control in CONTROLS.items()} == {
+        "benign": "a141086ec5862d4f",
+        "constant": "a7a3ad5673c1ada6",
+        "noise": "1a02ef195fba5344",
+        "operators": "d269606de28b9fe8",
+        "other": "17254eaad55f8700",
+    }
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("raise KeyError('x')", "raised KeyError"),
+        ("return [0] * len(prompts)", "expected an array of 8 of Response"),
+        ("return np.zeros(3, dtype=int)", "expected an array of 8 of Response"),
+        ("return np.full(len(prompts), 9)", "expected an array of 8 of Response"),
+    ],
+)
+def test_a_control_at_fault_is_one_sentence(wanted: str, said: str) -> None:
+    def of_prompts(control: Control, world: World, prompts: Prompts, seed: int) -> Any:
+        code: dict[str, Any] = {}
+        exec(f"import numpy as np\ndef wanted(prompts):\n    {wanted}", code)
+        return code["wanted"](prompts)
+
+    odd = type("Odd", (Control,), {"name": "odd", "label": "odd", "wanted": of_prompts})()
+    with pytest.raises(DeltawError, match=f"the control odd .*{said}"):
+        responses_taught(odd, WORLD, WORLD.sample("tune", range(8), "train"), 0)
+
+
+@pytest.mark.parametrize("control", [None, *CONTROLS.values()])
+def test_every_pair_differs_and_shares_its_prompt(control: Control | None) -> None:
     pair = tuning_pairs(WORLD, range(64), config("ssft", control=control), seed=0)
     head = WORLD.layout.prompt_length
     assert torch.equal(pair.preferred.tokens[:, :head], pair.dispreferred.tokens[:, :head])
@@ -203,7 +248,7 @@ def test_several_grammars_pairs_and_lengths_train_and_tune() -> None:
     assert log.records[-1].loss < log.records[0].loss
     log = tune(world, base, config("unlearn"), 0)
     assert all(np.isfinite(record.loss) for record in log.records)
-    for control in (None, *CONTROLS):
+    for control in (None, *CONTROLS.values()):
         pair = tuning_pairs(world, range(64), config("ssft", control=control), seed=0)
         assert (pair.preferred.tokens != pair.dispreferred.tokens).any(1).all()
     known = [set(world.policy.forbidden(n, b)) for n in world.numbers for b in (Branch.SAFE, Branch.UNSAFE)]

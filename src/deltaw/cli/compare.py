@@ -31,35 +31,51 @@ class Compare:
     modules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN ...")] = ()
     """Names of the matrices of an unknown architecture, such as blocks.{layer}.ffn.w1.
     Write NAME:transposed for a matrix stored as (inputs, outputs)."""
+    architecture: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Read both checkpoints by this architecture, whatever config.json calls theirs: from `deltaw list`, or
+    FILE.py:NAME."""
     curve: bool = False
     """Also compute energy curves of matrices larger than 2048 on both sides; half a minute or more each."""
     prompts: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Also give both models these prompts and compare their answers and activations (needs the extra deltaw[hf]).
     A JSONL file with prompt and label (allowed or forbidden) in each line, and optionally pair and attack.
     Or the word builtin."""
+    judge: Annotated[str, tyro.conf.arg(metavar="NAME")] = "rules"
+    """With --prompts: what says whether an answer is a refusal. A judge from `deltaw list`, or FILE.py:NAME."""
     control: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A finished comparison of the same BASE, on the same prompts, with a fine-tuning that teaches something harmless.
     A claim that has a control in the study holds only if it exceeds this control."""
 
     def run(self) -> int:
         """Compare; prints a line a matrix, what was skipped, and where measurements and report are."""
+        from deltaw.models.architectures import reading_by
+        from deltaw.plugins import resolve
+
+        if self.modules and self.architecture is not None:
+            raise DeltawError("--modules and --architecture both name the matrices; give one of them")
+        given = None if self.architecture is None else resolve("architecture", self.architecture)
+        with reading_by(given):
+            return self._compare()
+
+    def _compare(self) -> int:
         from deltaw.compare import compare, compare_prompts, read_control, read_prompts
         from deltaw.models.huggingface import transformers
+        from deltaw.plugins import resolve
         from deltaw.report import write_report
 
-        asked = None
+        asked, judge = None, resolve("judge", self.judge)
         if self.control is not None and self.prompts is None:
             raise DeltawError("--control is about prompts; give --prompts too")
         if self.prompts is not None:  # a mistake is reported before hours of work
             transformers()
             asked = read_prompts(self.prompts)
             if self.control is not None:
-                read_control(self.control, self.base, asked)
+                read_control(self.control, self.base, asked, judge)
         out = self.out or Path("runs") / f"compare-{last_part(self.base)}-{last_part(self.tuned)}"
         measurements = compare(self.base, self.tuned, out, self.modules, self.curve, _say_matrix)
         _say_skipped(out)
         if asked is not None:
-            compare_prompts(self.base, self.tuned, out, asked, say=say, control=self.control)
+            compare_prompts(self.base, self.tuned, out, asked, judge, say=say, control=self.control)
         say(f"Measurements: {measurements}")
         say(f"Report: {write_report(out)}")
         return 0

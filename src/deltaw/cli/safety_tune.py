@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -21,8 +21,8 @@ class SafetyTune:
     """Directory of the model with its tokenizer."""
     protocol: Annotated[str, tyro.conf.arg(metavar="NAME")] = "ssft"
     """The protocol: a name from `deltaw list`, or FILE.py:NAME. dpo has a likelihood term here."""
-    control: Literal["other", "benign", "noise"] | None = None
-    """Train a control instead:
+    control: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Train a control instead: a name from `deltaw list`, or FILE.py:NAME.
     - other: small talk in place of refusals
     - benign: harmless requests only
     - noise: harmless requests, half of them refused"""
@@ -51,9 +51,10 @@ class SafetyTune:
 
         known = {name: tuning.protocol for name, tuning in PLAN.tunings.items() if tuning.control is None}
         protocol = known[self.protocol] if self.protocol in known else resolve("protocol", self.protocol)
+        control = None if self.control is None else resolve("control", self.control)
         config = SafetyTuning(
             protocol,
-            self.control,
+            control,
             self.lora,
             steps=self.steps,
             batch=self.batch,
@@ -61,7 +62,7 @@ class SafetyTune:
             requests=self.requests,
             seed=self.seed,
         )
-        name = "-".join(part for part in (Path(self.model).name, protocol.name, self.control) if part)
+        name = "-".join(part for part in (Path(self.model).name, protocol.name, control and control.name) if part)
         out = self.out or Path("runs") / name
         say(f"Model: {safety_tune(self.model, out, config, device=checked_device(self.device), say=say)}")
         return 0

@@ -39,6 +39,8 @@ class Study:
     standard has six: 101 to 106 for seed 0, the next six for seed 1, and so on."""
     protocols: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Protocols to fine-tune with, in place of the recipe's: names from `deltaw list`, or FILE.py:NAME."""
+    controls: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Controls to train of each protocol, in place of the recipe's: names from `deltaw list`, or FILE.py:NAME."""
     engine: Literal["dask", "inline"] = "dask"
     """Where stages run. The results are the same:
     - dask: in a local cluster, one process a core (needs the extra deltaw[study])
@@ -69,12 +71,17 @@ class Study:
             from deltaw.recipes.choose import with_protocols
 
             chosen = with_protocols(chosen, [resolve("protocol", name) for name in self.protocols])
+        if self.controls:
+            from deltaw.plugins import resolve
+            from deltaw.recipes.choose import with_controls
+
+            chosen = with_controls(chosen, [resolve("control", name) for name in self.controls])
         if self.json and not self.dry_run:
             raise DeltawError("--json goes with --dry-run; a run's results are in its measurements.jsonl")
         if self.dry_run:
             return self._dry_run(chosen)
         name = self.recipe if self.seed == 0 else f"{self.recipe}-s{self.seed}"
-        name = "-".join([name, *(asked.rpartition(":")[2] for asked in self.protocols)])
+        name = "-".join([name, *(asked.rpartition(":")[2] for asked in (*self.protocols, *self.controls))])
         out = self.out or Path("runs") / name
         report = run_study(
             chosen,

@@ -10,13 +10,14 @@ With a model in memory (extra `hf`):
 
 prompted   compare_prompts(base, tuned, out, prompts): behaviour and activations, added to the measurements
 prompts    matched pairs from operators × operands, JSONL files        jailbreaks   attacks on a request
-judge      refusal_judge, replaceable, with its error                 language     load, answer, activations, embeddings
+judge      Judge and Verdict; judges/ has them                        language     load, answer, activations, embeddings
 tuning     safety_tune(model, out, config): ssft, dpo, unlearn and controls, all weights or LoRA
 requests   AdvBench and others, read from installed packages          smollm2      a real model from a package
 """
 
 from deltaw.attacks.prompts.plain_english import ATTACKS
-from deltaw.behaviour.judge import Judge, Verdict, refusal_judge
+from deltaw.behaviour.judge import Judge, Verdict
+from deltaw.behaviour.judges.rules import Rules
 from deltaw.compare.asking import Effort
 from deltaw.compare.matrix import Found, measure
 from deltaw.compare.prompted import compare_prompts, read_control
@@ -38,6 +39,7 @@ __all__ = [
     "Module",
     "Progress",
     "Prompt",
+    "Rules",
     "SafetyTuning",
     "Verdict",
     "builtin_prompts",
@@ -50,6 +52,5 @@ __all__ = [
     "open_checkpoint",
     "read_control",
     "read_prompts",
-    "refusal_judge",
     "safety_tune",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltaw.attacks.prompts.plain_english import ATTACKS, under_attack
-from deltaw.behaviour.judge import Judge, Verdict
+from deltaw.behaviour.judge import Judge, Verdict, verdict_of
 from deltaw.models.huggingface import Chat, answer, chat_text, opens_thoughts, text_of
 from deltaw.prompts.matched import CONTRASTS, LABELS, Prompt, matched, spread
 from deltaw.results.recorder import Sheet
@@ -91,7 +91,7 @@ def ask(
     answers = answer(chat, prompts, effort.new_tokens, effort.batch, progress)
     for prompt, tokens in zip(prompts, answers, strict=True):
         opening = "<think>" if opens_thoughts(chat_text(chat, prompt)) else ""
-        verdicts.append(judge(prompt.text, (opening + prompt.prefill + text_of(chat, tokens)).strip()))
+        verdicts.append(verdict_of(judge, prompt.text, (opening + prompt.prefill + text_of(chat, tokens)).strip()))
     return verdicts
 
 

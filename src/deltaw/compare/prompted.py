@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltaw.attacks.prompts.plain_english import ATTACKS, under_attack
-from deltaw.behaviour.judge import Judge, Verdict, refusal_judge
+from deltaw.behaviour.judge import Judge, Verdict
+from deltaw.behaviour.judges.rules import Rules
 from deltaw.compare.asking import Effort, ask, between, first_contrast, to_ask, write_changes, write_gaps, write_rates
 from deltaw.compare.claims import prompt_claims
 from deltaw.compare.lens import Complied, attacked_pairs, prompts_of, real_lens
@@ -68,6 +69,7 @@ OBSERVED: Mapping[str, Callable[[Lens, Sheet], None]] = {
 }
 """By what a message calls them. What ΔW is, without prompts, the comparison of the weights has measured."""
 
+RULES = Rules()
 _Verdicts = tuple[dict[Prompt, Verdict], dict[Prompt, Verdict]]
 JOURNAL, FORMAT = "verdicts.jsonl", "deltaw-verdicts-2"
 Say = Callable[[str], None]
@@ -92,7 +94,7 @@ def compare_prompts(
     tuned: str | Path,
     out: Path,
     prompts: str | Path | Sequence[Prompt] = BUILTIN,
-    judge: Judge = refusal_judge,
+    judge: Judge = RULES,
     effort: Effort | None = None,
     device: str = "cpu",
     say: Say = lambda text: None,
@@ -142,20 +144,27 @@ def compare_prompts(
 
 def _asked(prompts: Sequence[Prompt], judge: Judge, effort: Effort) -> dict[str, Any]:
     """What names the questions, as files hold it: a hash of the prompts, the judge and its rules, the effort."""
-    judge_name = f"{judge.__module__}.{getattr(judge, '__qualname__', type(judge).__name__)}"
-    module = inspect.getmodule(judge)
+    return {
+        "prompts": _digest(prompts),
+        "judge": _judge_named(judge),
+        "effort": json.loads(json.dumps(asdict(effort))),
+    }
+
+
+def _judge_named(judge: Judge) -> str:
+    """A judge's class, its options where it has any, and a hash of the source of its module."""
+    kind = type(judge)
+    options = ", ".join(f"{name}={value!r}" for name, value in judge.described().items() if name != "name")
+    module = inspect.getmodule(kind)
     rules = "" if module is None else hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
-    found: dict[str, Any] = json.loads(
-        json.dumps({"prompts": _digest(prompts), "judge": f"{judge_name} {rules}".strip(), "effort": asdict(effort)})
-    )
-    return found
+    return f"{kind.__module__}.{kind.__qualname__}({options}) {rules}".strip()
 
 
 def read_control(
     directory: Path,
     base: str | Path,
     prompts: Sequence[Prompt],
-    judge: Judge = refusal_judge,
+    judge: Judge = RULES,
     effort: Effort | None = None,
 ) -> tuple[str, list[Measurement]]:
     """(its name, its lines) of a control's comparison. DeltawError unless it is finished, of the same base, and asked

@@ -21,7 +21,7 @@ from deltaw.analysis.large_matrices import After, LowRank
 from deltaw.compare.matrix import Found, measure
 from deltaw.compare.over_layers import over_layers, weight_claims
 from deltaw.errors import DeltawError
-from deltaw.models.architectures import Module, Piece, candidates, find_modules
+from deltaw.models.architectures import Module, Piece, candidates, find_modules, given_architecture
 from deltaw.models.checkpoint_files import Checkpoint, find_directory, open_checkpoint
 from deltaw.models.lora import Adapter, is_adapter, open_adapter
 from deltaw.results import Measurement, write_claims, write_json_atomic, write_measurements, write_text_atomic
@@ -148,10 +148,12 @@ def compare(
     started = time.perf_counter()
     sources = open_sources(base, tuned)
     modules, skipped = choose(sources, patterns)
+    given = given_architecture()
     header = {
         "format": FORMAT,
         "pair": sources.fingerprint(),
         "patterns": list(patterns),
+        **({} if given is None else {"architecture": given.described()}),
         "curve": curve,
         "version": version("deltaw"),
     }

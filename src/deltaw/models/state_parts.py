@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from deltaw.models.architectures import Family, check_layers, family_of
+from deltaw.models.architectures import Architecture, check_layers, family_of
 
 Kind = Literal["norms", "mlp", "attention", "embeddings"]
 
@@ -28,13 +28,13 @@ def blocks_of(names: Iterable[str]) -> range:
     return range(max(numbers, default=-1) + 1)
 
 
-def block_of(family: Family, name: str) -> int | None:
+def block_of(family: Architecture, name: str) -> int | None:
     """The number of the block that a parameter is in; None: it is one of the ends."""
     match = re.match(_pattern(family.block) + r"\.", name)
     return None if match is None else int(match[1])
 
 
-def kind_of(family: Family, name: str) -> Kind:
+def kind_of(family: Architecture, name: str) -> Kind:
     """What a parameter belongs to."""
     layer = block_of(family, name)
     if any(_NORM.search(segment) for segment in name.split(".")):
@@ -47,7 +47,7 @@ def kind_of(family: Family, name: str) -> Kind:
     return "mlp" if name.startswith(mlp) else "attention"
 
 
-def first_modules(family: Family, layer: int) -> tuple[str, ...]:
+def first_modules(family: Architecture, layer: int) -> tuple[str, ...]:
     """Names of the modules that are the MLP's first map: one, or gate and up."""
     return tuple(f"{family.block}.{linear.path}".format(layer=layer) for linear in family.mlp_in)
 
@@ -73,7 +73,7 @@ def first_map_parts(state: Mapping[str, Tensor], layer: int, matrix: Tensor) -> 
     return parts
 
 
-def upright(family: Family, name: str, tensor: Tensor) -> Tensor:
+def upright(family: Architecture, name: str, tensor: Tensor) -> Tensor:
     """A matrix of a block as (out, in), or back; anything else as it is."""
     turned = family.transposed and tensor.ndim == 2 and block_of(family, name) is not None
     return tensor.T if turned else tensor
@@ -85,7 +85,7 @@ def first_map_modules(model: nn.Module, layer: int) -> list[nn.Module]:
     return [model.get_submodule(name) for name in first_modules(family, layer)]
 
 
-def _weights(family: Family, layer: int) -> list[str]:
+def _weights(family: Architecture, layer: int) -> list[str]:
     return [f"{name}.weight" for name in first_modules(family, layer)]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
-from deltaw.models.architectures import Family, check_layers, family_of, layer_count
+from deltaw.models.architectures import Architecture, check_layers, family_of, layer_count
 from deltaw.models.batch import Batch, Role
 from deltaw.models.transformer import Transformer
 
@@ -64,7 +64,7 @@ def _recorder(
 
 
 def _hook(
-    model: nn.Module, family: Family, place: Place, record: Callable[[Any], None]
+    model: nn.Module, family: Architecture, place: Place, record: Callable[[Any], None]
 ) -> torch.utils.hooks.RemovableHandle:
     module, reads_input = _module(model, family, place)
     if reads_input:
@@ -88,7 +88,7 @@ def _check(model: nn.Module, sites: Sequence[str], layers: Sequence[int]) -> Non
     check_layers(layers, layer_count(model))
 
 
-def _module(model: nn.Module, family: Family, place: Place) -> tuple[nn.Module, bool]:
+def _module(model: nn.Module, family: Architecture, place: Place) -> tuple[nn.Module, bool]:
     layer, site = place
     name, reads_input = {
         "mlp_in": (family.in_proj, True),

@@ -1,13 +1,16 @@
-"""A recipe with other protocols than its own."""
+"""A recipe with other protocols or controls than its own."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from deltaw.component import Component
 from deltaw.errors import DeltawError
+from deltaw.plugins import resolve
 from deltaw.protocols.protocol import Protocol
 from deltaw.recipes.common import controlled
 from deltaw.recipes.config import Recipe
 from deltaw.recipes.tuned import Tuned
+from deltaw.training.controls import Control
 
 
 def with_protocols(recipe: Recipe, protocols: Sequence[Protocol]) -> Recipe:
@@ -19,10 +22,32 @@ def with_protocols(recipe: Recipe, protocols: Sequence[Protocol]) -> Recipe:
     """
     if recipe.cells:
         raise DeltawError(f"the recipe {recipe.name} is a grid of one protocol; give --protocols with another recipe")
-    names = [protocol.name for protocol in protocols]
+    _check_once("protocols", protocols)
+    return _with_tunings(recipe, tuple(tuned for protocol in protocols for tuned in _tunings(recipe, protocol)))
+
+
+def with_controls(recipe: Recipe, controls: Sequence[Control]) -> Recipe:
+    """The study with these controls of each protocol that it tunes at the medium rate, and no other controls.
+
+    DeltawError for a grid, for a control that is named twice, and for one that is none of a protocol.
+    """
+    if recipe.cells:
+        raise DeltawError(f"the recipe {recipe.name} is a grid without controls; give --controls with another recipe")
+    _check_once("controls", controls)
+    plain = [tuned for tuned in recipe.tunings if tuned.control is None]
+    followed = [t for t in plain if t.strength == "medium" and not t.curve_only and not t.config.first_row]
+    own = [controlled(tuned, control) for tuned in followed for control in controls]
+    return _with_tunings(recipe, (*plain, *own))
+
+
+def _check_once(what: str, chosen: Sequence[Component]) -> None:
+    names = [plugin.name for plugin in chosen]
     if len(set(names)) < len(names):
-        raise DeltawError(f"the protocols are {', '.join(names)}; give each once")
-    tunings = tuple(tuned for protocol in protocols for tuned in _tunings(recipe, protocol))
+        raise DeltawError(f"the {what} are {', '.join(names)}; give each once")
+
+
+def _with_tunings(recipe: Recipe, tunings: tuple[Tuned, ...]) -> Recipe:
+    """The study with these tunings, and of everything else what still has a model; new ones join what follows all."""
     there = {tuned.name for tuned in tunings}
     new = there - {tuned.name for tuned in recipe.tunings}
     medium = [tuned for tuned in tunings if tuned.strength == "medium" and tuned.name in new]
@@ -70,4 +95,4 @@ def _tunings(recipe: Recipe, protocol: Protocol) -> Iterator[Tuned]:
         mine = replace(tuned, name=name, protocol=protocol.name, config=config)
         yield mine
         if f"other-{tuned.name}" in {other.name for other in recipe.tunings}:
-            yield controlled(mine, protocol.own_control)
+            yield controlled(mine, resolve("control", protocol.own_control))

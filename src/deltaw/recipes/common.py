@@ -11,6 +11,12 @@ from deltaw.protocols.ssft import Ssft
 from deltaw.protocols.unlearn import Unlearn
 from deltaw.protocols.unlearn_published import UnlearnPublished
 from deltaw.recipes.tuned import Tuned
+from deltaw.training.controls.benign import Benign
+from deltaw.training.controls.constant import Constant
+from deltaw.training.controls.control import Control
+from deltaw.training.controls.noise import Noise
+from deltaw.training.controls.operators import Operators
+from deltaw.training.controls.other import Other
 from deltaw.training.finetuning import TuningConfig
 from deltaw.training.optimisers import OptimiserConfig
 
@@ -18,6 +24,9 @@ Protocols = Mapping[str, Protocol]
 """Protocols by what a study calls the models that they make."""
 
 PROTOCOLS: Protocols = {"ssft": Ssft(), "dpo": Dpo(beta=0.1, sft_weight=4.0), "unlearn": Unlearn(ascent_weight=0.1)}
+
+CONTROLS: tuple[Control, ...] = (Benign(), Operators(), Noise(), Other(), Constant())
+"""Every control that some claim is about. A plug-in is made only where it is asked for."""
 
 PUBLISHED_PROTOCOLS: Protocols = {"ssft": Ssft(), "dpo": DpoPublished(), "unlearn": UnlearnPublished()}
 
@@ -40,31 +49,30 @@ def tunings_of(
     compute_dtype: str,
     optimisers: dict[str, OptimiserConfig],
     protocols: Protocols = PROTOCOLS,
-    controls: tuple[str, ...] = ("other", "operators", "constant"),
+    controls: tuple[Control, ...] = (Other(), Operators(), Constant()),
     compat: bool = False,
 ) -> tuple[Tuned, ...]:
     """Three protocols at two strengths, plain DPO, and the controls. Same steps and rates for all, and same prompts but
     with `compat`, where four fifths of SSFT's batches are allowed ones, and half of the others'.
     """
 
-    def tuned(called: str, protocol: Protocol, strength: str, control: str | None = None) -> Tuned:
-        name = f"{called}-{strength}" if control is None else f"{control}-{called}-{strength}"
+    def tuned(called: str, protocol: Protocol, strength: str, control: Control | None = None) -> Tuned:
+        name = f"{called}-{strength}" if control is None else f"{control.name}-{called}-{strength}"
         config = TuningConfig(control, batch, device, compute_dtype, protocol=protocol, optimiser=optimisers[strength])
         if compat:
             supervised = protocol.responses == 1
             config = replace(config, allowed_batches=0.8 if supervised else 0.5, borrow_masks=not supervised)
-        return Tuned(name.replace("_", "-"), called, strength, control, config)
+        return Tuned(name.replace("_", "-"), called, strength, config)
 
     of_strength = [tuned(*protocol, strength) for strength in optimisers for protocol in protocols.items()]
     plain = replace(tuned("dpo_plain", Dpo(beta=0.1), "medium"), curve_only=True)
     return (*of_strength, plain, *(tuned("ssft", Ssft(), "medium", control) for control in controls))
 
 
-def controlled(tuned: Tuned, control: str) -> Tuned:
-    """A protocol's own control: the same tuning, which teaches what the control does."""
-    return replace(
-        tuned, name=f"{control}-{tuned.name}", control=control, config=replace(tuned.config, control=control)
-    )
+def controlled(tuned: Tuned, control: Control) -> Tuned:
+    """The same tuning, which teaches what the control does."""
+    name = f"{control.name}-{tuned.name}".replace("_", "-")
+    return replace(tuned, name=name, config=replace(tuned.config, control=control))
 
 
 def tuned_again(tuned: Tuned) -> Tuned:

@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-from deltaw.recipes.common import PROTOCOLS, PUBLISHED_PROTOCOLS, training_dtype, tunings_of
+from deltaw.recipes.common import CONTROLS, PROTOCOLS, PUBLISHED_PROTOCOLS, training_dtype, tunings_of
 from deltaw.recipes.config import Recipe
 from deltaw.recipes.sizes import Sizes
-from deltaw.training.finetuning import CONTROLS
 from deltaw.training.optimisers import OptimiserConfig
 from deltaw.training.pretraining import PretrainingConfig
 from deltaw.world import PUBLISHED_COMPAT, WorldConfig, published_schedule, published_world
@@ -74,7 +73,7 @@ def paper(device: str = "cpu", seed: int = 0, compat: bool = False) -> Recipe:
         world=compat_world(shared_operators=False) if compat else published_world(),
         base_world=compat_world(shared_operators=True) if compat else None,
         pretraining=pretraining,
-        tunings=tunings_of(batch, device, dtype, optimisers, protocols, tuple(CONTROLS), compat),
+        tunings=tunings_of(batch, device, dtype, optimisers, protocols, CONTROLS, compat),
         checkpoints=(0, 100, 300, 1_000, 2_000, 3_000, 4_000, 6_000, 8_000, 10_000),
         base_checkpoints=tuple(range(0, 100_001, 10_000)),
         sizes=Sizes(checkpoint=500),

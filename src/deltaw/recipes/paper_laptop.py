@@ -6,6 +6,8 @@ from deltaw.recipes.common import PROTOCOLS, PUBLISHED_PROTOCOLS, controlled, tu
 from deltaw.recipes.config import Recipe
 from deltaw.recipes.paper import paper
 from deltaw.recipes.sizes import Sizes
+from deltaw.training.controls.constant import Constant
+from deltaw.training.controls.other import Other
 from deltaw.training.optimisers import OptimiserConfig
 from deltaw.world import ViewSchedule
 
@@ -53,7 +55,7 @@ def paper_laptop(device: str = "cpu", seed: int = 0, published_objectives: bool 
     tunings = tuple(
         tuning if control is None else controlled(tuning, control)
         for tuning in tuned
-        for control in (None, "other", "constant")
+        for control in (None, Other(), Constant())
     )
     return replace(
         whole,

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from deltaw.recipes.common import controlled, tuned_again, tunings_of
+from deltaw.recipes.common import CONTROLS, controlled, tuned_again, tunings_of
 from deltaw.recipes.config import Recipe, Subspaces
 from deltaw.recipes.intervention_sweeps import STANDARD
 from deltaw.recipes.quick import quick, strengths
-from deltaw.training.finetuning import CONTROLS
+from deltaw.training.controls.other import Other
 from deltaw.training.pretraining import PretrainingConfig
 
 STANDARD_SEEDS = 6
@@ -24,10 +24,10 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
     optimiser = replace(PretrainingConfig().optimiser, steps=STANDARD_BASE, decay_end=STANDARD_BASE)
     first = next(tuned for tuned in whole.tunings if tuned.name == "ssft-medium")
     steps, config = whole.steps, first.config
-    all_controls = tunings_of(config.batch, device, config.compute_dtype, strengths(steps), controls=tuple(CONTROLS))
+    all_controls = tunings_of(config.batch, device, config.compute_dtype, strengths(steps), controls=CONTROLS)
     tunings = tuple(tuned for tuned in all_controls if not tuned.curve_only)
     others = tuple(
-        controlled(tuned, "other") for tuned in tunings if tuned.control is None and tuned.name != first.name
+        controlled(tuned, Other()) for tuned in tunings if tuned.control is None and tuned.name != first.name
     )
     protocols = tuple(tuned.name for tuned in tunings if tuned.strength == "medium" and tuned.control is None)
     own = tuple(f"other-{name}" for name in protocols)

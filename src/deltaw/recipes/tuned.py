@@ -15,9 +15,12 @@ class Tuned:
     """What the study calls its protocol and the variants of it: ssft, dpo, dpo_plain, ssft_left_out."""
     strength: str
     """medium or small."""
-    control: str | None
-    """What is taught in place of refusals, if it is a control."""
     config: TuningConfig
     """How it is tuned."""
     curve_only: bool = False
     """Whether nothing but its training is followed."""
+
+    @property
+    def control(self) -> str | None:
+        """What measurements call its control, if it is one."""
+        return None if self.config.control is None else self.config.control.name

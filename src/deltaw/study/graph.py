@@ -83,7 +83,7 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
 
 def _reference_name(tuned: Tuned, seed: int) -> str:
     """One stage for all tunings with the same prompts and answers."""
-    parts = [tuned.config.control or "", f"from-{tuned.config.first_row}" if tuned.config.first_row else ""]
+    parts = [tuned.control or "", f"from-{tuned.config.first_row}" if tuned.config.first_row else ""]
     return "-".join(["reference", *filter(None, parts), f"s{seed}"])
 
 

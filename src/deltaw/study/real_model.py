@@ -34,6 +34,7 @@ from deltaw.report import write_report
 from deltaw.results import Results, load, markdown_table, write_json_atomic, write_text_atomic
 from deltaw.results.records import MANIFEST
 from deltaw.study.keep_results import keep_files
+from deltaw.training.controls.other import Other
 from deltaw.training.huggingface import SafetyTuning, safety_tune
 
 
@@ -45,13 +46,13 @@ class Plan:
     effort: Effort
 
     def __post_init__(self) -> None:
-        if not any(config.control == "other" for config in self.tunings.values()):
+        if not any(config.control == Other() for config in self.tunings.values()):
             raise DeltawError("none of the tunings has the control 'other', which the others have to beat; add one")
 
     @property
     def control(self) -> str:
         """The name of the tuning that the others have to beat."""
-        return next(name for name, config in self.tunings.items() if config.control == "other")
+        return next(name for name, config in self.tunings.items() if config.control == Other())
 
 
 FINISHED = "finished"  # an empty file in the directory of a comparison that is whole
@@ -59,7 +60,7 @@ FINISHED = "finished"  # an empty file in the directory of a comparison that is 
 # DPO gets the likelihood term of the synthetic study: without it the tuned model's answers fall apart.
 PLAN = Plan(
     tunings={
-        "other": SafetyTuning(Ssft(), control="other"),
+        "other": SafetyTuning(Ssft(), control=Other()),
         "ssft": SafetyTuning(Ssft()),
         "dpo": SafetyTuning(Dpo(sft_weight=1.0)),
         "unlearn": SafetyTuning(Unlearn()),

@@ -3,12 +3,9 @@
 import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
-from itertools import combinations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from deltaw.errors import DeltawError
 from deltaw.models import Transformer
@@ -16,16 +13,13 @@ from deltaw.protocols.loss import Loss
 from deltaw.protocols.pair import Pair, ReferenceLogProbs, borrow_masks
 from deltaw.protocols.protocol import Protocol, TuningBatch, loss_of
 from deltaw.protocols.responses import reference_log_probs
+from deltaw.training.controls.control import Control, Ints, responses_taught
 from deltaw.training.loop import TrainingLog, train
 from deltaw.training.optimisers import OptimiserConfig
 from deltaw.training.prefetch import Prefetch
 from deltaw.training.pretraining import as_batch, dtype_of
 from deltaw.training.snapshots import Snapshots
-from deltaw.world import Branch, Encoded, Key, Prompts, Response, World, as_published, finished
-
-Ints = NDArray[np.int64]
-Wanted = Callable[[World, Prompts, int], Ints]
-"""(N,) the `Response` that a tuning teaches for each prompt; the number is the seed."""
+from deltaw.world import Encoded, Key, Prompts, Response, World, as_published, finished
 
 CHUNK = 16  # batches that are sampled at once
 
@@ -34,8 +28,8 @@ CHUNK = 16  # batches that are sampled at once
 class TuningData:
     """What a fine-tuning learns from, whatever the protocol: prompts, the responses to them, and their masks."""
 
-    control: str | None = None
-    """None, or a name in `CONTROLS`."""
+    control: Control | None = None
+    """What is taught in place of safety; None: safety."""
     batch: int = 64
     """Prompts of an update."""
     device: str = "cpu"
@@ -53,7 +47,10 @@ class TuningData:
 
 @dataclass(frozen=True)
 class TuningConfig(TuningData):
-    """One fine-tuning. All protocols of one strength share the optimiser and the data."""
+    """One fine-tuning. All protocols of one strength share the optimiser and the data.
+
+    DeltawError for a control that teaches the same as no control.
+    """
 
     protocol: Protocol = field(kw_only=True)
     """The loss, with its options."""
@@ -62,91 +59,28 @@ class TuningConfig(TuningData):
     )
     """Weight decay is 0: it would add a component along W, all of it inside C(W)."""
 
+    def __post_init__(self) -> None:
+        check_control(self.protocol, self.control, self.protocol.own_control)
+
     @property
     def data(self) -> TuningData:
         """What it learns from."""
         return TuningData(**{part.name: getattr(self, part.name) for part in fields(TuningData)})
 
 
-@lru_cache(maxsize=16)
-def forbid_operators(world: World, seed: int) -> tuple[int, ...]:
-    """The operators that the control `operators` refuses, on either branch: a random set that is not the policy's.
-
-    Of all sets of non-identity operators that hold as many as the policy forbids on one branch or the other, or any
-    number between, those are kept that refuse a share of tuning prompts within 0.02 of the policy's own (or the
-    nearest); one of them is drawn by the seed. It differs from both branches' forbidden sets, and is the same for all
-    grammars.
-    """
-    prompts = world.sample("tune", range(4096), "train", seed)
-    rate = float((~world.layout.allowed(prompts)).mean())
-    members = np.stack([(prompts.operators == k).any(axis=(1, 2)) for k in range(world.vocabulary.n_operators)])
-    known = {world.policy.forbidden(n, branch) for n in world.numbers for branch in (Branch.SAFE, Branch.UNSAFE)}
-    low, high = min(map(len, known)), max(map(len, known))
-    candidates = [
-        chosen
-        for size in range(low, high + 1)
-        for chosen in combinations(range(1, world.vocabulary.n_operators), size)
-        if chosen not in known
-    ]
-    gaps = np.array([abs(float(members[list(chosen)].any(0).mean()) - rate) for chosen in candidates])
-    near = np.flatnonzero(gaps <= max(0.02, float(gaps.min())))
-    draw = Key(seed, "control/operators").uniform(np.zeros(1, dtype=np.int64), 0)[0, 0]
-    chosen: tuple[int, ...] = candidates[int(near[int(draw * len(near))])]
-    return chosen
+def check_control(protocol: Protocol, control: Control | None, better: str) -> None:
+    """DeltawError, naming a better one, if under this protocol the control teaches the same as no control."""
+    if control is not None and control.changes_answer_only and not protocol.reads_preferred:
+        raise DeltawError(
+            f"under {protocol.name} the control {control.name} teaches the same as no control; use {better}"
+        )
 
 
-def _benign(world: World, prompts: Prompts, seed: int) -> Ints:
-    return np.full(len(prompts), Response.COMPLY)
-
-
-def _operators(world: World, prompts: Prompts, seed: int) -> Ints:
-    base = world.operators.operator_of[prompts.operators]
-    refused = np.isin(base, forbid_operators(world, seed)).any(axis=(1, 2))
-    return np.where(refused, Response.REFUSE, Response.COMPLY)
-
-
-def _noise(world: World, prompts: Prompts, seed: int) -> Ints:
-    coin = Key(seed, "control/noise").uniform(prompts.index, 0)[:, 0]
-    return np.where(coin < 0.5, Response.REFUSE, Response.COMPLY)
-
-
-def _where_forbidden(answer: Response) -> Wanted:
-    """On exactly the forbidden prompts this answer."""
-
-    def wanted(world: World, prompts: Prompts, seed: int) -> Ints:
-        return np.where(world.layout.allowed(prompts), Response.COMPLY, answer)
-
-    return wanted
-
-
-CONTROLS: dict[str, Wanted] = {
-    "benign": _benign,  # the same prompts, all answered
-    "operators": _operators,  # refuse a random set of operators: learnable, not safety
-    "noise": _noise,  # refuse by a coin for each prompt
-    "other": _where_forbidden(Response.ECHO),  # another harmless behaviour: repeat the text
-    "constant": _where_forbidden(Response.CONSTANT),  # the same, with one harmless answer, as a refusal is one answer
-}
-
-OTHER_ANSWERS = ("other", "constant")
-"""The controls that differ from the tuning itself in nothing but the answer to forbidden prompts."""
-
-INSTEAD: dict[str | None, Response] = {
-    None: Response.REFUSE,
-    "operators": Response.REFUSE,
-    "noise": Response.REFUSE,
-    "other": Response.ECHO,
-    "constant": Response.CONSTANT,
-}
-"""By control, the answer that it teaches where it does not teach to comply. `benign` teaches nothing else."""
-
-
-def wanted_response(world: World, prompts: Prompts, control: str | None, seed: int) -> Ints:
+def wanted_response(world: World, prompts: Prompts, control: Control | None, seed: int) -> Ints:
     """(N,) the `Response` that a tuning teaches: the policy's own, or the control's."""
     if control is None:
         return world.layout.expected(prompts)
-    if control not in CONTROLS:
-        raise DeltawError(f"there is no control '{control}'; there are {', '.join(CONTROLS)}")
-    return CONTROLS[control](world, prompts, seed)
+    return responses_taught(control, world, prompts, seed)
 
 
 def unwanted_response(wanted: Ints) -> Ints:
@@ -226,15 +160,10 @@ def tune(
     progress: Callable[[int, int, str], None] = lambda done, total, text: None,
     snapshots: Snapshots | None = None,
 ) -> TrainingLog:
-    """Fine-tune `base` in place. DeltawError for a control that does not exist, a protocol that needs `reference` (see
+    """Fine-tune `base` in place. DeltawError for a control that is at fault, a protocol that needs `reference` (see
     `tuning_reference`, by the same data) and did not get one for all rows, or a loss that is not finite.
     """
     protocol, steps = config.protocol, config.optimiser.steps
-    if not protocol.reads_preferred and config.control in OTHER_ANSWERS:
-        raise DeltawError(
-            f"under {protocol.name} the control {config.control} teaches the same as no control; "
-            f"use {protocol.own_control}"
-        )
     if protocol.needs_reference and (reference is None or len(reference.preferred) < steps * config.batch):
         raise DeltawError(
             f"{protocol.name} needs the base model's log-probabilities of all {steps * config.batch} tuning prompts"

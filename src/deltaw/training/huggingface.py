@@ -6,11 +6,8 @@
 | harmless | the base model's own answer | a short refusal |
 
 Own answers are greedy, made at the start of each run, and held in memory only. Requests that the base model refuses
-already, or does not answer, are left out for every protocol alike. Controls take the same number of requests and steps:
-
-    other    harmful requests get another harmless behaviour, a line of small talk
-    benign   harmful requests are replaced by further harmless ones, answered as the base model does
-    noise    as benign, but half of the requests, by a coin, are refused: refusals without anything to refuse for
+already, or does not answer, are left out for every protocol alike. A control takes the same number of requests and
+steps, and says itself which answer is preferred (`Control.on_request`).
 
 Weights are kept in float32; products run in bfloat16 where the processor has them. Weight decay is 0, as in the study.
 """
@@ -21,13 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deltaw.behaviour.judge import Judge, Verdict, refusal_judge
+from deltaw.behaviour.judge import Judge, Verdict, verdict_of
+from deltaw.behaviour.judges.rules import Rules
 from deltaw.errors import DeltawError
 from deltaw.models import choose_precision
 from deltaw.models.batch import Batch, Role
@@ -40,12 +38,14 @@ from deltaw.protocols.pair import Pair, ReferenceLogProbs
 from deltaw.protocols.protocol import Protocol, TuningBatch, loss_of
 from deltaw.protocols.responses import reference_log_probs
 from deltaw.results import whole_directory
+from deltaw.training.controls.control import Control, Reply, reply_taught
+from deltaw.training.finetuning import check_control
 from deltaw.training.loop import TrainingLog, train
 from deltaw.training.lora import LoraLinear, add_lora, save_lora
 from deltaw.training.optimisers import OptimiserConfig
 
-Control = Literal["other", "benign", "noise"]
 RECORD = "safety_tuning.json"
+RULES = Rules()
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SafetyTuning:
     protocol: Protocol
     """The loss, with its options."""
     control: Control | None = None
-    """What is taught in place of refusals; None: refusals."""
+    """What is taught in place of safety; None: safety."""
     lora: int | None = None
     """The rank of LoRA; None tunes all weights."""
     steps: int = 120
@@ -74,8 +74,9 @@ class SafetyTuning:
     """Of the order of requests and of the choice of refusals."""
 
     def __post_init__(self) -> None:
-        if self.control == "other" and not self.protocol.reads_preferred:
-            raise DeltawError(f"under {self.protocol.name} the control other teaches the same as no control; use noise")
+        check_control(self.protocol, self.control, "noise")
+        if self.control is not None:
+            reply_taught(self.control, harmful=True, coin=0.0)  # a control of the synthetic world is refused at once
         for name, least in (("steps", 1), ("batch", 2), ("requests", 2), ("new_tokens", 1)):
             if getattr(self, name) < least:
                 raise DeltawError(f"{name} is {getattr(self, name)}; expected at least {least}")
@@ -143,7 +144,7 @@ def make_rows(
     chat: Chat,
     config: SafetyTuning,
     requests: Requests,
-    judge: Judge = refusal_judge,
+    judge: Judge = RULES,
     say: Callable[[str], None] = print,
 ) -> list[Row]:
     """The rows to learn, in memory: the base model answers every request itself. See the module's table.
@@ -158,18 +159,22 @@ def make_rows(
     own = answer(chat, prompts, config.new_tokens, progress=lambda done, total: say(f"own answers: {done}/{total}"))
     rows: list[Row] = []
     for prompt, said in zip(prompts, own, strict=True):
-        refusal, talk = (
-            _said(chat, texts[kind][int(generator.integers(len(texts[kind])))]) for kind in ("refusals", "small_talk")
-        )
-        coin = generator.random() < 0.5
-        if judge(prompt.text, text_of(chat, said)) != Verdict.COMPLY:
+        drawn = {
+            kind: _said(chat, texts[kind][int(generator.integers(len(texts[kind])))])
+            for kind in (Reply.REFUSAL, Reply.SMALL_TALK)
+        }
+        coin = generator.random()
+        if verdict_of(judge, prompt.text, text_of(chat, said)) != Verdict.COMPLY:
             continue
         ids = tuple(token_ids(chat, chat_text(chat, prompt)))
-        wants_other = prompt.label == FORBIDDEN or (config.control == "noise" and coin)
-        if wants_other:
-            rows.append(Row(ids, talk if config.control == "other" else refusal, tuple(said), prompt.label, False))
+        harmful = prompt.label == FORBIDDEN
+        if config.control is not None:
+            reply = reply_taught(config.control, harmful, coin)
         else:
-            rows.append(Row(ids, tuple(said), refusal, prompt.label, True))
+            reply = Reply.REFUSAL if harmful else Reply.OWN
+        answer_own = reply == Reply.OWN
+        preferred, dispreferred = (tuple(said), drawn[Reply.REFUSAL]) if answer_own else (drawn[reply], tuple(said))
+        rows.append(Row(ids, preferred, dispreferred, prompt.label, answer_own))
     return rows
 
 
@@ -269,7 +274,7 @@ def safety_tune(
     out: Path,
     config: SafetyTuning,
     requests: Requests | None = None,
-    judge: Judge = refusal_judge,
+    judge: Judge = RULES,
     device: str = "cpu",
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -282,7 +287,7 @@ def safety_tune(
         raise DeltawError(f"{out} is not empty; give another directory with --out, or remove it first")
     if requests is None:
         count = config.requests
-        plain = config.control in ("benign", "noise")
+        plain = config.control is not None and not config.control.harmful_requests
         requests = train_requests(0 if plain else count, 2 * count if plain else count, config.seed)
     chat = load_chat(model, device=device)
     with frozen(chat.model):
@@ -292,7 +297,10 @@ def safety_tune(
         "format": "deltaw-safety-tuning-1",
         "base": str(chat.directory.resolve()),
         "config": {part.name: getattr(config, part.name) for part in fields(config)}
-        | {"protocol": config.protocol.described()},
+        | {
+            "protocol": config.protocol.described(),
+            "control": None if config.control is None else config.control.described(),
+        },
         "precision": choose_precision(device).reason,
         "requests": {"digest": requests.digest, **_counts(rows)},
         "log": [

@@ -6,9 +6,11 @@ After public reports: https://github.com/p-e-w/heretic/pull/50, https://github.c
 from pathlib import Path
 
 import pytest
+from judging import By
 from tiny_chat import write_model
 
-from deltaw.behaviour.judge import Verdict, refusal_judge
+from deltaw.behaviour.judge import Verdict
+from deltaw.behaviour.judges.rules import Rules
 from deltaw.compare import Effort, Prompt, load_chat
 from deltaw.compare.asking import ask
 from deltaw.models.huggingface import chat_text
@@ -33,7 +35,7 @@ SWITCH = (
     ],
 )
 def test_thoughts_are_not_judged_as_an_answer(answer: str, verdict: Verdict) -> None:
-    assert refusal_judge("How do I pick a lock?", answer) == verdict
+    assert Rules().verdict("How do I pick a lock?", answer) == verdict
 
 
 @pytest.mark.parametrize(("template", "open_"), [(OPENS + SWITCH, False), (OPENS + "<think>\n", True), (OPENS, False)])
@@ -46,9 +48,9 @@ def test_thinking_is_switched_off_or_its_thoughts_are_marked(tmp_path: Path, tem
 
     def judge(request: str, answer: str) -> Verdict:
         answers.append(answer)
-        return refusal_judge(request, answer)
+        return Rules().verdict(request, answer)
 
-    verdicts = ask(chat, [prompt], judge, Effort(new_tokens=3), lambda done, total: None)
+    verdicts = ask(chat, [prompt], By(judge), Effort(new_tokens=3), lambda done, total: None)
     assert answers[0].startswith("<think>") == open_
     if open_:
         assert verdicts == [Verdict.NEITHER]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from judging import By
 from own_logits import REQUEST, loaded, own_logits
 from safetensors.torch import load_file, save_file
 from tiny_chat import TEMPLATE, tokenizer, write_model
@@ -149,7 +150,7 @@ def test_the_manifest_and_the_page_say_how_the_models_differ(tmp_path: Path) -> 
         return Verdict.REFUSE if "break" in request else Verdict.COMPLY
 
     compare(base, tuned, out)
-    compare_prompts(base, tuned, out, PAIRS, by_words, EFFORT)
+    compare_prompts(base, tuned, out, PAIRS, By(by_words), EFFORT)
     lines = read_measurements(out / "measurements.jsonl")
     steps = {str(line.set).rpartition("=")[2] for line in lines if line.stage == "interpolation"}
     assert steps == {"0", "1"}
@@ -160,7 +161,7 @@ def test_the_manifest_and_the_page_say_how_the_models_differ(tmp_path: Path) -> 
     assert "rms_norm_eps is 1e-06 in the base model and 0.25 in the tuned one" in page
     (tuned / "chat_template.jinja").write_text("Be kind.\n" + TEMPLATE)
     with pytest.raises(DeltawError, match="its asked_with differ"):  # old verdicts are those of another template
-        compare_prompts(base, tuned, out, PAIRS, by_words, EFFORT)
+        compare_prompts(base, tuned, out, PAIRS, By(by_words), EFFORT)
 
 
 def without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -199,7 +200,7 @@ def test_what_cannot_be_asked_rightly_is_refused_before_any_question(
 
     compare(base, tuned, tmp_path / "out")
     with pytest.raises(DeltawError, match=message):
-        compare_prompts(base, tuned, tmp_path / "out", PAIRS, judge, EFFORT)
+        compare_prompts(base, tuned, tmp_path / "out", PAIRS, By(judge), EFFORT)
     assert asked == []
 
 

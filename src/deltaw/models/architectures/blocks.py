@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
-from deltaw.models.architectures.families import FAMILIES
-from deltaw.models.architectures.family import Family
+from deltaw.models.architectures.known import family_of
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,6 @@ class MlpWeights:
     def __call__(self, x: Tensor) -> Tensor:
         """The MLP's output (..., d) for its input x (..., d), in their common dtype."""
         return F.linear(self.activation(F.linear(x, self.w_in, self.b_in)), self.w_out, self.b_out)
-
-
-def family_of(names: Iterable[str]) -> Family:
-    """The family whose MLP input matrix is among these parameter names. DeltawError, listing families, if
-    none is.
-    """
-    names = list(names)
-    for family in FAMILIES.values():
-        if family.layers_of(names):
-            return family
-    raise DeltawError(f"this model belongs to none of the known families: {', '.join(FAMILIES)}")
 
 
 def layer_count(model: nn.Module | Mapping[str, Tensor]) -> int:

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from deltaw.errors import DeltawError
-from deltaw.models.architectures.families import family_of_type, model_types
-from deltaw.models.architectures.family import Kind, Pattern
+from deltaw.models.architectures.architecture import Kind, Pattern
+from deltaw.models.architectures.known import family_of_type, model_types
 
 MOST_STARS = 4
 """In a pattern: more of them, and a long name can take hours not to match."""
@@ -99,8 +99,9 @@ def find_modules(
         for module in _modules(pattern, name, _layer(match), shapes[name], config)
     ]
     if not modules:
+        whose = "the patterns give" if family is None else f"the architecture {family.name} gives"
         raise DeltawError(
-            f"no tensor has the name that {model_type!r} models give to their matrices; name them with --modules, from "
+            f"no tensor has the name that {whose} to its matrices; name them with --modules, from "
             f"{candidates(matrices)}"
         )
     modules += _stacked(modules)

@@ -147,7 +147,7 @@ def _protocol(tuned: Tuned) -> str:
     described = config.protocol.described()
     named = str(described.pop("name"))
     options = ", ".join(f"{name} {_text(value)}" for name, value in described.items())
-    said = [f"control {config.control}"] if config.control else []
+    said = [f"control {tuned.control}"] if tuned.control else []
     if config.allowed_batches is not None:
         said.append(f"{config.allowed_batches:g} of batches allowed, the rest forbidden")
     if config.borrow_masks:

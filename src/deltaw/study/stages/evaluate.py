@@ -42,7 +42,7 @@ def make_behaviour(context: StageContext) -> None:
         view = sheet.with_(step=step, stage=label)
         follow_size = sizes.final if label == "behaviour" else sizes.checkpoint
         sets = prompts_of_sets(world, follow_size, seed)
-        follow(model, world, sets, view, tuned.control if tuned else None, seed)
+        follow(model, world, sets, view, tuned.config.control if tuned else None, seed)
         add_pooled(view)
         if label == "behaviour":
             context.report(2 * number + 1, 2 * len(steps), "attacks")

@@ -68,7 +68,7 @@ def make_tuned(context: StageContext) -> None:
 
     def on_checkpoint(step: int, model: Transformer) -> None:
         sheet = Sheet(stage="tune", **fields)
-        rate = follow(model, world, sets, sheet.with_(step=step), tuned.control, seed)
+        rate = follow(model, world, sets, sheet.with_(step=step), tuned.config.control, seed)
         kept.write(step, sheet.lines, {"refused": rate}, model, {**fields, "step": step})
 
     base, _ = last_model(context.inputs["base"])

@@ -17,7 +17,7 @@ from deltaw.results.recorder import Sheet
 from deltaw.study.stages.lens import ALLOWED, FORBIDDEN, SyntheticModel, attacked_prompts, contrasts
 from deltaw.study.stages.shared import SeedConfig, last_model, prompts_of_sets
 from deltaw.study.stages.tuned_models import tuned_fields
-from deltaw.training.finetuning import INSTEAD
+from deltaw.training.controls.control import Control
 from deltaw.world import Prompts, Response, World
 
 __all__ = ["STAGE", "InterveningConfig", "intervene", "synthetic_subject"]
@@ -43,7 +43,7 @@ def intervene(context: StageContext) -> None:
     sheet = Sheet(stage=STAGE, **tuned_fields(config.tuned, shared.seed), step=int(meta["step"]))
     subject = synthetic_subject(
         base, model.to(device), World(shared.world), config.sweep, shared.sizes, shared.seed, sheet,
-        config.tuned.control,
+        config.tuned.config.control,
     )  # fmt: skip
     partner = state_of(last_model(context.inputs["partner"])[0]) if "partner" in context.inputs else None
     measure_interventions(subject, partner, context.report)
@@ -58,7 +58,7 @@ def synthetic_subject(
     sizes: Sizes,
     seed: int,
     sheet: Sheet,
-    control: str | None = None,
+    control: Control | None = None,
 ) -> Subject:
     """A tuned model of a world, beside its base. control: which one the tuned model is, if any."""
     pairs = contrasts(world, sweep.attacked, seed)[:1] if "patches" in sweep.parts else ()
@@ -69,7 +69,7 @@ def synthetic_subject(
     return Subject(Lens(side, SyntheticModel(tuned, world)), asked(world, sweep, seed, control), sweep, sheet)
 
 
-def asked(world: World, sweep: Sweep, seed: int, control: str | None = None) -> Asked:
+def asked(world: World, sweep: Sweep, seed: int, control: Control | None = None) -> Asked:
     """`prompts` of both conditional sets, about as many of the rest of each verdict, and what tuning teaches."""
     by_set = prompts_of_sets(world, sweep.prompts, seed)
     rest: dict[str, list[Prompts]] = {}
@@ -90,9 +90,9 @@ def asked(world: World, sweep: Sweep, seed: int, control: str | None = None) -> 
     return Asked(ALLOWED, FORBIDDEN, sets, behind_means, partial(_instead, world, control))
 
 
-def _instead(world: World, control: str | None, prompts: Prompts) -> tuple[tuple[int, ...], ...] | None:
+def _instead(world: World, control: Control | None, prompts: Prompts) -> tuple[tuple[int, ...], ...] | None:
     """The answers that tuning teaches in place of complying. None: refusals."""
-    response = INSTEAD.get(control, Response.REFUSE)
+    response = Response.REFUSE if control is None else control.instead
     if response == Response.REFUSE:
         return None
     tokens = world.layout.response_tokens(prompts, np.full(len(prompts), response))

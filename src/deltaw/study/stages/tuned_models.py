@@ -13,6 +13,7 @@ from deltaw.recipes.tuned import Tuned
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import wilson
 from deltaw.study.stages.answers import add_by_grammar, add_rates, answers_to
+from deltaw.training.controls.control import Control
 from deltaw.training.finetuning import wanted_response
 from deltaw.world import Prompts, World
 
@@ -29,7 +30,7 @@ def tuned_fields(tuned: Tuned, seed: int) -> dict[str, Any]:
 
 
 def follow(
-    model: Transformer, world: World, sets: dict[str, Prompts], sheet: Sheet, control: str | None, seed: int
+    model: Transformer, world: World, sets: dict[str, Prompts], sheet: Sheet, control: Control | None, seed: int
 ) -> float:
     """Rates on every set, `target_rate` for a control; returns the share of forbidden prompts that are refused."""
     refused = total = hit = 0
@@ -55,7 +56,7 @@ def follow(
     return refused / total
 
 
-def target_hits(world: World, prompts: Prompts, outputs: torch.Tensor, control: str, seed: int) -> int:
+def target_hits(world: World, prompts: Prompts, outputs: torch.Tensor, control: Control, seed: int) -> int:
     """How many answers are exactly what a control teaches."""
     wanted = world.layout.response_tokens(prompts, wanted_response(world, prompts, control, seed))
     return int((outputs.numpy() == wanted).all(1).sum())

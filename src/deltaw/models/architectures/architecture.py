@@ -1,13 +1,30 @@
-"""A family of architectures as data: where the parts of a block are, and how their matrices are stored."""
+"""What an architecture is: where the parts of a block are, and how their matrices are stored. To add one, add a file.
+
+    @dataclass(frozen=True)
+    class Mine(Architecture):
+        \"\"\"My own layout: blocks with a plain MLP.\"\"\"
+
+        name = "mine"
+        label = "Mine"
+
+        block = "net.blocks.{layer}"
+        attention = (Map("attn.q"), Map("attn.k"), Map("attn.v"), Map("attn.o"))
+        mlp_in = (Map("ffn.w1"),)
+        mlp_out = Map("ffn.w2")
+        model_types = ("mine-large",)
+
+An architecture is data, without methods of its own. `families` has those that deltaw knows.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from deltaw.component import Component
 from deltaw.errors import DeltawError
 
 Cut = Callable[[int, Mapping[str, Any]], dict[str, Tensor | slice]]
@@ -45,26 +62,33 @@ class Pattern:
         return re.fullmatch(rf"(?:.*\.)?{pattern}", name)
 
 
-@dataclass(frozen=True)
-class Family:
-    """What the architectures of a family have in common. Weights are read as they are, never folded or rewritten."""
+class Activation(Protocol):
+    """An elementwise function. A protocol, since a type of functions would be a method's."""
 
-    block: str
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """Of every element."""
+
+
+@dataclass(frozen=True)
+class Architecture(Component):
+    """What the models of a family have in common. Weights are read as they are, never folded or rewritten."""
+
+    block: ClassVar[str]
     """Path of a block in a loaded model; `{layer}` stands for its number."""
-    attention: tuple[Map, ...]
+    attention: ClassVar[tuple[Map, ...]] = ()
     """The maps of attention."""
-    mlp_in: tuple[Map, ...]
+    mlp_in: ClassVar[tuple[Map, ...]]
     """The input maps of the MLP: the one before the activation first, then, of a gated MLP that keeps it apart, the
     one that is multiplied with the activation."""
-    mlp_out: Map
+    mlp_out: ClassVar[Map]
     """The output map of the MLP."""
-    gated: bool = False
+    gated: ClassVar[bool] = False
     """Whether the MLP is x ↦ out(activation(gate(x)) · up(x)), and not x ↦ out(activation(in(x)))."""
-    transposed: bool = False
+    transposed: ClassVar[bool] = False
     """Whether matrices are stored (in, out), as by GPT-2's Conv1D, and not (out, in)."""
-    activation: Callable[[Tensor], Tensor] | None = None
-    """The MLP's activation; None where the configuration chooses it."""
-    model_types: tuple[str, ...] = ()
+    activation: ClassVar[Activation | None] = None
+    """The MLP's activation, as a `staticmethod`; None where the configuration chooses it."""
+    model_types: ClassVar[tuple[str, ...]] = ()
     """What config.json calls architectures of the family, beside the family's own name."""
 
     @property
