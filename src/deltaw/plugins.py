@@ -37,6 +37,7 @@ class Kind:
 
 KINDS = {
     "protocol": Kind("Protocol", "deltaw.protocols.protocol", "protocols/*.py"),
+    "observation": Kind("Observation", "deltaw.observations.observation", "observations/*/measure.py"),
 }
 
 

@@ -39,6 +39,9 @@ class Study:
     standard has six: 101 to 106 for seed 0, the next six for seed 1, and so on."""
     protocols: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Protocols to fine-tune with, in place of the recipe's: names from `deltaw list`, or FILE.py:NAME."""
+    observations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Observations to make of the fine-tuned models, in place of the recipe's: names from `deltaw list`, or
+    FILE.py:NAME. Those that the recipe does not have are made in stages of their own."""
     engine: Literal["dask", "inline"] = "dask"
     """Where stages run. The results are the same:
     - dask: in a local cluster, one process a core (needs the extra deltaw[study])
@@ -64,17 +67,21 @@ class Study:
         from deltaw.study.run import run_study
 
         chosen = recipe(self.recipe, checked_device(self.device), self.seed)
-        if self.protocols:
+        if self.protocols or self.observations:
             from deltaw.plugins import resolve
-            from deltaw.recipes.choose import with_protocols
+            from deltaw.recipes.choose import with_observations, with_protocols
 
-            chosen = with_protocols(chosen, [resolve("protocol", name) for name in self.protocols])
+            if self.protocols:
+                chosen = with_protocols(chosen, [resolve("protocol", name) for name in self.protocols])
+            if self.observations:
+                chosen = with_observations(chosen, [resolve("observation", name) for name in self.observations])
         if self.json and not self.dry_run:
             raise DeltawError("--json goes with --dry-run; a run's results are in its measurements.jsonl")
         if self.dry_run:
             return self._dry_run(chosen)
         name = self.recipe if self.seed == 0 else f"{self.recipe}-s{self.seed}"
-        name = "-".join([name, *(asked.rpartition(":")[2] for asked in self.protocols)])
+        asked = (*self.protocols, *self.observations)
+        name = "-".join([name, *(part.rpartition(":")[2] for part in asked)])
         out = self.out or Path("runs") / name
         report = run_study(
             chosen,

@@ -152,6 +152,7 @@ def manifest(
         "exploratory": recipe.exploratory,
         "seeds": list(recipe.seeds),
         "config": plain(recipe),
+        "observations": [made.recorded() for made in recipe.added],
         "parameters": parameters,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": Sources().fingerprint(*{stage.run for stage in stages(recipe)}),
