@@ -55,6 +55,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "out": None,
             "seed": 0,
             "protocols": (),
+            "observations": (),
             "controls": (),
             "engine": "dask",
             "workers": 0,

@@ -1,8 +1,12 @@
 """What every plug-in is: a frozen dataclass with a name, a label, a docstring and options as its fields."""
 
 from abc import ABC
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar
+
+from deltaw.errors import DeltawError, NotANumber, PluginError
 
 
 class Component(ABC):
@@ -27,3 +31,23 @@ class Component(ABC):
         """Its name and its options, for a record."""
         options: list[str] = [part.name for part in fields(self)] if is_dataclass(self) else []
         return {"name": self.name, **{option: getattr(self, option) for option in options}}
+
+
+@contextmanager
+def plugin_named(part: Component, kind: str) -> Iterator[None]:
+    """Within this context, an error of a plug-in that is not deltaw's own is one sentence that names it and its module.
+
+    A DeltawError stays as it is, but for a value that is no number, which is then not deltaw's fault: PluginError.
+    """
+    module = type(part).__module__
+    try:
+        yield
+    except Exception as error:
+        own = module.startswith("deltaw.")
+        if own or (isinstance(error, DeltawError) and not isinstance(error, NotANumber)):
+            raise
+        if isinstance(error, NotANumber):
+            said = f"wrote what is no number: {error.what}"
+        else:
+            said = f"raised {type(error).__name__}: {error}"
+        raise PluginError(f"the {kind} {part.name} {said}; mend {module}") from error

@@ -18,6 +18,18 @@ class DeltawError(Exception):
         super().__init__(one_line(str(message)))
 
 
+class NotANumber(DeltawError):
+    """A measured value that is no finite number. what: of which statistic, and the value."""
+
+    def __init__(self, message: object, what: str = "") -> None:
+        super().__init__(message)
+        self.what = what
+
+
+class PluginError(DeltawError):
+    """A plug-in that others wrote failed: it raised an error, or gave what it must not."""
+
+
 def one_line(text: str) -> str:
     """The text with everything that does not print, such as ends of lines, escaped, and shortened to `LONGEST`."""
     if not text.isprintable():

@@ -42,6 +42,7 @@ KINDS = {
     "architecture": Kind(
         "Architecture", "deltaw.models.architectures.architecture", "models/architectures/families.py"
     ),
+    "observation": Kind("Observation", "deltaw.observations.observation", "observations/*/measure.py"),
 }
 
 

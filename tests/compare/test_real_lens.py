@@ -19,12 +19,12 @@ from deltaw.compare.two_models import TwoModels
 from deltaw.compare.weights import open_sources
 from deltaw.models.huggingface import Chat, load_chat, rows_of
 from deltaw.models.mlp_maps import mlp_of
-from deltaw.observations.clusters.measure import observe_clusters
-from deltaw.observations.gain.measure import observe_gain
+from deltaw.observations.clusters.measure import ClusterSeparation
+from deltaw.observations.gain.measure import Gain
 from deltaw.observations.lens import Lens
-from deltaw.observations.null_space.measure import observe_null_space
-from deltaw.observations.sensitivity.measure import observe_sensitivity
-from deltaw.observations.update_effect.measure import observe_update_effect
+from deltaw.observations.null_space.measure import NullSpaceEnergy
+from deltaw.observations.sensitivity.measure import PromptSensitivity
+from deltaw.observations.update_effect.measure import UpdateEffect
 from deltaw.prompts.matched import Prompt, builtin_prompts, matched, spread
 from deltaw.results import Measurement
 from deltaw.results.recorder import Sheet
@@ -104,13 +104,13 @@ def test_clusters(llama: tuple[Lens, Chat, Chat], site: str, module: str, reads_
         allowed, forbidden, lens.generator(1, ("mlp_post", "resid_out").index(site)), paired=True,
         ids=(clusters, clusters), null_draws=40, bootstrap_draws=40,
     )  # fmt: skip
-    found = lines(observe_clusters, lens)
+    found = lines(ClusterSeparation().measure, lens)
     assert one(found, "tau_gap_relative", layer=LAYER, site=site) == pytest.approx(expected.values["tau_gap_relative"])
 
 
 def test_gain_is_of_both_input_maps_at_each_models_own_inputs(llama: tuple[Lens, Chat, Chat]) -> None:
     lens, base, tuned = llama
-    found = lines(observe_gain, lens)
+    found = lines(Gain().measure, lens)
     for suffix, chat in (("", base), ("_in_situ", tuned)):
         a = hooked(chat, sides(lens)[1], f"model.layers.{LAYER}.mlp.gate_proj", True)
         of = {}
@@ -127,7 +127,7 @@ def test_the_change_of_the_mlps_output_is_transformers_own(llama: tuple[Lens, Ch
     lens, base, tuned = llama
     before, after = (hooked(chat, sides(lens)[0], f"model.layers.{LAYER}.mlp", False) for chat in (base, tuned))
     expected = ((after - before).norm(dim=1) / before.norm(dim=1)).mean()
-    found = lines(observe_update_effect, lens)
+    found = lines(UpdateEffect().measure, lens)
     where = {"layer": LAYER, "set": "operand/allowed"}
     assert one(found, "effect_relative_size", **where) == pytest.approx(float(expected))
     shares = [one(found, f"effect_share_{source}", **where) for source in ("null", "column", "rest", "inherited")]
@@ -143,7 +143,7 @@ def test_null_energy_is_of_gate_and_up_as_one_map(llama: tuple[Lens, Chat, Chat]
     lens, base, tuned = llama
     W, new = (both_maps(chat) for chat in (base, tuned))
     expected = null_energy(new - W, column_basis(W))
-    assert one(lines(observe_null_space, lens), "null_energy_left", layer=LAYER) == pytest.approx(expected)
+    assert one(lines(NullSpaceEnergy().measure, lens), "null_energy_left", layer=LAYER) == pytest.approx(expected)
 
 
 def test_sensitivity_is_the_jacobians_spectral_norm(llama: tuple[Lens, Chat, Chat]) -> None:
@@ -159,15 +159,15 @@ def test_sensitivity_is_the_jacobians_spectral_norm(llama: tuple[Lens, Chat, Cha
         jacobian: Any = torch.autograd.functional.jacobian
         J = jacobian(logs, E)
         norms.append(float(torch.linalg.svdvals(J.flatten(1))[0]))
-    found = one(lines(observe_sensitivity, lens), "sensitivity_spectral", set="operand/forbidden")
+    found = one(lines(PromptSensitivity().measure, lens), "sensitivity_spectral", set="operand/forbidden")
     assert found == pytest.approx(float(np.exp(np.mean(np.log(norms)))), rel=0.02)  # the power method is a lower bound
 
 
 def test_every_observation_says_something_or_why_not(llama: tuple[Lens, Chat, Chat]) -> None:
     lens = llama[0]
-    for name, observe in OBSERVED.items():
+    for observation in OBSERVED:
         lens.absent.clear()
-        assert lines(observe, lens) or lens.absent, name
+        assert lines(observation.measure, lens) or lens.absent, observation.name
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma", "phi", "phi3", "gpt2", "gpt_neox", "opt"])

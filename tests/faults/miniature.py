@@ -5,8 +5,9 @@ from functools import cache
 
 from deltaw.pipeline.stage import Stage
 from deltaw.recipes import RECIPES
-from deltaw.recipes.config import ModelAttacks, Recipe, Subspaces
+from deltaw.recipes.config import ModelAttacks, Recipe
 from deltaw.recipes.intervention_sweeps import Sweep
+from deltaw.recipes.observed import subspaces
 from deltaw.recipes.sizes import Sizes
 from deltaw.recipes.smoke import smoke
 from deltaw.study.graph import stages
@@ -57,7 +58,7 @@ def miniature(device: str = "cpu", seed: int = 0) -> Recipe:
             relearning=attacks.relearning,
             taught=8,
         ),
-        subspaces=Subspaces(directions=2, probed=16, permutations=4, ranked=("ssft-medium",), dosed=("ssft-medium",)),
+        subspaces=subspaces(2, permutations=4, probed=16, ranked=("ssft-medium",), dosed=("ssft-medium",)),
         interventions=(("ssft-medium", SWEEP),),
     )
 

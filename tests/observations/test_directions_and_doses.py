@@ -17,13 +17,12 @@ from deltaw.claims.statements import OTHER, PROTOCOLS
 from deltaw.models import Transformer, mlp, save
 from deltaw.observations.dose_response.measure import Doses, Rows, attacked_doses, write_doses, write_responses
 from deltaw.observations.lens import BaseSide, Lens, Places
-from deltaw.observations.overlap.measure import IN, SIDES, directions_of, write_layers, write_overlaps
-from deltaw.observations.probe.measure import observe_probe
-from deltaw.observations.ranks.measure import observe_ranks, observe_update_rank
-from deltaw.observations.refusal_direction.measure import observe_refusal_direction
+from deltaw.observations.overlap.measure import IN, SIDES, Overlap, directions_of, write_layers, write_overlaps
+from deltaw.observations.probe.measure import ProbeAccuracy
+from deltaw.observations.ranks.measure import Ranks, observe_update_rank
+from deltaw.observations.refusal_direction.measure import RefusalDirection
 from deltaw.pipeline.stage import StageContext
 from deltaw.recipes import recipe
-from deltaw.recipes.config import Subspaces
 from deltaw.results import Measurement, read_measurements
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray
@@ -78,7 +77,7 @@ def one(found: list[Measurement], statistic: str, **where: object) -> Measuremen
 
 def test_ranks_are_of_the_right_prompts_and_models() -> None:
     at, sheet = compared(moved(0.5)), Sheet(**FIELDS)
-    observe_ranks(at, sheet)
+    Ranks().measure(at, sheet)
     logs = {}
     for name, model in (("base", tiny(0)), ("tuned", moved(0.5))):
         for verdict in ("allowed", "forbidden"):
@@ -106,7 +105,7 @@ def test_ranks_are_of_the_right_prompts_and_models() -> None:
 
 def test_a_model_beside_itself_has_no_change_of_rank_and_earlier_checkpoints_have_no_nulls() -> None:
     sheet = Sheet(**FIELDS)
-    observe_ranks(compared(tiny(0), last=False), sheet)
+    Ranks().measure(compared(tiny(0), last=False), sheet)
     assert all(x.value == pytest.approx(0, abs=1e-9) for x in of(sheet.lines, "rank_log_change"))
     assert all(x.null_kind is None for x in of(sheet.lines, "rank_log_ratio"))
     assert of(sheet.lines, "activation_rank_of_change") == []
@@ -135,7 +134,7 @@ def test_an_update_along_the_direction_is_seen_and_the_base_models_stands_beside
         noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
         weight.add_(1e-4 * torch.outer(delta / delta.norm(), torch.ones(weight.shape[1])) + 1e-7 * noise)
     sheet = Sheet(**FIELDS)
-    observe_refusal_direction(Lens(before, SyntheticModel(tuned, WORLD)), sheet, 4)
+    RefusalDirection(4).measure(Lens(before, SyntheticModel(tuned, WORLD)), sheet)
     shares = of(sheet.lines, "refusal_share_base", layer=0, module="blocks.0.mlp.out_proj", set=f"{PRIMARY}/k=1")
     if shares:  # a random model may have no direction at all
         assert shares[0].value > 0.8
@@ -161,7 +160,7 @@ def test_the_probe_is_asked_for_the_first_harmful_letter() -> None:
 
 def test_the_probe_has_its_three_models_and_chance() -> None:
     sheet = Sheet(**FIELDS)
-    observe_probe(compared(tiny(0), probed=40), sheet, 5)
+    ProbeAccuracy(5).measure(compared(tiny(0), probed=40), sheet)
     kinds = {x.null_kind for x in of(sheet.lines, "probe_accuracy", layer=0, set="forbidden/conditional/unsafe")}
     assert kinds == {"label_permutation", "most_frequent", "random_weights"}
     for layer in (0, 1):
@@ -205,7 +204,7 @@ def test_seeds_are_compared_tuning_by_tuning_each_with_its_own_base(tmp_path: Pa
         for name, model in models.items():
             inputs[f"{name}-s{seed}"] = tmp_path / f"{name}-s{seed}"
             save(model, step_directory(inputs[f"{name}-s{seed}"], 8), {"step": 8})
-    config = SeedsConfig(tuple(SeedConfig(RECIPE.world, SIZES, seed) for seed in (3, 4)), tuple(tuned), Subspaces(3))
+    config = SeedsConfig(tuple(SeedConfig(RECIPE.world, SIZES, seed) for seed in (3, 4)), tuple(tuned), Overlap(3))
     (tmp_path / "out").mkdir()
     align_seeds(StageContext(config, inputs, tmp_path / "out", lambda *_: None, tmp_path / "scratch"))
     lines = read_measurements(tmp_path / "out" / "measurements.jsonl")
@@ -322,7 +321,7 @@ def test_a_dose_is_compared_prompt_by_prompt_with_random_vectors_beside() -> Non
 def test_claims_find_what_is_written() -> None:
     sheet = Sheet(**{**FIELDS, "model": "ssft-medium"})
     at = compared(moved(0.5))
-    observe_ranks(at, sheet)
+    Ranks().measure(at, sheet)
     lines = list(sheet.lines)
     others = tuple(f"{OTHER}-{model}" for model in PROTOCOLS)
     for model in (*PROTOCOLS, *others):

@@ -10,7 +10,7 @@ from deltaw.claims import decide
 from deltaw.models import Transformer
 from deltaw.models.batch import Role
 from deltaw.observations.lens import BaseSide, Lens
-from deltaw.observations.sensitivity.measure import RADIUS, finite_steps, jacobians, observe_sensitivity
+from deltaw.observations.sensitivity.measure import RADIUS, PromptSensitivity, finite_steps, jacobians
 from deltaw.recipes import recipe
 from deltaw.results import Measurement
 from deltaw.results.recorder import Sheet
@@ -33,10 +33,10 @@ def side(base: Transformer, pairs: int = 5) -> BaseSide:
     return BaseSide(whole.model, whole.prompts, replace(whole.effort, jacobians=pairs), 0)
 
 
-def lines(base: Transformer, tuned: Transformer, last: bool = True) -> list[Measurement]:
+def lines(base: Transformer, tuned: Transformer) -> list[Measurement]:
     sheet = Sheet(stage="analysis", model="ssft-medium", protocol="ssft", strength="medium", seed=0, step=8,
                   role="last_prompt")  # fmt: skip
-    observe_sensitivity(Lens(side(base), SyntheticModel(tuned, WORLD), last), sheet)
+    PromptSensitivity().measure(Lens(side(base), SyntheticModel(tuned, WORLD)), sheet)
     return sheet.lines
 
 
@@ -122,4 +122,3 @@ def test_claims_find_it_and_earlier_checkpoints_write_nothing() -> None:
         assert claim.value is not None
         assert claim.nulls[0].low is not None
         assert "control" in claim.why or claim.verdict != "holds"
-    assert lines(tiny(0), tiny(1), last=False) == []

@@ -18,18 +18,19 @@ from torch import Tensor
 from deltaw.compare.lens import HuggingFaceModel
 from deltaw.models import Transformer, export_gpt2
 from deltaw.models.huggingface import Chat, Encoded
-from deltaw.observations.attacked_prompts.measure import observe_attacked_prompts
-from deltaw.observations.clusters.measure import observe_clusters
-from deltaw.observations.dose_response.measure import observe_dose_response
-from deltaw.observations.gain.measure import observe_gain
+from deltaw.observations.attacked_prompts.measure import AttackedPrompts
+from deltaw.observations.clusters.measure import ClusterSeparation
+from deltaw.observations.dose_response.measure import DoseResponse
+from deltaw.observations.gain.measure import Gain
 from deltaw.observations.lens import BaseSide, Lens
-from deltaw.observations.null_space.measure import observe_null_space
+from deltaw.observations.null_space.measure import NullSpaceEnergy
 from deltaw.observations.overlap.measure import SIDES, directions_of, write_layers, write_overlaps
-from deltaw.observations.probe.measure import observe_probe
-from deltaw.observations.ranks.measure import observe_ranks
-from deltaw.observations.refusal_direction.measure import observe_refusal_direction
-from deltaw.observations.sensitivity.measure import observe_sensitivity
-from deltaw.observations.update_effect.measure import observe_update_effect
+from deltaw.observations.probe.measure import ProbeAccuracy
+from deltaw.observations.ranks.measure import Ranks
+from deltaw.observations.refusal_direction.measure import RefusalDirection
+from deltaw.observations.sensitivity.measure import PromptSensitivity
+from deltaw.observations.update_effect.measure import UpdateEffect
+from deltaw.plugins import resolve
 from deltaw.recipes import recipe
 from deltaw.results import Measurement
 from deltaw.results.recorder import Sheet
@@ -53,16 +54,16 @@ def overlap(lens: Lens, sheet: Sheet) -> None:
 
 
 OBSERVED: dict[str, Observe] = {
-    "null_space": observe_null_space,
-    "clusters": observe_clusters,
-    "gain": observe_gain,
-    "update_effect": observe_update_effect,
-    "sensitivity": observe_sensitivity,
-    "attacked_prompts": observe_attacked_prompts,
-    "ranks": observe_ranks,
-    "refusal_direction": observe_refusal_direction,
-    "probe": lambda lens, sheet: observe_probe(lens, sheet, 5),
-    "dose_response": lambda lens, sheet: observe_dose_response(lens, sheet, (), 5),
+    "null_space": NullSpaceEnergy().measure,
+    "clusters": ClusterSeparation().measure,
+    "gain": Gain().measure,
+    "update_effect": UpdateEffect().measure,
+    "sensitivity": PromptSensitivity().measure,
+    "attacked_prompts": AttackedPrompts().measure,
+    "ranks": Ranks().measure,
+    "refusal_direction": RefusalDirection().measure,
+    "probe": ProbeAccuracy(5).measure,
+    "dose_response": DoseResponse(5).measure,
     "overlap": overlap,
 }
 
@@ -175,6 +176,16 @@ def test_both_sides_of_the_lens_say_the_same(name: str, lenses: tuple[Lens, Lens
     for key, line in mine.items():
         for field in NUMBERS:
             assert close(getattr(line, field), getattr(theirs[key], field)), (key, field)
+
+
+@pytest.mark.parametrize("name", OBSERVED)
+def test_every_statistic_that_is_written_is_declared_with_its_unit(name: str, lenses: tuple[Lens, Lens]) -> None:
+    declared = resolve("observation", name).statistics
+    assert len({statistic.name for statistic in declared}) == len(declared)
+    written = {(line.statistic, line.unit) for line in lines(OBSERVED[name], lenses[0]).values()}
+    assert written
+    assert written <= {(statistic.name, statistic.unit) for statistic in declared}
+    assert all(statistic.sentence.endswith(".") for statistic in declared)
 
 
 class Mutated:

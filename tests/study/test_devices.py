@@ -19,6 +19,7 @@ from deltaw.pipeline.scheduler import execute
 from deltaw.pipeline.stage import Stage, device_of
 from deltaw.recipes import recipe
 from deltaw.recipes.config import Recipe
+from deltaw.recipes.observed import subspaces
 from deltaw.recipes.paper import paper
 from deltaw.recipes.sizes import Sizes
 from deltaw.recipes.smoke import smoke
@@ -39,7 +40,6 @@ def tiny(device: str) -> Recipe:
         for tuned in whole.tunings if tuned.name == "dpo-medium"
     )  # fmt: skip
     optimiser = replace(whole.pretraining.optimiser, steps=2, warmup=1, decay_end=2)
-    subspaces = whole.subspaces and replace(whole.subspaces, ranked=None, dosed=None, permutations=3)
     return replace(
         whole,
         pretraining=replace(whole.pretraining, batch=8, optimiser=optimiser, compute_dtype="float32"),
@@ -49,7 +49,7 @@ def tiny(device: str) -> Recipe:
         base_checkpoints=(0, 2),
         sizes=Sizes(final=2, checkpoint=2, attacked=6, contrast=8, draws=8, bootstrap=20, ceiling=4, shown=1),
         model_attacks=replace(whole.model_attacks, models=("dpo-medium",), controls=(), prompts=8),
-        subspaces=subspaces,
+        subspaces=subspaces(directions=4, probed=64, permutations=3),
         interventions=(),
     )
 

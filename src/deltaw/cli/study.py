@@ -41,6 +41,9 @@ class Study:
     """Protocols to fine-tune with, in place of the recipe's: names from `deltaw list`, or FILE.py:NAME."""
     controls: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Controls to train of each protocol, in place of the recipe's: names from `deltaw list`, or FILE.py:NAME."""
+    observations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Observations to make of the fine-tuned models, in place of the recipe's: names from `deltaw list`, or
+    FILE.py:NAME. Those that the recipe does not have are made in stages of their own."""
     engine: Literal["dask", "inline"] = "dask"
     """Where stages run. The results are the same:
     - dask: in a local cluster, one process a core (needs the extra deltaw[study])
@@ -66,22 +69,14 @@ class Study:
         from deltaw.study.run import run_study
 
         chosen = recipe(self.recipe, checked_device(self.device), self.seed)
-        if self.protocols:
-            from deltaw.plugins import resolve
-            from deltaw.recipes.choose import with_protocols
-
-            chosen = with_protocols(chosen, [resolve("protocol", name) for name in self.protocols])
-        if self.controls:
-            from deltaw.plugins import resolve
-            from deltaw.recipes.choose import with_controls
-
-            chosen = with_controls(chosen, [resolve("control", name) for name in self.controls])
+        chosen = self._with_plugins(chosen)
         if self.json and not self.dry_run:
             raise DeltawError("--json goes with --dry-run; a run's results are in its measurements.jsonl")
         if self.dry_run:
             return self._dry_run(chosen)
         name = self.recipe if self.seed == 0 else f"{self.recipe}-s{self.seed}"
-        name = "-".join([name, *(asked.rpartition(":")[2] for asked in (*self.protocols, *self.controls))])
+        asked = (*self.protocols, *self.controls, *self.observations)
+        name = "-".join([name, *(part.rpartition(":")[2] for part in asked)])
         out = self.out or Path("runs") / name
         report = run_study(
             chosen,
@@ -95,6 +90,20 @@ class Study:
         say(summary(out))
         say(f"Report: {report}")
         return 0
+
+    def _with_plugins(self, recipe: "Recipe") -> "Recipe":
+        """The recipe with what the command line names in place of its own."""
+        from deltaw.plugins import resolve
+        from deltaw.recipes import choose
+
+        for kind, names, replaced in (
+            ("protocol", self.protocols, choose.with_protocols),
+            ("control", self.controls, choose.with_controls),
+            ("observation", self.observations, choose.with_observations),
+        ):
+            if names:
+                recipe = replaced(recipe, [resolve(kind, name) for name in names])
+        return recipe
 
     def resume_hint(self) -> str:
         """A study continues; a dry run has nothing to continue."""

@@ -28,19 +28,20 @@ from deltaw.compare.lens import Complied, attacked_pairs, prompts_of, real_lens
 from deltaw.compare.over_layers import CLAIMED
 from deltaw.compare.two_models import TwoModels, asking_files
 from deltaw.compare.weights import Sources, open_sources
-from deltaw.errors import DeltawError
+from deltaw.errors import DeltawError, PluginError
 from deltaw.models.checkpoint_files import find_directory, open_checkpoint
 from deltaw.models.huggingface import Chat
-from deltaw.observations.attacked_prompts.measure import observe_attacked_prompts
-from deltaw.observations.clusters.measure import observe_clusters
-from deltaw.observations.dose_response.measure import observe_dose_response
-from deltaw.observations.gain.measure import observe_gain
+from deltaw.observations.attacked_prompts.measure import AttackedPrompts
+from deltaw.observations.clusters.measure import ClusterSeparation
+from deltaw.observations.dose_response.measure import DoseResponse
+from deltaw.observations.gain.measure import Gain
 from deltaw.observations.lens import Lens
-from deltaw.observations.probe.measure import observe_probe
-from deltaw.observations.ranks.measure import observe_ranks
-from deltaw.observations.refusal_direction.measure import observe_refusal_direction
-from deltaw.observations.sensitivity.measure import observe_sensitivity, sensitive_prompts, spectral_norms
-from deltaw.observations.update_effect.measure import observe_update_effect
+from deltaw.observations.observation import Observation, names_of, observe
+from deltaw.observations.probe.measure import ProbeAccuracy
+from deltaw.observations.ranks.measure import Ranks
+from deltaw.observations.refusal_direction.measure import RefusalDirection
+from deltaw.observations.sensitivity.measure import PromptSensitivity, sensitive_prompts, spectral_norms
+from deltaw.observations.update_effect.measure import UpdateEffect
 from deltaw.prompts.matched import BUILTIN, CONTRASTS, Prompt, matched, read_prompts, spread
 from deltaw.results import (
     Measurement,
@@ -56,18 +57,18 @@ from deltaw.results.parsing import parse_json
 from deltaw.results.recorder import Sheet
 from deltaw.results.records import read_json
 
-OBSERVED: Mapping[str, Callable[[Lens, Sheet], None]] = {
-    "clusters": observe_clusters,
-    "gain": observe_gain,
-    "parts of the update": observe_update_effect,
-    "attacked prompts": observe_attacked_prompts,
-    "sensitivity": observe_sensitivity,
-    "ranks": observe_ranks,
-    "direction of refusal": observe_refusal_direction,
-    "probe": observe_probe,
-    "dose and response": observe_dose_response,
-}
-"""By what a message calls them. What ΔW is, without prompts, the comparison of the weights has measured."""
+OBSERVED: tuple[Observation, ...] = (
+    ClusterSeparation(),
+    Gain(),
+    UpdateEffect(),
+    AttackedPrompts(),
+    PromptSensitivity(),
+    Ranks(),
+    RefusalDirection(),
+    ProbeAccuracy(),
+    DoseResponse(),
+)
+"""What is observed, if nothing else is asked for. What ΔW is without prompts, the comparison of weights has said."""
 
 RULES = Rules()
 _Verdicts = tuple[dict[Prompt, Verdict], dict[Prompt, Verdict]]
@@ -100,12 +101,14 @@ def compare_prompts(
     say: Say = lambda text: None,
     base_parts: Path | None = None,
     control: Path | None = None,
+    observations: Sequence[Observation] = OBSERVED,
 ) -> Path:
     """Ask both models, look at their activations, and add the lines to OUT/measurements.jsonl, which `compare` wrote.
 
     prompts: a JSONL file, the word builtin, or prompts. judge: of every answer. base_parts: a file that several
     comparisons of one base share, so that it is asked once. control: a finished comparison of the same base, on the
     same prompts, with a tuning that teaches something harmless: claims that have controls in the study have to beat it.
+    observations: what is observed of activations, gradients and the update.
     DeltawError if a model, the prompts, the control or an earlier run's journal are at fault, or OUT holds no finished
     comparison of weights.
     """
@@ -132,8 +135,9 @@ def compare_prompts(
             say(f"the models differ: {kind}: {text}")
         work = _Work(models, sources, effort, journal, base_journal, Sheet(**shared), {}, say)
         verdicts = _behaviour(work, asked, judge, out)
-        _observe(work, asked, verdicts, judge)
-        _finish(work, out, prompts, header, time.perf_counter() - started, beside)
+        _observe(work, asked, verdicts, judge, observations)
+        manifest = {"observations": [made.recorded() for made in observations]}
+        _finish(work, out, prompts, header, time.perf_counter() - started, beside, manifest)
     except OSError as error:
         raise DeltawError(
             f"{out} cannot be written ({error.strerror or error}); what is finished is kept, and the same command goes "
@@ -251,8 +255,10 @@ def _records(prompts: Sequence[Prompt], base: Sequence[Verdict], tuned: Sequence
         yield {"index": index, **said, "base": str(old), "tuned": str(new)}
 
 
-def _observe(work: _Work, prompts: Sequence[Prompt], verdicts: _Verdicts, judge: Judge) -> None:
-    """Every observation of activations, gradients and the update, through the lens."""
+def _observe(
+    work: _Work, prompts: Sequence[Prompt], verdicts: _Verdicts, judge: Judge, observations: Sequence[Observation]
+) -> None:
+    """The observations of activations, gradients and the update, through the lens."""
     of_lens = prompts_of(prompts, work.effort, work.absent)
     if not of_lens.contrasts:
         return
@@ -267,14 +273,17 @@ def _observe(work: _Work, prompts: Sequence[Prompt], verdicts: _Verdicts, judge:
     known = {**tuned, **{prompt: Verdict(verdict) for prompt, verdict in zip(left, found, strict=True)}}
     work.say("activations of the base model")
     lens = real_lens(work.models, of_lens, work.effort, (_complied(base), _complied(known)))
-    _keep_sensitivities(work, lens)
+    if PromptSensitivity.name in names_of(observations):
+        _keep_sensitivities(work, lens)
     sheet = work.sheet.with_(stage="analysis", role="last_prompt")
-    for name, observe in OBSERVED.items():
-        work.say(f"{name}, in both models")
+    for observation in observations:
+        work.say(f"{observation.label}, in both models")
         try:
-            observe(lens, sheet)
+            observe(observation, lens, sheet)
+        except PluginError:
+            raise
         except DeltawError as error:  # what these models or prompts cannot give; the rest can be had
-            lens.absent[name] = str(error)
+            lens.absent[observation.label] = str(error)
     work.absent.update(lens.absent)
 
 
@@ -311,6 +320,7 @@ def _finish(
     header: dict[str, Any],
     seconds: float,
     control: tuple[str, list[Measurement]] | None,
+    more: Mapping[str, Any],
 ) -> None:
     path = out / "measurements.jsonl"
     weights = [line for line in read_measurements(path) if line.seed is None]  # only ours have one
@@ -326,6 +336,7 @@ def _finish(
         "control": name,
         "differences": work.models.differences,
         "absent": work.absent,
+        **more,
         "seconds": {"this_call": round(seconds, 1)},
     }
     write_json_atomic(out / "manifest.json", manifest)

@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from deltaw.component import Component
+from deltaw.component import Component, plugin_named
 from deltaw.errors import DeltawError
 from deltaw.models import LanguageModel
 from deltaw.protocols.loss import Loss
@@ -69,14 +69,8 @@ def loss_of(protocol: Protocol, model: LanguageModel, batch: TuningBatch) -> Los
     """A protocol's loss. DeltawError if it is none that can be minimised, or if a protocol that is not deltaw's own
     raises an error.
     """
-    try:
+    with plugin_named(protocol, "protocol"):
         loss: object = protocol.loss(model, batch)
-    except Exception as error:
-        if type(protocol).__module__.startswith("deltaw."):
-            raise
-        raise DeltawError(
-            f"the protocol {protocol.name} raised {type(error).__name__}: {error}; mend {type(protocol).__module__}"
-        ) from error
     if not isinstance(loss, Loss) or loss.value.ndim:
         raise DeltawError(f"the protocol {protocol.name} gave {loss!r:.200}; expected a Loss with a scalar value")
     if not loss.value.requires_grad:

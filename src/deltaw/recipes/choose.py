@@ -1,10 +1,11 @@
-"""A recipe with other protocols or controls than its own."""
+"""A recipe with other protocols, controls or observations than its own."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from deltaw.component import Component
 from deltaw.errors import DeltawError
+from deltaw.observations.observation import Observation, names_of
 from deltaw.plugins import resolve
 from deltaw.protocols.protocol import Protocol
 from deltaw.recipes.common import controlled
@@ -79,6 +80,40 @@ def _with_tunings(recipe: Recipe, tunings: tuple[Tuned, ...]) -> Recipe:
             for name, sweep in recipe.interventions
             if name in there
         ),
+    )
+
+
+def with_observations(recipe: Recipe, observations: Sequence[Observation]) -> Recipe:
+    """The study with these observations, and no others.
+
+    One that the recipe has by that name stays as the recipe configures it, in its place. Any other gets a stage of its
+    own for each tuned model, so that adding one makes nothing else again. DeltawError for a grid, and for an
+    observation that is named twice.
+    """
+    if recipe.cells:
+        raise DeltawError(f"the recipe {recipe.name} is a grid, which has no observations; give another recipe")
+    names = names_of(observations)
+    if len(set(names)) < len(names):
+        raise DeltawError(f"the observations are {', '.join(names)}; give each once")
+
+    def kept(own: Sequence[Observation]) -> tuple[Observation, ...]:
+        return tuple(observation for observation in own if observation.name in names)
+
+    subspaces, there = recipe.subspaces, set(names_of(recipe.observations))
+    if subspaces is not None:
+        beside = [own for own in (subspaces.overlap, subspaces.dose_response) if own is not None]
+        there |= set(names_of((*subspaces.observations, *beside)))
+        subspaces = replace(
+            subspaces,
+            observations=kept(subspaces.observations),
+            overlap=next(iter(kept([own for own in beside if own is subspaces.overlap])), None),
+            dose_response=next(iter(kept([own for own in beside if own is subspaces.dose_response])), None),
+        )
+    return replace(
+        recipe,
+        observations=kept(recipe.observations),
+        subspaces=subspaces,
+        added=tuple(observation for observation in observations if observation.name not in there),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from deltaw.attacks.models import PREFILL_DOSES, RelearningConfig, TokenSearchConfig
 from deltaw.errors import DeltawError
+from deltaw.observations.observation import Observation
 from deltaw.recipes.grid_worlds import Cell
 from deltaw.recipes.intervention_sweeps import Sweeps
 from deltaw.recipes.sizes import Sizes
@@ -47,17 +48,20 @@ class ModelAttacks:
 
 @dataclass(frozen=True)
 class Subspaces:
-    """Ranks, angles between updates, probes and dose-response.
+    """Ranks, probes, angles between updates, and dose-response. `recipes.observed.subspaces` fills it in."""
 
-    directions: of ΔW that are compared. probed: prompts behind a probe. permutations: of labels, or of successes.
-    ranked, dosed: names of the tunings whose ranks and probes, and whose doses, are measured; None: all.
-    """
-
-    directions: int = 8
+    observations: tuple[Observation, ...] = ()
+    """What is measured of one tuned model by itself."""
+    overlap: Observation | None = None
+    """How updates are compared with each other; None: they are not."""
+    dose_response: Observation | None = None
+    """How success is held against what attacks do to a prompt; None: it is not."""
     probed: int = 1024
-    permutations: int = 50
+    """Prompts behind a probe."""
     ranked: tuple[str, ...] | None = None
+    """Names of the tunings of which `observations` are made; None: of all."""
     dosed: tuple[str, ...] | None = None
+    """Names of the tunings of which `dose_response` is made; None: of all."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ class Recipe:
     attacks on prompts in place of analyses; a study that is no grid has none. base_world: that of pre-training, if it
     is not `world`: the published safety data contradict the published pre-training data. Both have the same tokens.
     base_gate: the least share of exact whole answers that a base model must give in every stratum and grammar before
-    anything is made of it; None: any will do. subspaces: None: no such stages. interventions: the sweep of each
-    tuning that has one.
+    anything is made of it; None: any will do. observations: of every tuned model, in one
+    stage. subspaces: None: no such stages. added: observations with a stage of their own each. interventions: the sweep
+    of each tuning that has one.
     """
 
     name: str
@@ -98,7 +103,9 @@ class Recipe:
     cells: tuple[Cell, ...] = ()
     base_world: WorldConfig | None = None
     base_gate: float | None = None
+    observations: tuple[Observation, ...] = ()
     subspaces: Subspaces | None = None
+    added: tuple[Observation, ...] = ()
     interventions: Sweeps = ()
 
     @property

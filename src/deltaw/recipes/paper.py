@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from deltaw.recipes.common import CONTROLS, PROTOCOLS, PUBLISHED_PROTOCOLS, training_dtype, tunings_of
 from deltaw.recipes.config import Recipe
+from deltaw.recipes.observed import OBSERVED
 from deltaw.recipes.sizes import Sizes
 from deltaw.training.optimisers import OptimiserConfig
 from deltaw.training.pretraining import PretrainingConfig
@@ -78,6 +79,7 @@ def paper(device: str = "cpu", seed: int = 0, compat: bool = False) -> Recipe:
         base_checkpoints=tuple(range(0, 100_001, 10_000)),
         sizes=Sizes(checkpoint=500),
         seeds=(seed,),
+        observations=OBSERVED,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from deltaw.recipes.common import optimiser, training_dtype, tunings_of
 from deltaw.recipes.config import LeftOut, Recipe
+from deltaw.recipes.observed import OBSERVED
 from deltaw.recipes.sizes import Sizes
 from deltaw.recipes.tuned import Tuned
 from deltaw.training.optimisers import OptimiserConfig
@@ -54,4 +55,5 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
         sizes=Sizes(final=1000),
         seeds=(seed,),
         left_out=left_out_of(made),
+        observations=OBSERVED,
     )

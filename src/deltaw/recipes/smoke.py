@@ -7,8 +7,9 @@ from deltaw.recipes.common import (
     optimiser,
     tunings_of,
 )
-from deltaw.recipes.config import ModelAttacks, Recipe, Subspaces
+from deltaw.recipes.config import ModelAttacks, Recipe
 from deltaw.recipes.intervention_sweeps import SMOKE
+from deltaw.recipes.observed import subspaces
 from deltaw.recipes.quick import left_out_of, quick, strengths
 from deltaw.recipes.sizes import Sizes
 
@@ -42,6 +43,6 @@ def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
             relearning=RelearningConfig(batch=4, measured=(0, 1, 2)),
             taught=8,
         ),
-        subspaces=Subspaces(directions=4, probed=64, permutations=10),
+        subspaces=subspaces(directions=4, probed=64, permutations=10),
         interventions=SMOKE,
     )

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from deltaw.recipes.common import CONTROLS, controlled, tuned_again, tunings_of
-from deltaw.recipes.config import Recipe, Subspaces
+from deltaw.recipes.config import Recipe
 from deltaw.recipes.intervention_sweeps import STANDARD
+from deltaw.recipes.observed import subspaces
 from deltaw.recipes.quick import quick, strengths
 from deltaw.training.controls.other import Other
 from deltaw.training.pretraining import PretrainingConfig
@@ -44,6 +45,6 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
         seeds=tuple(range(101 + STANDARD_SEEDS * seed, 101 + STANDARD_SEEDS * (seed + 1))),
         exploratory=False,
         left_out=None,
-        subspaces=Subspaces(ranked=ranked, dosed=(*protocols, *own)),
+        subspaces=subspaces(ranked=ranked, dosed=(*protocols, *own)),
         interventions=STANDARD,
     )

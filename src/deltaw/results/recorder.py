@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from deltaw.errors import DeltawError
+from deltaw.errors import NotANumber
 from deltaw.results.records import MEASUREMENTS, write_measurements
 from deltaw.results.schema import Measurement
 from deltaw.statistics import Interval, Null
@@ -32,12 +32,14 @@ class Sheet:
         nulls: Iterable[Null] = (),
         **fields: Any,
     ) -> None:
-        """One line for each null, or one line without. DeltawError if the value is not a finite number."""
+        """One line for each null, or one line without. NotANumber, a DeltawError, if the value is not finite."""
         if not math.isfinite(value):
             of = " of ".join(str(part) for part in (statistic, {**self.shared, **fields}.get("model")) if part)
-            raise DeltawError(
-                f"{of} came out as {float(value)}, which is no measurement. Give the same command again; if it comes "
-                "out so again and the model's training went well, report it as a fault of deltaw."
+            what = f"{of} came out as {float(value)}"
+            raise NotANumber(
+                f"{what}, which is no measurement. Give the same command again; if it comes out so again and the "
+                "model's training went well, report it as a fault of deltaw.",
+                what,
             )
         shared: dict[str, Any] = {**self.shared, **fields, "statistic": statistic, "value": float(value)}
         if interval is not None:

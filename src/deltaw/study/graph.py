@@ -1,12 +1,24 @@
 """A recipe as a graph of stages."""
 
 from dataclasses import replace
+from typing import TypeVar
 
+from deltaw.errors import DeltawError
+from deltaw.observations.dose_response.measure import DoseResponse
+from deltaw.observations.observation import Observation
+from deltaw.observations.overlap.measure import Overlap
 from deltaw.pipeline.stage import Stage, device_of
 from deltaw.recipes.config import LeftOut, Recipe, Subspaces
 from deltaw.recipes.grid_worlds import Cell
 from deltaw.recipes.tuned import Tuned
-from deltaw.study.stages.analysis import AnalysisConfig, SubspacesConfig, analyse, measure_subspaces
+from deltaw.study.stages.analysis import (
+    AddedConfig,
+    AnalysisConfig,
+    SubspacesConfig,
+    analyse,
+    measure_added,
+    measure_subspaces,
+)
 from deltaw.study.stages.attack import AttackingConfig, attack_model
 from deltaw.study.stages.dose_response import DosingConfig, measure_doses
 from deltaw.study.stages.evaluate import BehaviourConfig, make_behaviour
@@ -20,6 +32,9 @@ from deltaw.study.stages.samples import SamplesConfig, make_samples
 from deltaw.study.stages.shared import SeedConfig
 from deltaw.study.stages.world import make_world
 
+T = TypeVar("T")
+PROBED = 256
+"""Prompts behind a probe, where a recipe has none of its own."""
 SHOWN = (
     "ssft-medium",
     "dpo-medium",
@@ -32,8 +47,9 @@ def stages(recipe: Recipe) -> list[Stage]:
     """All stages of a study, seed by seed. Their weights are seconds, roughly, on one core."""
     of_seed = _of_grid if recipe.cells else _of_seed
     found = [stage for seed in recipe.seeds for stage in of_seed(recipe, seed)]
-    if recipe.subspaces and len(recipe.seeds) > 1 and not recipe.cells:
-        found.append(_across_seeds(recipe, recipe.subspaces))
+    overlap = recipe.subspaces and recipe.subspaces.overlap
+    if overlap and len(recipe.seeds) > 1 and not recipe.cells:
+        found.append(_across_seeds(recipe, _is(Overlap, overlap)))
     return [replace(stage, device=device_of(stage.config)) for stage in found]
 
 
@@ -106,29 +122,38 @@ def _of_subspaces(recipe: Recipe, subspaces: Subspaces, shared: SeedConfig, base
     found = []
     for tuned in followed:
         models = {"base": base, "tuned": _tune_name(tuned, seed)}
-        if subspaces.ranked is None or tuned.name in subspaces.ranked:
-            counting = SubspacesConfig(shared, tuned, recipe.checkpoints, subspaces)
+        if subspaces.observations and (subspaces.ranked is None or tuned.name in subspaces.ranked):
+            observed = subspaces.observations
+            counting = SubspacesConfig(shared, tuned, recipe.checkpoints, observed, subspaces.probed)
             name = f"analysis-subspaces-{tuned.name}-s{seed}"
             found.append(Stage(name, measure_subspaces, counting, models, weight=25))
-        if subspaces.dosed is not None and tuned.name not in subspaces.dosed:
+        if subspaces.dose_response is None or (subspaces.dosed is not None and tuned.name not in subspaces.dosed):
             continue
         attacked = tuned.name in recipe.model_attacks.attacked
-        dosing = DosingConfig(shared, tuned, recipe.model_attacks.doses if attacked else (), subspaces)
+        doses = recipe.model_attacks.doses if attacked else ()
+        dosing = DosingConfig(shared, tuned, doses, _is(DoseResponse, subspaces.dose_response))
         inputs = models | ({"attacks": f"attacks-{tuned.name}-s{seed}"} if attacked else {})
         found.append(Stage(f"analysis-doses-{tuned.name}-s{seed}", measure_doses, dosing, inputs, weight=20))
-    inputs = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in followed}}
-    found.append(
-        Stage(f"analysis-angles-s{seed}", align_models, AligningConfig(shared, followed, subspaces), inputs, weight=20)
-    )
+    if subspaces.overlap is not None:
+        inputs = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in followed}}
+        aligning = AligningConfig(shared, followed, _is(Overlap, subspaces.overlap))
+        found.append(Stage(f"analysis-angles-s{seed}", align_models, aligning, inputs, weight=20))
     return found
 
 
-def _across_seeds(recipe: Recipe, subspaces: Subspaces) -> Stage:
+def _is(kind: type[T], observation: Observation) -> T:
+    """The observation, which has to be of a class: its stage asks for more than `measure`."""
+    if not isinstance(observation, kind):
+        raise DeltawError(f"the recipe has {type(observation).__name__} where only {kind.__name__} can be")
+    return observation
+
+
+def _across_seeds(recipe: Recipe, overlap: Overlap) -> Stage:
     followed = tuple(tuned for tuned in _followed(recipe) if tuned.strength == "medium")
     shared = tuple(SeedConfig(recipe.world, recipe.sizes, seed) for seed in recipe.seeds)
     inputs = {f"base-s{seed}": f"base-s{seed}" for seed in recipe.seeds}
     inputs |= {f"{tuned.name}-s{seed}": _tune_name(tuned, seed) for tuned in followed for seed in recipe.seeds}
-    return Stage("analysis-angles-seeds", align_seeds, SeedsConfig(shared, followed, subspaces), inputs, weight=20)
+    return Stage("analysis-angles-seeds", align_seeds, SeedsConfig(shared, followed, overlap), inputs, weight=20)
 
 
 def _followed(recipe: Recipe) -> tuple[Tuned, ...]:
@@ -188,14 +213,15 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
             {"model": name},
             weight=50,
         ),
-        Stage(
-            f"analysis-{tuned.name}-s{shared.seed}",
-            analyse,
-            AnalysisConfig(shared, tuned, recipe.checkpoints),
-            models,
-            weight=60,
-        ),
     ]
+    if recipe.observations:
+        analysis = AnalysisConfig(shared, tuned, recipe.checkpoints, recipe.observations)
+        found.append(Stage(f"analysis-{tuned.name}-s{shared.seed}", analyse, analysis, models, weight=60))
+    probed = recipe.subspaces.probed if recipe.subspaces else PROBED
+    for observation in recipe.added:
+        stage_name = f"observe-{observation.name}-{tuned.name}-s{shared.seed}"
+        added = AddedConfig(shared, tuned, recipe.checkpoints, observation, probed)
+        found.append(Stage(stage_name, measure_added, added, models, weight=30))
     if tuned.name in recipe.model_attacks.attacked:
         attacking = AttackingConfig(shared, tuned, recipe.model_attacks, per_prompt=recipe.subspaces is not None)
         found.append(Stage(f"attacks-{tuned.name}-s{shared.seed}", attack_model, attacking, models, weight=100))

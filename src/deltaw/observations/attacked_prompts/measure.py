@@ -7,12 +7,14 @@ gain_log_ratio_to_forbidden     its log, prompt by prompt, mean over layers
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from deltaw.analysis import Position, gain, gain_ratio, mean_position, position
 from deltaw.observations.lens import SITES, Clusters, Lens, Places
+from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray
 
@@ -20,20 +22,32 @@ Updates = Mapping[int, tuple[Tensor, Tensor]]
 """By layer, (ΔW, Δb) of the MLP's first map."""
 
 
-def observe_attacked_prompts(lens: Lens, sheet: Sheet) -> None:
-    """Positions in the tuned model, and at the last checkpoint in the base model too; gains over the sources'."""
-    before = lens.before
-    for attacked in before.attacked:
-        if attacked.contrast not in lens.names:
-            continue
-        key = (attacked.contrast, attacked.attack)
-        at_base, at_tuned = (side.activations(key, attacked.prompts) for side in (before, lens))
-        view = sheet.with_(set=attacked.set, attack=attacked.attack, n=len(attacked.prompts), n_unit="prompt")
-        clusters = lens.clusters(attacked.contrast)
-        write_positions(lens, "position", lens.after(attacked.contrast), at_tuned, view, clusters)
-        if lens.last:
-            write_positions(lens, "position_base", before.contrast(attacked.contrast), at_base, view, clusters)
-        write_gain_ratios(lens, at_base, before.contrast(attacked.contrast)[1], view, clusters=clusters)
+@dataclass(frozen=True)
+class AttackedPrompts(Observation):
+    """Observation 5: do attacked prompts look allowed, and does ΔW act on them less?"""
+
+    name = "attacked_prompts"
+    label = "attacked prompts"
+    statistics = (
+        *with_base(Statistic("position", "share of the way to allowed", "0 at forbidden prompts, 1 at allowed ones.")),
+        Statistic("gain_ratio_to_forbidden", "ratio", "Gain of ΔW over that on the prompt that was attacked."),
+        Statistic("gain_log_ratio_to_forbidden", "log ratio", "Its log, prompt by prompt, mean over layers."),
+    )
+
+    def measure(self, lens: Lens, sheet: Sheet) -> None:
+        """Positions in the tuned model, and at the last checkpoint in the base model too; gains over the sources'."""
+        before = lens.before
+        for attacked in before.attacked:
+            if attacked.contrast not in lens.names:
+                continue
+            key = (attacked.contrast, attacked.attack)
+            at_base, at_tuned = (side.activations(key, attacked.prompts) for side in (before, lens))
+            view = sheet.with_(set=attacked.set, attack=attacked.attack, n=len(attacked.prompts), n_unit="prompt")
+            clusters = lens.clusters(attacked.contrast)
+            write_positions(lens, "position", lens.after(attacked.contrast), at_tuned, view, clusters)
+            if lens.last:
+                write_positions(lens, "position_base", before.contrast(attacked.contrast), at_base, view, clusters)
+            write_gain_ratios(lens, at_base, before.contrast(attacked.contrast)[1], view, clusters=clusters)
 
 
 def write_positions(

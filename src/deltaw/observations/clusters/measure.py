@@ -6,10 +6,13 @@ d_prime, auroc, tau_gap, tau_gap_relative    how far apart they are in the tuned
 tau_gap_relative_change_depth                how much more of it there is in the later half of the layers
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from deltaw.analysis import Separation, difference_of_differences, gap_over_layers, separation
 from deltaw.observations.lens import SITES, Lens, Places
+from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
 
 UNITS = {
@@ -20,12 +23,35 @@ UNITS = {
 }
 
 
-def observe_clusters(lens: Lens, sheet: Sheet) -> None:
-    """Separation in both models and the difference of their differences, by contrast, site and layer."""
-    for name in lens.names:
-        for site in SITES:
-            pairs = [(of_base(lens, name, site, layer), of_tuned(lens, name, site, layer)) for layer in lens.layers]
-            _write(lens, name, pairs, sheet.with_(set=name, site=site))
+@dataclass(frozen=True)
+class ClusterSeparation(Observation):
+    """Observation 1: how far apart allowed and forbidden prompts lie, and how much further after tuning."""
+
+    name = "clusters"
+    label = "separation of clusters"
+    statistics = (
+        *with_base(
+            Statistic("d_prime", UNITS["d_prime"], "Distance of the two means along the line that separates them."),
+            Statistic("auroc", UNITS["auroc"], "How often an allowed prompt lies further along that line."),
+            Statistic(
+                "tau_gap", UNITS["tau_gap"], "The paper's gap: mean τ of allowed minus that of forbidden prompts."
+            ),
+            Statistic("tau_gap_relative", UNITS["tau_gap_relative"], "The gap over the distance of the means."),
+        ),
+        *(Statistic(f"{name}_change", unit, "Tuned minus base.") for name, unit in UNITS.items()),
+        Statistic(
+            "tau_gap_relative_change_depth",
+            UNITS["tau_gap_relative"],
+            "The change in the later half of the layers minus that in the earlier half.",
+        ),
+    )
+
+    def measure(self, lens: Lens, sheet: Sheet) -> None:
+        """Separation in both models and the difference of their differences, by contrast, site and layer."""
+        for name in lens.names:
+            for site in SITES:
+                pairs = [(of_base(lens, name, site, layer), of_tuned(lens, name, site, layer)) for layer in lens.layers]
+                _write(lens, name, pairs, sheet.with_(set=name, site=site))
 
 
 def of_base(lens: Lens, name: str, site: str, layer: int) -> Separation:

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from deltaw.analysis import Bin, dose_response, precision_weights, success_by_dose
 from deltaw.observations.attacked_prompts.measure import positions, write_gain_ratios, write_positions
 from deltaw.observations.lens import Ints, Lens
+from deltaw.observations.observation import Observation, Statistic
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval, sign_flip_null
 
 POSITION_SITE = "mlp_post"
-PERMUTATIONS = 50
 EDGES = {"position": np.arange(-0.5, 1.51, 0.25), "gain": np.arange(-1.5, 0.76, 0.25)}
 UNITS = {"position": "log odds a way from forbidden to allowed", "gain": "log odds a doubling of the gain"}
 SITES_OF = {"position": POSITION_SITE, "gain": "mlp_in"}
@@ -103,11 +103,40 @@ class Rows:
         )
 
 
-def observe_dose_response(
-    lens: Lens, sheet: Sheet, more: Sequence[Doses] = (), permutations: int = PERMUTATIONS
-) -> None:
-    """Slopes and curves of success, over the lens's attacks on prompts and `more` attacks."""
-    write_responses(Rows.of([*attacked_doses(lens), *more]), lens, permutations, sheet)
+@dataclass(frozen=True)
+class DoseResponse(Observation):
+    """Do attacks succeed where they move activations, or where ΔW then acts less, prompt by prompt?"""
+
+    name = "dose_response"
+    label = "dose-response"
+    every_checkpoint = False
+    statistics = (
+        *(
+            Statistic(f"success_slope_{dose}{suffix}", unit, f"{sentence}.")
+            for dose, unit in UNITS.items()
+            for suffix, sentence in (
+                ("", "How much likelier success is by the dose, within attacks"),
+                ("_pooled", "The same with one intercept for all attacks"),
+            )
+        ),
+        *(Statistic(f"success_by_{dose}", "share", "Success in a bin of the dose.") for dose in UNITS),
+        Statistic(
+            "position_dose_difference",
+            "share of the way to allowed",
+            "Position under the strongest soft prompt minus that under the weakest.",
+        ),
+    )
+
+    permutations: int = 50
+    """Of successes, behind the null."""
+
+    def measure(self, lens: Lens, sheet: Sheet) -> None:
+        """Slopes and curves of success, over the lens's attacks on prompts."""
+        self.measure_with(lens, sheet, ())
+
+    def measure_with(self, lens: Lens, sheet: Sheet, more: Sequence[Doses]) -> None:
+        """Slopes and curves of success, over the lens's attacks on prompts and `more` attacks."""
+        write_responses(Rows.of([*attacked_doses(lens), *more]), lens, self.permutations, sheet)
 
 
 def attacked_doses(lens: Lens) -> list[Doses]:

@@ -30,6 +30,7 @@ from deltaw.analysis import (
     update_rank,
 )
 from deltaw.observations.lens import BaseSide, Lens
+from deltaw.observations.observation import Observation, Statistic
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import Null, mean_null
 
@@ -49,6 +50,31 @@ class Directions:
 
     spans: dict[tuple[str, str], Tensor]
     roots: Roots
+
+
+@dataclass(frozen=True)
+class Overlap(Observation):
+    """Do two updates, or two layers of one, write to and read from the same directions?"""
+
+    name = "overlap"
+    label = "overlap of updates"
+    every_checkpoint = False
+    statistics = tuple(
+        statistic
+        for side in ("output", "input")
+        for statistic in (
+            Statistic(f"{side}_overlap", "squared cosine", f"Mean overlap of the strongest {side} directions."),
+            Statistic(f"{side}_angle", "degrees", "The smallest principal angle."),
+        )
+    )
+
+    directions: int = 8
+    """Of each update, the strongest."""
+
+    def measure(self, lens: Lens, sheet: Sheet) -> None:
+        """Of each pair of layers of the lens's update."""
+        words = (lens.before.seed, 51)
+        write_layers(directions_of(lens, self.directions), words, lens.before.effort.draws, sheet)
 
 
 def directions_of(lens: Lens, k: int) -> list[Directions]:

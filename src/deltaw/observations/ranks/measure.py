@@ -12,6 +12,7 @@ without `layer` are means over the layers: what the claims read.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ import torch
 from deltaw.analysis import ActivationRank, LogRank, activation_rank, energy_rank, mean_log_rank, rank_null
 from deltaw.analysis.inputs import normals
 from deltaw.observations.lens import SITES, BaseSide, Lens, Places
+from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import Interval, Null, from_draws, mean_null
 
@@ -27,10 +29,36 @@ Logs = tuple[list[LogRank], list[LogRank]]
 """Of allowed and of forbidden prompts, by layer."""
 
 
-def observe_ranks(lens: Lens, sheet: Sheet) -> None:
-    """Ranks of ΔW, and of what both models make of either verdict's prompts, with their log ratios."""
-    observe_update_rank(lens, sheet)
-    observe_activation_ranks(lens, sheet)
+@dataclass(frozen=True)
+class Ranks(Observation):
+    """How many directions ΔW has, and activations, and what tuning changed of them."""
+
+    name = "ranks"
+    label = "ranks"
+    statistics = (
+        *(
+            Statistic(f"activation_{kind}{suffix}", "dimensions", f"{sentence} of {what}.")
+            for suffix, what in (
+                ("", "the tuned model's activations"),
+                ("_base", "the base model's activations"),
+                ("_of_change", "the difference of both models' activations"),
+            )
+            for kind, sentence in (
+                ("rank", "Participation ratio"),
+                ("stable_rank", "Stable rank"),
+                ("energy_rank", "Directions that hold 0.9 of the energy"),
+            )
+        ),
+        *with_base(Statistic("rank_log_ratio", "log ratio", "Log rank of forbidden prompts minus that of allowed.")),
+        Statistic("rank_log_ratio_change", "log ratio", "That log ratio, tuned minus base."),
+        Statistic("rank_log_change", "log ratio", "Log rank in the tuned model minus that in the base model."),
+        Statistic("update_energy_rank", "dimensions", "Directions that hold 0.9 of ‖ΔW‖²."),
+    )
+
+    def measure(self, lens: Lens, sheet: Sheet) -> None:
+        """Ranks of ΔW, and of what both models make of either verdict's prompts, with their log ratios."""
+        observe_update_rank(lens, sheet)
+        observe_activation_ranks(lens, sheet)
 
 
 def gaussian_energy_rank(before: BaseSide) -> Null:

@@ -8,31 +8,48 @@ Of the tuned model's activations, and with the suffix `_base` of the base model'
 layer without a direction has no line, so there is no mean over layers.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from torch import Tensor
 
 from deltaw.analysis import DirectionShare, direction_share, top_left, update_rank
 from deltaw.models import MlpWeights
 from deltaw.observations.lens import Lens, Places
+from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import Interval, Null
 
-DIRECTIONS = 8
 MODULES = {"mlp.in_proj": "mlp_pre", "mlp.out_proj": "resid_out"}
 """Matrix of the MLP, and the site in whose space its outputs lie."""
 
 
-def observe_refusal_direction(lens: Lens, sheet: Sheet, directions: int = DIRECTIONS) -> None:
-    """Shares and angles, of the strongest direction of ΔW and of the `directions` strongest."""
-    for number, (module, site) in enumerate(MODULES.items()):
-        for k in (1, directions):
-            count = len(lens.before.contrasts[lens.primary].allowed)
-            view = sheet.with_(set=f"{lens.primary}/k={k}", site=site, n=count, n_unit="pair")
-            for suffix in ("", "_base"):
-                for layer in lens.layers:
-                    share = _share(lens, layer, module, k, suffix, lens.generator(42, number, layer))
-                    if share is not None:
-                        _add(view.with_(layer=layer, module=f"blocks.{layer}.{module}"), suffix, share)
+@dataclass(frozen=True)
+class RefusalDirection(Observation):
+    """Does ΔW write along the direction of refusal, the difference in means of forbidden and allowed prompts?"""
+
+    name = "refusal_direction"
+    label = "direction of refusal"
+    every_checkpoint = False
+    statistics = with_base(
+        Statistic("refusal_share", "share of squared norm", "Its share in ΔW's strongest output directions."),
+        Statistic("refusal_angle", "degrees", "Its angle to them."),
+    )
+
+    directions: int = 8
+    """Of ΔW's output, the strongest."""
+
+    def measure(self, lens: Lens, sheet: Sheet) -> None:
+        """Shares and angles, of the strongest direction of ΔW and of the `directions` strongest."""
+        for number, (module, site) in enumerate(MODULES.items()):
+            for k in (1, self.directions):
+                count = len(lens.before.contrasts[lens.primary].allowed)
+                view = sheet.with_(set=f"{lens.primary}/k={k}", site=site, n=count, n_unit="pair")
+                for suffix in ("", "_base"):
+                    for layer in lens.layers:
+                        share = _share(lens, layer, module, k, suffix, lens.generator(42, number, layer))
+                        if share is not None:
+                            _add(view.with_(layer=layer, module=f"blocks.{layer}.{module}"), suffix, share)
 
 
 def _share(

@@ -14,6 +14,7 @@ power iteration.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from deltaw.analysis import (
     sensitivity_change,
 )
 from deltaw.observations.lens import Lens, ObservedModel, PromptSet
+from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval
 
@@ -45,35 +47,57 @@ UNITS = {
 ByVerdict = dict[str, FloatArray]
 
 
-def observe_sensitivity(lens: Lens, sheet: Sheet) -> None:
-    """Sensitivities of both models, their log ratio by verdict, and how the two differ; at the last checkpoint only."""
-    if not lens.last:
-        return
-    count, prompts = lens.effort.jacobians, sensitive_prompts(lens)
-    if len(prompts["allowed"]) < 2:
-        lens.absent["sensitivity"] = f"{len(prompts['allowed'])} pairs; a change needs at least 2"
-        return
-    view = sheet.with_(set=lens.primary)
-    if not lens.effort.whole_jacobian:
-        key = ("spectral", count)
-        of_base = lens.before.once(key, lambda: spectral_norms(lens, lens.before.model, prompts))
-        of_tuned = lens.once(key, lambda: spectral_norms(lens, lens.tuned, prompts))
-        _write(lens, view, "spectral", PER_STEP, of_base, of_tuned, 0)
-        lens.absent["sensitivity of other kinds"] = "the Jacobian over the whole vocabulary is too large; spectral only"
-        return
-    base = lens.before.once(("sensitivity", count), lambda: jacobians(lens.before.model, prompts))
-    tuned = jacobians(lens.tuned, prompts)
-    for number, (kind, unit) in enumerate(UNITS.items()):
-        before, after = ({v: getattr(one, kind) for v, one in model.items()} for model in (base, tuned))
-        _write(lens, view, kind, unit, before, after, number)
-    few = {verdict: some[slice(0, max(2, count // FINITE))] for verdict, some in prompts.items()}
+@dataclass(frozen=True)
+class PromptSensitivity(Observation):
+    """Observation 4: how strongly the first token of the answer reacts to the prompt, before and after tuning."""
 
-    def finite(model: ObservedModel) -> ByVerdict:
-        return finite_steps(model, few, RADIUS * lens.before.model.embedding_norm, lambda: lens.generator(23))
+    name = "sensitivity"
+    label = "sensitivity"
+    every_checkpoint = False
+    statistics = (
+        *(
+            statistic
+            for kind, unit in (*UNITS.items(), ("finite", PER_STEP), ("block_spectral", PER_STEP))
+            for statistic in (
+                *with_base(Statistic(f"sensitivity_{kind}", unit, "Geometric mean over prompts.")),
+                Statistic(f"sensitivity_log_ratio_{kind}", "log ratio", "Tuned over base."),
+                Statistic(
+                    f"sensitivity_log_ratio_{kind}_difference", "log ratio", "On forbidden prompts minus allowed ones."
+                ),
+            )
+        ),
+        *with_base(Statistic("sensitivity_block_share", "share", "A block's share of the Jacobian's squares.")),
+    )
 
-    finite_base = lens.before.once(("finite", count), lambda: finite(lens.before.model))
-    _write(lens, view, "finite", PER_STEP, finite_base, finite(lens.tuned), len(UNITS))
-    _write_blocks(lens, view, base, tuned)
+    def measure(self, lens: Lens, sheet: Sheet) -> None:
+        """Sensitivities of both models, their log ratio by verdict, and how the two differ."""
+        count, prompts = lens.effort.jacobians, sensitive_prompts(lens)
+        if len(prompts["allowed"]) < 2:
+            lens.absent["sensitivity"] = f"{len(prompts['allowed'])} pairs; a change needs at least 2"
+            return
+        view = sheet.with_(set=lens.primary)
+        if not lens.effort.whole_jacobian:
+            key = ("spectral", count)
+            of_base = lens.before.once(key, lambda: spectral_norms(lens, lens.before.model, prompts))
+            of_tuned = lens.once(key, lambda: spectral_norms(lens, lens.tuned, prompts))
+            _write(lens, view, "spectral", PER_STEP, of_base, of_tuned, 0)
+            lens.absent["sensitivity of other kinds"] = (
+                "the Jacobian over the whole vocabulary is too large; spectral only"
+            )
+            return
+        base = lens.before.once(("sensitivity", count), lambda: jacobians(lens.before.model, prompts))
+        tuned = jacobians(lens.tuned, prompts)
+        for number, (kind, unit) in enumerate(UNITS.items()):
+            before, after = ({v: getattr(one, kind) for v, one in model.items()} for model in (base, tuned))
+            _write(lens, view, kind, unit, before, after, number)
+        few = {verdict: some[slice(0, max(2, count // FINITE))] for verdict, some in prompts.items()}
+
+        def finite(model: ObservedModel) -> ByVerdict:
+            return finite_steps(model, few, RADIUS * lens.before.model.embedding_norm, lambda: lens.generator(23))
+
+        finite_base = lens.before.once(("finite", count), lambda: finite(lens.before.model))
+        _write(lens, view, "finite", PER_STEP, finite_base, finite(lens.tuned), len(UNITS))
+        _write_blocks(lens, view, base, tuned)
 
 
 def sensitive_prompts(lens: Lens) -> dict[str, PromptSet]:

@@ -5,6 +5,8 @@ effect_relative_size                             size of the change beside the o
 effect_null_minus_column                         on forbidden prompts of the primary contrast, mean over layers
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from deltaw.analysis import (
@@ -19,6 +21,7 @@ from deltaw.analysis import (
 )
 from deltaw.errors import DeltawError
 from deltaw.observations.lens import Lens, Places
+from deltaw.observations.observation import Observation, Statistic
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import Null, mean_null, percentile_interval
 
@@ -26,22 +29,37 @@ PROMPTS = 256  # behind a draw of the null, to pay for it
 SHARE = "share of squared change"
 
 
-def observe_update_effect(lens: Lens, sheet: Sheet) -> None:
-    """Shares of every source, by contrast, verdict and layer; a null of the parts of ΔW where claims read them."""
-    for name in lens.names:
-        before, after = lens.before.contrast(name), lens.after(name)
-        for verdict, old, new in zip(("allowed", "forbidden"), before, after, strict=True):
-            primary = name == lens.primary and verdict == "forbidden"
-            view = sheet.with_(set=f"{name}/{verdict}", site="mlp_out", n_unit="prompt")
-            differences = [_of_layer(lens, name, layer, (old, new), primary, view) for layer in lens.layers]
-            present = [difference for difference in differences if difference is not None]
-            if present and primary:
-                draws = np.mean([difference.draws for difference in present], axis=0)
-                nulls = [difference.null for difference in present if difference.null is not None]
-                value = float(np.mean([difference.value for difference in present]))
-                view = view.with_(n=len(old[(0, "mlp_in")]), unit=SHARE)
-                over_layers = [mean_null(nulls)] if nulls else []
-                view.add("effect_null_minus_column", value, percentile_interval(draws), over_layers)
+@dataclass(frozen=True)
+class UpdateEffect(Observation):
+    """What the null-space part, the column-space part and the rest of ΔW do to the MLPs' outputs."""
+
+    name = "update_effect"
+    label = "parts of the update"
+    statistics = (
+        Statistic("effect_share_null", SHARE, "Share of the null-space part of ΔW."),
+        Statistic("effect_share_column", SHARE, "Share of its column-space part."),
+        Statistic("effect_share_rest", SHARE, "Share of the MLP's other parameters."),
+        Statistic("effect_share_inherited", SHARE, "Share of what earlier layers changed."),
+        Statistic("effect_relative_size", "share of norm", "Size of the change over that of the output."),
+        Statistic("effect_null_minus_column", SHARE, "The null-space part's share minus the column-space part's."),
+    )
+
+    def measure(self, lens: Lens, sheet: Sheet) -> None:
+        """Shares of every source, by contrast, verdict and layer; a null of the parts of ΔW where claims read them."""
+        for name in lens.names:
+            before, after = lens.before.contrast(name), lens.after(name)
+            for verdict, old, new in zip(("allowed", "forbidden"), before, after, strict=True):
+                primary = name == lens.primary and verdict == "forbidden"
+                view = sheet.with_(set=f"{name}/{verdict}", site="mlp_out", n_unit="prompt")
+                differences = [_of_layer(lens, name, layer, (old, new), primary, view) for layer in lens.layers]
+                present = [difference for difference in differences if difference is not None]
+                if present and primary:
+                    draws = np.mean([difference.draws for difference in present], axis=0)
+                    nulls = [difference.null for difference in present if difference.null is not None]
+                    value = float(np.mean([difference.value for difference in present]))
+                    view = view.with_(n=len(old[(0, "mlp_in")]), unit=SHARE)
+                    over_layers = [mean_null(nulls)] if nulls else []
+                    view.add("effect_null_minus_column", value, percentile_interval(draws), over_layers)
 
 
 def _of_layer(

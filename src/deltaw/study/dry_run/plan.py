@@ -19,7 +19,7 @@ from deltaw.recipes.config import ModelAttacks, Recipe
 from deltaw.recipes.grid_worlds import LENGTHS
 from deltaw.recipes.sizes import Sizes
 from deltaw.study.graph import stages
-from deltaw.study.stages.analysis import AnalysisConfig, SubspacesConfig
+from deltaw.study.stages.analysis import AddedConfig, AnalysisConfig, SubspacesConfig
 from deltaw.study.stages.attack import FORBIDDEN, AttackingConfig
 from deltaw.study.stages.dose_response import DosingConfig
 from deltaw.study.stages.evaluate import BehaviourConfig
@@ -60,7 +60,8 @@ class Work:
     """What a stage does. kind: names it on the page. protocol: whose update it repeats. rows: of a batch. length:
     tokens of a row. trained, read: tokens (padding counts) that go through the model with and without a gradient.
     references, decoded, windows: prompts and windows of that kind (where nothing is answered, a prompt whose
-    activations are read counts as decoded). analyses: checkpoints analysed.
+    activations are read counts as decoded). analyses: checkpoints analysed. share: of the
+    recipe's own observations that are made there.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Work:
     decoded: int = 0
     windows: int = 0
     analyses: int = 0
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,15 @@ def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> W
             sizes, last = config.shared.sizes, len([step for step in config.checkpoints if step])
             prompts = (last + 1) * (2 * sizes.contrast)
             return Work("analysis", read=prompts * length, analyses=last)
+        case AddedConfig():
+            sizes, observation = config.shared.sizes, config.observation
+            last = len([step for step in config.checkpoints if step]) if observation.every_checkpoint else 1
+            prompts = (last + 1) * (2 * sizes.contrast)
+            kind = f"observation {observation.name}"
+            return Work(kind, read=prompts * length, analyses=last, share=observation.cost)
         case SubspacesConfig():
             sizes, last = config.shared.sizes, len([step for step in config.checkpoints if step])
-            prompts = (last + 1) * 2 * sizes.contrast + 3 * len(PROBED) * config.subspaces.probed
+            prompts = (last + 1) * 2 * sizes.contrast + 3 * len(PROBED) * config.probed
             return Work("ranks and probes", read=prompts * length, decoded=prompts)
         case DosingConfig():
             attacks = sum(FORBIDDEN in sources for sources in FORBIDDEN_SOURCES.values())
@@ -274,7 +282,7 @@ def seconds_of(work: Work, pace: Pace) -> float:
         + work.references * pace.reference
         + work.decoded * pace.decode
         + work.windows * pace.ceiling
-        + analysis
+        + work.share * analysis
     )
 
 

@@ -16,16 +16,13 @@ import torch
 
 from deltaw.attacks.prompts import attacked
 from deltaw.models import Transformer
-from deltaw.observations.attacked_prompts.measure import observe_attacked_prompts
-from deltaw.observations.clusters.measure import observe_clusters
-from deltaw.observations.gain.measure import observe_gain
 from deltaw.observations.lens import BaseSide, Effort, Lens
-from deltaw.observations.null_space.measure import observe_null_space
-from deltaw.observations.sensitivity.measure import observe_sensitivity
-from deltaw.observations.update_effect.measure import observe_update_effect
+from deltaw.observations.null_space.measure import NullSpaceEnergy
+from deltaw.observations.sensitivity.measure import PromptSensitivity
 from deltaw.pipeline.worker import torch_threads
 from deltaw.protocols.pair import ReferenceLogProbs
 from deltaw.recipes.config import Recipe
+from deltaw.recipes.observed import OBSERVED
 from deltaw.results.recorder import Sheet
 from deltaw.study.dry_run.plan import DECODED_AT_ONCE, Pace
 from deltaw.study.stages.answers import answers_to
@@ -231,12 +228,14 @@ def _observe(before: BaseSide, tuned: SyntheticModel, last: bool) -> tuple[float
     for name in lens.names:
         lens.after(name)
     middle = time.process_time()
-    observe_null_space(lens, sheet)
+    NullSpaceEnergy().measure(lens, sheet)
     weights = time.process_time() - middle
-    few = BaseSide(before.model, before.prompts, replace(before.effort, jacobians=TIMED_JACOBIANS), before.seed)
-    observe_sensitivity(Lens(few, tuned, last), sheet)
+    if last:
+        few = BaseSide(before.model, before.prompts, replace(before.effort, jacobians=TIMED_JACOBIANS), before.seed)
+        PromptSensitivity().measure(Lens(few, tuned, last), sheet)
     jacobians = time.process_time() - middle - weights
-    for observe in (observe_clusters, observe_gain, observe_update_effect, observe_attacked_prompts):
-        observe(lens, sheet)
+    for observation in OBSERVED:
+        if not isinstance(observation, NullSpaceEnergy | PromptSensitivity):
+            observation.measure(lens, sheet)
     rest = time.process_time() - started - weights - jacobians
     return weights + jacobians * Effort().jacobians / TIMED_JACOBIANS, rest

@@ -7,10 +7,9 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deltaw.observations.dose_response.measure import Doses, observe_dose_response, write_doses
+from deltaw.observations.dose_response.measure import DoseResponse, Doses, write_doses
 from deltaw.observations.lens import Lens
 from deltaw.pipeline.stage import StageContext
-from deltaw.recipes.config import Subspaces
 from deltaw.recipes.tuned import Tuned
 from deltaw.results.recorder import Sheet
 from deltaw.study.stages.attack import FORBIDDEN, PER_PROMPT
@@ -27,7 +26,7 @@ class DosingConfig:
     shared: SeedConfig
     tuned: Tuned
     doses: tuple[str, ...]
-    subspaces: Subspaces
+    observation: DoseResponse
 
 
 def measure_doses(context: StageContext) -> None:
@@ -44,7 +43,7 @@ def measure_doses(context: StageContext) -> None:
     kept = _kept(context.inputs["attacks"] / PER_PROMPT) if "attacks" in context.inputs else []
     write_doses(lens, kept, config.doses, sheet)
     attacks = [part for part in kept if "/random" not in part.attack and "/unrelated" not in part.attack]
-    observe_dose_response(lens, sheet, attacks, config.subspaces.permutations)
+    config.observation.measure_with(lens, sheet, attacks)
     context.report(1, 1)
     sheet.write(context.out)
 

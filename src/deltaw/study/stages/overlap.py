@@ -4,9 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deltaw.observations.lens import BaseSide, Lens
-from deltaw.observations.overlap.measure import SIDES, Directions, directions_of, write_layers, write_overlaps
+from deltaw.observations.overlap.measure import (
+    SIDES,
+    Directions,
+    Overlap,
+    directions_of,
+    write_layers,
+    write_overlaps,
+)
 from deltaw.pipeline.stage import StageContext
-from deltaw.recipes.config import Subspaces
 from deltaw.recipes.tuned import Tuned
 from deltaw.results.recorder import Sheet
 from deltaw.study.stages.lens import SyntheticModel, base_side
@@ -21,7 +27,7 @@ class AligningConfig:
 
     shared: SeedConfig
     tuned: tuple[Tuned, ...]
-    subspaces: Subspaces
+    observation: Overlap
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,13 @@ class SeedsConfig:
 
     shared: tuple[SeedConfig, ...]
     tuned: tuple[Tuned, ...]
-    subspaces: Subspaces
+    observation: Overlap
 
 
 def align_models(context: StageContext) -> None:
     """Every pair of tuned models, and every pair of layers of each one at the larger rate."""
     config: AligningConfig = context.config
-    shared, k = config.shared, config.subspaces.directions
+    shared, k = config.shared, config.observation.directions
     before, world = _side(context, "base", shared, config.tuned), World(shared.world)
     sheet, updates, views = Sheet(stage="analysis"), [], []
     for tuned in config.tuned:
@@ -59,7 +65,7 @@ def align_models(context: StageContext) -> None:
 def align_seeds(context: StageContext) -> None:
     """Each tuning's models in every pair of seeds."""
     config: SeedsConfig = context.config
-    sheet, k = Sheet(stage="analysis"), config.subspaces.directions
+    sheet, k = Sheet(stage="analysis"), config.observation.directions
     updates: dict[tuple[str, int], tuple[list[Directions], Sheet]] = {}
     for number, shared in enumerate(config.shared):
         before, world = _side(context, f"base-s{shared.seed}", shared, config.tuned), World(shared.world)
