@@ -16,7 +16,7 @@ from deltaw.recipes.sizes import Sizes
 from deltaw.study.run import run_study
 from deltaw.world import GrammarConfig, World, WorldConfig
 from deltaw.world.cues import single_letter_accuracy
-from deltaw.world.language import read_language_text
+from deltaw.world.grammar_file import read_language_text
 
 LANGUAGE = read_language_text(Path(__file__).parent / "worlds" / "kitchen.grammar")
 
