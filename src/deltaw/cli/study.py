@@ -41,6 +41,9 @@ class Study:
     """Protocols to fine-tune with, in place of the recipe's: names from `deltaw list`, or FILE.py:NAME."""
     controls: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Controls to train of each protocol, in place of the recipe's: names from `deltaw list`, or FILE.py:NAME."""
+    attacks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Attacks on prompts and on models, in place of all of the recipe's: names from `deltaw list`, or FILE.py:NAME.
+    To add an attack, list the recipe's too. One that the recipe has stays as the recipe configures it."""
     engine: Literal["dask", "inline"] = "dask"
     """Where stages run. The results are the same:
     - dask: in a local cluster, one process a core (needs the extra deltaw[study])
@@ -76,12 +79,19 @@ class Study:
             from deltaw.recipes.choose import with_controls
 
             chosen = with_controls(chosen, [resolve("control", name) for name in self.controls])
+        if self.attacks:
+            from deltaw.plugins import resolve
+            from deltaw.recipes.choose import with_attacks
+
+            kinds = ("prompt-attack", "model-attack")
+            chosen = with_attacks(chosen, [resolve(kinds, name) for name in self.attacks])
         if self.json and not self.dry_run:
             raise DeltawError("--json goes with --dry-run; a run's results are in its measurements.jsonl")
         if self.dry_run:
             return self._dry_run(chosen)
         name = self.recipe if self.seed == 0 else f"{self.recipe}-s{self.seed}"
-        name = "-".join([name, *(asked.rpartition(":")[2] for asked in (*self.protocols, *self.controls))])
+        asked = (*self.protocols, *self.controls, *self.attacks)
+        name = "-".join([name, *(each.rpartition(":")[2] for each in asked)])
         out = self.out or Path("runs") / name
         report = run_study(
             chosen,

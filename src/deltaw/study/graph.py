@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from deltaw.pipeline.stage import Stage, device_of
-from deltaw.recipes.config import LeftOut, Recipe, Subspaces
+from deltaw.recipes.config import LeftOut, Recipe, Subspaces, doses_of
 from deltaw.recipes.grid_worlds import Cell
 from deltaw.recipes.tuned import Tuned
 from deltaw.study.stages.analysis import AnalysisConfig, SubspacesConfig, analyse, measure_subspaces
@@ -55,7 +55,7 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
         Stage(
             f"behaviour-base-s{seed}",
             make_behaviour,
-            BehaviourConfig(shared, None, device),
+            BehaviourConfig(shared, None, recipe.prompt_attacks, device),
             {"model": base},
             weight=40,
         ),
@@ -77,7 +77,8 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
         found += _of_subspaces(recipe, recipe.subspaces, shared, base)
     shown = [tuned for tuned in recipe.tunings if tuned.name in SHOWN]
     models = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in shown}}
-    found.append(Stage(f"samples-s{seed}", make_samples, SamplesConfig(shared, tuple(shown), device), models, weight=5))
+    showing = SamplesConfig(shared, tuple(shown), recipe.prompt_attacks, device)
+    found.append(Stage(f"samples-s{seed}", make_samples, showing, models, weight=5))
     return found
 
 
@@ -112,8 +113,8 @@ def _of_subspaces(recipe: Recipe, subspaces: Subspaces, shared: SeedConfig, base
             found.append(Stage(name, measure_subspaces, counting, models, weight=25))
         if subspaces.dosed is not None and tuned.name not in subspaces.dosed:
             continue
-        attacked = tuned.name in recipe.model_attacks.attacked
-        dosing = DosingConfig(shared, tuned, recipe.model_attacks.doses if attacked else (), subspaces)
+        attacked = recipe.model_attacks.on(tuned.name)
+        dosing = DosingConfig(shared, tuned, recipe.prompt_attacks, doses_of(attacked), subspaces)
         inputs = models | ({"attacks": f"attacks-{tuned.name}-s{seed}"} if attacked else {})
         found.append(Stage(f"analysis-doses-{tuned.name}-s{seed}", measure_doses, dosing, inputs, weight=20))
     inputs = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in followed}}
@@ -162,7 +163,9 @@ def _of_grid(recipe: Recipe, seed: int) -> list[Stage]:
                 found.append(Stage(name, make_tuned, tuning, {"base": base}, weight=80))
             models = {"base": base, "tuned": name}
             stage = cell_stage(f"cell-{tuned.name}", cell, seed)
-            found.append(Stage(stage, make_cell, CellConfig(shared, cell, here), models, weight=60))
+            found.append(
+                Stage(stage, make_cell, CellConfig(shared, cell, here, recipe.prompt_attacks), models, weight=60)
+            )
     return found
 
 
@@ -184,20 +187,22 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
         Stage(
             f"behaviour-{tuned.name}-s{shared.seed}",
             make_behaviour,
-            BehaviourConfig(shared, tuned, tuned.config.device),
+            BehaviourConfig(shared, tuned, recipe.prompt_attacks, tuned.config.device),
             {"model": name},
             weight=50,
         ),
         Stage(
             f"analysis-{tuned.name}-s{shared.seed}",
             analyse,
-            AnalysisConfig(shared, tuned, recipe.checkpoints),
+            AnalysisConfig(shared, tuned, recipe.checkpoints, recipe.prompt_attacks),
             models,
             weight=60,
         ),
     ]
-    if tuned.name in recipe.model_attacks.attacked:
-        attacking = AttackingConfig(shared, tuned, recipe.model_attacks, per_prompt=recipe.subspaces is not None)
+    attacks = recipe.model_attacks.on(tuned.name)
+    if attacks:
+        prompts, per_prompt = recipe.model_attacks.prompts, recipe.subspaces is not None
+        attacking = AttackingConfig(shared, tuned, attacks, prompts, per_prompt)
         found.append(Stage(f"attacks-{tuned.name}-s{shared.seed}", attack_model, attacking, models, weight=100))
     if tuned.name in dict(recipe.interventions):
         found.append(_interventions(recipe, shared, tuned, models))
@@ -209,4 +214,4 @@ def _interventions(recipe: Recipe, shared: SeedConfig, tuned: Tuned, models: dic
     partner = next((other for other in recipe.tunings if other.name == sweep.partner), None)
     inputs = models | ({"partner": _tune_name(partner, shared.seed)} if partner else {})
     name = f"interventions-{tuned.name}-s{shared.seed}"
-    return Stage(name, intervene, InterveningConfig(shared, tuned, sweep), inputs, weight=100)
+    return Stage(name, intervene, InterveningConfig(shared, tuned, sweep, recipe.prompt_attacks), inputs, weight=100)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from deltaw.attacks.prompts.attack import PromptAttack
 from deltaw.models import load
 from deltaw.observations.attacked_prompts.measure import observe_attacked_prompts
 from deltaw.observations.clusters.measure import observe_clusters
@@ -34,6 +35,8 @@ class AnalysisConfig:
     shared: SeedConfig
     tuned: Tuned
     checkpoints: tuple[int, ...]
+    attacks: tuple[PromptAttack, ...]
+    """On prompts."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ OBSERVED: tuple[Observe, ...] = (
 def analyse(context: StageContext) -> None:
     """Observations 1 to 5, the function and the spectrum of ΔW, at each checkpoint; nulls at the last."""
     config: AnalysisConfig = context.config
-    sides = base_sides(context.inputs["base"], config.shared, config.tuned.config.device)
+    sides = base_sides(context.inputs["base"], config.shared, config.tuned.config.device, config.attacks)
     _observe(context, config.shared, config.tuned, config.checkpoints, sides, lambda last: OBSERVED)
 
 
@@ -76,7 +79,7 @@ def measure_subspaces(context: StageContext) -> None:
         observe_probe(lens, sheet, subspaces.permutations)
 
     device = config.tuned.config.device
-    sides = base_sides(context.inputs["base"], config.shared, device, subspaces.probed)
+    sides = base_sides(context.inputs["base"], config.shared, device, probed=subspaces.probed)
     ranks: tuple[Observe, ...] = (observe_ranks,)
     _observe(
         context,
