@@ -56,6 +56,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "seed": 0,
             "protocols": (),
             "observations": (),
+            "attacks": (),
             "controls": (),
             "engine": "dask",
             "workers": 0,
@@ -87,6 +88,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "curve": False,
             "prompts": None,
             "judge": "rules",
+            "attacks": (),
             "control": None,
         },
         "safetytune": {

@@ -43,6 +43,8 @@ KINDS = {
         "Architecture", "deltaw.models.architectures.architecture", "models/architectures/families.py"
     ),
     "observation": Kind("Observation", "deltaw.observations.observation", "observations/*/measure.py"),
+    "prompt-attack": Kind("PromptAttack", "deltaw.attacks.prompts.attack", "attacks/prompts/*.py"),
+    "model-attack": Kind("ModelAttack", "deltaw.attacks.models.attack", "attacks/models/*.py"),
 }
 
 
@@ -108,19 +110,24 @@ def all_of(kind: str) -> dict[str, Any]:
     return {plugin.name: _made(plugin) for plugin in plugins() if plugin.kind == kind}
 
 
-def resolve(kind: str, name: str) -> Any:
+def resolve(kind: str | tuple[str, ...], name: str) -> Any:
     """The plug-in of that name, or of a file as `file.py:Name`, with its default options.
 
+    kind: a key of `KINDS`, or several, of which it may have any.
     DeltawError for an unknown name (all are listed), a file that is no Python, a failing import, a name that is taken,
     or a class that lacks something.
     """
+    kinds = (kind,) if isinstance(kind, str) else kind
     if ".py:" in name:
-        return _made(_of_file(kind, name))
-    known = [plugin for plugin in plugins() if plugin.kind == kind]
+        return _made(_of_file(kinds, name))
+    known = [plugin for plugin in plugins() if plugin.kind in kinds]
     chosen = [plugin for plugin in known if plugin.name.replace("_", "-") == name.replace("_", "-")]
     if not chosen:
         listed = ", ".join(plugin.name for plugin in known)
-        raise DeltawError(f"there is no {kind} {name!r}; there are {listed}, and any file.py:Name")
+        raise DeltawError(f"there is no {' or '.join(kinds)} {name!r}; there are {listed}, and any file.py:Name")
+    if len({plugin.kind for plugin in chosen}) > 1:
+        both = " and ".join(f"a {plugin.kind} of {plugin.origin}" for plugin in chosen)
+        raise DeltawError(f"{name!r} is the name of {both}; give the one that you mean as file.py:Name")
     return _made(chosen[0])
 
 
@@ -157,13 +164,13 @@ def _told(node: ast.ClassDef, module: str, origin: str) -> Iterator[Plugin]:
             yield Plugin(kind, name.value, sentence, options, origin, module, node.name)
 
 
-def _of_file(kind: str, text: str) -> Plugin:
+def _of_file(kinds: tuple[str, ...], text: str) -> Plugin:
     file, _, attribute = text.rpartition(":")
     path = Path(file).absolute()
-    told = {plugin.attribute: plugin for plugin in read(path, path.stem, file) if plugin.kind == kind}
+    told = {plugin.attribute: plugin for plugin in read(path, path.stem, file) if plugin.kind in kinds}
     if attribute not in told:
         listed = ", ".join(told) or "none"
-        raise DeltawError(f"{file} has no {kind} {attribute!r}; it has {listed}; {_expected()}")
+        raise DeltawError(f"{file} has no {' or '.join(kinds)} {attribute!r}; it has {listed}; {_expected()}")
     _check_free(told[attribute], plugins())
     try:
         spec = importlib.util.find_spec(path.stem)

@@ -7,6 +7,7 @@ import pytest
 from rich.style import Style
 from rich.text import Text
 
+from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.cli.sample.page import STYLES, show
 from deltaw.cli.sample.records import records
 from deltaw.cli.sample.samples import samples, split_named, split_names
@@ -29,7 +30,7 @@ def blocks(page: str) -> list[str]:
 
 
 def test_a_log_says_what_the_records_say() -> None:
-    (found,) = samples(WORLD, split_named(WORLD, "tune"), 24, 3, attacks=True)
+    (found,) = samples(WORLD, split_named(WORLD, "tune"), 24, 3, attacks=ON_PROMPTS)
     wanted = [version for record in records(found) for version in (record, *record["attacks"].values())]
     written = blocks(shown("tune", 24, attacks=True))
     assert len(written) == len(wanted)
@@ -53,7 +54,7 @@ def test_a_log_says_what_the_records_say() -> None:
 def test_the_reason_names_each_operator_that_decides_its_rule_and_the_branch() -> None:
     grammars = {grammar.number: grammar for grammar in WORLD.config.grammars}
     for split in ("tune", "pretrain"):
-        for found in samples(WORLD, split_named(WORLD, split), 64, 1, attacks=True):
+        for found in samples(WORLD, split_named(WORLD, split), 64, 1, attacks=ON_PROMPTS):
             for version in (found, *found.attacks.values()):
                 for row, record in enumerate(records(version)):
                     grammar, branch, because = grammars[record["grammar"]], record["branch"], version.reasons(row)

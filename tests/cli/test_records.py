@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deltaw.attacks.prompts import attacked
+from deltaw.attacks.prompts import ON_PROMPTS, attacked
 from deltaw.cli.sample.records import records, to_json
 from deltaw.cli.sample.samples import samples, split_named
 from deltaw.recipes import recipe
@@ -23,7 +23,7 @@ LEFT_OUT = World(WorldConfig((published_grammar(2), published_grammar(3)), text_
 
 
 def lines(world: World, split: str, count: int, attacks: bool = False) -> Iterator[str]:
-    for found in samples(world, split_named(world, split), count, 7, attacks):
+    for found in samples(world, split_named(world, split), count, 7, ON_PROMPTS if attacks else ()):
         yield from map(to_json, records(found))
 
 
@@ -81,11 +81,11 @@ def strip(line: dict[str, Any]) -> dict[str, Any]:
 def test_a_line_says_what_the_world_says(world: World) -> None:
     prompts = world.sample("tune", range(20), "train", 7)
     found = [json.loads(line) for line in lines(world, "tune/train", 20, attacks=True)]
-    for name in (None, "co_task", "co_text", "misgen_token", "misgen_text"):
-        wanted = attacked(world, name, prompts, "train", 7) if name else prompts
+    for attack in (None, *ON_PROMPTS):
+        wanted = attacked(world, attack, prompts, "train", 7) if attack else prompts
         encoded = world.layout.encode(wanted, world.layout.expected(wanted))
         expected = world.layout.expected(wanted)
-        own = [line["attacks"][name] if name else strip(line) for line in found]
+        own = [line["attacks"][attack.name] if attack else strip(line) for line in found]
         for row, line in enumerate(own):
             tokens = encoded.tokens[row][encoded.tokens[row] != world.vocabulary.pad]
             assert line["tokens"] == tokens.tolist()
@@ -94,7 +94,7 @@ def test_a_line_says_what_the_world_says(world: World) -> None:
             assert line["aliases"] == [[k >= world.config.n_operators for k in pair] for pair in names]
             assert line["index"] == row
             assert 0 <= line["posterior_unsafe"] <= 1
-        if name is None:
+        if attack is None:
             unsafe = np.array([line["posterior_unsafe"] for line in own])
             branch = np.array([line["branch"] == "unsafe" for line in own])
             assert (np.where(branch, unsafe, 1 - unsafe) >= world.config.redraw_below).all()
@@ -110,7 +110,7 @@ def test_the_set_of_a_line_is_that_of_its_verdict() -> None:
 def test_what_no_language_derives_has_no_posterior() -> None:
     """Published data: level-5 rules of unsafe text that pre-training does not know."""
     world = World(WorldConfig(unsafe_level_5="unknown"))
-    for found in samples(world, split_named(world, "forbidden/conditional/unsafe"), 4, attacks=True):
+    for found in samples(world, split_named(world, "forbidden/conditional/unsafe"), 4, attacks=ON_PROMPTS):
         made = [json.loads(to_json(record)) for record in records(found)]
     assert [line["attacks"]["misgen_text"]["posterior_unsafe"] for line in made] == [None] * 4
     assert all(line["posterior_unsafe"] >= 0.999 for line in made)

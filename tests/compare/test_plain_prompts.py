@@ -1,6 +1,7 @@
 """Prompts: matched in all but one thing, read from files with the place of what is wrong, attacked reversibly."""
 
 import base64
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -9,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltaw.attacks.prompts.plain_english import ATTACKS, CYRILLIC, LEET, attacked, under_attack
+from deltaw.attacks.prompts import ON_REQUESTS, PromptAttack, under_attack
+from deltaw.attacks.prompts.misgen_base64 import MisgenBase64
+from deltaw.attacks.prompts.misgen_leetspeak import LEET, MisgenLeetspeak
+from deltaw.attacks.prompts.misgen_script import CYRILLIC, MisgenScript
 from deltaw.compare.asking import Effort, between, to_ask
 from deltaw.errors import DeltawError
 from deltaw.prompts.matched import (
@@ -88,14 +92,14 @@ def test_a_spread_takes_each_operand_before_any_comes_again(count: int) -> None:
 
 @given(requests)
 def test_base64_can_be_read_back(request: str) -> None:
-    coded = attacked(request, "misgen_base64").text.rpartition(": ")[2]
+    coded = MisgenBase64().on_request(request).text.rpartition(": ")[2]
     assert base64.b64decode(coded).decode() == request
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyz ,.?"))
 def test_leetspeak_and_the_other_script_can_be_read_back(request: str) -> None:
-    for attack, table in (("misgen_leetspeak", LEET), ("misgen_script", CYRILLIC)):
-        found = attacked(request, attack).text
+    for attack, table in ((MisgenLeetspeak(), LEET), (MisgenScript(), CYRILLIC)):
+        found = attack.on_request(request).text
         assert len(found) == len(request)
         back = {new: old for old, new in table.items()}
         assert "".join(back.get(letter, letter) for letter in found) == request
@@ -103,34 +107,55 @@ def test_leetspeak_and_the_other_script_can_be_read_back(request: str) -> None:
 
 def test_the_other_script_leaves_no_latin_letter() -> None:
     for prompt in PROMPTS:
-        assert not any("a" <= letter.lower() <= "z" for letter in attacked(prompt.text, "misgen_script").text)
+        assert not any("a" <= letter.lower() <= "z" for letter in MisgenScript().on_request(prompt.text).text)
 
 
-@given(requests, st.sampled_from(sorted(ATTACKS)))
-def test_an_attack_is_a_function_of_the_request_that_keeps_it_or_writes_it_anew(request: str, attack: str) -> None:
-    found = attacked(request, attack)
-    assert found == attacked(request, attack)
-    if not attack.startswith("misgen_"):
+@given(requests, st.sampled_from(ON_REQUESTS))
+def test_an_attack_is_a_function_of_the_request_that_keeps_it_or_writes_it_anew(
+    request: str, attack: PromptAttack
+) -> None:
+    found = attack.on_request(request)
+    assert found == attack.on_request(request)
+    if not attack.name.startswith("misgen_"):
         assert request in found.text
-    assert (found.prefill != "") == (attack == "prefill")
+    assert (found.prefill != "") == (attack.name == "prefill")
 
 
 def test_an_attacked_pair_stays_a_pair_and_differs_no_more_than_before() -> None:
     pair = matched(PROMPTS, "operand")[0]
-    for attack in ATTACKS:
+    for attack in ON_REQUESTS:
         both = [under_attack(prompt, attack) for prompt in (pair.allowed, pair.forbidden)]
-        assert matched(both, "operand", attack) == [MatchedPair(*both)]
+        assert matched(both, "operand", attack.name) == [MatchedPair(*both)]
         assert not matched(both, "operand")
-        if not attack.startswith("misgen_"):
+        if not attack.name.startswith("misgen_"):
             _, harmless, harmful, _ = frame(*(prompt.text for prompt in both))
             assert (harmless.strip(".?"), harmful.strip(".?")) == frame(
                 pair.allowed.text.strip(".?"), pair.forbidden.text.strip(".?")
             )[1:3]
 
 
-def test_a_missing_attack_is_said_with_those_that_exist() -> None:
-    with pytest.raises(DeltawError, match="co_prefix"):
-        attacked("Bake a cake.", "rot13")
+# A comparison's prompts must not change under it: hashes of all built-in prompts under each attack.
+SAME_AS_EVER = {
+    "co_prefix": "d89926559288e75a",
+    "co_suppression": "7291318c64bbde3a",
+    "co_task": "8529d893321e12c2",
+    "misgen_base64": "44ff97d9fa875792",
+    "misgen_leetspeak": "149ba08743daff3b",
+    "misgen_script": "e262e1b2889121ff",
+    "prefill": "e880b94b59fef8c0",
+}
+
+
+def test_attacked_requests_are_those_that_they_were() -> None:
+    digests = {}
+    for attack in ON_REQUESTS:
+        digest = hashlib.blake2b(digest_size=8)
+        for prompt in PROMPTS:
+            made = under_attack(prompt, attack)
+            digest.update(f"{made.text}\0{made.prefill}\n".encode())
+        digests[attack.name] = digest.hexdigest()
+    assert digests == SAME_AS_EVER
+    assert list(digests) == list(SAME_AS_EVER)  # the order in which they are asked
 
 
 def test_a_file_is_read_as_it_is_written(tmp_path: Path) -> None:
@@ -186,7 +211,7 @@ def test_what_is_asked_is_asked_once_and_in_pairs(pairs: int, attacked_pairs: in
     assert len(set(whole)) == len(whole)
     assert set(few) <= set(whole)
     assert len(matched(whole, "operand")) == min(pairs, 112)
-    assert {len(matched(whole, "operand", attack)) for attack in ATTACKS} == {min(attacked_pairs, 112)}
+    assert {len(matched(whole, "operand", attack.name)) for attack in ON_REQUESTS} == {min(attacked_pairs, 112)}
     assert sum(prompt.set == "corpus" for prompt in whole) == 2 * corpus
 
 

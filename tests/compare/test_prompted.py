@@ -15,7 +15,7 @@ from tiny_chat import write_model
 
 import deltaw
 from deltaw.compare import (
-    ATTACKS,
+    ON_REQUESTS,
     Chat,
     Effort,
     Judge,
@@ -125,7 +125,9 @@ def test_whole_run(tmp_path: Path) -> None:
         for label in ("allowed", "forbidden")
         for alpha in ("0", "0.25", "0.5", "0.75", "1")
     }
-    assert {x.attack for x in lines if x.statistic == "position" and x.layer is None} <= set(ATTACKS)
+    assert {x.attack for x in lines if x.statistic == "position" and x.layer is None} <= {
+        attack.name for attack in ON_REQUESTS
+    }
     asked = {claim.id for claim in read_claims(out / "claims.json")}
     assert {"update-is-small/mlp.gate_up", "acts-on-forbidden/operand", "attack-escapes-update/prefill"} <= asked
     again = compare_prompts(base, tuned, out, FEW, by_words, EFFORT)

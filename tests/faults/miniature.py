@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from functools import cache
 
+from deltaw.attacks.models import Prefilling, SoftPrompts, UniversalSoftPrompt
 from deltaw.pipeline.stage import Stage
 from deltaw.recipes import RECIPES
 from deltaw.recipes.config import ModelAttacks, Recipe
@@ -36,7 +37,8 @@ class Narrow(Recipe):
 def miniature(device: str = "cpu", seed: int = 0) -> Recipe:
     """`smoke` with two tunings and fewer prompts."""
     whole = smoke(device, seed)
-    attacks, optimiser = whole.model_attacks, replace(whole.pretraining.optimiser, steps=12, decay_end=12)
+    attacks = {attack.name: attack for attack in whole.model_attacks.attacks}
+    optimiser = replace(whole.pretraining.optimiser, steps=12, decay_end=12)
     whole = Narrow(**{field.name: getattr(whole, field.name) for field in fields(whole)})
     return replace(
         whole,
@@ -50,13 +52,13 @@ def miniature(device: str = "cpu", seed: int = 0) -> Recipe:
         model_attacks=ModelAttacks(
             models=("ssft-medium",),
             prompts=10,
-            doses=("soft_weak",),
-            universal="soft_weak",
-            controlled="soft_weak",
-            search=attacks.search,
-            prefilled=(1,),
-            relearning=attacks.relearning,
-            taught=8,
+            attacks=(
+                SoftPrompts(doses=("soft_weak",), unrelated="soft_weak"),
+                UniversalSoftPrompt(dose="soft_weak"),
+                attacks["token_search"],
+                Prefilling(counts=(1,)),
+                attacks["relearning"],
+            ),
         ),
         subspaces=subspaces(2, permutations=4, probed=16, ranked=("ssft-medium",), dosed=("ssft-medium",)),
         interventions=(("ssft-medium", SWEEP),),

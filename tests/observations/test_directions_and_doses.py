@@ -12,6 +12,7 @@ import torch
 from deltaw.analysis import log_rank, subspace_overlap, top_left
 from deltaw.analysis.rank import LogRank
 from deltaw.attacks.models import requests_for
+from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.claims import STATEMENTS, decide
 from deltaw.claims.statements import OTHER, PROTOCOLS
 from deltaw.models import Transformer, mlp, save
@@ -27,7 +28,7 @@ from deltaw.results import Measurement, read_measurements
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray
 from deltaw.study.graph import stages
-from deltaw.study.stages.attack import Target, soft_prompts
+from deltaw.study.stages.attack import Target, attack_target
 from deltaw.study.stages.checkpoints import step_directory
 from deltaw.study.stages.lens import PRIMARY, SyntheticModel, early, first_letters, synthetic_side
 from deltaw.study.stages.overlap import SeedsConfig, align_seeds
@@ -58,7 +59,7 @@ def moved(size: float, seed: int = 5) -> Transformer:
 
 
 def side(probed: int = 0) -> BaseSide:
-    return synthetic_side(tiny(0), WORLD, SIZES, 0, probed)
+    return synthetic_side(tiny(0), WORLD, SIZES, 0, ON_PROMPTS, probed)
 
 
 def compared(tuned: Transformer, last: bool = True, probed: int = 0) -> Lens:
@@ -245,10 +246,8 @@ def soft_prompts_of(kept: list[Doses] | None) -> list[Measurement]:
     at = Apart(side(), SyntheticModel(tuned, WORLD))
     contrast = at.before.contrasts[PRIMARY]
     forbidden, allowed = (requests_for(WORLD, some[slice(0, 6)]) for some in (contrast.forbidden, contrast.allowed))
-    attacks = replace(RECIPE.model_attacks, prompts=6)
-    sheet = Sheet(**FIELDS)
-    report: Any = lambda *_: None  # noqa: E731
-    soft_prompts(Target(at, tiny(0), tuned, tuned, WORLD, forbidden, allowed, attacks, sheet, report, kept))
+    sheet, soft_prompts = Sheet(**FIELDS), RECIPE.model_attacks.attacks[0]
+    attack_target(soft_prompts, Target(at, tiny(0), tuned, tuned, WORLD, forbidden, allowed, sheet, kept))
     return sheet.lines
 
 

@@ -16,6 +16,7 @@ import torch
 from test_one_lens import NUMBERS, SIZES, WORLD, Exported, Mutated, Observe, close, lines, ours
 from torch import Tensor
 
+from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.behaviour.exact import Behaviour
 from deltaw.interventions import (
     MEASURED,
@@ -79,7 +80,7 @@ def judged(chat: Chat, prompts: Prompts, tokens: list[list[int]]) -> Responses:
 def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lens, Lens, Any, Any]:
     """Lenses of ours and of transformers', and another tuning of the base as both have it."""
     base, tuned, partner = ours(0), ours(0, moved=0.5), ours(0, moved=0.8)
-    side = synthetic_side(base, WORLD, replace(SIZES, contrast=SWEEP.attacked), 0)
+    side = synthetic_side(base, WORLD, replace(SIZES, contrast=SWEEP.attacked), 0, ON_PROMPTS)
     two = [prompts for prompts in side.attacked if prompts.contrast == side.primary][:2]
     prompts = replace(side.prompts, contrasts=side.prompts.contrasts[:1], attacked=lambda: tuple(two))
     side = BaseSide(Ours(base, WORLD), prompts, side.effort, 0)

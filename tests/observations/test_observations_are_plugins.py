@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from deltaw.attacks.prompts.defaults import ON_PROMPTS
 from deltaw.component import plugin_named
 from deltaw.errors import DeltawError, PluginError
 from deltaw.models import Transformer, save
@@ -116,7 +117,7 @@ def test_a_stage_measures_it_and_a_failure_is_one_sentence(tmp_path: Path) -> No
 
     def made(observation: Observation, name: str) -> list[Any]:
         (tmp_path / name).mkdir()
-        config = AddedConfig(SeedConfig(SMOKE.world, SIZES, 0), tuned, (0, 4, 8), observation, 16)
+        config = AddedConfig(SeedConfig(SMOKE.world, SIZES, 0), tuned, (0, 4, 8), observation, ON_PROMPTS, 16)
         measure_added(StageContext(config, inputs, tmp_path / name, lambda *_: None, tmp_path / "scratch"))
         return read_measurements(tmp_path / name / "measurements.jsonl")
 

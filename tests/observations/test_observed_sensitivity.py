@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.claims import decide
 from deltaw.models import Transformer
 from deltaw.models.batch import Role
@@ -29,7 +30,7 @@ def tiny(seed: int) -> Transformer:
 
 def side(base: Transformer, pairs: int = 5) -> BaseSide:
     """The base model's side of a lens, with so many Jacobians."""
-    whole = synthetic_side(base, WORLD, SIZES, 0)
+    whole = synthetic_side(base, WORLD, SIZES, 0, ON_PROMPTS)
     return BaseSide(whole.model, whole.prompts, replace(whole.effort, jacobians=pairs), 0)
 
 

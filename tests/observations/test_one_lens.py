@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.compare.lens import HuggingFaceModel
 from deltaw.models import Transformer, export_gpt2
 from deltaw.models.huggingface import Chat, Encoded
@@ -148,7 +149,7 @@ class Exported(HuggingFaceModel):
 def lenses(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lens, Lens]:
     """(ours, transformers') of one base and one tuned model, on the same prompts."""
     base, tuned = ours(0), ours(0, moved=0.3)
-    side = synthetic_side(base, WORLD, SIZES, 0, probed=40)
+    side = synthetic_side(base, WORLD, SIZES, 0, ON_PROMPTS, probed=40)
     by_operator = replace(side.prompts, contrasts=side.prompts.contrasts[::-1])  # which a random model tells apart
     side = BaseSide(side.model, by_operator, replace(side.effort, jacobians=4, effect_draws=5), 0)
     folder = tmp_path_factory.mktemp("gpt2")

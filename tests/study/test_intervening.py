@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from deltaw.attacks.models import Requests
+from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.behaviour.exact import Answers
 from deltaw.claims import STATEMENTS, Statement, decide
 from deltaw.claims.statements import as_control
@@ -45,7 +46,7 @@ from deltaw.study.stages import intervene as intervening
 from deltaw.study.stages import lens as synthetic
 from deltaw.study.stages.answers import answers_to
 from deltaw.study.stages.intervene import asked, synthetic_subject
-from deltaw.study.stages.lens import ALLOWED, ATTACKS, FORBIDDEN
+from deltaw.study.stages.lens import ALLOWED, FORBIDDEN
 from deltaw.training.controls import Control
 from deltaw.training.controls.constant import Constant
 from deltaw.training.controls.operators import Operators
@@ -69,7 +70,7 @@ def tiny(seed: int) -> Transformer:
 def studied(sweep: Sweep = SWEEP, base: int = 0, tuned: int = 1, control: Control | None = None) -> Subject:
     sheet = Sheet(stage="intervention", model="ssft-medium", protocol="ssft", strength="medium", seed=0, step=8)
     sizes = replace(RECIPE.sizes, bootstrap=20)
-    return synthetic_subject(tiny(base), tiny(tuned), WORLD, sweep, sizes, 0, sheet, control)
+    return synthetic_subject(tiny(base), tiny(tuned), WORLD, sweep, sizes, 0, sheet, ON_PROMPTS, control)
 
 
 def answered(panel: Panel, labels: list[int]) -> Answered:
@@ -224,7 +225,7 @@ def test_swapped_in_layers_of_the_same_model_change_nothing() -> None:
 
 def refusing(found: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the model refused every forbidden prompt and answered every allowed or attacked one."""
-    labels = iter([2, *[1] * (1 + len(ATTACKS))])
+    labels = iter([2, *[1] * (1 + len(ON_PROMPTS))])
     real = measuring.ask
 
     def pretend(subject: Subject, prompts: Prompts) -> Unpatched:
@@ -239,7 +240,7 @@ def test_patches_are_measured_where_there_is_something_to_bring_back(monkeypatch
     found = studied(replace(SWEEP, attacked=12))
     refusing(found, monkeypatch)
     measure_patches(found)
-    for attack in ATTACKS:
+    for attack in (attack.name for attack in ON_PROMPTS):
         lines = of(found, "refusal_returned", attack=attack, intervention="restore")
         assert {(line.dose, line.role) for line in lines} == {
             (dose, at) for dose in (8.0, 32.0) for at in ("last_prompt", "prompt")
@@ -330,7 +331,7 @@ def test_the_plan_counts_what_is_answered(monkeypatch: pytest.MonkeyPatch) -> No
         if name == "patches":
             refusing(found, monkeypatch)
         measure_interventions(found, found.tuned)
-        assert counts[name] == found.sweep.answered(2, len(ATTACKS)), name
+        assert counts[name] == found.sweep.answered(2, len(ON_PROMPTS)), name
 
 
 def test_every_part_of_a_sweep_has_an_intervention() -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import deltaw
-from deltaw.attacks.models import requests_for
-from deltaw.attacks.prompts import FORBIDDEN_SOURCES, attacked
+from deltaw.attacks.models import SoftPrompts, requests_for
+from deltaw.attacks.prompts import ON_PROMPTS, attacked
 from deltaw.behaviour import exact as behaviour
 from deltaw.behaviour.exact import Behaviour
 from deltaw.models import Transformer, save
@@ -44,6 +44,8 @@ def little(name: str) -> Recipe:
     (ours,) = (tuned for tuned in smoke.tunings if tuned.name == "dpo-medium")
     (theirs,) = (tuned for tuned in whole.tunings if tuned.name == "dpo-medium")
     tuning = replace(theirs.config, batch=16, optimiser=ours.config.optimiser)
+    soft = SoftPrompts(doses=("soft_weak",), unrelated="soft_weak")
+    attacks = tuple(soft if attack.name == soft.name else attack for attack in smoke.model_attacks.attacks)
     return replace(
         smoke,
         name=name,
@@ -56,7 +58,7 @@ def little(name: str) -> Recipe:
         left_out=None,
         checkpoints=(0, 8),
         sizes=Sizes(final=12, checkpoint=4, attacked=12, contrast=16, draws=20, bootstrap=40, ceiling=20, shown=4),
-        model_attacks=replace(smoke.model_attacks, models=("dpo-medium",), prompts=6, doses=("soft_weak",)),
+        model_attacks=replace(smoke.model_attacks, models=("dpo-medium",), prompts=6, attacks=attacks),
     )
 
 
@@ -109,7 +111,7 @@ def response(prompts: Prompts, kind: Response) -> Tensor:
 
 def every_kind_of_prompt() -> list[Prompts]:
     sets = [WORLD.sample(name, range(12)) for name in TUNED_SETS]
-    sources = [(attack, name) for attack, names in FORBIDDEN_SOURCES.items() for name in names]
+    sources = [(attack, name) for attack in ON_PROMPTS for name in attack.forbidden_sources]
     return [*sets, *(attacked(WORLD, attack, WORLD.sample(name, range(12))) for attack, name in sources)]
 
 
@@ -188,7 +190,7 @@ def test_behaviour_is_measured_on_the_studys_device(monkeypatch: pytest.MonkeyPa
     for module in (evaluate, tuned_models):
         monkeypatch.setattr(module, "answers_to", asked)
     sizes = Sizes(final=8, checkpoint=8, attacked=4)
-    config = BehaviourConfig(SeedConfig(published_world(), sizes, 0), None, "meta")
+    config = BehaviourConfig(SeedConfig(published_world(), sizes, 0), None, ON_PROMPTS, "meta")
     (tmp_path / "out").mkdir()
     make_behaviour(
         StageContext(config, {"model": tmp_path / "model"}, tmp_path / "out", lambda *_: None, tmp_path / "scratch")

@@ -172,7 +172,11 @@ def test_the_counts_are_those_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp
         assert work is not None
         matched = tmp_path.glob(f"artifacts/{stage.inputs.get('model', '-')}-*/matched.json")
         if any(json.loads(path.read_text())["step"] is None for path in matched):
-            assert answered[stage.name] == plan.behaviour_prompts(chosen.sizes, matched=False) < work.decoded
+            assert (
+                answered[stage.name]
+                == plan.behaviour_prompts(chosen.sizes, chosen.prompt_attacks, matched=False)
+                < work.decoded
+            )
         else:
             assert answered[stage.name] == work.decoded, stage.name
 

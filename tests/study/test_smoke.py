@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import deltaw
+from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.claims import STATEMENTS
 from deltaw.errors import DeltawError
 from deltaw.models import export_gpt2
@@ -28,7 +29,6 @@ from deltaw.study.all_interventions import run_interventions
 from deltaw.study.keep_results import publish
 from deltaw.study.published_statistics import UPDATES
 from deltaw.study.run import run_study
-from deltaw.study.stages.lens import ATTACKS
 
 COMMAND = (sys.executable, "-m", "deltaw.cli")
 WITHOUT_DASK = (
@@ -333,7 +333,7 @@ def test_what_is_kept_of_a_study_reads_like_the_study(inline: Path, tmp_path: Pa
     assert gains["rows"] == pytest.approx(gains["ssft-medium"]), "a gain does not see which neurons an update moves"
     assert len({str(one["shipped_row_space"]) for one in records if one["model"] in ("ssft-medium", *UPDATES)}) == 1
     hit = next(one["tau_attacked"] for one in records if one["model"] == "ssft-medium")
-    assert set(hit) == {"allowed", "forbidden", *ATTACKS}
+    assert set(hit) == {"allowed", "forbidden", *(attack.name for attack in ON_PROMPTS)}
     page = (out / "published.md").read_text()
     assert page.count("| `ssft-medium` |") == 3
     with gzip.open(out / "measurements.jsonl.gz", "ab") as file:

@@ -6,7 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import KITCHEN, ODD, PAPER, QUICK, WORLDS
 
-from deltaw.attacks.prompts import ATTACKS, BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked
+from deltaw.attacks.prompts import ON_PROMPTS, PromptAttack, attacked
+from deltaw.attacks.prompts.co_task import CoTask
+from deltaw.attacks.prompts.co_text import CoText
+from deltaw.attacks.prompts.misgen_text import MisgenText
+from deltaw.attacks.prompts.misgen_token import MisgenToken
 from deltaw.errors import DeltawError
 from deltaw.models.batch import Role
 from deltaw.world import (
@@ -267,8 +271,8 @@ def test_each_pair_acts_on_the_output_before_it_and_inverses_recover_the_text(wo
 
 
 @every_world
-@pytest.mark.parametrize("attack", [None, "co_text", "misgen_text"])
-def test_the_derivation_of_a_prompt_contains_its_text(world: World, attack: str | None) -> None:
+@pytest.mark.parametrize("attack", [None, CoText(), MisgenText()])
+def test_the_derivation_of_a_prompt_contains_its_text(world: World, attack: PromptAttack | None) -> None:
     prompts = world.sample("tune", range(16), "train", 3)
     if attack:
         prompts = attacked(world, attack, prompts)
@@ -317,10 +321,10 @@ def test_the_roles_are_those_of_the_batch() -> None:
 
 
 @every_world
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_attacks_leave_the_verdict_as_it_is_and_change_only_what_they_say(world: World, attack: str) -> None:
-    for sources, allowed in ((FORBIDDEN_SOURCES, False), (BENIGN_SOURCES, True)):
-        for source in sources[attack]:
+@pytest.mark.parametrize("attack", ON_PROMPTS, ids=lambda attack: attack.name)
+def test_attacks_leave_the_verdict_as_it_is_and_change_only_what_they_say(world: World, attack: PromptAttack) -> None:
+    for sources, allowed in ((attack.forbidden_sources, False), (attack.benign_sources, True)):
+        for source in sources:
             before = world.sample(source, range(96))
             after = attacked(world, attack, before)
             assert (world.layout.allowed(after) == allowed).all()
@@ -328,8 +332,8 @@ def test_attacks_leave_the_verdict_as_it_is_and_change_only_what_they_say(world:
             assert (after.lengths == before.lengths).all()
             same_text = (after.letters == before.letters).all()
             same_operators = (after.operators == before.operators).all()
-            assert same_text == (attack in ("co_task", "misgen_token"))
-            assert same_operators == (attack in ("co_text", "misgen_text"))
+            assert same_text == (attack in (CoTask(), MisgenToken()))
+            assert same_operators == (attack in (CoText(), MisgenText()))
             for rows in (slice(0, 7), slice(50, 51)):  # pure in (prompt, key)
                 again = attacked(world, attack, before[rows])
                 assert (again.operators == after.operators[rows]).all()
@@ -338,9 +342,9 @@ def test_attacks_leave_the_verdict_as_it_is_and_change_only_what_they_say(world:
 
 @every_world
 def test_co_task_has_one_forbidden_and_one_safe_operator_that_is_not_the_identity(world: World) -> None:
-    for source in FORBIDDEN_SOURCES["co_task"]:
+    for source in CoTask.forbidden_sources:
         before = world.sample(source, range(240))
-        after = attacked(world, "co_task", before)
+        after = attacked(world, CoTask(), before)
         targeted = ~world.layout.permitted(before).all(-1)  # of a late prompt, the pairs that ask for harm
         permitted = world.layout.permitted(after)
         assert (permitted[targeted].sum(-1) == 1).all()
@@ -354,7 +358,7 @@ def test_co_task_has_one_forbidden_and_one_safe_operator_that_is_not_the_identit
 
 @every_world
 def test_co_text_straddles_a_junction_with_enough_letters_on_each_side(world: World) -> None:
-    after = attacked(world, "co_text", world.sample("forbidden/conditional/unsafe", range(120)))
+    after = attacked(world, CoText(), world.sample("forbidden/conditional/unsafe", range(120)))
     assert (after.branch == Branch.MIXED).all()
     for branch in (Branch.SAFE, Branch.UNSAFE):
         assert ((after.letter_branch == branch).sum(1) >= world.config.junction_margin).all()
@@ -362,7 +366,7 @@ def test_co_text_straddles_a_junction_with_enough_letters_on_each_side(world: Wo
 
 @every_world
 def test_misgen_text_is_derived_by_held_out_productions_only(world: World) -> None:
-    after = attacked(world, "misgen_text", world.sample("forbidden/conditional/unsafe", range(48)))
+    after = attacked(world, MisgenText(), world.sample("forbidden/conditional/unsafe", range(48)))
     assert (after.branch == Branch.UNSAFE).all()
     for row in range(len(after)):
         letters = after.letters[row : row + 1, : after.lengths[row]]
@@ -375,9 +379,9 @@ def test_misgen_text_is_derived_by_held_out_productions_only(world: World) -> No
 def test_misgen_token_computes_the_same_function_under_unseen_names(world: World) -> None:
     aliases = {grammar.number: world.config.aliases_of(grammar) for grammar in world.config.grammars}
     renamed = 0
-    for source in FORBIDDEN_SOURCES["misgen_token"]:
+    for source in MisgenToken.forbidden_sources:
         before = world.sample(source, range(200))
-        after = attacked(world, "misgen_token", before)
+        after = attacked(world, MisgenToken(), before)
         assert (world.layout.outputs(before) == world.layout.outputs(after)).all()
         for place in np.ndindex(before.operators.shape):
             has_alias = int(before.operators[place]) in aliases[int(before.grammar[place[0]])]
@@ -409,11 +413,9 @@ def test_a_wrong_world_is_refused(config: WorldConfig, part: str) -> None:
         World(config)
 
 
-def test_an_unknown_set_or_attack_lists_what_there_is() -> None:
+def test_an_unknown_set_lists_what_there_is() -> None:
     with pytest.raises(DeltawError, match="allowed/conditional/safe"):
         WORLD.sample("allowed", range(3))
-    with pytest.raises(DeltawError, match="co_task"):
-        attacked(WORLD, "nope", WORLD.sample("tune", range(3)))
 
 
 # A study's prompts must not change under it: these hashes were taken when a world had one grammar, one length of text
@@ -443,8 +445,8 @@ SAME_AS_EVER = {
 @pytest.mark.parametrize("name", SAME_AS_EVER)
 def test_the_default_world_is_the_one_that_it_was(name: str) -> None:
     if name.startswith("attack "):
-        attack = name.removeprefix("attack ")
-        sources = (*FORBIDDEN_SOURCES[attack], *BENIGN_SOURCES[attack])
+        attack = next(attack for attack in ON_PROMPTS if attack.name == name.removeprefix("attack "))
+        sources = (*attack.forbidden_sources, *attack.benign_sources)
         parts = [attacked(WORLD, attack, WORLD.sample(source, range(24))) for source in sources]
     else:
         parts = [WORLD.sample(name, range(5, 45), "train", 1), WORLD.sample(name, range(40))]

@@ -10,6 +10,9 @@ from deltaw.cli.console import last_part, say
 from deltaw.errors import DeltawError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from deltaw.attacks.prompts import PromptAttack
     from deltaw.compare import Progress
 
 
@@ -42,6 +45,10 @@ class Compare:
     Or the word builtin."""
     judge: Annotated[str, tyro.conf.arg(metavar="NAME")] = "rules"
     """With --prompts: what says whether an answer is a refusal. A judge from `deltaw list`, or FILE.py:NAME."""
+    attacks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Attacks on the prompts, in place of deltaw's seven: names from `deltaw list`, or FILE.py:NAME.
+    To add an attack, list the seven too: co_prefix co_suppression co_task misgen_base64 misgen_leetspeak misgen_script
+    prefill. The claims are about the seven."""
     control: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A finished comparison of the same BASE, on the same prompts, with a fine-tuning that teaches something harmless.
     A claim that has a control in the study holds only if it exceeds this control."""
@@ -63,22 +70,37 @@ class Compare:
         from deltaw.plugins import resolve
         from deltaw.report import write_report
 
-        asked, judge = None, resolve("judge", self.judge)
+        asked, judge, attacks = None, resolve("judge", self.judge), self._attacks()
         if self.control is not None and self.prompts is None:
             raise DeltawError("--control is about prompts; give --prompts too")
         if self.prompts is not None:  # a mistake is reported before hours of work
             transformers()
             asked = read_prompts(self.prompts)
             if self.control is not None:
-                read_control(self.control, self.base, asked, judge)
-        out = self.out or Path("runs") / f"compare-{last_part(self.base)}-{last_part(self.tuned)}"
+                read_control(self.control, self.base, asked, judge, attacks=attacks)
+        names = [last_part(self.base), last_part(self.tuned), *(name.rpartition(":")[2] for name in self.attacks)]
+        out = self.out or Path("runs") / "-".join(["compare", *names])
         measurements = compare(self.base, self.tuned, out, self.modules, self.curve, _say_matrix)
         _say_skipped(out)
         if asked is not None:
-            compare_prompts(self.base, self.tuned, out, asked, judge, say=say, control=self.control)
+            compare_prompts(self.base, self.tuned, out, asked, judge, say=say, control=self.control, attacks=attacks)
         say(f"Measurements: {measurements}")
         say(f"Report: {write_report(out)}")
         return 0
+
+    def _attacks(self) -> "Sequence[PromptAttack]":
+        """Those that are asked for, or the seven. DeltawError if one cannot attack a request."""
+        from deltaw.attacks.prompts.defaults import ON_REQUESTS
+        from deltaw.attacks.prompts.requests import check_requests
+        from deltaw.plugins import resolve
+
+        if not self.attacks:
+            return ON_REQUESTS
+        if self.prompts is None:
+            raise DeltawError("--attacks is about prompts; give --prompts too")
+        attacks = [resolve(("prompt-attack", "model-attack"), name) for name in self.attacks]
+        check_requests(attacks)
+        return attacks
 
     def resume_hint(self) -> str:
         """Finished matrices are kept."""

@@ -44,6 +44,9 @@ class Study:
     observations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Observations to make of the fine-tuned models, in place of the recipe's: names from `deltaw list`, or
     FILE.py:NAME. Those that the recipe does not have are made in stages of their own."""
+    attacks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Attacks on prompts and on models, in place of all of the recipe's: names from `deltaw list`, or FILE.py:NAME.
+    To add an attack, list the recipe's too. One that the recipe has stays as the recipe configures it."""
     engine: Literal["dask", "inline"] = "dask"
     """Where stages run. The results are the same:
     - dask: in a local cluster, one process a core (needs the extra deltaw[study])
@@ -75,7 +78,7 @@ class Study:
         if self.dry_run:
             return self._dry_run(chosen)
         name = self.recipe if self.seed == 0 else f"{self.recipe}-s{self.seed}"
-        asked = (*self.protocols, *self.controls, *self.observations)
+        asked = (*self.protocols, *self.controls, *self.attacks, *self.observations)
         name = "-".join([name, *(part.rpartition(":")[2] for part in asked)])
         out = self.out or Path("runs") / name
         report = run_study(
@@ -99,6 +102,7 @@ class Study:
         for kind, names, replaced in (
             ("protocol", self.protocols, choose.with_protocols),
             ("control", self.controls, choose.with_controls),
+            (("prompt-attack", "model-attack"), self.attacks, choose.with_attacks),
             ("observation", self.observations, choose.with_observations),
         ):
             if names:

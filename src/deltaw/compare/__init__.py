@@ -15,7 +15,7 @@ tuning     safety_tune(model, out, config): ssft, dpo, unlearn and controls, all
 requests   AdvBench and others, read from installed packages          smollm2      a real model from a package
 """
 
-from deltaw.attacks.prompts.plain_english import ATTACKS
+from deltaw.attacks.prompts import ON_REQUESTS, Attacked, PromptAttack
 from deltaw.behaviour.judge import Judge, Verdict
 from deltaw.behaviour.judges.rules import Rules
 from deltaw.compare.asking import Effort
@@ -29,8 +29,9 @@ from deltaw.prompts.matched import Prompt, builtin_prompts, read_prompts
 from deltaw.training.huggingface import SafetyTuning, safety_tune
 
 __all__ = [
-    "ATTACKS",
     "FAMILIES",
+    "ON_REQUESTS",
+    "Attacked",
     "Chat",
     "Checkpoint",
     "Effort",
@@ -39,6 +40,7 @@ __all__ = [
     "Module",
     "Progress",
     "Prompt",
+    "PromptAttack",
     "Rules",
     "SafetyTuning",
     "Verdict",

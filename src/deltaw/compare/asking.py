@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deltaw.attacks.prompts.plain_english import ATTACKS, under_attack
+from deltaw.attacks.prompts import ON_REQUESTS, PromptAttack, under_attack
 from deltaw.behaviour.judge import Judge, Verdict, verdict_of
 from deltaw.models.huggingface import Chat, answer, chat_text, opens_thoughts, text_of
 from deltaw.prompts.matched import CONTRASTS, LABELS, Prompt, matched, spread
@@ -46,24 +46,28 @@ def first_contrast(prompts: Sequence[Prompt]) -> str | None:
     return next((name for name in CONTRASTS if matched(prompts, name)), None)
 
 
-def to_ask(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:
+def to_ask(prompts: Sequence[Prompt], effort: Effort, attacks: Sequence[PromptAttack] = ON_REQUESTS) -> list[Prompt]:
     """The prompts that both models are asked, in order: matched pairs, pairs under attack, corpora."""
     found: list[Prompt] = []
-    attacks = {prompt.attack for prompt in prompts}
+    already = {prompt.attack for prompt in prompts}
     for contrast in CONTRASTS:
-        for attack in sorted(attacks, key=str):
+        for attack in sorted(already, key=str):
             for pair in spread(matched(prompts, contrast, attack), effort.pairs):
                 found += [pair.allowed, pair.forbidden]
-    contrast_used = first_contrast(prompts)
-    if contrast_used is not None:
-        for attack in ATTACKS:
-            for pair in spread(matched(prompts, contrast_used), effort.attacked):
-                found += [under_attack(prompt, attack) for prompt in (pair.allowed, pair.forbidden)]
+    for attack_made in attacks:
+        found += attacked_to_ask(prompts, effort, attack_made)
     others = [prompt for prompt in prompts if prompt.set not in CONTRASTS]
     for key in sorted({(prompt.set, prompt.label, str(prompt.attack)) for prompt in others}):
         same = [prompt for prompt in others if (prompt.set, prompt.label, str(prompt.attack)) == key]
         found += evenly(same, effort.corpus)
     return found
+
+
+def attacked_to_ask(prompts: Sequence[Prompt], effort: Effort, attack: PromptAttack) -> list[Prompt]:
+    """Those that both models are asked under an attack: pairs of the first contrast."""
+    contrast = first_contrast(prompts)
+    pairs = [] if contrast is None else spread(matched(prompts, contrast), effort.attacked)
+    return [under_attack(prompt, attack) for pair in pairs for prompt in (pair.allowed, pair.forbidden)]
 
 
 def between(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:

@@ -9,7 +9,7 @@ Without one it can fail, and does not hold.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from deltaw.attacks.prompts.plain_english import ATTACKS
+from deltaw.attacks.prompts.defaults import ON_REQUESTS
 from deltaw.claims import STATEMENTS, Collected, Query, Statement, found_in, verdicts, weigh
 from deltaw.prompts.matched import CONTRASTS
 from deltaw.results import Claim, Measurement
@@ -90,9 +90,9 @@ def prompt_claims(
         for prefix, asked in ASKED.items():
             found.append(_weigh(prefix, f"{prefix}/{contrast}", asked, contrast, None, lines, control, control_name))
         for prefix, asked in OF_ATTACKS.items():
-            for attack in ATTACKS:
-                name = f"{prefix}/{attack}"
-                found.append(_weigh(prefix, name, asked, contrast, attack, lines, control, control_name))
+            for attack in ON_REQUESTS:
+                name = f"{prefix}/{attack.name}"
+                found.append(_weigh(prefix, name, asked, contrast, attack.name, lines, control, control_name))
     known = [one for one in found if one is not None]
     units = {statement.id: unit for statement, _, unit in known}
     decided = verdicts([weigh(statement, collected) for statement, collected, _ in known], exploratory=True)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deltaw.attacks.prompts.plain_english import ATTACKS, under_attack
+from deltaw.attacks.prompts import ON_REQUESTS, PromptAttack, under_attack
 from deltaw.compare.asking import Effort
 from deltaw.compare.interpolation import stored_name
 from deltaw.compare.two_models import TwoModels
@@ -232,7 +232,12 @@ class HuggingFaceModel:
         return HuggingFaceModel(make, self.tokens, self.answers_asked, self.blocks, self.batch, self.jacobian_rows)
 
 
-def prompts_of(prompts: Sequence[Prompt], effort: Effort, absent: dict[str, str]) -> Prompts:
+def prompts_of(
+    prompts: Sequence[Prompt],
+    effort: Effort,
+    absent: dict[str, str],
+    attacks: Sequence[PromptAttack] = ON_REQUESTS,
+) -> Prompts:
     """Matched pairs as contrasts, the first contrast's forbidden prompts under every attack, and what a probe is asked.
 
     Pairs come in an order in which those under attack are the first. A probe is asked whether a prompt is forbidden;
@@ -252,7 +257,7 @@ def prompts_of(prompts: Sequence[Prompt], effort: Effort, absent: dict[str, str]
             absent[f"activations, {name}"] = f"{groups} independent pairs; clusters need at least {FOLDS}"
     if not contrasts:
         return Prompts(())
-    return Prompts(tuple(contrasts), lambda: _attacked(contrasts[0], effort), (_question(contrasts[0]),))
+    return Prompts(tuple(contrasts), lambda: _attacked(contrasts[0], attacks, effort), (_question(contrasts[0]),))
 
 
 def attacked_pairs(effort: Effort) -> int:
@@ -260,11 +265,12 @@ def attacked_pairs(effort: Effort) -> int:
     return max(effort.attacked, 2 * FOLDS)
 
 
-def _attacked(contrast: Contrast, effort: Effort) -> tuple[Attacked, ...]:
+def _attacked(contrast: Contrast, attacks: Sequence[PromptAttack], effort: Effort) -> tuple[Attacked, ...]:
     few = contrast.forbidden[: attacked_pairs(effort)]
     source = f"{contrast.name}/forbidden"
     return tuple(
-        Attacked(attack, source, contrast.name, [under_attack(prompt, attack) for prompt in few]) for attack in ATTACKS
+        Attacked(attack.name, source, contrast.name, [under_attack(prompt, attack) for prompt in few])
+        for attack in attacks
     )
 
 

@@ -14,15 +14,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deltaw.attacks.prompts.plain_english import ATTACKS, under_attack
+from deltaw.attacks.prompts import ON_REQUESTS, PromptAttack, under_attack
+from deltaw.attacks.prompts.requests import check_requests
 from deltaw.behaviour.judge import Judge, Verdict
 from deltaw.behaviour.judges.rules import Rules
-from deltaw.compare.asking import Effort, ask, between, first_contrast, to_ask, write_changes, write_gaps, write_rates
+from deltaw.compare.asking import (
+    Effort,
+    ask,
+    attacked_to_ask,
+    between,
+    first_contrast,
+    to_ask,
+    write_changes,
+    write_gaps,
+    write_rates,
+)
 from deltaw.compare.claims import prompt_claims
 from deltaw.compare.lens import Complied, attacked_pairs, prompts_of, real_lens
 from deltaw.compare.over_layers import CLAIMED
@@ -72,21 +84,24 @@ OBSERVED: tuple[Observation, ...] = (
 
 RULES = Rules()
 _Verdicts = tuple[dict[Prompt, Verdict], dict[Prompt, Verdict]]
-JOURNAL, FORMAT = "verdicts.jsonl", "deltaw-verdicts-2"
+JOURNAL, FORMAT = "verdicts.jsonl", "deltaw-verdicts-3"
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What all steps share. base_journal: of what concerns the base model alone. absent: what could not be measured."""
+    """What all steps share."""
 
     models: TwoModels
     sources: Sources
     effort: Effort
+    attacks: tuple[PromptAttack, ...]
     journal: Journal
     base_journal: Journal
+    """Of what concerns the base model alone."""
     sheet: Sheet
     absent: dict[str, str]
+    """What could not be measured, and why."""
     say: Say
 
 
@@ -102,16 +117,19 @@ def compare_prompts(
     base_parts: Path | None = None,
     control: Path | None = None,
     observations: Sequence[Observation] = OBSERVED,
+    attacks: Sequence[PromptAttack] = ON_REQUESTS,
 ) -> Path:
     """Ask both models, look at their activations, and add the lines to OUT/measurements.jsonl, which `compare` wrote.
 
     prompts: a JSONL file, the word builtin, or prompts. judge: of every answer. base_parts: a file that several
     comparisons of one base share, so that it is asked once. control: a finished comparison of the same base, on the
     same prompts, with a tuning that teaches something harmless: claims that have controls in the study have to beat it.
-    observations: what is observed of activations, gradients and the update.
-    DeltawError if a model, the prompts, the control or an earlier run's journal are at fault, or OUT holds no finished
-    comparison of weights.
+    observations: what is observed of activations, gradients and the update. attacks: on the requests. With others than
+    before, the same OUT asks only what is new.
+    DeltawError if a model, the prompts, an attack, the control or an earlier run's journal are at fault, or OUT holds
+    no finished comparison of weights.
     """
+    check_requests(attacks)
     started, effort = time.perf_counter(), effort or Effort()
     asked = list(prompts) if not isinstance(prompts, str | Path) else read_prompts(prompts)
     if not (out / "measurements.jsonl").is_file():
@@ -123,17 +141,18 @@ def compare_prompts(
         "asked_with": asking_files(sources),
         **_asked(asked, judge, effort),
     }
-    beside = None if control is None else read_control(control, base, asked, judge, effort)
+    beside = None if control is None else read_control(control, base, asked, judge, effort, attacks)
     shared = {"model": sources.directory.resolve().name, "seed": effort.seed}
     try:
         journal = Journal.open(out / JOURNAL, header)
         of_base = {**header, "pair": sources.base.fingerprint(), "asked_with": header["asked_with"]["base"]}
         base_journal = journal if base_parts is None else Journal.open(base_parts, of_base)
         say("loading both models to see that they can be asked")
-        models = TwoModels.open(sources, _everything(asked, effort), effort.new_tokens, device)
+        models = TwoModels.open(sources, _everything(asked, effort, attacks), effort.new_tokens, device)
         for kind, text in models.differences.items():
             say(f"the models differ: {kind}: {text}")
-        work = _Work(models, sources, effort, journal, base_journal, Sheet(**shared), {}, say)
+        sheet = Sheet(**shared)
+        work = _Work(models, sources, effort, tuple(attacks), journal, base_journal, sheet, {}, say)
         verdicts = _behaviour(work, asked, judge, out)
         _observe(work, asked, verdicts, judge, observations)
         manifest = {"observations": [made.recorded() for made in observations]}
@@ -159,9 +178,18 @@ def _judge_named(judge: Judge) -> str:
     """A judge's class, its options where it has any, and a hash of the source of its module."""
     kind = type(judge)
     options = ", ".join(f"{name}={value!r}" for name, value in judge.described().items() if name != "name")
-    module = inspect.getmodule(kind)
-    rules = "" if module is None else hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
-    return f"{kind.__module__}.{kind.__qualname__}({options}) {rules}".strip()
+    return f"{kind.__module__}.{kind.__qualname__}({options}) {_code_hash(inspect.getmodule(kind))}".strip()
+
+
+def _code_hash(module: ModuleType | None) -> str:
+    return "" if module is None else hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
+
+
+def _attack_key(attack: PromptAttack) -> str:
+    """The attack's name with a hash of its options and its code: answers under another attack are no answers to it."""
+    options = json.dumps(attack.described(), sort_keys=True, default=str)
+    made_of = f"{options} {_code_hash(inspect.getmodule(type(attack)))}"
+    return f"{attack.name} {hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
 
 
 def read_control(
@@ -170,15 +198,17 @@ def read_control(
     prompts: Sequence[Prompt],
     judge: Judge = RULES,
     effort: Effort | None = None,
+    attacks: Sequence[PromptAttack] = ON_REQUESTS,
 ) -> tuple[str, list[Measurement]]:
     """(its name, its lines) of a control's comparison. DeltawError unless it is finished, of the same base, and asked
-    the same.
+    the same. It may lack attacks.
     """
     try:
         manifest = parse_json((directory / "manifest.json").read_text(encoding="utf-8"))
         asked, of_base = manifest["prompts"], manifest["comparison"]["pair"]["base"]
         name = str(manifest["names"][1])
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        made = {attack["name"]: attack["key"] for attack in asked.get("attacks") or ()}  # of old versions: the seven
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise DeltawError(
             f"the control {directory} holds no finished comparison with prompts; make it first: deltaw compare BASE "
             f"CONTROL --out {directory} --prompts FILE"
@@ -188,6 +218,12 @@ def read_control(
     for what, expected in _asked(prompts, judge, effort or Effort()).items():
         if asked.get(what) != expected:
             raise DeltawError(f"the control {directory} was asked otherwise ({what}); compare it with the same prompts")
+    for attack in attacks:
+        if made.get(attack.name, _attack_key(attack)) != _attack_key(attack):
+            raise DeltawError(
+                f"the control {directory} was asked under another attack {attack.name}; compare it with the "
+                "same attacks"
+            )
     return name, read_measurements(directory / "measurements.jsonl")
 
 
@@ -196,19 +232,25 @@ def _digest(prompts: Sequence[Prompt]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _everything(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:
+def _everything(prompts: Sequence[Prompt], effort: Effort, attacks: Sequence[PromptAttack]) -> list[Prompt]:
     """Every prompt that a model will read."""
     first = first_contrast(prompts)
     pairs = [pair for contrast in CONTRASTS for pair in matched(prompts, contrast)]
     plain = [prompt for pair in pairs for prompt in (pair.allowed, pair.forbidden)]
     few = [] if first is None else spread(matched(prompts, first), len(pairs))[: attacked_pairs(effort)]
-    return [*to_ask(prompts, effort), *plain, *(under_attack(pair.forbidden, name) for pair in few for name in ATTACKS)]
+    attacked = [under_attack(pair.forbidden, attack) for pair in few for attack in attacks]
+    return [*to_ask(prompts, effort, attacks), *plain, *attacked]
 
 
 def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) -> _Verdicts:
     """Writes what the models do; returns the verdicts on the base and on the tuned model's answers."""
     effort, verdicts = work.effort, {}
-    whole, few = to_ask(prompts, effort), between(prompts, effort)
+    whole, few = to_ask(prompts, effort, work.attacks), between(prompts, effort)
+    part_of = {
+        prompt: f", {_attack_key(attack)}"
+        for attack in work.attacks
+        for prompt in attacked_to_ask(prompts, effort, attack)
+    }
     for alpha in sorted({0.0, 1.0, *effort.alphas}):
         chosen = whole if alpha in (0.0, 1.0) else few
         if not chosen:
@@ -216,15 +258,8 @@ def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) 
         if alpha not in (0.0, 1.0) and work.models.why_not_between is not None:
             work.absent["refusals between the models"] = work.models.why_not_between
             continue
-        name, journal = f"verdicts, alpha={alpha:g}", work.base_journal if alpha == 0 else work.journal
-
-        def answers(alpha: float = alpha, chosen: Sequence[Prompt] = chosen) -> list[Verdict]:
-            def say(done: int, total: int) -> None:
-                work.say(f"answers at alpha {alpha:g}: {done}/{total}")
-
-            return ask(work.models.at(alpha), chosen, judge, effort, say)
-
-        verdicts[alpha] = [Verdict(verdict) for verdict in journal.part(name, answers)]
+        journal = work.base_journal if alpha == 0 else work.journal
+        verdicts[alpha] = _ask_parts(work, journal, alpha, f"verdicts, alpha={alpha:g}", chosen, part_of, judge)
     base, tuned = verdicts[0.0], verdicts[1.0]
     sheet = work.sheet.with_(stage="behaviour")
     for model, found in (("base", base), (work.sheet.shared["model"], tuned)):
@@ -239,6 +274,37 @@ def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) 
         _write_step(work, few, found, alpha)
     write_jsonl_atomic(out / "prompts.jsonl", _records(whole, base, tuned))
     return dict(zip(whole, base, strict=True)), dict(zip(whole, tuned, strict=True))
+
+
+def _ask_parts(
+    work: _Work,
+    journal: Journal,
+    alpha: float,
+    name: str,
+    prompts: Sequence[Prompt],
+    part_of: Mapping[Prompt, str],
+    judge: Judge,
+) -> list[Verdict]:
+    """The verdicts on the answers to `prompts`, kept in the journal attack by attack.
+
+    part_of: what is added to the name of the part that a prompt is in, if anything.
+    """
+    parts: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        parts.setdefault(part_of.get(prompt, ""), []).append(prompt)
+    said: dict[str, Iterator[Verdict]] = {}
+    for suffix, of_part in parts.items():
+
+        def answers(suffix: str = suffix, of_part: Sequence[Prompt] = of_part) -> list[Verdict]:
+            what = suffix.rpartition(" ")[0]
+
+            def say(done: int, total: int) -> None:
+                work.say(f"answers at alpha {alpha:g}{what}: {done}/{total}")
+
+            return ask(work.models.at(alpha), of_part, judge, work.effort, say)
+
+        said[suffix] = iter([Verdict(verdict) for verdict in journal.part(f"{name}{suffix}", answers)])
+    return [next(said[part_of.get(prompt, "")]) for prompt in prompts]
 
 
 def _write_step(work: _Work, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], alpha: float) -> None:
@@ -259,18 +325,15 @@ def _observe(
     work: _Work, prompts: Sequence[Prompt], verdicts: _Verdicts, judge: Judge, observations: Sequence[Observation]
 ) -> None:
     """The observations of activations, gradients and the update, through the lens."""
-    of_lens = prompts_of(prompts, work.effort, work.absent)
+    of_lens = prompts_of(prompts, work.effort, work.absent, work.attacks)
     if not of_lens.contrasts:
         return
     base, tuned = verdicts
-    attacked = [prompt for some in of_lens.attacked() for prompt in some.prompts]
-    left = [prompt for prompt in dict.fromkeys([*of_lens.contrasts[0].forbidden, *attacked]) if prompt not in tuned]
-
-    def more() -> list[Verdict]:
-        return ask(work.models.at(1.0), left, judge, work.effort, lambda done, total: None)
-
-    found = work.journal.part("verdicts, dose and response", more) if left else []
-    known = {**tuned, **{prompt: Verdict(verdict) for prompt, verdict in zip(left, found, strict=True)}}
+    keys = {attack.name: f", {_attack_key(attack)}" for attack in work.attacks}
+    part_of = {prompt: keys[some.attack] for some in of_lens.attacked() for prompt in some.prompts}
+    left = [prompt for prompt in dict.fromkeys([*of_lens.contrasts[0].forbidden, *part_of]) if prompt not in tuned]
+    answered = _ask_parts(work, work.journal, 1.0, "verdicts, dose and response", left, part_of, judge)
+    known = {**tuned, **dict(zip(left, answered, strict=True))}
     work.say("activations of the base model")
     lens = real_lens(work.models, of_lens, work.effort, (_complied(base), _complied(known)))
     if PromptSensitivity.name in names_of(observations):
@@ -333,6 +396,10 @@ def _finish(
     manifest["prompts"] = {
         "source": str(prompts) if isinstance(prompts, str | Path) else "given",
         **{what: header[what] for what in ("prompts", "judge", "effort")},
+        "attacks": [
+            {"name": attack.name, "label": attack.label, "sentence": attack.sentence, "key": _attack_key(attack)}
+            for attack in work.attacks
+        ],
         "control": name,
         "differences": work.models.differences,
         "absent": work.absent,

@@ -1,8 +1,11 @@
-"""A recipe with other protocols, controls or observations than its own."""
+"""A recipe with other protocols, controls, attacks or observations than its own."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from deltaw.attacks.models.attack import ModelAttack
+from deltaw.attacks.prompts.attack import PromptAttack
+from deltaw.attacks.prompts.defaults import ON_PROMPTS
 from deltaw.component import Component
 from deltaw.errors import DeltawError
 from deltaw.observations.observation import Observation, names_of
@@ -12,6 +15,7 @@ from deltaw.recipes.common import controlled
 from deltaw.recipes.config import Recipe
 from deltaw.recipes.tuned import Tuned
 from deltaw.training.controls import Control
+from deltaw.world import SETS
 
 
 def with_protocols(recipe: Recipe, protocols: Sequence[Protocol]) -> Recipe:
@@ -115,6 +119,50 @@ def with_observations(recipe: Recipe, observations: Sequence[Observation]) -> Re
         subspaces=subspaces,
         added=tuple(observation for observation in observations if observation.name not in there),
     )
+
+
+def with_attacks(recipe: Recipe, attacks: Sequence[PromptAttack | ModelAttack]) -> Recipe:
+    """The study with these attacks, on prompts and on models, and no others.
+
+    An attack that the recipe has by that name stays as the recipe configures it. Attacks on models are made on the
+    models that the recipe attacks. DeltawError for a grid, for an attack that is named twice, and for one on prompts
+    that cannot attack prompts of the synthetic world.
+    """
+    if recipe.cells:
+        raise DeltawError(f"the recipe {recipe.name} is a grid about its own attacks; give --attacks to another recipe")
+    _check_once("attacks", attacks)
+    on_prompts = [attack for attack in attacks if isinstance(attack, PromptAttack)]
+    for attack in on_prompts:
+        _check_prompt_attack(attack)
+    own_on_prompts = {attack.name: attack for attack in recipe.prompt_attacks}
+    own_on_models = {attack.name: attack for attack in recipe.model_attacks.attacks}
+    on_models = [attack for attack in attacks if isinstance(attack, ModelAttack)]
+    return replace(
+        recipe,
+        prompt_attacks=tuple(own_on_prompts.get(attack.name, attack) for attack in on_prompts),
+        model_attacks=replace(
+            recipe.model_attacks, attacks=tuple(own_on_models.get(attack.name, attack) for attack in on_models)
+        ),
+    )
+
+
+def _check_prompt_attack(attack: PromptAttack) -> None:
+    where = f"mend {type(attack).__module__}"
+    if not attack.attacks_prompts:
+        raise DeltawError(
+            f"the attack {attack.name} has no on_prompts: it cannot attack prompts of the synthetic world; give it to "
+            f"deltaw compare, or give one that can, such as {ON_PROMPTS[0].name}"
+        )
+    if not attack.forbidden_sources:
+        raise DeltawError(f"the attack {attack.name} has no forbidden_sources, the sets that it attacks; {where}")
+    for verdict, names in (("forbidden", attack.forbidden_sources), ("allowed", attack.benign_sources)):
+        for name in names:
+            if name not in SETS or not name.startswith(f"{verdict}/"):
+                known = ", ".join(other for other in SETS if other.startswith(f"{verdict}/"))
+                raise DeltawError(
+                    f"the attack {attack.name} is made from {name!r}, which is no set of {verdict} prompts; there are "
+                    f"{known}; {where}"
+                )
 
 
 def _tunings(recipe: Recipe, protocol: Protocol) -> Iterator[Tuned]:

@@ -6,7 +6,11 @@ includes the modules of its configuration.
 
 from dataclasses import dataclass, field, replace
 
-from deltaw.attacks.models import PREFILL_DOSES, RelearningConfig, TokenSearchConfig
+from deltaw.attacks.models.attack import ModelAttack
+from deltaw.attacks.models.defaults import ON_MODELS
+from deltaw.attacks.models.soft_prompt import SoftPrompts
+from deltaw.attacks.prompts.attack import PromptAttack
+from deltaw.attacks.prompts.defaults import ON_PROMPTS
 from deltaw.errors import DeltawError
 from deltaw.observations.observation import Observation
 from deltaw.recipes.grid_worlds import Cell
@@ -20,30 +24,27 @@ from deltaw.world.config import check
 
 @dataclass(frozen=True)
 class ModelAttacks:
-    """The attacks on models, and how many prompts stand behind each.
-
-    models: names of the tunings that are attacked. controls: of those on which only soft prompts are tried. doses: of
-    soft prompts, weakest first (`attacks.models.DOSES`), each with so many `restarts`. universal: the dose of the one
-    soft prompt for all. controlled: the dose that is also optimised for an unrelated target. prefilled: tokens given.
-    taught: prompts that relearning passes over.
-    """
+    """The attacks on models, and what is attacked."""
 
     models: tuple[str, ...] = ("ssft-medium", "dpo-medium", "unlearn-medium")
+    """Names of the tunings on which every attack is made."""
     controls: tuple[str, ...] = ()
+    """Names of those on which only attacks are made that are for controls too (`ModelAttack.on_controls`)."""
     prompts: int = 32
-    doses: tuple[str, ...] = ("soft_weak", "soft_1", "soft_2", "soft_4", "soft_4_wide", "soft_strong")
-    restarts: int = 1
-    universal: str = "soft_4"
-    controlled: str = "soft_4"
-    search: TokenSearchConfig = field(default_factory=TokenSearchConfig)
-    prefilled: tuple[int, ...] = PREFILL_DOSES[1:]
-    relearning: RelearningConfig = field(default_factory=RelearningConfig)
-    taught: int = 640
+    """Forbidden prompts behind each."""
+    attacks: tuple[ModelAttack, ...] = ON_MODELS
+    """In this order."""
 
-    @property
-    def attacked(self) -> tuple[str, ...]:
-        """Names of all tunings on which anything is tried."""
-        return (*self.models, *self.controls)
+    def on(self, name: str) -> tuple[ModelAttack, ...]:
+        """The attacks on the tuning of that name."""
+        if name in self.controls:
+            return tuple(attack for attack in self.attacks if attack.on_controls)
+        return self.attacks if name in self.models else ()
+
+
+def doses_of(attacks: tuple[ModelAttack, ...]) -> tuple[str, ...]:
+    """The doses of the soft prompts among the attacks, weakest first; none if there are none."""
+    return next((attack.doses for attack in attacks if isinstance(attack, SoftPrompts)), ())
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ class Recipe:
     attacks on prompts in place of analyses; a study that is no grid has none. base_world: that of pre-training, if it
     is not `world`: the published safety data contradict the published pre-training data. Both have the same tokens.
     base_gate: the least share of exact whole answers that a base model must give in every stratum and grammar before
-    anything is made of it; None: any will do. observations: of every tuned model, in one
-    stage. subspaces: None: no such stages. added: observations with a stage of their own each. interventions: the sweep
-    of each tuning that has one.
+    anything is made of it; None: any will do. observations: of every tuned model, in one stage. subspaces: None: no
+    such stages. added: observations with a stage of their own each. interventions: the sweep of each tuning that has
+    one. prompt_attacks: attacks on prompts.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Recipe:
     checkpoints: tuple[int, ...]
     base_checkpoints: tuple[int, ...]
     sizes: Sizes = field(default_factory=Sizes)
+    prompt_attacks: tuple[PromptAttack, ...] = ON_PROMPTS
     model_attacks: ModelAttacks = field(default_factory=ModelAttacks)
     seeds: tuple[int, ...] = (0,)
     exploratory: bool = True

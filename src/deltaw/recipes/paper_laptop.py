@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from deltaw.attacks.models import Prefilling, Relearning, SoftPrompts, TokenSearch, UniversalSoftPrompt
 from deltaw.recipes.common import PROTOCOLS, PUBLISHED_PROTOCOLS, controlled, tunings_of
 from deltaw.recipes.config import Recipe
 from deltaw.recipes.paper import paper
@@ -69,8 +70,12 @@ def paper_laptop(device: str = "cpu", seed: int = 0, published_objectives: bool 
         model_attacks=replace(
             whole.model_attacks,
             controls=tuple(f"other-{t.name}" for t in tuned),
-            doses=("soft_weak", "soft_strong"),
-            universal="soft_weak",
-            controlled="soft_weak",
+            attacks=(
+                SoftPrompts(doses=("soft_weak", "soft_strong"), unrelated="soft_weak"),
+                UniversalSoftPrompt(dose="soft_weak"),
+                TokenSearch(),
+                Prefilling(),
+                Relearning(),
+            ),
         ),
     )

@@ -2,7 +2,15 @@
 
 from dataclasses import replace
 
-from deltaw.attacks.models import RelearningConfig, TokenSearchConfig
+from deltaw.attacks.models import (
+    Prefilling,
+    Relearning,
+    RelearningConfig,
+    SoftPrompts,
+    TokenSearch,
+    TokenSearchConfig,
+    UniversalSoftPrompt,
+)
 from deltaw.recipes.common import (
     optimiser,
     tunings_of,
@@ -35,13 +43,13 @@ def smoke(device: str = "cpu", seed: int = 0) -> Recipe:
             models=("ssft-medium",),
             controls=("other-ssft-medium",),
             prompts=10,
-            doses=("soft_weak", "soft_2"),
-            universal="soft_weak",
-            controlled="soft_weak",
-            search=TokenSearchConfig(tokens=1, steps=2, top_k=2, evaluated=2),
-            prefilled=(1, 2),
-            relearning=RelearningConfig(batch=4, measured=(0, 1, 2)),
-            taught=8,
+            attacks=(
+                SoftPrompts(doses=("soft_weak", "soft_2"), unrelated="soft_weak"),
+                UniversalSoftPrompt(dose="soft_weak"),
+                TokenSearch(TokenSearchConfig(tokens=1, steps=2, top_k=2, evaluated=2)),
+                Prefilling(counts=(1, 2)),
+                Relearning(RelearningConfig(batch=4, measured=(0, 1, 2)), taught=8),
+            ),
         ),
         subspaces=subspaces(directions=4, probed=64, permutations=10),
         interventions=SMOKE,

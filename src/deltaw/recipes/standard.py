@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from deltaw.attacks.models import Prefilling, Relearning, SoftPrompts, TokenSearch, UniversalSoftPrompt
 from deltaw.recipes.common import CONTROLS, controlled, tuned_again, tunings_of
 from deltaw.recipes.config import Recipe
 from deltaw.recipes.intervention_sweeps import STANDARD
@@ -33,6 +34,13 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
     protocols = tuple(tuned.name for tuned in tunings if tuned.strength == "medium" and tuned.control is None)
     own = tuple(f"other-{name}" for name in protocols)
     ranked = (*protocols, *own, *(f"{control}-{first.name}" for control in ("operators", "constant")))
+    attacks = (
+        SoftPrompts(doses=STANDARD_DOSES),
+        UniversalSoftPrompt(dose="soft_weak"),
+        TokenSearch(),
+        Prefilling(),
+        Relearning(),
+    )
     return replace(
         whole,
         name="standard",
@@ -41,7 +49,7 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
         checkpoints=(0, 40, steps),
         base_checkpoints=(0, STANDARD_BASE),
         sizes=replace(whole.sizes, final=500, checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
-        model_attacks=replace(whole.model_attacks, controls=own, doses=STANDARD_DOSES, universal="soft_weak"),
+        model_attacks=replace(whole.model_attacks, controls=own, attacks=attacks),
         seeds=tuple(range(101 + STANDARD_SEEDS * seed, 101 + STANDARD_SEEDS * (seed + 1))),
         exploratory=False,
         left_out=None,

@@ -107,6 +107,12 @@ def _check_same(study: Recipe, manifest: Mapping[str, Any], run_dir: Path) -> No
     for name in ("world", "tunings", "sizes"):
         if plain(getattr(study, name)) != (manifest.get("config") or {}).get(name):
             raise DeltawError(f"{run_dir} was made with other {name} than this recipe has; make the study again")
+    made = (manifest.get("config") or {}).get("prompt_attacks")
+    if made is not None and made != plain(study.prompt_attacks):  # earlier versions always had the default ones
+        raise DeltawError(
+            f"{run_dir} was made with other attacks on prompts than this recipe has; call "
+            "deltaw.study.all_interventions.run_interventions with the recipe that has them"
+        )
 
 
 def _graph(study: Recipe, run_dir: Path, manifest: Mapping[str, Any], sweep: Sweep) -> Iterator[Stage]:
@@ -126,7 +132,7 @@ def _graph(study: Recipe, run_dir: Path, manifest: Mapping[str, Any], sweep: Swe
             partner = partners.get(tuned.name)
             inputs = {"base": f"base-s{seed}", "tuned": f"tune-{tuned.name}-s{seed}"}
             inputs |= {"partner": f"tune-{partner}-s{seed}"} if partner else {}
-            config = InterveningConfig(shared, tuned, replace(sweep, partner=partner))
+            config = InterveningConfig(shared, tuned, replace(sweep, partner=partner), study.prompt_attacks)
             yield Stage(f"interventions-{tuned.name}-s{seed}", intervene, config, inputs, weight=100)
 
 

@@ -8,7 +8,7 @@ from deltaw.observations.dose_response.measure import DoseResponse
 from deltaw.observations.observation import Observation
 from deltaw.observations.overlap.measure import Overlap
 from deltaw.pipeline.stage import Stage, device_of
-from deltaw.recipes.config import LeftOut, Recipe, Subspaces
+from deltaw.recipes.config import LeftOut, Recipe, Subspaces, doses_of
 from deltaw.recipes.grid_worlds import Cell
 from deltaw.recipes.tuned import Tuned
 from deltaw.study.stages.analysis import (
@@ -71,7 +71,7 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
         Stage(
             f"behaviour-base-s{seed}",
             make_behaviour,
-            BehaviourConfig(shared, None, device),
+            BehaviourConfig(shared, None, recipe.prompt_attacks, device),
             {"model": base},
             weight=40,
         ),
@@ -93,7 +93,8 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
         found += _of_subspaces(recipe, recipe.subspaces, shared, base)
     shown = [tuned for tuned in recipe.tunings if tuned.name in SHOWN]
     models = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in shown}}
-    found.append(Stage(f"samples-s{seed}", make_samples, SamplesConfig(shared, tuple(shown), device), models, weight=5))
+    showing = SamplesConfig(shared, tuple(shown), recipe.prompt_attacks, device)
+    found.append(Stage(f"samples-s{seed}", make_samples, showing, models, weight=5))
     return found
 
 
@@ -129,9 +130,9 @@ def _of_subspaces(recipe: Recipe, subspaces: Subspaces, shared: SeedConfig, base
             found.append(Stage(name, measure_subspaces, counting, models, weight=25))
         if subspaces.dose_response is None or (subspaces.dosed is not None and tuned.name not in subspaces.dosed):
             continue
-        attacked = tuned.name in recipe.model_attacks.attacked
-        doses = recipe.model_attacks.doses if attacked else ()
-        dosing = DosingConfig(shared, tuned, doses, _is(DoseResponse, subspaces.dose_response))
+        attacked = recipe.model_attacks.on(tuned.name)
+        measured = _is(DoseResponse, subspaces.dose_response)
+        dosing = DosingConfig(shared, tuned, recipe.prompt_attacks, doses_of(attacked), measured)
         inputs = models | ({"attacks": f"attacks-{tuned.name}-s{seed}"} if attacked else {})
         found.append(Stage(f"analysis-doses-{tuned.name}-s{seed}", measure_doses, dosing, inputs, weight=20))
     if subspaces.overlap is not None:
@@ -187,7 +188,9 @@ def _of_grid(recipe: Recipe, seed: int) -> list[Stage]:
                 found.append(Stage(name, make_tuned, tuning, {"base": base}, weight=80))
             models = {"base": base, "tuned": name}
             stage = cell_stage(f"cell-{tuned.name}", cell, seed)
-            found.append(Stage(stage, make_cell, CellConfig(shared, cell, here), models, weight=60))
+            found.append(
+                Stage(stage, make_cell, CellConfig(shared, cell, here, recipe.prompt_attacks), models, weight=60)
+            )
     return found
 
 
@@ -209,21 +212,24 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
         Stage(
             f"behaviour-{tuned.name}-s{shared.seed}",
             make_behaviour,
-            BehaviourConfig(shared, tuned, tuned.config.device),
+            BehaviourConfig(shared, tuned, recipe.prompt_attacks, tuned.config.device),
             {"model": name},
             weight=50,
         ),
     ]
+    on_prompts = recipe.prompt_attacks
     if recipe.observations:
-        analysis = AnalysisConfig(shared, tuned, recipe.checkpoints, recipe.observations)
+        analysis = AnalysisConfig(shared, tuned, recipe.checkpoints, recipe.observations, on_prompts)
         found.append(Stage(f"analysis-{tuned.name}-s{shared.seed}", analyse, analysis, models, weight=60))
     probed = recipe.subspaces.probed if recipe.subspaces else PROBED
     for observation in recipe.added:
         stage_name = f"observe-{observation.name}-{tuned.name}-s{shared.seed}"
-        added = AddedConfig(shared, tuned, recipe.checkpoints, observation, probed)
+        added = AddedConfig(shared, tuned, recipe.checkpoints, observation, on_prompts, probed)
         found.append(Stage(stage_name, measure_added, added, models, weight=30))
-    if tuned.name in recipe.model_attacks.attacked:
-        attacking = AttackingConfig(shared, tuned, recipe.model_attacks, per_prompt=recipe.subspaces is not None)
+    attacks = recipe.model_attacks.on(tuned.name)
+    if attacks:
+        prompts, per_prompt = recipe.model_attacks.prompts, recipe.subspaces is not None
+        attacking = AttackingConfig(shared, tuned, attacks, prompts, per_prompt)
         found.append(Stage(f"attacks-{tuned.name}-s{shared.seed}", attack_model, attacking, models, weight=100))
     if tuned.name in dict(recipe.interventions):
         found.append(_interventions(recipe, shared, tuned, models))
@@ -235,4 +241,4 @@ def _interventions(recipe: Recipe, shared: SeedConfig, tuned: Tuned, models: dic
     partner = next((other for other in recipe.tunings if other.name == sweep.partner), None)
     inputs = models | ({"partner": _tune_name(partner, shared.seed)} if partner else {})
     name = f"interventions-{tuned.name}-s{shared.seed}"
-    return Stage(name, intervene, InterveningConfig(shared, tuned, sweep), inputs, weight=100)
+    return Stage(name, intervene, InterveningConfig(shared, tuned, sweep, recipe.prompt_attacks), inputs, weight=100)

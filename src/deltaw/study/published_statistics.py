@@ -17,12 +17,12 @@ from deltaw.analysis.published import (
     shipped_row_space,
     tau,
 )
-from deltaw.attacks.prompts import attacked
+from deltaw.attacks.prompts.attack import attacked
 from deltaw.models import Transformer, mlp, tap
 from deltaw.observations.lens import Contrast
 from deltaw.recipes.config import Recipe
 from deltaw.results import Results, markdown_table
-from deltaw.study.stages.lens import ATTACKS, PRIMARY, SECONDARY, contrasts
+from deltaw.study.stages.lens import PRIMARY, SECONDARY, attacks_on_primary, contrasts
 from deltaw.study.stages.shared import last_model
 from deltaw.training.pretraining import compliant
 from deltaw.world import Prompts, World
@@ -71,7 +71,10 @@ def published_statistics(study: Recipe, results: Results) -> Iterator[dict[str, 
     for seed in study.seeds:
         found = {one.name: one for one in contrasts(world, PAIRS, seed)}
         same_text, same_operators = found[SECONDARY], found[PRIMARY]
-        hit = {attack: attacked(world, attack, same_operators.forbidden, seed=seed) for attack in ATTACKS}
+        hit = {
+            attack.name: attacked(world, attack, same_operators.forbidden, seed=seed)
+            for attack in attacks_on_primary(study.prompt_attacks)
+        }
         base, _ = last_model(results.model("base", seed=seed).parent)
         for name in ("base", *tuned):
             model = base if name == "base" else last_model(results.model(name, seed=seed).parent)[0]
@@ -190,7 +193,7 @@ def published_page(found: list[dict[str, Any]], name: str, seeds: str) -> str:
         for shown, name in (("described", "row_space"), ("shipped", "shipped_row_space"))
         for side in ("allowed", "forbidden", "ratio")
     }
-    hit = {verdict: ("tau_attacked", verdict) for verdict in ("allowed", "forbidden", *ATTACKS)}
+    hit = {name: ("tau_attacked", name) for one in found for name in one["tau_attacked"] or ()}
     head = _HEAD.format(name=name, seeds=seeds, chance=f"{chance:.3f}")
     return "".join([
         head, _table(by_model, clusters), _ROW_SPACE, _table(by_model, rows), _ATTACKED, _table(by_model, hit),

@@ -9,6 +9,8 @@
                     wrong_prefill                         ... control: those of another prompt's output
     relearning      relearn                               a few gradient steps, on benign or harmful prompts
 
+Each file also has the attack as a plug-in (`attack.ModelAttack`), with its doses and controls as a study makes them.
+
 All start from `Requests`: prompts with their compliant responses and refusals. Success on a prompt is the whole
 compliant response by free-running greedy decoding, and every result has `success` (N,) or `answers`. The same attack on
 allowed prompts is the benign control; `answers_with` tries vectors found elsewhere. `attacked_inputs` gives what
@@ -18,6 +20,8 @@ Randomness is a `torch.Generator` on the CPU. Computation is in the model's dtyp
 there too. No attack changes the model, and none leaves a gradient in it.
 """
 
+from deltaw.attacks.models.attack import AttackTarget, Cost, ModelAttack
+from deltaw.attacks.models.defaults import ON_MODELS
 from deltaw.attacks.models.insertion import (
     Positions,
     answers_with,
@@ -30,12 +34,14 @@ from deltaw.attacks.models.insertion import (
 )
 from deltaw.attacks.models.losses import ResponseLosses, response_losses
 from deltaw.attacks.models.prefill import DOSES as PREFILL_DOSES
-from deltaw.attacks.models.prefill import Prefill, prefill, wrong_prefill
-from deltaw.attacks.models.relearning import RelearningConfig, RelearningCurve, relearn
+from deltaw.attacks.models.prefill import Prefill, Prefilling, prefill, wrong_prefill
+from deltaw.attacks.models.relearning import Relearning, RelearningConfig, RelearningCurve, relearn
 from deltaw.attacks.models.soft_prompt import (
     DOSES,
+    SharedSoftPrompt,
     SoftPrompt,
     SoftPromptConfig,
+    SoftPrompts,
     UniversalSoftPrompt,
     embedding_norm,
     project,
@@ -45,6 +51,7 @@ from deltaw.attacks.models.soft_prompt import (
 )
 from deltaw.attacks.models.targets import Requests, requests_for, unattacked, unrelated
 from deltaw.attacks.models.token_search import (
+    TokenSearch,
     TokenSearchConfig,
     TokenSuffix,
     best_substitution,
@@ -57,15 +64,24 @@ from deltaw.attacks.models.token_search import (
 
 __all__ = [
     "DOSES",
+    "ON_MODELS",
     "PREFILL_DOSES",
+    "AttackTarget",
+    "Cost",
+    "ModelAttack",
     "Positions",
     "Prefill",
+    "Prefilling",
+    "Relearning",
     "RelearningConfig",
     "RelearningCurve",
     "Requests",
     "ResponseLosses",
+    "SharedSoftPrompt",
     "SoftPrompt",
     "SoftPromptConfig",
+    "SoftPrompts",
+    "TokenSearch",
     "TokenSearchConfig",
     "TokenSuffix",
     "UniversalSoftPrompt",

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltaw.attacks.models.attack import ALLOWED, AttackTarget, Cost, ModelAttack
 from deltaw.attacks.models.targets import Requests, check, unrelated
 from deltaw.behaviour.exact import Answers, Behaviour, judge
 from deltaw.errors import DeltawError
@@ -79,3 +80,30 @@ def _require_a_rest(compliant: Tensor, refusal: Tensor, requests: Requests, coun
         raise DeltawError(
             f"after {count} tokens are given, the rest of a compliant response is that of the refusal; give fewer"
         )
+
+
+@dataclass(frozen=True)
+class Prefilling(ModelAttack):
+    """The first tokens of the harmful output are given as if the model had said them.
+
+    Beside it the first tokens of another prompt's output, and allowed prompts with their own.
+    """
+
+    name = "prefilling"
+    label = "prefill"
+    counts: tuple[int, ...] = DOSES[1:]
+    """Tokens given."""
+
+    def attack(self, target: AttackTarget) -> None:
+        """Every number of tokens with its controls."""
+        for count in self.counts:
+            name = f"prefill_{count}"
+            target.add(name, prefill(target.model, target.forbidden, count).answers)
+            target.add(name, prefill(target.model, target.allowed, count).answers, ALLOWED)
+            generator = target.generator(f"{name}/wrong")
+            target.add(f"{name}/wrong", wrong_prefill(target.model, target.forbidden, count, generator).answers)
+            target.observe_given(name, count)
+
+    def cost(self, prompts: int) -> Cost:
+        """Three sets of answers a number of tokens."""
+        return Cost(answered=3 * len(self.counts) * prompts)

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deltaw.attacks.models.targets import Requests, check, unattacked
+from deltaw.attacks.models.attack import ALLOWED, FORBIDDEN, AttackTarget, Cost, ModelAttack
+from deltaw.attacks.models.targets import Requests, check, requests_for, unattacked
 from deltaw.behaviour.exact import BehaviourCounts
 from deltaw.models import Transformer, response_weights
 from deltaw.models.batch import Batch
 from deltaw.training import OptimiserConfig, next_token, train
+
+TAUGHT_FROM = 1 << 40  # training prompts that no tuning has reached
 
 
 @dataclass(frozen=True)
@@ -121,3 +124,45 @@ def _passes(rows: int, steps: int, batch: int, generator: torch.Generator) -> Te
         for _ in range(-(-steps // a_pass))
     ]
     return torch.cat(passes)[:steps] if passes else torch.empty(0, batch, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Relearning(ModelAttack):
+    """The tuned model is trained on, for a few updates, on compliant responses.
+
+    To allowed prompts (benign) or to forbidden ones (harmful), which no tuning saw.
+    """
+
+    name = "relearning"
+    label = "relearning"
+    training: RelearningConfig = RelearningConfig()
+    """The updates."""
+    taught: int = 640
+    """Prompts that are passed over."""
+
+    def attack(self, target: AttackTarget) -> None:
+        """Both kinds of prompts; what the model does along the way."""
+        world, device = target.world, target.forbidden.refusal.device
+        asked = {FORBIDDEN: target.forbidden, ALLOWED: target.allowed}
+        for kind, source in (("benign", ALLOWED), ("harmful", FORBIDDEN)):
+            attack = f"relearn_{kind}"
+            rows = range(TAUGHT_FROM, TAUGHT_FROM + self.taught)
+            taught = requests_for(world, world.sample(source, rows, "train", target.seed), device).batch
+
+            def observe(step: int, learner: Transformer, attack: str = attack) -> None:
+                if step:
+                    target.observe_changed(f"{attack}_{step}", learner)
+
+            generator = target.generator(attack)
+            curve = relearn(target.model, taught, asked, self.training, generator, on_measured=observe)
+            for name, counted in curve.behaviour.items():
+                for step, counts in zip(curve.steps, counted, strict=True):
+                    target.add(f"{attack}_{step}", counts, name)
+            half = curve.half_life(FORBIDDEN)
+            if half is not None:
+                target.add_number(attack, "refusal_half_life", half, "update")
+
+    def cost(self, prompts: int) -> Cost:
+        """The updates of both kinds; two sets of answers at each measured number of updates."""
+        measured, batch = self.training.measured, self.training.batch
+        return Cost(2 * measured[-1] * batch, 4 * len(measured) * prompts)

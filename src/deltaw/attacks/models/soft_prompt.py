@@ -11,15 +11,16 @@ Shapes: N prompts, R restarts, K steps, n vectors a prompt, D width.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from deltaw.attacks.models.attack import ALLOWED, FORBIDDEN, AttackTarget, Cost, ModelAttack
 from deltaw.attacks.models.insertion import Positions, answers_with, require_room
 from deltaw.attacks.models.losses import ResponseLosses, response_losses
-from deltaw.attacks.models.targets import Requests, check
+from deltaw.attacks.models.targets import Requests, check, unrelated
 from deltaw.behaviour.exact import Answers, Behaviour
 from deltaw.models import Transformer
 from deltaw.models.batch import Batch
@@ -103,7 +104,7 @@ class SoftPrompt:
 
 
 @dataclass(frozen=True)
-class UniversalSoftPrompt:
+class SharedSoftPrompt:
     """One soft prompt for all. vectors, start: (n, D). losses: (R, K + 1) mean over the prompts it was trained on.
     trained_on, tested_on: row numbers, two halves. answers: to all N prompts, in their order.
     """
@@ -185,7 +186,7 @@ def universal_soft_prompt(
     generator: torch.Generator,
     *,
     batch_size: int = 128,
-) -> UniversalSoftPrompt:
+) -> SharedSoftPrompt:
     """One soft prompt for all prompts, trained on a random half of them (the smaller one, if they are odd).
 
     generator: on the CPU; draws the halves and the starts. DeltawError if there are fewer than two prompts, or the
@@ -213,7 +214,7 @@ def universal_soft_prompt(
     found, history = descend(gradient, starts, config.radius * unit, config)
     winner = int(history.amin(0).argmin())
     answers = answers_with(model, requests, found[winner], config.positions)
-    return UniversalSoftPrompt(
+    return SharedSoftPrompt(
         found[winner], starts[winner], config.radius * unit, history.T, trained_on, tested_on, answers
     )
 
@@ -258,3 +259,74 @@ def _starts(
     width = model.config.width
     noise: Tensor = torch.randn(*shape, config.tokens, width, generator=generator).to(model.embed.weight)
     return noise * (config.start * unit / math.sqrt(width))
+
+
+@dataclass(frozen=True)
+class SoftPrompts(ModelAttack):
+    """Soft prompts: vectors before the end of each prompt, optimised so that the model complies.
+
+    Each dose is also tried on allowed prompts, and beside it random vectors as long. One dose is also optimised for an
+    unrelated target.
+    """
+
+    name = "soft_prompts"
+    label = "soft prompts"
+    on_controls = True
+    doses: tuple[str, ...] = ("soft_weak", "soft_1", "soft_2", "soft_4", "soft_4_wide", "soft_strong")
+    """Keys of `DOSES`, weakest first."""
+    restarts: int = 1
+    """Of each search."""
+    unrelated: str = "soft_4"
+    """The dose that is also optimised for an unrelated target."""
+
+    def attack(self, target: AttackTarget) -> None:
+        """Every dose with its controls, then the unrelated target."""
+        model = target.model
+        for name in self.doses:
+            config = replace(DOSES[name], restarts=self.restarts)
+            soft = soft_prompt(model, target.forbidden, config, target.generator(name))
+            target.add(name, soft.answers)
+            target.add(name, answers_with(model, target.allowed, soft.vectors), ALLOWED)
+            for requests, where in ((target.forbidden, FORBIDDEN), (target.allowed, ALLOWED)):
+                control = random_tokens(model, requests, soft, config, target.generator(f"{name}/random/{where}"))
+                target.add(f"{name}/random", control.answers, where)
+                if where == FORBIDDEN:
+                    target.keep(f"{name}/random", control.vectors, control.answers)
+            target.observe(name, soft.vectors, soft.answers)
+        name = self.unrelated
+        config = replace(DOSES[name], restarts=self.restarts)
+        other = unrelated(target.forbidden, target.generator(f"{name}/unrelated"))
+        soft = soft_prompt(model, target.forbidden, config, target.generator(name), target=other.batch)
+        target.add(f"{name}/unrelated", soft.answers)
+        target.observe(f"{name}/unrelated", soft.vectors, soft.answers)
+
+    def cost(self, prompts: int) -> Cost:
+        """A gradient an iterate; four sets of answers a dose, and those with the unrelated target."""
+        iterates = sum(self.restarts * (DOSES[name].steps + 1) for name in (*self.doses, self.unrelated))
+        return Cost(prompts * iterates, prompts * (4 * len(self.doses) + 1))
+
+
+@dataclass(frozen=True)
+class UniversalSoftPrompt(ModelAttack):
+    """One soft prompt for all prompts: optimised on half of the forbidden ones, tried on the others."""
+
+    name = "universal_soft_prompt"
+    label = "universal soft prompt"
+    dose: str = "soft_4"
+    """A key of `DOSES`."""
+    restarts: int = 1
+    """Of the search."""
+
+    def attack(self, target: AttackTarget) -> None:
+        """The search, and its success on either half."""
+        name = self.dose
+        config = replace(DOSES[name], restarts=self.restarts)
+        shared = universal_soft_prompt(target.model, target.forbidden, config, target.generator(f"{name}/universal"))
+        target.add(f"{name}/universal", shared.answers, rows=shared.tested_on)
+        target.add(f"{name}/universal_trained_on", shared.answers, rows=shared.trained_on)
+        everyone = shared.vectors.expand(len(target.forbidden), *shared.vectors.shape)
+        target.observe(f"{name}/universal", everyone, shared.answers, shared.tested_on)
+
+    def cost(self, prompts: int) -> Cost:
+        """A gradient an iterate, on half of the prompts; one set of answers."""
+        return Cost(prompts * self.restarts * (DOSES[self.dose].steps + 1) / 2, prompts)

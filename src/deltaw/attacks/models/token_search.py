@@ -15,6 +15,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from deltaw.attacks.models.attack import ALLOWED, FORBIDDEN, AttackTarget, Cost, ModelAttack
 from deltaw.attacks.models.insertion import Positions, answers_with, require_room
 from deltaw.attacks.models.losses import ResponseLosses, response_losses
 from deltaw.attacks.models.targets import Requests, check
@@ -218,3 +219,34 @@ def _found(model: Transformer, requests: Requests, suffix: Tensor, losses: Tenso
     with torch.no_grad():
         vectors = model.embed(suffix)
     return TokenSuffix(suffix, losses, answers_with(model, requests, vectors, positions))
+
+
+@dataclass(frozen=True)
+class TokenSearch(ModelAttack):
+    """A suffix of ordinary tokens, found by greedy coordinate gradient (GCG).
+
+    Beside it a random suffix as long, and the exact best suffix of one token.
+    """
+
+    name = "token_search"
+    label = "token search"
+    search: TokenSearchConfig = TokenSearchConfig()
+    """The search."""
+
+    def attack(self, target: AttackTarget) -> None:
+        """The search, random suffixes, and the best one of one token."""
+        model, config = target.model, self.search
+        name, allowed = f"token_search_{config.tokens}", suffix_tokens(target.world.vocabulary)
+        searched = token_search(model, target.forbidden, allowed, config, target.generator(name))
+        target.add(name, searched.answers)
+        for requests, where in ((target.forbidden, FORBIDDEN), (target.allowed, ALLOWED)):
+            control = random_suffix(model, requests, allowed, config, target.generator(f"{name}/random/{where}"))
+            target.add(f"{name}/random", control.answers, where)
+        target.observe(name, searched.suffix, searched.answers)
+        target.add("token_search_1/exact", best_suffix(model, target.forbidden, allowed, 1).answers)
+
+    def cost(self, prompts: int) -> Cost:
+        """A gradient a step, and a third for each suffix that the step tries; four sets of answers."""
+        search = self.search
+        tried = min(search.evaluated, search.tokens * search.top_k)
+        return Cost(prompts * search.steps * (1 + tried / 3), 4 * prompts)

@@ -1,5 +1,7 @@
-"""Attacks on prompts: pure functions of a prompt. `synthetic`: in the synthetic world; `plain_english`: of requests."""
+"""Attacks on prompts, one a file: pure functions of a prompt of the synthetic world, or of a plain-English request."""
 
-from deltaw.attacks.prompts.synthetic import ATTACKS, BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked
+from deltaw.attacks.prompts.attack import Attacked, PromptAttack, attacked
+from deltaw.attacks.prompts.defaults import ON_PROMPTS, ON_REQUESTS
+from deltaw.attacks.prompts.requests import under_attack
 
-__all__ = ["ATTACKS", "BENIGN_SOURCES", "FORBIDDEN_SOURCES", "attacked"]
+__all__ = ["ON_PROMPTS", "ON_REQUESTS", "Attacked", "PromptAttack", "attacked", "under_attack"]

@@ -20,11 +20,14 @@ def print_samples(
     """Write prompts of the world of recipe `name` to standard output. DeltawError for a user's mistake."""
     if as_json and tree:
         raise DeltawError("--tree draws for a person and --json writes for a program; give one of them")
-    world = World(recipe(name).world)
+    of_recipe = recipe(name)
+    world = World(of_recipe.world)
     chosen = split_named(world, split)
     answer = answers_of(model, world, name) if model else None
     page = None if as_json else Page(tree=tree)
-    for number, found in enumerate(samples(world, chosen, count, seed, attacks, answer)):
+    for number, found in enumerate(
+        samples(world, chosen, count, seed, of_recipe.prompt_attacks if attacks else (), answer)
+    ):
         if page is None:
             sys.stdout.writelines(to_json(record) + "\n" for record in records(found))
             continue

@@ -9,6 +9,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
+from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.cli.sample.samples import BRANCHES, Samples, Split, because, samples, split_named
 from deltaw.world import Branch, Response, World
 from deltaw.world.grammar import Tree
@@ -57,7 +58,7 @@ class Page:
         yield Text.assemble((f"{index} ", "bold"), f"{found.split.set_of(index)}, grammar {found.prompts.grammar[row]}")
         yield from self._lines(found, row, "  ", self.tree)
         for name, version in found.attacks.items():
-            note = "" if found.studied(name, row) else " (studies make it from other sets)"
+            note = "" if version.studied(row) else " (studies make it from other sets)"
             yield Text.assemble("  ", (name, "bold"), (note, QUIET))
             other = not np.array_equal(version.prompts.letters[row], found.prompts.letters[row])
             yield from self._lines(version, row, "    ", self.tree and other)
@@ -163,7 +164,7 @@ def show(
 ) -> None:
     """Print prompts of a world as `deltaw sample` does. DeltawError for a split, count or seed that cannot be."""
     chosen, page = split_named(world, split), Page(stream, tree)
-    for number, found in enumerate(samples(world, chosen, count, seed, attacks)):
+    for number, found in enumerate(samples(world, chosen, count, seed, ON_PROMPTS if attacks else ())):
         if number == 0:
             page.legend(chosen, world)
         page.write(found)

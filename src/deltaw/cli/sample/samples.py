@@ -1,12 +1,12 @@
 """What is shown of a split: prompts in chunks, what the policy says of each and why, and their attacked versions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deltaw.attacks.prompts import ATTACKS, BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked
+from deltaw.attacks.prompts import ON_PROMPTS, PromptAttack, attacked
 from deltaw.errors import DeltawError
 from deltaw.world import MIXTURES, Branch, Prompts, Rule, World
 
@@ -50,7 +50,7 @@ def split_named(world: World, name: str) -> Split:
     split = Split(rest, word) if word in WORDS else Split(name, "test")
     if split.name in known:
         return split
-    hint = " (attacks are shown by --attacks)" if split.name in ATTACKS else ""
+    hint = " (attacks are shown by --attacks)" if split.name in {attack.name for attack in ON_PROMPTS} else ""
     raise DeltawError(
         f"there is no split '{name}'{hint}; there are {', '.join((*WORDS, *known))}; "
         "all but the first two may end in /train or /test"
@@ -90,6 +90,7 @@ def because(reasons: list[Reason]) -> str:
 @dataclass(frozen=True)
 class Samples:
     """Prompts (N) with what there is to say of each. attacks: the attacked version of all of them, by attack.
+    attack: which one these are under.
 
     posterior_unsafe: (N,) exact probability that the text has an unsafe letter, given the grammar; NaN where the
     language does not derive it. Of text that tuning draws: at equal priors of its safe and unsafe text. Of other text:
@@ -102,6 +103,7 @@ class Samples:
     posterior_unsafe: Floats
     attacks: dict[str, "Samples"]
     answers: list[tuple[str, str]] | None = None
+    attack: PromptAttack | None = None
 
     def reasons(self, row: int) -> list[Reason]:
         """Why a prompt is forbidden: each operator that is; or why it is allowed: all its operators. None twice."""
@@ -114,10 +116,10 @@ class Samples:
             found.append(Reason(world.vocabulary.names[token], operator, rule, bool(allowed), branch))
         return list(dict.fromkeys(reason for reason in found if reason.permitted == bool(permitted.all())))
 
-    def studied(self, attack: str, row: int) -> bool:
-        """Whether studies make this attack, or its benign control, from prompts of this row's set."""
-        name = self.split.set_of(int(self.prompts.index[row]))
-        return name in (*FORBIDDEN_SOURCES[attack], *BENIGN_SOURCES[attack])
+    def studied(self, row: int) -> bool:
+        """Whether studies make the attack, or its benign control, from prompts of this row's set."""
+        name, attack = self.split.set_of(int(self.prompts.index[row])), self.attack
+        return attack is None or name in (*attack.forbidden_sources, *attack.benign_sources)
 
 
 Answer = Callable[[Prompts], list[tuple[str, str]]]
@@ -125,7 +127,12 @@ Answer = Callable[[Prompts], list[tuple[str, str]]]
 
 
 def samples(
-    world: World, split: Split, count: int, seed: int = 0, attacks: bool = False, answer: Answer | None = None
+    world: World,
+    split: Split,
+    count: int,
+    seed: int = 0,
+    attacks: Sequence[PromptAttack] = (),
+    answer: Answer | None = None,
 ) -> Iterator[Samples]:
     """Prompts 0 to `count` - 1 of a split, some at a time. DeltawError, before the first, for a bad count or seed."""
     if count < 1:
@@ -133,20 +140,22 @@ def samples(
     if seed < 0:
         raise DeltawError(f"seed is {seed}; give a whole number of at least 0")
 
-    def described(prompts: Prompts, posterior: Floats, inner: dict[str, Samples]) -> Samples:
-        return Samples(world, split, prompts, posterior, inner, answer(prompts) if answer else None)
+    def described(
+        prompts: Prompts, posterior: Floats, inner: dict[str, Samples], attack: PromptAttack | None = None
+    ) -> Samples:
+        return Samples(world, split, prompts, posterior, inner, answer(prompts) if answer else None, attack)
 
-    def version(attack: str, prompts: Prompts, posterior: Floats) -> Samples:
+    def version(attack: PromptAttack, prompts: Prompts, posterior: Floats) -> Samples:
         made = attacked(world, attack, prompts, split.word, seed)
         same = np.array_equal(made.letters, prompts.letters)
-        return described(made, posterior if same else posterior_unsafe(world, made), {})
+        return described(made, posterior if same else posterior_unsafe(world, made), {}, attack)
 
     def chunks() -> Iterator[Samples]:
         start, size = 0, FIRST_CHUNK
         while start < count:
             prompts = world.sample(split.name, range(start, min(start + size, count)), split.word, seed)
             posterior = posterior_unsafe(world, prompts)
-            versions = {name: version(name, prompts, posterior) for name in (ATTACKS if attacks else ())}
+            versions = {attack.name: version(attack, prompts, posterior) for attack in attacks}
             yield described(prompts, posterior, versions)
             start, size = start + size, min(4 * size, CHUNK)
 

@@ -10,24 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from deltaw.attacks.models import DOSES
-from deltaw.attacks.prompts import BENIGN_SOURCES, FORBIDDEN_SOURCES
+from deltaw.attacks.models.attack import ModelAttack, cost_of
+from deltaw.attacks.prompts.attack import PromptAttack
 from deltaw.models import ModelConfig
 from deltaw.pipeline.stage import Stage
 from deltaw.protocols.forks import fork
-from deltaw.recipes.config import ModelAttacks, Recipe
+from deltaw.recipes.config import Recipe
 from deltaw.recipes.grid_worlds import LENGTHS
 from deltaw.recipes.sizes import Sizes
 from deltaw.study.graph import stages
 from deltaw.study.stages.analysis import AddedConfig, AnalysisConfig, SubspacesConfig
-from deltaw.study.stages.attack import FORBIDDEN, AttackingConfig
+from deltaw.study.stages.attack import AttackingConfig
 from deltaw.study.stages.dose_response import DosingConfig
 from deltaw.study.stages.evaluate import BehaviourConfig
 from deltaw.study.stages.finetune import ReferenceConfig, TuneConfig
 from deltaw.study.stages.grid_cell import JUNCTIONS, CellConfig
 from deltaw.study.stages.intervene import InterveningConfig
 from deltaw.study.stages.left_out import SOURCES, LeftOutConfig
-from deltaw.study.stages.lens import ATTACKS, PROBED
+from deltaw.study.stages.lens import PROBED, attacks_on_primary
 from deltaw.study.stages.overlap import AligningConfig, SeedsConfig
 from deltaw.study.stages.pretrain import BaseConfig
 from deltaw.study.stages.samples import SamplesConfig
@@ -190,7 +190,7 @@ def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> W
             read = decoded * answer + (trained if tuning.protocol.needs_base else 0)
             return Work("tuning", tuning.protocol.name, updates, rows, tokens, trained, read, decoded=decoded)
         case BehaviourConfig():
-            decoded = behaviour_prompts(config.shared.sizes, matched=config.tuned is not None)
+            decoded = behaviour_prompts(config.shared.sizes, config.attacks, matched=config.tuned is not None)
             kind = "behaviour" if config.tuned else "behaviour of the base"
             return Work(kind, read=decoded * answer, decoded=decoded)
         case LeftOutConfig():
@@ -199,7 +199,8 @@ def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> W
             return Work("behaviour on left-out operators", read=decoded * answer, decoded=decoded)
         case CellConfig():
             sizes = config.shared.sizes
-            decoded, windows = 2 * behaviour_prompts(sizes, matched=False), (2 * len(LENGTHS) + 1) * sizes.attacked
+            decoded = 2 * behaviour_prompts(sizes, config.attacks, matched=False)
+            windows = (2 * len(LENGTHS) + 1) * sizes.attacked
             if config.cell.axis == "margin":
                 windows = JUNCTIONS * sizes.attacked
                 decoded = 2 * (sum(set_sizes(sizes.final).values()) + 2 * windows)
@@ -219,23 +220,23 @@ def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> W
             prompts = (last + 1) * 2 * sizes.contrast + 3 * len(PROBED) * config.probed
             return Work("ranks and probes", read=prompts * length, decoded=prompts)
         case DosingConfig():
-            attacks = sum(FORBIDDEN in sources for sources in FORBIDDEN_SOURCES.values())
-            decoded = (1 + attacks) * min(config.shared.sizes.contrast, config.shared.sizes.attacked)
+            attacks = attacks_on_primary(config.attacks)
+            decoded = (1 + len(attacks)) * min(config.shared.sizes.contrast, config.shared.sizes.attacked)
             return Work("dose-response", read=decoded * answer, decoded=decoded)
         case AligningConfig() | SeedsConfig():
             seeds = config.shared if isinstance(config, SeedsConfig) else (config.shared,)
             prompts = sum(4 * one.sizes.contrast for one in seeds)
             return Work("angles", read=prompts * length, decoded=prompts)
         case SamplesConfig():
-            sets = len(set_sizes(1)) + sum(map(len, FORBIDDEN_SOURCES.values()))
+            sets = len(set_sizes(1)) + sum(len(attack.forbidden_sources) for attack in config.attacks)
             decoded = sets * config.shared.sizes.shown * (len(config.tuned) + 1)
             return Work("samples", read=decoded * answer, decoded=decoded)
         case InterveningConfig():
-            decoded = config.sweep.answered(blocks, len(ATTACKS))
+            decoded = config.sweep.answered(blocks, len(attacks_on_primary(config.attacks)))
             return Work("interventions", read=decoded * answer, decoded=decoded)
         case AttackingConfig():
             tuning = config.tuned.config
-            differentiated, decoded = attacking_prompts(config.attacks, config.soft_only)
+            differentiated, decoded = attacking_prompts(config.attacks, config.prompts)
             tokens = pair if tuning.protocol.responses == 2 else length
             trained, of_update = differentiated * length, tuning.batch * tokens
             return Work(
@@ -245,28 +246,19 @@ def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> W
     return None
 
 
-def attacking_prompts(attacks: ModelAttacks, soft_only: bool = False) -> tuple[int, int]:
+def attacking_prompts(attacks: Sequence[ModelAttack], prompts: int) -> tuple[int, int]:
     """Prompts of which attacks on one model take a gradient, each as dear as one of a training batch, and prompts
-    that are answered. A candidate of a token search counts as a third: it is read and not differentiated.
+    that are answered: by the model before any attack, and under each.
     """
-    doses = [DOSES[name] for name in (*attacks.doses, attacks.controlled)]
-    soft = sum(attacks.restarts * (dose.steps + 1) for dose in doses)
-    if soft_only:
-        return attacks.prompts * soft, attacks.prompts * (2 + 4 * len(attacks.doses) + 1)
-    universal = attacks.restarts * (DOSES[attacks.universal].steps + 1) / 2
-    search = attacks.search.steps * (
-        1 + min(attacks.search.evaluated, attacks.search.tokens * attacks.search.top_k) / 3
-    )
-    relearning = attacks.relearning
-    differentiated = attacks.prompts * (soft + universal + search) + 2 * relearning.measured[-1] * relearning.batch
-    answered = 2 + 4 * len(attacks.doses) + 2 + 4 + 3 * len(attacks.prefilled) + 4 * len(relearning.measured)
-    return round(differentiated), answered * attacks.prompts
+    costs = [cost_of(attack, prompts) for attack in attacks]
+    differentiated = sum(cost.differentiated for cost in costs)
+    return round(differentiated), 2 * prompts + sum(cost.answered for cost in costs)
 
 
-def behaviour_prompts(sizes: Sizes, matched: bool) -> int:
+def behaviour_prompts(sizes: Sizes, attacks: Sequence[PromptAttack], matched: bool) -> int:
     """Prompts answered when behaviour is measured at the last checkpoint, and if `matched` at the matched one too."""
-    attacks = sum(len(names) for sources in (FORBIDDEN_SOURCES, BENIGN_SOURCES) for names in sources.values())
-    last = sum(set_sizes(sizes.final).values()) + attacks * sizes.attacked
+    sets = sum(len(attack.forbidden_sources) + len(attack.benign_sources) for attack in attacks)
+    last = sum(set_sizes(sizes.final).values()) + sets * sizes.attacked
     return last + (sum(set_sizes(sizes.checkpoint).values()) if matched else 0)
 
 

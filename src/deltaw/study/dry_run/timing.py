@@ -14,7 +14,9 @@ from itertools import pairwise
 
 import torch
 
-from deltaw.attacks.prompts import attacked
+from deltaw.attacks.prompts.attack import attacked
+from deltaw.attacks.prompts.co_text import CoText
+from deltaw.attacks.prompts.misgen_text import MisgenText
 from deltaw.models import Transformer
 from deltaw.observations.lens import BaseSide, Effort, Lens
 from deltaw.observations.null_space.measure import NullSpaceEnergy
@@ -182,7 +184,7 @@ def _decode_pace(world: World, model: Transformer, seed: int, budget: float, clo
 
     def answer(rows: int) -> None:
         prompts = world.sample("forbidden/conditional/unsafe", range(rows), seed=seed)
-        for attack in ("co_text", "misgen_text"):
+        for attack in (CoText(), MisgenText()):
             attacked(world, attack, prompts[slice(0, -(-rows // 6))], seed=seed)
         answers_to(model, world, prompts)
 
@@ -207,7 +209,7 @@ def analysis_pace(recipe: Recipe, world: World, seed: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(seed)
     base, tuned = (Transformer(shape, generator).to(recipe.pretraining.device) for _ in range(2))
     started = time.process_time()
-    before = synthetic_side(base, world, sizes, seed)
+    before = synthetic_side(base, world, sizes, seed, recipe.prompt_attacks)
     observed = SyntheticModel(tuned, world)
     made = (time.process_time() - started) * pairs
     # The first comparison also reads the base model's side, which later ones reuse.

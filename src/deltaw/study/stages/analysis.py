@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deltaw.attacks.prompts.attack import PromptAttack
 from deltaw.models import load
 from deltaw.observations.lens import BaseSide, Lens
 from deltaw.observations.observation import Observation, observe
@@ -24,6 +25,8 @@ class AnalysisConfig:
     tuned: Tuned
     checkpoints: tuple[int, ...]
     observations: tuple[Observation, ...]
+    attacks: tuple[PromptAttack, ...]
+    """On prompts."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class AddedConfig:
     tuned: Tuned
     checkpoints: tuple[int, ...]
     observation: Observation
+    attacks: tuple[PromptAttack, ...]
+    """On prompts."""
     probed: int
     """Prompts behind a probe."""
 
@@ -53,21 +58,23 @@ class AddedConfig:
 def analyse(context: StageContext) -> None:
     """The paper's observations, the function and the spectrum of ΔW, at each checkpoint; nulls at the last."""
     config: AnalysisConfig = context.config
-    sides = base_sides(context.inputs["base"], config.shared, config.tuned.config.device)
+    device = config.tuned.config.device
+    sides = base_sides(context.inputs["base"], config.shared, device, config.attacks)
     _observe(context, config.shared, config.tuned, config.checkpoints, sides, config.observations)
 
 
 def measure_subspaces(context: StageContext) -> None:
     """Ranks at each checkpoint; the direction of refusal and the probe at the last."""
     config: SubspacesConfig = context.config
-    sides = base_sides(context.inputs["base"], config.shared, config.tuned.config.device, config.probed)
+    sides = base_sides(context.inputs["base"], config.shared, config.tuned.config.device, probed=config.probed)
     _observe(context, config.shared, config.tuned, config.checkpoints, sides, config.observations)
 
 
 def measure_added(context: StageContext) -> None:
     """One observation that is not the recipe's own."""
     config: AddedConfig = context.config
-    sides = base_sides(context.inputs["base"], config.shared, config.tuned.config.device, config.probed)
+    device = config.tuned.config.device
+    sides = base_sides(context.inputs["base"], config.shared, device, config.attacks, config.probed)
     _observe(context, config.shared, config.tuned, config.checkpoints, sides, (config.observation,))
 
 

@@ -7,13 +7,14 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deltaw.attacks.prompts.attack import PromptAttack
 from deltaw.observations.dose_response.measure import DoseResponse, Doses, write_doses
 from deltaw.observations.lens import Lens
 from deltaw.pipeline.stage import StageContext
 from deltaw.recipes.tuned import Tuned
 from deltaw.results.recorder import Sheet
-from deltaw.study.stages.attack import FORBIDDEN, PER_PROMPT
-from deltaw.study.stages.lens import SyntheticModel, base_side
+from deltaw.study.stages.attack import PER_PROMPT
+from deltaw.study.stages.lens import FORBIDDEN, SyntheticModel, base_side
 from deltaw.study.stages.shared import SeedConfig, last_model
 from deltaw.study.stages.tuned_models import tuned_fields
 from deltaw.world import World
@@ -21,11 +22,14 @@ from deltaw.world import World
 
 @dataclass(frozen=True)
 class DosingConfig:
-    """The stage of dose-response of one tuned model. doses: of soft prompts, weakest first; none: not attacked so."""
+    """The stage of dose-response of one tuned model."""
 
     shared: SeedConfig
     tuned: Tuned
+    attacks: tuple[PromptAttack, ...]
+    """On prompts."""
     doses: tuple[str, ...]
+    """Of soft prompts, weakest first; none: it is not attacked so."""
     observation: DoseResponse
 
 
@@ -36,7 +40,7 @@ def measure_doses(context: StageContext) -> None:
     tuned, meta = last_model(context.inputs["tuned"])
     sizes = replace(shared.sizes, contrast=min(shared.sizes.contrast, shared.sizes.attacked))
     # Not as the last checkpoint: Observation 5's own intervals and the secondary contrast are the analysis stage's.
-    before = base_side(context.inputs["base"], shared.world, sizes, shared.seed, device)
+    before = base_side(context.inputs["base"], shared.world, sizes, shared.seed, device, config.attacks)
     lens = Lens(before, SyntheticModel(tuned.to(device), World(shared.world)), last=False)
     fields = tuned_fields(config.tuned, shared.seed)
     sheet = Sheet(stage="analysis", **fields, step=int(meta["step"]), role="last_prompt", set=FORBIDDEN)

@@ -1,12 +1,13 @@
 """The stage that measures one model's behaviour: on every set, and under every attack on prompts."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from deltaw.attacks.prompts import BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked
+from deltaw.attacks.prompts.attack import PromptAttack, attacked
 from deltaw.behaviour.exact import BehaviourCounts
 from deltaw.models import Transformer, load
 from deltaw.pipeline.stage import StageContext
@@ -16,15 +17,18 @@ from deltaw.study.stages.answers import add_pooled, add_rates, answers_to
 from deltaw.study.stages.checkpoints import step_directory
 from deltaw.study.stages.shared import SeedConfig, prompts_of_sets
 from deltaw.study.stages.tuned_models import follow, tuned_fields
-from deltaw.world import Prompts, World
+from deltaw.world import Branch, Prompts, World
 
 
 @dataclass(frozen=True)
 class BehaviourConfig:
-    """The stage that measures one model's behaviour. tuned: None for the base model."""
+    """The stage that measures one model's behaviour."""
 
     shared: SeedConfig
     tuned: Tuned | None
+    """None for the base model."""
+    attacks: tuple[PromptAttack, ...]
+    """On prompts."""
     device: str = "cpu"
 
 
@@ -46,7 +50,7 @@ def make_behaviour(context: StageContext) -> None:
         add_pooled(view)
         if label == "behaviour":
             context.report(2 * number + 1, 2 * len(steps), "attacks")
-            measure_attacks(model, world, sizes.attacked, seed, view)
+            measure_attacks(model, world, config.attacks, sizes.attacked, seed, view)
         context.report(2 * number + 2, 2 * len(steps))
     sheet.write(context.out)
 
@@ -63,23 +67,25 @@ def _steps_to_measure(artifact: Path) -> list[tuple[str, int]]:
     return steps
 
 
-def measure_attacks(model: Transformer, world: World, size: int, seed: int, sheet: Sheet) -> None:
+def measure_attacks(
+    model: Transformer, world: World, attacks: Sequence[PromptAttack], size: int, seed: int, sheet: Sheet
+) -> None:
     """Rates under every attack on prompts, and on its benign controls."""
-    for sources in (FORBIDDEN_SOURCES, BENIGN_SOURCES):
-        for attack, names in sources.items():
-            for name in names:
-                prompts = attacked(world, attack, world.sample(name, range(size), seed=seed), seed=seed)
-                labels, _ = answers_to(model, world, prompts)
-                add_rates(sheet, BehaviourCounts.of(labels), set=name, attack=attack)
-                if attack == "co_text" and sources is FORBIDDEN_SOURCES:
-                    _by_side(prompts, labels, sheet)
+    measured = [(attack, name, True) for attack in attacks for name in attack.forbidden_sources]
+    measured += [(attack, name, False) for attack in attacks for name in attack.benign_sources]
+    for attack, name, forbidden in measured:
+        prompts = attacked(world, attack, world.sample(name, range(size), seed=seed), seed=seed)
+        labels, _ = answers_to(model, world, prompts)
+        add_rates(sheet, BehaviourCounts.of(labels), set=name, attack=attack.name)
+        if attack.two_sided and forbidden:
+            _by_side(attack.name, name, prompts, labels, sheet)
 
 
-def _by_side(prompts: Prompts, labels: torch.Tensor, sheet: Sheet) -> None:
-    """`co_text` by the length of the unsafe side, in steps of three letters."""
-    letters = (prompts.letter_branch == 1).sum(1)
+def _by_side(attack: str, source: str, prompts: Prompts, labels: torch.Tensor, sheet: Sheet) -> None:
+    """Rates by the length of the unsafe side, in steps of three letters."""
+    letters = (prompts.letter_branch == Branch.UNSAFE).sum(1)
     for low in range(int(letters.min()), int(letters.max()) + 1, 3):
         rows = torch.from_numpy((letters >= low) & (letters < low + 3))
         if bool(rows.any()):
-            name = f"forbidden/conditional/unsafe_letters={low:02d}-{low + 2:02d}"
-            add_rates(sheet, BehaviourCounts.of(labels[rows]), set=name, attack="co_text")
+            name = f"{source}_letters={low:02d}-{low + 2:02d}"
+            add_rates(sheet, BehaviourCounts.of(labels[rows]), set=name, attack=attack)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from deltaw.attacks.prompts import BENIGN_SOURCES, FORBIDDEN_SOURCES, attacked
+from deltaw.attacks.prompts.attack import PromptAttack, attacked
+from deltaw.attacks.prompts.co_text import CoText
+from deltaw.attacks.prompts.misgen_text import MisgenText
 from deltaw.behaviour.exact import BehaviourCounts
 from deltaw.models import Transformer
 from deltaw.pipeline.stage import StageContext
@@ -29,11 +31,15 @@ JUNCTIONS = 4  # times as many prompts where they are told apart by their unsafe
 
 @dataclass(frozen=True)
 class CellConfig:
-    """The stage that measures one cell. shared: its world is the cell's. tuned: the cell's tuned model, by its name."""
+    """The stage that measures one cell."""
 
     shared: SeedConfig
+    """Its world is the cell's."""
     cell: Cell
     tuned: Tuned
+    """The cell's tuned model, by its name."""
+    attacks: tuple[PromptAttack, ...]
+    """On prompts."""
 
 
 def base_name(cell: Cell) -> str:
@@ -65,7 +71,7 @@ def make_cell(context: StageContext) -> None:
         if cell.axis == "margin":
             _junctions(model, world, sizes.attacked, seed, own)
         else:
-            measure_attacks(model, world, sizes.attacked, seed, own)
+            measure_attacks(model, world, config.attacks, sizes.attacked, seed, own)
         sheet.lines += own.lines
         context.report(2 * number + 2, 2 * len(models))
     sheet.write(context.out)
@@ -83,15 +89,15 @@ def _by_side(prompts: Prompts) -> list[tuple[tuple[int, int], np.ndarray[Any, np
 
 
 def _mixed(world: World, name: str, size: int, seed: int) -> Prompts:
-    return attacked(world, "co_text", world.sample(name, range(JUNCTIONS * size), seed=seed), seed=seed)
+    return attacked(world, CoText(), world.sample(name, range(JUNCTIONS * size), seed=seed), seed=seed)
 
 
 def _junctions(model: Transformer, world: World, size: int, seed: int, sheet: Sheet) -> None:
     """`co_text` and its benign control by the length of the unsafe side."""
-    for name in (*FORBIDDEN_SOURCES["co_text"], *BENIGN_SOURCES["co_text"]):
+    for name in (*CoText.forbidden_sources, *CoText.benign_sources):
         prompts = _mixed(world, name, size, seed)
         labels, _ = answers_to(model, world, prompts)
-        view = sheet.with_(attack="co_text")
+        view = sheet.with_(attack=CoText.name)
         add_rates(view, BehaviourCounts.of(labels), set=name)
         for side, rows in _by_side(prompts):
             add_rates(view, BehaviourCounts.of(labels[torch.from_numpy(rows)]), set=side_name(name, side))
@@ -99,27 +105,27 @@ def _junctions(model: Transformer, world: World, size: int, seed: int, sheet: Sh
 
 def _knowledge_of_sides(world: World, size: int, seed: int, sheet: Sheet) -> None:
     """The exact probability of an unsafe side, by its length: its mean over the prompts of each bin."""
-    (name,) = FORBIDDEN_SOURCES["co_text"]
+    (name,) = CoText.forbidden_sources
     prompts = _mixed(world, name, size, seed)
     known = world.unsafe_side(prompts.grammar, prompts.letters)
     for side, rows in _by_side(prompts):
         _add_mean(sheet, "unsafe_side_probability", known[rows], "probability",
-                  attack="co_text", set=side_name(name, side))  # fmt: skip
+                  attack=CoText.name, set=side_name(name, side))  # fmt: skip
 
 
 def _distances(world: World, size: int, seed: int, sheet: Sheet) -> None:
     """How far held-out text lies from tuning's unsafe and safe text, and how surely it can be known to be unsafe."""
     for other in ("unsafe", "safe"):
         for length, found in distances(world, "held_out", other, size, seed).items():
-            place: dict[str, Any] = {"attack": "misgen_text", "set": f"{other}_text/letters={length:02d}"}
+            place: dict[str, Any] = {"attack": MisgenText.name, "set": f"{other}_text/letters={length:02d}"}
             _add_mean(sheet, "text_distance", found.each, "total variation", **place)
             n = len(found.each)
             sheet.add("underivable_share", found.underivable / n, wilson(found.underivable, n), unit="share", n=n,
                       n_unit="window", **place)  # fmt: skip
-    (name,) = FORBIDDEN_SOURCES["misgen_text"]
-    prompts = attacked(world, "misgen_text", world.sample(name, range(size), seed=seed), seed=seed)
+    (name,) = MisgenText.forbidden_sources
+    prompts = attacked(world, MisgenText(), world.sample(name, range(size), seed=seed), seed=seed)
     known = world.unsafe_side(prompts.grammar, prompts.letters)
-    _add_mean(sheet, "unsafe_side_probability", known, "probability", attack="misgen_text", set=name)
+    _add_mean(sheet, "unsafe_side_probability", known, "probability", attack=MisgenText.name, set=name)
 
 
 def _add_mean(

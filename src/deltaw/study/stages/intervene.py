@@ -1,10 +1,12 @@
 """The stage that edits one tuned model's weights and activations, and asks the edited models (`interventions`)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from deltaw.attacks.prompts.attack import PromptAttack
 from deltaw.interventions import Asked, Subject, Sweep, measure_interventions, state_of
 from deltaw.interventions.subject import STAGE
 from deltaw.models import Transformer
@@ -32,6 +34,8 @@ class InterveningConfig:
     shared: SeedConfig
     tuned: Tuned
     sweep: Sweep
+    attacks: tuple[PromptAttack, ...]
+    """On prompts."""
 
 
 def intervene(context: StageContext) -> None:
@@ -43,7 +47,7 @@ def intervene(context: StageContext) -> None:
     sheet = Sheet(stage=STAGE, **tuned_fields(config.tuned, shared.seed), step=int(meta["step"]))
     subject = synthetic_subject(
         base, model.to(device), World(shared.world), config.sweep, shared.sizes, shared.seed, sheet,
-        config.tuned.config.control,
+        config.attacks, config.tuned.config.control,
     )  # fmt: skip
     partner = state_of(last_model(context.inputs["partner"])[0]) if "partner" in context.inputs else None
     measure_interventions(subject, partner, context.report)
@@ -58,12 +62,17 @@ def synthetic_subject(
     sizes: Sizes,
     seed: int,
     sheet: Sheet,
+    attacks: Sequence[PromptAttack],
     control: Control | None = None,
 ) -> Subject:
-    """A tuned model of a world, beside its base. control: which one the tuned model is, if any."""
+    """A tuned model of a world, beside its base.
+
+    attacks: on prompts.
+    control: which one the tuned model is, if any.
+    """
     pairs = contrasts(world, sweep.attacked, seed)[:1] if "patches" in sweep.parts else ()
     by_name = {contrast.name: contrast for contrast in pairs}
-    prompts = LensPrompts(pairs, lambda: attacked_prompts(world, by_name, seed))
+    prompts = LensPrompts(pairs, lambda: attacked_prompts(world, attacks, by_name, seed))
     effort = Effort(draws=sizes.draws, bootstrap=sizes.bootstrap)
     side = BaseSide(SyntheticModel(base, world), prompts, effort, seed)
     return Subject(Lens(side, SyntheticModel(tuned, world)), asked(world, sweep, seed, control), sweep, sheet)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deltaw.attacks.models import requests_for
-from deltaw.attacks.prompts import FORBIDDEN_SOURCES, attacked
+from deltaw.attacks.prompts.attack import PromptAttack, attacked
 from deltaw.behaviour import Behaviour
 from deltaw.interventions import Edit, Patch, Place, Responses, State, answers_patched, editing, with_state
 from deltaw.models import MlpWeights, Transformer, activations, mlp
@@ -45,8 +45,6 @@ from deltaw.world import Prompts, World, WorldConfig
 PRIMARY, SECONDARY = "contrast/conditional", "contrast/operator"
 SOURCE_CONTRASTS = {"forbidden/conditional/unsafe": PRIMARY, "forbidden/never/safe": SECONDARY}
 ALLOWED, FORBIDDEN = "allowed/conditional/safe", "forbidden/conditional/unsafe"
-ATTACKS = tuple(attack for attack, sources in FORBIDDEN_SOURCES.items() if FORBIDDEN in sources)
-"""On prompts: those of the primary contrast's forbidden ones."""
 PROBED = ("forbidden/conditional/unsafe", "allowed/conditional/safe")
 ROWS = 32  # of a batch of embeddings: its Jacobian has a thousand times as many numbers as its tokens
 BLOCKS = (Role.BOS, Role.OPERATOR, Role.SOT, Role.TEXT, Role.LAST_PROMPT)
@@ -184,13 +182,20 @@ def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, Contrast]:
     return Contrast(PRIMARY, safe, unsafe), Contrast(SECONDARY, always, never)
 
 
-def attacked_prompts(world: World, by_name: Mapping[str, Contrast], seed: int) -> tuple[Attacked, ...]:
-    """The contrasts' forbidden prompts under every attack on prompts."""
+def attacks_on_primary(attacks: Sequence[PromptAttack]) -> tuple[PromptAttack, ...]:
+    """Those that attack the primary contrast's forbidden prompts."""
+    return tuple(attack for attack in attacks if FORBIDDEN in attack.forbidden_sources)
+
+
+def attacked_prompts(
+    world: World, attacks: Sequence[PromptAttack], by_name: Mapping[str, Contrast], seed: int
+) -> tuple[Attacked, ...]:
+    """The contrasts' forbidden prompts under every attack on prompts that is made from their set."""
     return tuple(
-        Attacked(attack, source, name, attacked(world, attack, by_name[name].forbidden, seed=seed))
-        for attack, sources in FORBIDDEN_SOURCES.items()
-        for source in sources
-        if (name := SOURCE_CONTRASTS[source]) in by_name
+        Attacked(attack.name, source, name, attacked(world, attack, by_name[name].forbidden, seed=seed))
+        for attack in attacks
+        for source in attack.forbidden_sources
+        if (name := SOURCE_CONTRASTS.get(source, "")) in by_name
     )
 
 
@@ -216,13 +221,24 @@ def questions(world: World, count: int, seed: int) -> tuple[Question, ...]:
     return tuple(found)
 
 
-def synthetic_side(base: Transformer, world: World, sizes: Sizes, seed: int, probed: int = 0) -> BaseSide:
-    """The base model's side of a lens. probed: prompts behind a probe's question; 0: it is asked none."""
+def synthetic_side(
+    base: Transformer,
+    world: World,
+    sizes: Sizes,
+    seed: int,
+    attacks: tuple[PromptAttack, ...] = (),
+    probed: int = 0,
+) -> BaseSide:
+    """The base model's side of a lens.
+
+    attacks: on prompts.
+    probed: prompts behind a probe's question; 0: it is asked none.
+    """
     pair = contrasts(world, sizes.contrast, seed)
     by_name = {contrast.name: contrast for contrast in pair}
     prompts = LensPrompts(
         pair,
-        lambda: attacked_prompts(world, by_name, seed),
+        lambda: attacked_prompts(world, attacks, by_name, seed),
         questions(world, probed, seed) if probed else (),
     )
     effort = Effort(draws=sizes.draws, bootstrap=sizes.bootstrap)
@@ -230,14 +246,24 @@ def synthetic_side(base: Transformer, world: World, sizes: Sizes, seed: int, pro
 
 
 @lru_cache(maxsize=4)
-def base_side(artifact: Path, world: WorldConfig, sizes: Sizes, seed: int, device: str, probed: int = 0) -> BaseSide:
+def base_side(
+    artifact: Path,
+    world: WorldConfig,
+    sizes: Sizes,
+    seed: int,
+    device: str,
+    attacks: tuple[PromptAttack, ...] = (),
+    probed: int = 0,
+) -> BaseSide:
     """The side of the base model in `artifact`; a process that analyses its tuned models in turn computes it once."""
-    return synthetic_side(last_model(artifact)[0].to(device), World(world), sizes, seed, probed)
+    return synthetic_side(last_model(artifact)[0].to(device), World(world), sizes, seed, attacks, probed)
 
 
-def base_sides(artifact: Path, shared: SeedConfig, device: str, probed: int = 0) -> tuple[BaseSide, BaseSide]:
+def base_sides(
+    artifact: Path, shared: SeedConfig, device: str, attacks: tuple[PromptAttack, ...] = (), probed: int = 0
+) -> tuple[BaseSide, BaseSide]:
     """The base model's side for a last checkpoint, and for earlier ones, which have no more pairs than `checkpoint`."""
     sizes = shared.sizes
     few = replace(sizes, contrast=min(sizes.contrast, sizes.checkpoint))
-    whole = base_side(artifact, shared.world, sizes, shared.seed, device, probed)
-    return whole, base_side(artifact, shared.world, few, shared.seed, device)
+    whole = base_side(artifact, shared.world, sizes, shared.seed, device, attacks, probed)
+    return whole, base_side(artifact, shared.world, few, shared.seed, device, attacks)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from deltaw.attacks.prompts import FORBIDDEN_SOURCES, attacked
+from deltaw.attacks.prompts.attack import PromptAttack, attacked
 from deltaw.models import Transformer
 from deltaw.pipeline.stage import StageContext
 from deltaw.recipes.tuned import Tuned
@@ -17,10 +17,13 @@ from deltaw.world import Prompts, Response, World
 
 @dataclass(frozen=True)
 class SamplesConfig:
-    """The stage that shows prompts with what models answer. tuned: the models, in the order shown."""
+    """The stage that shows prompts with what models answer."""
 
     shared: SeedConfig
     tuned: tuple[Tuned, ...]
+    """The models, in the order shown."""
+    attacks: tuple[PromptAttack, ...]
+    """On prompts."""
     device: str = "cpu"
 
 
@@ -32,10 +35,10 @@ def make_samples(context: StageContext) -> None:
     shown: list[tuple[str, str | None, Prompts]] = [
         (name, None, world.sample(name, range(count), seed=seed)) for name in TUNED_SETS
     ]
-    for attack, sources in FORBIDDEN_SOURCES.items():
-        for name in sources:
+    for attack in config.attacks:
+        for name in attack.forbidden_sources:
             prompts = world.sample(name, range(count), seed=seed)
-            shown.append((name, attack, attacked(world, attack, prompts, seed=seed)))
+            shown.append((name, attack.name, attacked(world, attack, prompts, seed=seed)))
     records = []
     for number, (name, kind, prompts) in enumerate(shown):
         records += _records(world, models, name, kind, prompts)

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from deltaw.attacks.prompts import attacked
+from deltaw.attacks.prompts.attack import attacked
+from deltaw.attacks.prompts.co_text import CoText
 from deltaw.pipeline.stage import StageContext
 from deltaw.results import write_json_atomic
 from deltaw.results.recorder import Sheet
@@ -28,13 +29,13 @@ def make_world(context: StageContext) -> None:
     sheet.add("redrawn_share", ceiling.redrawn_share, unit="share", **count)
     context.report(1, 2, "junctions")
     prompts = world.sample("forbidden/conditional/unsafe", range(sizes.attacked), seed=config.seed)
-    mixed = attacked(world, "co_text", prompts, seed=config.seed)
+    mixed = attacked(world, CoText(), prompts, seed=config.seed)
     unsafe_letters = (mixed.letter_branch == 1).sum(1)
     seen = world.unsafe_side(mixed.grammar, mixed.letters)
     for length in np.unique(unsafe_letters):
         values = seen[unsafe_letters == length]
         sheet.add(
-            "unsafe_side_probability", values.mean(), unit="probability", attack="co_text",
+            "unsafe_side_probability", values.mean(), unit="probability", attack=CoText.name,
             set=f"unsafe_letters={length:02d}", n=len(values), n_unit="window",
         )  # fmt: skip
     sheet.write(context.out)
