@@ -38,6 +38,7 @@ class Kind:
 KINDS = {
     "protocol": Kind("Protocol", "deltaw.protocols.protocol", "protocols/*.py"),
     "observation": Kind("Observation", "deltaw.observations.observation", "observations/*/measure.py"),
+    "intervention": Kind("Intervention", "deltaw.interventions.intervention", "interventions/*.py"),
 }
 
 

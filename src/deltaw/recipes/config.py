@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from deltaw.attacks.models import PREFILL_DOSES, RelearningConfig, TokenSearchConfig
 from deltaw.errors import DeltawError
+from deltaw.interventions.sweep import Sweeps
 from deltaw.observations.observation import Observation
 from deltaw.recipes.grid_worlds import Cell
-from deltaw.recipes.intervention_sweeps import Sweeps
 from deltaw.recipes.sizes import Sizes
 from deltaw.recipes.tuned import Tuned
 from deltaw.training.pretraining import PretrainingConfig
