@@ -45,6 +45,7 @@ KINDS = {
     "observation": Kind("Observation", "deltaw.observations.observation", "observations/*/measure.py"),
     "prompt-attack": Kind("PromptAttack", "deltaw.attacks.prompts.attack", "attacks/prompts/*.py"),
     "model-attack": Kind("ModelAttack", "deltaw.attacks.models.attack", "attacks/models/*.py"),
+    "intervention": Kind("Intervention", "deltaw.interventions.intervention", "interventions/*.py"),
 }
 
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 
 from deltaw.attacks.models import Prefilling, SoftPrompts, UniversalSoftPrompt
+from deltaw.interventions import Interpolation, RankCut, SubspaceParts, Sweep
 from deltaw.pipeline.stage import Stage
 from deltaw.recipes import RECIPES
 from deltaw.recipes.config import ModelAttacks, Recipe
-from deltaw.recipes.intervention_sweeps import Sweep
 from deltaw.recipes.observed import subspaces
 from deltaw.recipes.sizes import Sizes
 from deltaw.recipes.smoke import smoke
@@ -19,9 +19,15 @@ KINDS = (
     "samples",
 )  # fmt: skip
 SWEEP = Sweep(
-    parts=("alpha", "subspace", "rank"), prompts=4, few=4, draws=2, alphas=(1.0,), scopes=(), scope_alphas=(),
-    ranks=(1,), removed=(1,), attacked=4, ks=(2,), everywhere=False, means=4,
-)  # fmt: skip
+    prompts=4,
+    few=4,
+    draws=2,
+    interventions=(
+        Interpolation(alphas=(1.0,), scopes=(), scope_alphas=()),
+        SubspaceParts(),
+        RankCut(ranks=(1,), removed=(1,)),
+    ),
+)
 
 
 @dataclass(frozen=True)

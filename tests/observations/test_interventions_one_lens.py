@@ -19,18 +19,22 @@ from torch import Tensor
 from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.behaviour.exact import Behaviour
 from deltaw.interventions import (
-    MEASURED,
     Edit,
+    Interpolation,
+    MeanDifference,
     Patch,
+    Patches,
     Place,
+    RankCut,
     Responses,
     Subject,
+    SubspaceParts,
     Sweep,
-    measure_swaps,
 )
 from deltaw.interventions import subspace as subspace_module
 from deltaw.models.huggingface import Chat
 from deltaw.observations.lens import BaseSide, Lens
+from deltaw.recipes.intervention_sweeps import every
 from deltaw.results.recorder import Sheet
 from deltaw.study.stages.intervene import asked
 from deltaw.study.stages.lens import SyntheticModel, synthetic_side
@@ -39,10 +43,21 @@ from deltaw.world import Prompts
 pytest.importorskip("transformers")
 
 SWEEP = Sweep(
-    prompts=12, few=6, draws=2, alphas=(-1.0, 0.5, 1.0, 2.0), scopes=("mlp", "mlp_in", "attention", "norms", "layers"),
-    scope_alphas=(1.0,), rescaled=True, ranks=(1, 4), removed=(1,), partner="another", attacked=24, ks=(2,), means=12,
-    doses=(1.0, -2.0),
-)  # fmt: skip
+    prompts=12,
+    few=6,
+    draws=2,
+    partner="another",
+    interventions=every(
+        Interpolation(
+            alphas=(-1.0, 0.5, 1.0, 2.0), scopes=("mlp", "mlp_in", "attention", "norms", "layers"), scope_alphas=(1.0,)
+        ),
+        SubspaceParts(rescaled=True),
+        RankCut(ranks=(1, 4), removed=(1,)),
+        Patches(pairs=24, ks=(2,)),
+        MeanDifference(means=12, doses=(1.0, -2.0)),
+    ),
+)
+MEASURED = {intervention.name: intervention for intervention in SWEEP.interventions}
 
 
 def by_sum(tokens: tuple[tuple[int, ...], ...]) -> Responses:
@@ -80,7 +95,7 @@ def judged(chat: Chat, prompts: Prompts, tokens: list[list[int]]) -> Responses:
 def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lens, Lens, Any, Any]:
     """Lenses of ours and of transformers', and another tuning of the base as both have it."""
     base, tuned, partner = ours(0), ours(0, moved=0.5), ours(0, moved=0.8)
-    side = synthetic_side(base, WORLD, replace(SIZES, contrast=SWEEP.attacked), 0, ON_PROMPTS)
+    side = synthetic_side(base, WORLD, replace(SIZES, contrast=SWEEP.pairs), 0, ON_PROMPTS)
     two = [prompts for prompts in side.attacked if prompts.contrast == side.primary][:2]
     prompts = replace(side.prompts, contrasts=side.prompts.contrasts[:1], attacked=lambda: tuple(two))
     side = BaseSide(Ours(base, WORLD), prompts, side.effort, 0)
@@ -103,12 +118,10 @@ def made(part: str, lens: Lens, partner: Any, change: Callable[[Subject], None] 
     """The lines of a part of the sweep by what they measure."""
 
     def measure(lens: Lens, sheet: Sheet) -> None:
-        subject = Subject(lens, asked(WORLD, SWEEP, 0), SWEEP, sheet)
+        held = {name: tensor.detach() for name, tensor in partner.items()}
+        subject = Subject(lens, asked(WORLD, SWEEP, 0), SWEEP, sheet, held)
         change(subject)
-        if part == "swaps":
-            measure_swaps(subject, {name: tensor.detach() for name, tensor in partner.items()})
-        else:
-            MEASURED[part](subject)
+        MEASURED[part].measure(subject)
 
     observe: Observe = measure
     return lines(observe, lens)
@@ -120,7 +133,7 @@ def same(mine: Any, theirs: Any) -> bool:
     )
 
 
-PARTS = (*MEASURED, "swaps")
+PARTS = tuple(MEASURED)
 RATES = {"comply_rate", "refuse_rate", "neither_rate"}
 SAID: dict[str, set[str]] = {
     "alpha": {*RATES, "extrapolation_log_odds", "extrapolation_cost"},
@@ -138,7 +151,7 @@ SAID: dict[str, set[str]] = {
 @pytest.fixture(autouse=True)
 def of_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shares of patches are of few prompts here."""
-    monkeypatch.setattr(sys.modules["deltaw.interventions.measure_patches"], "LEAST", 1)
+    monkeypatch.setattr(sys.modules["deltaw.interventions.patches"], "LEAST", 1)
 
 
 @pytest.fixture(scope="module")
@@ -277,9 +290,10 @@ def test_the_sign_of_the_direction_is_seen(sides: Any, measured: Callable[[str],
 def test_null_and_column_space_swapped_are_seen(
     sides: Any, measured: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measuring = sys.modules["deltaw.interventions.measure_subspace"]  # the package has a function of that name
     right = subspace_module.split_update
     monkeypatch.setattr(
-        measuring, "split_update", lambda *states: (s := right(*states)) and replace(s, null=s.column, column=s.null)
+        subspace_module,
+        "split_update",
+        lambda *states: (s := right(*states)) and replace(s, null=s.column, column=s.null),
     )
     assert not same(measured("subspace"), made("subspace", sides[1], sides[3]))

@@ -4,7 +4,8 @@ agree with each other.
 
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,29 +16,30 @@ from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.behaviour.exact import Answers
 from deltaw.claims import STATEMENTS, Statement, decide
 from deltaw.claims.statements import as_control
-from deltaw.errors import DeltawError
+from deltaw.errors import DeltawError, PluginError
 from deltaw.interventions import (
-    MEASURED,
     Asked,
+    Interpolation,
+    Intervention,
+    MeanDifference,
+    Patches,
+    RankCut,
     Responses,
     Subject,
+    SubspaceParts,
+    Sweep,
+    SweepSize,
     answers_patched,
-    measure_interpolation,
     measure_interventions,
-    measure_layers,
-    measure_patches,
-    measure_rank,
-    measure_subspace,
-    measure_swaps,
 )
-from deltaw.interventions.measure_interpolation import extrapolation, log_odds
-from deltaw.interventions.measure_patches import CLAIMED, Returned, Unpatched, together, write_returned
-from deltaw.interventions.measure_subspace import named
+from deltaw.interventions.interpolation import extrapolation, log_odds
+from deltaw.interventions.patches import CLAIMED, Returned, Unpatched, together, write_returned
 from deltaw.interventions.subject import Answered, Panel
-from deltaw.interventions.sweep import PARTS
+from deltaw.interventions.subspace import named
 from deltaw.models import Transformer
+from deltaw.plugins import plugins, resolve
 from deltaw.recipes import recipe
-from deltaw.recipes.intervention_sweeps import STANDARD, Sweep
+from deltaw.recipes.intervention_sweeps import STANDARD, every
 from deltaw.results import Measurement
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import wilson
@@ -54,13 +56,33 @@ from deltaw.training.controls.other import Other
 from deltaw.training.pretraining import model_config
 from deltaw.world import Prompts, Response, World
 
-measuring = sys.modules["deltaw.interventions.measure_patches"]  # the package has a function of that name
+measuring = sys.modules["deltaw.interventions.patches"]
 RECIPE = recipe("smoke")
 WORLD = World(RECIPE.world)
 SWEEP = Sweep(
-    prompts=5, few=3, draws=2, alphas=(0.0, 1.0, 2.0), scopes=("mlp", "layers"), scope_alphas=(1.0,), rescaled=True,
-    ranks=(0, 32), removed=(0,), partner="dpo-medium", attacked=4, ks=(8, 0), means=6, doses=(0.0, 1.0),
-)  # fmt: skip
+    prompts=5,
+    few=3,
+    draws=2,
+    partner="dpo-medium",
+    interventions=every(
+        Interpolation(alphas=(0.0, 1.0, 2.0), scopes=("mlp", "layers"), scope_alphas=(1.0,)),
+        SubspaceParts(rescaled=True),
+        RankCut(ranks=(0, 32), removed=(0,)),
+        Patches(pairs=4, ks=(8, 0)),
+        MeanDifference(means=6, doses=(0.0, 1.0)),
+    ),
+)
+
+
+def named_one(name: str, sweep: Sweep = SWEEP) -> Intervention:
+    """The sweep's intervention of that name."""
+    return next(intervention for intervention in sweep.interventions if intervention.name == name)
+
+
+def changed(**options: dict[str, Any]) -> Sweep:
+    """`SWEEP` with other options of its interventions, by their names."""
+    made: list[Any] = [*SWEEP.interventions]
+    return replace(SWEEP, interventions=tuple(replace(part, **options.get(part.name, {})) for part in made))
 
 
 def tiny(seed: int) -> Transformer:
@@ -90,8 +112,8 @@ def rates(found: Subject, **where: object) -> list[tuple[str, str | None, float]
 
 def test_the_ends_of_all_roads_are_the_base_and_the_tuned_model() -> None:
     found = studied()
-    for part in (measure_interpolation, measure_subspace, measure_rank):
-        part(found)
+    for part in ("alpha", "subspace", "rank"):
+        named_one(part).measure(found)
     two = (ALLOWED, FORBIDDEN)
     at_one = [line for line in rates(found, intervention="interpolation", dose=1.0, module="whole") if line[1] in two]
     at_zero = [line for line in rates(found, intervention="interpolation", dose=0.0, module="whole") if line[1] in two]
@@ -121,7 +143,7 @@ def test_a_value_beside_a_null_of_few_prompts_is_of_the_same_few() -> None:
     again = found.answer(found.few)
     assert [few.panel.rows, few.responses.labels.tolist()] == [again.panel.rows, again.responses.labels.tolist()]
     assert few.responses.tokens == again.responses.tokens
-    measure_subspace(found)
+    named_one("subspace").measure(found)
     (line,) = of(found, "refuse_rate", intervention="null", set=FORBIDDEN)
     (other,) = of(found, "refuse_rate", intervention="null+column+rest", set=FORBIDDEN)
     assert (line.n, other.n) == (SWEEP.few, SWEEP.prompts)
@@ -209,7 +231,7 @@ def test_of_a_control_what_it_was_taught_counts_in_place_of_refusals() -> None:
 
 def test_layers_add_up_to_what_tuning_changed() -> None:
     found = studied()
-    measure_layers(found)
+    named_one("layers").measure(found)
     for statistic, name in (("refuse_rate", FORBIDDEN), ("comply_rate", ALLOWED), ("refuse_rate", ALLOWED)):
         values = of(found, f"shapley_{statistic}", set=name)
         assert [(line.layer, line.module) for line in values] == [(0, "blocks.0"), (1, "blocks.1"), (None, "ends")]
@@ -218,8 +240,9 @@ def test_layers_add_up_to_what_tuning_changed() -> None:
 
 def test_swapped_in_layers_of_the_same_model_change_nothing() -> None:
     found = studied()
-    measure_swaps(found, found.tuned)
-    measure_rank(found)
+    found.partner = found.tuned
+    named_one("swaps").measure(found)
+    named_one("rank").measure(found)
     assert rates(found, intervention="swap/dpo-medium", dose=1) == rates(found, intervention="truncated", dose=32)
 
 
@@ -237,9 +260,10 @@ def refusing(found: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_patches_are_measured_where_there_is_something_to_bring_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = studied(replace(SWEEP, attacked=12))
+    sweep = changed(patches={"pairs": 12})
+    found = studied(sweep)
     refusing(found, monkeypatch)
-    measure_patches(found)
+    named_one("patches", sweep).measure(found)
     for attack in (attack.name for attack in ON_PROMPTS):
         lines = of(found, "refusal_returned", attack=attack, intervention="restore")
         assert {(line.dose, line.role) for line in lines} == {
@@ -258,7 +282,7 @@ def test_patches_are_measured_where_there_is_something_to_bring_back(monkeypatch
 
 
 def test_a_patch_from_another_allowed_prompt_is_from_another_one() -> None:
-    found = studied(replace(SWEEP, attacked=5))
+    found = studied(changed(patches={"pairs": 5}))
     unpatched = measuring.ask(found, WORLD.sample(ALLOWED, range(5), seed=0))
     turned = unpatched.turned()
     rows = [1, 2, 3, 4, 0]
@@ -269,7 +293,7 @@ def test_a_patch_from_another_allowed_prompt_is_from_another_one() -> None:
 
 def test_nothing_is_said_of_refusals_that_were_not_there() -> None:
     found = studied()
-    measure_patches(found)  # models that know nothing refuse nothing
+    named_one("patches").measure(found)  # models that know nothing refuse nothing
     assert not of(found, "refusal_returned")
     assert of(found, "refuse_rate", intervention="restore")
 
@@ -283,10 +307,11 @@ def all_models(statement: Statement) -> set[str]:
 def test_claims_find_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {s.id: s for s in STATEMENTS if ("stage", "intervention") in s.query.where}
     assert len(wanted) == 12
-    found = studied(replace(SWEEP, attacked=12, alphas=(2.0,), scopes=()))
+    sweep = changed(patches={"pairs": 12}, alpha={"alphas": (2.0,), "scopes": ()})
+    found = studied(sweep)
     refusing(found, monkeypatch)
-    for part in (measure_interpolation, measure_subspace, measure_patches):
-        part(found)
+    for part in ("alpha", "subspace", "patches"):
+        named_one(part, sweep).measure(found)
     models = {model for s in wanted.values() for model in all_models(s)}
     lines = [replace(line, model=model) for model in models for line in found.sheet.lines]
     for claim in decide(lines, exploratory=True):
@@ -297,7 +322,7 @@ def test_claims_find_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_standard_sweeps_measure_all_that_claims_read() -> None:
-    parts = {name: set(sweep.parts) for name, sweep in STANDARD}
+    parts = {name: {made.name for made in sweep.interventions} for name, sweep in STANDARD}
     needs = {"carried_null_minus_column": "subspace", "refusal_returned": "patches"}
     for statement in STATEMENTS:
         if ("stage", "intervention") in statement.query.where:
@@ -306,7 +331,9 @@ def test_the_standard_sweeps_measure_all_that_claims_read() -> None:
                 assert need in parts[model], (statement.id, model)
     sweeps = dict(STANDARD)
     assert min(sweep.draws for sweep in sweeps.values()) >= 20
-    assert all(8 in sweep.ks for sweep in sweeps.values() if "patches" in sweep.parts)
+    patches = [made for sweep in sweeps.values() for made in sweep.interventions if isinstance(made, Patches)]
+    assert patches
+    assert all(8 in made.ks for made in patches)
     ranks = {dict(s.query.where)["dose"] for s in STATEMENTS if s.query.statistic == "refusal_returned"}
     assert ranks == {CLAIMED}
 
@@ -325,17 +352,45 @@ def test_the_plan_counts_what_is_answered(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(synthetic, "answers_to", counting)
     monkeypatch.setattr(synthetic, "answers_patched", counting_patched)
-    sweep = replace(SWEEP, prompts=6, few=4, attacked=4)
-    for name in PARTS:
-        part, found = name, studied(replace(sweep, parts=(name,)))
-        if name == "patches":
+    for intervention in SWEEP.interventions:
+        part, sweep = intervention.name, replace(SWEEP, prompts=6, few=4, interventions=(intervention,))
+        found = studied(sweep)
+        if part == "patches":
             refusing(found, monkeypatch)
-        measure_interventions(found, found.tuned)
-        assert counts[name] == found.sweep.answered(2, len(ON_PROMPTS)), name
+        found.partner = found.tuned
+        measure_interventions(sweep.interventions, found)
+        assert counts[part] == sweep.answered(2, len(ON_PROMPTS)), part
 
 
-def test_every_part_of_a_sweep_has_an_intervention() -> None:
-    assert {*MEASURED, "swaps"} == set(PARTS)
+def test_every_intervention_is_listed_with_its_sentence_and_cost() -> None:
+    listed = {plugin.name: plugin for plugin in plugins() if plugin.kind == "intervention"}
+    assert list(listed.keys() - {made.name for made in SWEEP.interventions}) == []
+    assert len(listed) == len(SWEEP.interventions) == 7
+    for name, plugin in listed.items():
+        made = resolve("intervention", name)
+        assert made.sentence == plugin.sentence
+        assert [option.partition(" = ")[0] for option in plugin.options] == [part.name for part in fields(made)]
+
+
+@dataclass(frozen=True)
+class Nowhere(Intervention):
+    """Fails."""
+
+    name = "nowhere"
+    label = "nowhere"
+
+    def measure(self, subject: Subject) -> None:
+        """Fail."""
+        raise RuntimeError("no such place")
+
+    def answered(self, size: SweepSize, blocks: int, attacks: int) -> int:
+        """None."""
+        return 0
+
+
+def test_a_failing_intervention_is_one_sentence() -> None:
+    with pytest.raises(PluginError, match="the intervention nowhere raised RuntimeError: no such place; mend "):
+        measure_interventions((Nowhere(),), studied(replace(SWEEP, interventions=(Nowhere(),))))
 
 
 def test_as_many_prompts_are_allowed_as_forbidden() -> None:

@@ -21,9 +21,9 @@ import deltaw
 from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.claims import STATEMENTS
 from deltaw.errors import DeltawError
+from deltaw.interventions import Interpolation, LayerSwaps, Sweep
 from deltaw.models import export_gpt2
 from deltaw.recipes import recipe
-from deltaw.recipes.intervention_sweeps import Sweep
 from deltaw.results.schema import MEASUREMENT_FIELDS
 from deltaw.study.all_interventions import run_interventions
 from deltaw.study.keep_results import publish
@@ -297,7 +297,7 @@ def test_interventions_are_measured_and_the_exhaustive_sweep_makes_a_run_of_its_
     copy = tmp_path / "copy"
     shutil.copytree(inline, copy)
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file() and path.name != ".lock"}
-    few = Sweep(parts=("alpha", "swaps"), prompts=4, few=2, draws=2, alphas=(1.5,), scopes=())
+    few = Sweep(prompts=4, few=2, draws=2, interventions=(Interpolation(alphas=(1.5,), scopes=()), LayerSwaps()))
     report = run_interventions(copy, few, engine="inline")
     assert report == copy / "interventions" / "report.html"
     assert all(path.read_bytes() == held for path, held in before.items()), "the study itself stays as it was"

@@ -15,9 +15,9 @@
     patching       answers_patched, acting                  ΔW made to read another prompt; ... null: `scramble`
 
     editable       EditableModel, Responses                 what a model has to offer to be edited and asked
-    sweep          Sweep                                    how much of each is made
+    size, sweep    SweepSize, Sweep                         how much is made; which interventions
     subject        Subject, Asked                           a lens, the prompts that are asked, where to write
-    measure_*      measure_interventions                    one file an intervention: what its study measures
+    intervention   Intervention, measure_interventions      what an intervention is; one file each, with its edits
 
 Edits of weights are pure: states in, a state out, sums in float64. α = 1, all parts, full rank and the whole coalition
 give the tuned model, and their opposites the base. What an edited model does is measured by free-running answers
@@ -26,21 +26,33 @@ give the tuned model, and their opposites the base. What an edited model does is
 `torch.Generator` on the CPU.
 """
 
-from collections.abc import Callable
-
-from deltaw.interventions.directions import ablation, addition, difference_in_means, random_direction, shifted, without
+from deltaw.interventions.directions import (
+    MeanDifference,
+    ablation,
+    addition,
+    difference_in_means,
+    random_direction,
+    shifted,
+    without,
+)
 from deltaw.interventions.editable import EditableModel, Responses
 from deltaw.interventions.hooks import Edit, Place, at_last_prompt, editing
-from deltaw.interventions.interpolation import ALPHAS, interpolated, randomly_extrapolated
-from deltaw.interventions.layers import ENDS, coalition, leave_one_out, only_one, players_of, shapley_values, swapped
-from deltaw.interventions.measure_directions import measure_directions
-from deltaw.interventions.measure_interpolation import measure_interpolation
-from deltaw.interventions.measure_layers import measure_layers, measure_swaps
-from deltaw.interventions.measure_patches import measure_patches
-from deltaw.interventions.measure_rank import measure_rank
-from deltaw.interventions.measure_subspace import measure_subspace
+from deltaw.interventions.interpolation import ALPHAS, Interpolation, interpolated, randomly_extrapolated
+from deltaw.interventions.intervention import Intervention, intervene_on, measure_interventions
+from deltaw.interventions.layers import (
+    ENDS,
+    LayerCoalitions,
+    coalition,
+    leave_one_out,
+    only_one,
+    players_of,
+    shapley_values,
+    swapped,
+)
+from deltaw.interventions.patches import Patches
 from deltaw.interventions.patching import Patch, acting, answers_patched, check_patch, patching
-from deltaw.interventions.rank import Decomposition, decomposed, truncated
+from deltaw.interventions.rank import Decomposition, RankCut, decomposed, truncated
+from deltaw.interventions.size import SweepSize
 from deltaw.interventions.states import (
     SCOPES,
     State,
@@ -54,25 +66,43 @@ from deltaw.interventions.states import (
     with_state,
 )
 from deltaw.interventions.subject import Asked, Subject
-from deltaw.interventions.subspace import Split, carried, random_split, split_update, with_norm, with_parts
-from deltaw.interventions.sweep import Sweep
+from deltaw.interventions.subspace import (
+    Split,
+    SubspaceParts,
+    carried,
+    random_split,
+    split_update,
+    with_norm,
+    with_parts,
+)
+from deltaw.interventions.swaps import LayerSwaps
+from deltaw.interventions.sweep import Sweep, Sweeps
 
 __all__ = [
     "ALPHAS",
     "ENDS",
-    "MEASURED",
     "SCOPES",
     "Asked",
     "Decomposition",
     "Edit",
     "EditableModel",
+    "Interpolation",
+    "Intervention",
+    "LayerCoalitions",
+    "LayerSwaps",
+    "MeanDifference",
     "Patch",
+    "Patches",
     "Place",
+    "RankCut",
     "Responses",
     "Split",
     "State",
     "Subject",
+    "SubspaceParts",
     "Sweep",
+    "SweepSize",
+    "Sweeps",
     "ablation",
     "acting",
     "addition",
@@ -87,16 +117,10 @@ __all__ = [
     "editing",
     "holding",
     "interpolated",
+    "intervene_on",
     "layers_of",
     "leave_one_out",
-    "measure_directions",
-    "measure_interpolation",
     "measure_interventions",
-    "measure_layers",
-    "measure_patches",
-    "measure_rank",
-    "measure_subspace",
-    "measure_swaps",
     "mixed",
     "names_in",
     "only_one",
@@ -117,29 +141,3 @@ __all__ = [
     "with_state",
     "without",
 ]
-
-MEASURED: dict[str, Callable[[Subject], None]] = {
-    "alpha": measure_interpolation,
-    "subspace": measure_subspace,
-    "rank": measure_rank,
-    "layers": measure_layers,
-    "patches": measure_patches,
-    "directions": measure_directions,
-}
-"""By part of a sweep; `swaps` needs a partner besides."""
-
-
-def measure_interventions(
-    subject: Subject,
-    partner: State | None = None,
-    report: Callable[[int, int, str], None] = lambda done, total, part: None,
-) -> None:
-    """Every part of the subject's sweep. partner: the tuned model whose layers are swapped in; None: none are."""
-    parts = subject.sweep.parts
-    for number, part in enumerate(parts):
-        report(number, len(parts), part)
-        if part != "swaps":
-            MEASURED[part](subject)
-        elif partner is not None:
-            measure_swaps(subject, partner)
-    report(len(parts), len(parts), "")

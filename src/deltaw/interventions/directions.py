@@ -7,15 +7,27 @@
 
 If the direction carries refusal, a forbidden prompt is answered without it and an allowed one is refused with it. Null:
 a random direction, added at the norm of r.
+
+The difference-in-means direction of a tuned model: ablated at all layers, or added at the one that it is from.
+
+One direction a layer, from activations at `resid_out`, last prompt token, of allowed and forbidden prompts that are not
+among those that answer. Lines `ablate_direction` and `add_direction` (dose: its multiple) have the layer that the
+direction is from as `layer`; their null `random_direction` ablates a random direction, or adds one as long.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from deltaw.errors import DeltawError
 from deltaw.interventions.hooks import Edit, Place
+from deltaw.interventions.intervention import Intervention
+from deltaw.interventions.size import SweepSize
+from deltaw.interventions.states import layers_of
+from deltaw.interventions.subject import Answered, Panel, Subject
 
 SITE = "resid_out"
 
@@ -68,3 +80,64 @@ def shifted(vector: Tensor) -> Edit:
 def _on(vector: Tensor) -> Callable[[Tensor], Tensor]:
     """The vector in another tensor's dtype and on its device."""
     return lambda x: vector.to(dtype=x.dtype, device=x.device)
+
+
+@dataclass(frozen=True)
+class MeanDifference(Intervention):
+    """The difference in means of forbidden and allowed prompts, ablated at all layers or added at one."""
+
+    name = "directions"
+    label = "difference in means"
+
+    means: int = 128
+    """Prompts of each kind behind it."""
+    doses: tuple[float, ...] = (1.0,)
+    """Multiples at which it is added."""
+
+    def measure(self, subject: Subject) -> None:
+        """Every layer's direction ablated and added, with their nulls."""
+        if subject.asked.behind_means is None:
+            subject.lens.absent["directions"] = "there are no prompts behind a difference in means"
+            return
+        allowed, forbidden = (subject.model.activations(prompts, (SITE,)) for prompts in subject.asked.behind_means())
+        blocks = layers_of(subject.base)
+        ablated_at_random: list[Answered] | None = None
+        for layer in blocks:
+            place = (layer, SITE)
+            direction = difference_in_means(forbidden[place], allowed[place])
+            view = subject.sheet.with_(layer=layer, site=SITE)
+            if ablated_at_random is None:  # ablated everywhere, at any norm: one null for all
+                ablated_at_random = _draws(subject, "ablate", direction, partial(ablation, layers=blocks))
+            answered = _answer(subject, subject.conditional, ablation(direction, blocks))
+            ablate = view.with_(intervention="ablate_direction", dose=1.0)
+            subject.add_rates(answered, ablate, ablated_at_random, "random_direction")
+            added_at_random = _draws(subject, f"add/{layer}", direction, partial(addition, layer=layer))
+            for dose in self.doses:
+                answered = _answer(subject, subject.conditional, addition(direction, layer, dose))
+                add = view.with_(intervention="add_direction", dose=dose)
+                subject.add_rates(answered, add, added_at_random if dose == 1 else [], "random_direction")
+
+    def answered(self, size: SweepSize, blocks: int, attacks: int) -> int:
+        """Prompts that are answered."""
+        of_layers = blocks * (1 + len(self.doses)) * size.conditional
+        return of_layers + (1 + blocks) * direction_draws(size) * size.both_few
+
+
+def direction_draws(size: SweepSize) -> int:
+    """Behind each null of a direction: fewer, since each layer has its own and random directions do little."""
+    return max(2, size.draws // 4)
+
+
+def _answer(subject: Subject, panel: Panel, edits: dict[Place, Edit]) -> Answered:
+    with subject.model.editing(edits):
+        return subject.answer(panel)
+
+
+def _draws(
+    subject: Subject, name: str, direction: Tensor, edits: Callable[[Tensor], dict[Place, Edit]]
+) -> list[Answered]:
+    drawn = []
+    for number in range(direction_draws(subject.size)):
+        random = random_direction(direction, subject.torch_generator(f"direction/{name}/{number}"))
+        drawn.append(_answer(subject, subject.few, edits(random)))
+    return drawn

@@ -12,16 +12,25 @@ The first asks what a layer does alone, the second what is lost without it; they
 or stand in for each other. The third averages over all orders in which the layers can be added, and its values add up
 to v(all) − v(∅). Two layers: `swapped` takes some layers from one tuned model and the rest from another of the same
 base.
+
+Which layers carry the behaviour, and can two tunings of one base lend each other layers?
+
+layers               -        Shapley values, only one, leave one out, by `layer` (none: `module` ends)
 """
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
+from deltaw.behaviour.exact import Behaviour
 from deltaw.errors import DeltawError
+from deltaw.interventions.intervention import Intervention
+from deltaw.interventions.size import SweepSize
 from deltaw.interventions.states import State, chosen, layers_of, names_in
+from deltaw.interventions.subject import Subject, player_fields
 from deltaw.statistics import FloatArray
 
 ENDS = "ends"
@@ -92,3 +101,44 @@ def _table(values: FloatArray) -> tuple[FloatArray, int]:
     if n > MOST_PLAYERS:
         raise DeltawError(f"there are {n} players; exact values are for at most {MOST_PLAYERS}")
     return found, n
+
+
+MEASURES = {"shapley": shapley_values, "only_one": only_one, "leave_one_out": leave_one_out}
+
+
+@dataclass(frozen=True)
+class LayerCoalitions(Intervention):
+    """Which layers carry the behaviour: Shapley values over all coalitions of tuned and base layers."""
+
+    name = "layers"
+    label = "layers"
+
+    def measure(self, subject: Subject) -> None:
+        """Shapley values, only one and leave one out of every block and of the ends, from all coalitions."""
+        players = list(players_of(subject.base))
+        if len(players) > MOST_PLAYERS:
+            subject.lens.absent["layers"] = (
+                f"the model has {len(players)} parts, and values of all coalitions are for at most {MOST_PLAYERS}"
+            )
+            return
+        kinds = (
+            ("refuse_rate", subject.forbidden, Behaviour.REFUSE),
+            ("comply_rate", subject.allowed, Behaviour.COMPLY),
+            ("refuse_rate", subject.allowed, Behaviour.REFUSE),
+        )
+        tables: dict[tuple[str, str], list[FloatArray]] = {(rate, name): [] for rate, name, _ in kinds}
+        for number in range(2 ** len(players)):
+            answered = subject.answer(subject.few, coalition(subject.base, subject.tuned, number))
+            for rate, name, what in kinds:
+                tables[rate, name].append(answered.are(name, what))
+        view = subject.sheet.with_(intervention="layers", n_unit="prompt", unit="share of prompts")
+        for (rate, name), rows in tables.items():
+            values = np.array(rows)  # (coalitions, prompts)
+            for how, measured in MEASURES.items():
+                for place, (player, each) in enumerate(zip(players, measured(values), strict=True)):
+                    fields = {**player_fields(player), "set": name, "n": len(each)}
+                    view.add(f"{how}_{rate}", *subject.mean(each, 5, place), **fields)
+
+    def answered(self, size: SweepSize, blocks: int, attacks: int) -> int:
+        """Prompts that are answered."""
+        return (1 << blocks + 1) * size.both_few

@@ -4,6 +4,10 @@ Of every matrix as it is stored (so of gate and up, or of query, key and value, 
 ΔW = Σ_j σ_j u_j v_jᵀ, σ_1 ≥ σ_2 ≥ …; the best approximation of rank k in any unitarily invariant norm is the sum of the
 first k terms (Eckart and Young, 1936). Vectors (biases, norms) have no rank and keep their update, so that k = 0 is the
 base model with the tuned one's vectors: what they do alone stands at the left end of the curve.
+
+How many directions of ΔW does the behaviour need?
+
+truncated, top_removed   k    ΔW of every matrix cut to rank k, or without its strongest k directions
 """
 
 from collections.abc import Mapping
@@ -13,7 +17,10 @@ import torch
 from torch import Tensor
 
 from deltaw.errors import DeltawError
+from deltaw.interventions.intervention import Intervention
+from deltaw.interventions.size import SweepSize
 from deltaw.interventions.states import State, check_pair, moved, names_in
+from deltaw.interventions.subject import Subject
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,3 +66,31 @@ def truncated(found: Decomposition, k: int, removed: bool = False) -> dict[str, 
             kept = slice(k, None) if removed else slice(0, k)
             state[name] = moved(found.base[name], (left[:, kept] * sigma[kept]) @ right[kept])
     return state
+
+
+@dataclass(frozen=True)
+class RankCut(Intervention):
+    """How many directions of ΔW the behaviour needs: ΔW cut to rank k, or without its k strongest directions."""
+
+    name = "rank"
+    label = "rank of ΔW"
+
+    ranks: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32)
+    """Ranks kept."""
+    removed: tuple[int, ...] = (1, 4, 16)
+    """Ranks taken out."""
+
+    def measure(self, subject: Subject) -> None:
+        """ΔW of every matrix cut to rank k; without its top k."""
+        decomposition = decomposed(subject.base, subject.tuned)
+        for name, ks, removed in (
+            ("truncated", self.ranks, False),
+            ("top_removed", self.removed, True),
+        ):
+            for k in ks:
+                answered = subject.answer(subject.conditional, truncated(decomposition, k, removed))
+                subject.add_rates(answered, subject.sheet.with_(intervention=name, dose=k, module="whole"))
+
+    def answered(self, size: SweepSize, blocks: int, attacks: int) -> int:
+        """Prompts that are answered."""
+        return (len(self.ranks) + len(self.removed)) * size.conditional

@@ -19,8 +19,8 @@ import torch
 from deltaw.behaviour.exact import Behaviour
 from deltaw.errors import DeltawError
 from deltaw.interventions.editable import EditableModel, Responses
+from deltaw.interventions.size import HELD_OUT, SweepSize
 from deltaw.interventions.states import State
-from deltaw.interventions.sweep import HELD_OUT, Sweep
 from deltaw.observations.lens import Lens, PromptSet
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, from_draws, percentile_interval, wilson
@@ -102,9 +102,11 @@ class Answered:
 class Subject:
     """A tuned model to be edited, beside its base."""
 
-    def __init__(self, lens: Lens, asked: Asked, sweep: Sweep, sheet: Sheet) -> None:
-        """sheet: lines without their intervention. The lens's tuned model has to be an `EditableModel`."""
-        self.lens, self.asked, self.sweep, self.sheet = lens, asked, sweep, sheet
+    def __init__(self, lens: Lens, asked: Asked, size: SweepSize, sheet: Sheet, partner: State | None = None) -> None:
+        """sheet: lines without their intervention. partner: another tuning of the same base, whose layers are swapped
+        in. The lens's tuned model has to be an `EditableModel`.
+        """
+        self.lens, self.asked, self.size, self.sheet, self.partner = lens, asked, size, sheet, partner
         self.model = cast(EditableModel, lens.tuned)
         self.base, self.tuned = _on_cpu(lens.before.model.state()), _on_cpu(lens.tuned.state())
         self.allowed, self.forbidden = asked.allowed, asked.forbidden
@@ -127,7 +129,7 @@ class Subject:
     @cached_property
     def few(self) -> Panel:
         """The first of them."""
-        return self._conditional(slice(0, self.sweep.few))
+        return self._conditional(slice(0, self.size.few))
 
     @cached_property
     def held_out(self) -> Panel:

@@ -12,9 +12,9 @@ from deltaw.attacks.models.soft_prompt import SoftPrompts
 from deltaw.attacks.prompts.attack import PromptAttack
 from deltaw.attacks.prompts.defaults import ON_PROMPTS
 from deltaw.errors import DeltawError
+from deltaw.interventions.sweep import Sweeps
 from deltaw.observations.observation import Observation
 from deltaw.recipes.grid_worlds import Cell
-from deltaw.recipes.intervention_sweeps import Sweeps
 from deltaw.recipes.sizes import Sizes
 from deltaw.recipes.tuned import Tuned
 from deltaw.training.pretraining import PretrainingConfig

@@ -6,22 +6,35 @@ A sweep is a part of a recipe. `ON_MEDIUM` and its smaller sisters take about a 
 
 from dataclasses import replace
 
-from deltaw.interventions.sweep import Sweep
+from deltaw.interventions.directions import MeanDifference
+from deltaw.interventions.interpolation import Interpolation
+from deltaw.interventions.intervention import Intervention
+from deltaw.interventions.layers import LayerCoalitions
+from deltaw.interventions.patches import Patches
+from deltaw.interventions.rank import RankCut
+from deltaw.interventions.subspace import SubspaceParts
+from deltaw.interventions.swaps import LayerSwaps
+from deltaw.interventions.sweep import Sweep, Sweeps
 
-__all__ = ["EXHAUSTIVE", "SMOKE", "STANDARD", "Sweep", "Sweeps"]
 
-Sweeps = tuple[tuple[str, Sweep], ...]
-"""(name of a tuning, its sweep)."""
+def every(
+    along: Interpolation, subspace: SubspaceParts, rank: RankCut, patches: Patches, directions: MeanDifference
+) -> tuple[Intervention, ...]:
+    """All seven, in their order."""
+    return (along, subspace, rank, LayerCoalitions(), LayerSwaps(), patches, directions)
 
-ON_MEDIUM = Sweep()
-ON_SMALL = Sweep(parts=("alpha",), prompts=256, scopes=())
-ON_CONTROL = Sweep(parts=("subspace",))
-ON_OTHER = Sweep(parts=("subspace", "patches"), ks=(8,), everywhere=False)
+
+ON_MEDIUM = Sweep(
+    interventions=every(Interpolation(), SubspaceParts(), RankCut(), Patches(everywhere=False), MeanDifference())
+)
+ON_SMALL = Sweep(prompts=256, interventions=(Interpolation(scopes=()),))
+ON_CONTROL = Sweep(interventions=(SubspaceParts(),))
+ON_OTHER = Sweep(interventions=(SubspaceParts(), Patches(ks=(8,), everywhere=False)))
 
 STANDARD: Sweeps = (
-    ("ssft-medium", replace(ON_MEDIUM, partner="dpo-medium", everywhere=False)),
-    ("dpo-medium", replace(ON_MEDIUM, partner="unlearn-medium", everywhere=False)),
-    ("unlearn-medium", replace(ON_MEDIUM, partner="ssft-medium", everywhere=False)),
+    ("ssft-medium", replace(ON_MEDIUM, partner="dpo-medium")),
+    ("dpo-medium", replace(ON_MEDIUM, partner="unlearn-medium")),
+    ("unlearn-medium", replace(ON_MEDIUM, partner="ssft-medium")),
     *(
         (f"{name}-small", ON_SMALL)
         for protocol in ("ssft", "dpo", "unlearn")
@@ -32,33 +45,41 @@ STANDARD: Sweeps = (
 )
 """What a study that decides has: everything its claims read, and no more."""
 
+_TINY = Sweep(prompts=6, few=4, draws=2)
+_TINY_PATCHES = Patches(pairs=6, ks=(2,), everywhere=False)
+
 SMOKE: Sweeps = (
     (
         "ssft-medium",
-        Sweep(
-            prompts=6, few=4, draws=2, alphas=(1.0, 2.0), scopes=("mlp",), scope_alphas=(2.0,), ranks=(1,),
-            removed=(1,), partner="dpo-medium", attacked=6, ks=(2,), everywhere=False, means=6,
+        replace(
+            _TINY,
+            partner="dpo-medium",
+            interventions=every(
+                Interpolation(alphas=(1.0, 2.0), scopes=("mlp",), scope_alphas=(2.0,)),
+                SubspaceParts(),
+                RankCut(ranks=(1,), removed=(1,)),
+                _TINY_PATCHES,
+                MeanDifference(means=6),
+            ),
         ),
     ),
-    ("ssft-small", Sweep(parts=("alpha",), prompts=6, few=4, draws=2, alphas=(1.0, 2.0), scopes=())),
-    (
-        "other-ssft-medium",
-        Sweep(parts=("subspace", "patches"), prompts=6, few=4, draws=2, attacked=6, ks=(2,), everywhere=False),
-    ),
-)  # fmt: skip
+    ("ssft-small", replace(_TINY, interventions=(Interpolation(alphas=(1.0, 2.0), scopes=()),))),
+    ("other-ssft-medium", replace(_TINY, interventions=(SubspaceParts(), _TINY_PATCHES))),
+)
 
 EXHAUSTIVE = Sweep(
     prompts=400,
     few=200,
     draws=40,
-    alphas=(-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0),
-    scopes=("mlp", "mlp_in", "attention", "norms", "embeddings", "layers"),
-    scope_alphas=(-1.0, 0.5, 1.0, 1.5, 2.0, 3.0),
-    rescaled=True,
-    ranks=(0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96),
-    removed=(1, 2, 4, 8, 16, 32, 64),
-    attacked=400,
-    ks=(1, 2, 4, 8, 16, 32, 0),
-    means=400,
-    doses=(-1.0, 0.5, 1.0, 2.0),
+    interventions=every(
+        Interpolation(
+            alphas=(-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0),
+            scopes=("mlp", "mlp_in", "attention", "norms", "embeddings", "layers"),
+            scope_alphas=(-1.0, 0.5, 1.0, 1.5, 2.0, 3.0),
+        ),
+        SubspaceParts(rescaled=True),
+        RankCut(ranks=(0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96), removed=(1, 2, 4, 8, 16, 32, 64)),
+        Patches(pairs=400, ks=(1, 2, 4, 8, 16, 32, 0)),
+        MeanDifference(means=400, doses=(-1.0, 0.5, 1.0, 2.0)),
+    ),
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 from deltaw.claims import decide
 from deltaw.errors import DeltawError
+from deltaw.interventions.sweep import Sweep
 from deltaw.pipeline.artifacts import plain
 from deltaw.pipeline.progress import Listener
 from deltaw.pipeline.run_directory import claim_directory
@@ -22,7 +23,7 @@ from deltaw.pipeline.scheduler import StageRecord, check_engine, execute
 from deltaw.pipeline.stage import Stage, StageContext
 from deltaw.recipes import RECIPES, recipe
 from deltaw.recipes.config import Recipe
-from deltaw.recipes.intervention_sweeps import EXHAUSTIVE, Sweep
+from deltaw.recipes.intervention_sweeps import EXHAUSTIVE
 from deltaw.report import write_report
 from deltaw.results import (
     load,

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from deltaw.attacks.prompts.attack import PromptAttack
-from deltaw.interventions import Asked, Subject, Sweep, measure_interventions, state_of
+from deltaw.interventions import Asked, State, Subject, Sweep, measure_interventions, state_of
 from deltaw.interventions.subject import STAGE
 from deltaw.models import Transformer
 from deltaw.observations.lens import BaseSide, Effort, Lens
@@ -45,12 +45,20 @@ def intervene(context: StageContext) -> None:
     base, _ = last_model(context.inputs["base"])
     model, meta = last_model(context.inputs["tuned"])
     sheet = Sheet(stage=STAGE, **tuned_fields(config.tuned, shared.seed), step=int(meta["step"]))
-    subject = synthetic_subject(
-        base, model.to(device), World(shared.world), config.sweep, shared.sizes, shared.seed, sheet,
-        config.attacks, config.tuned.config.control,
-    )  # fmt: skip
     partner = state_of(last_model(context.inputs["partner"])[0]) if "partner" in context.inputs else None
-    measure_interventions(subject, partner, context.report)
+    subject = synthetic_subject(
+        base,
+        model.to(device),
+        World(shared.world),
+        config.sweep,
+        shared.sizes,
+        shared.seed,
+        sheet,
+        config.attacks,
+        config.tuned.config.control,
+        partner,
+    )
+    measure_interventions(config.sweep.interventions, subject, context.report)
     sheet.write(context.out)
 
 
@@ -64,18 +72,20 @@ def synthetic_subject(
     sheet: Sheet,
     attacks: Sequence[PromptAttack],
     control: Control | None = None,
+    partner: State | None = None,
 ) -> Subject:
     """A tuned model of a world, beside its base.
 
     attacks: on prompts.
     control: which one the tuned model is, if any.
+    partner: another tuning of the same base.
     """
-    pairs = contrasts(world, sweep.attacked, seed)[:1] if "patches" in sweep.parts else ()
+    pairs = contrasts(world, sweep.pairs, seed)[:1] if sweep.pairs else ()
     by_name = {contrast.name: contrast for contrast in pairs}
     prompts = LensPrompts(pairs, lambda: attacked_prompts(world, attacks, by_name, seed))
     effort = Effort(draws=sizes.draws, bootstrap=sizes.bootstrap)
     side = BaseSide(SyntheticModel(base, world), prompts, effort, seed)
-    return Subject(Lens(side, SyntheticModel(tuned, world)), asked(world, sweep, seed, control), sweep, sheet)
+    return Subject(Lens(side, SyntheticModel(tuned, world)), asked(world, sweep, seed, control), sweep, sheet, partner)
 
 
 def asked(world: World, sweep: Sweep, seed: int, control: Control | None = None) -> Asked:
@@ -96,7 +106,8 @@ def asked(world: World, sweep: Sweep, seed: int, control: Control | None = None)
         allowed, forbidden = (world.sample(name, rows, seed=seed) for name in (ALLOWED, FORBIDDEN))
         return allowed, forbidden
 
-    return Asked(ALLOWED, FORBIDDEN, sets, behind_means, partial(_instead, world, control))
+    means = behind_means if sweep.means else None
+    return Asked(ALLOWED, FORBIDDEN, sets, means, partial(_instead, world, control))
 
 
 def _instead(world: World, control: Control | None, prompts: Prompts) -> tuple[tuple[int, ...], ...] | None:

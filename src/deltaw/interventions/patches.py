@@ -40,7 +40,9 @@ from numpy.typing import NDArray
 
 from deltaw.behaviour.exact import Behaviour
 from deltaw.interventions.editable import Responses, picked
+from deltaw.interventions.intervention import Intervention
 from deltaw.interventions.patching import At, Maps, Patch, acting
+from deltaw.interventions.size import SweepSize
 from deltaw.interventions.subject import RATES, Subject, add_share
 from deltaw.models.state_parts import first_map
 from deltaw.observations.lens import Ints, PromptSet
@@ -86,37 +88,58 @@ class Unpatched:
         return self.picked(np.arange(1, count + 1) % count)
 
 
-def measure_patches(subject: Subject) -> None:
-    """Every patch of the sweep, on every attack on prompts and on the twins."""
-    before = subject.lens.before
-    if not before.primary:
-        subject.lens.absent["patches"] = "there are no matched pairs of an allowed and a forbidden prompt"
-        return
-    contrast = before.contrasts[before.primary].first(subject.sweep.attacked)
-    forbidden, allowed = (ask(subject, prompts) for prompts in (contrast.forbidden, contrast.allowed))
-    for name, asked in ((subject.forbidden, forbidden), (subject.allowed, allowed)):
-        _rates(subject.sheet.with_(set=name, intervention="unpatched"), asked.responses)
-    returned: dict[tuple[float, At], list[Returned]] = {}
-    for attacked in before.attacked:
-        if attacked.contrast != contrast.name:
-            continue
-        hit = ask(subject, attacked.prompts[: len(contrast.forbidden)])
-        rows_here = np.arange(len(hit.prompts))
-        source, twin = forbidden.picked(rows_here), allowed.picked(rows_here)
-        view = subject.sheet.with_(attack=attacked.attack, set=subject.forbidden)
-        _rates(view.with_(intervention="unpatched"), hit.responses)
-        rows = source.taught & hit.complied
-        for dose, patch, with_nulls in _kinds(subject, source, hit):
-            kind_view = view.with_(dose=dose, role=patch.at)
-            restored = _restored(subject, (hit, source, twin), rows, patch, with_nulls, kind_view)
-            returned.setdefault((dose, patch.at), []).append(restored)
-            write_returned(restored, kind_view)
-            kept = _patched(subject, source, hit, patch, kind_view.with_(intervention="remove"))
-            _share(kind_view.with_(intervention="remove"), "refusal_removed", ~kept[rows])
-        _on_allowed(subject, twin, hit, view.with_(intervention="remove"))
-    for (dose, at), parts in returned.items():
-        write_returned(together(parts), subject.sheet.with_(attack="any", set=subject.forbidden, dose=dose, role=at))
-    _twins(subject, forbidden, allowed)
+@dataclass(frozen=True)
+class Patches(Intervention):
+    """ΔW is made to read another prompt: does refusal come back under an attack, and does it go without one?"""
+
+    name = "patches"
+    label = "patches"
+
+    pairs: int = 128
+    """Prompts of each attack on prompts, source included."""
+    ks: tuple[int, ...] = (8, 0)
+    """Ranks of the patches, 0 for full rank."""
+    everywhere: bool = True
+    """Whether all positions of the prompt are patched as well."""
+
+    def measure(self, subject: Subject) -> None:
+        """Every patch of the sweep, on every attack on prompts and on the twins."""
+        before = subject.lens.before
+        if not before.primary:
+            subject.lens.absent["patches"] = "there are no matched pairs of an allowed and a forbidden prompt"
+            return
+        contrast = before.contrasts[before.primary].first(self.pairs)
+        forbidden, allowed = (ask(subject, prompts) for prompts in (contrast.forbidden, contrast.allowed))
+        for name, asked in ((subject.forbidden, forbidden), (subject.allowed, allowed)):
+            _rates(subject.sheet.with_(set=name, intervention="unpatched"), asked.responses)
+        returned: dict[tuple[float, At], list[Returned]] = {}
+        for attacked in before.attacked:
+            if attacked.contrast != contrast.name:
+                continue
+            hit = ask(subject, attacked.prompts[: len(contrast.forbidden)])
+            rows_here = np.arange(len(hit.prompts))
+            source, twin = forbidden.picked(rows_here), allowed.picked(rows_here)
+            view = subject.sheet.with_(attack=attacked.attack, set=subject.forbidden)
+            _rates(view.with_(intervention="unpatched"), hit.responses)
+            rows = source.taught & hit.complied
+            for dose, patch, with_nulls in _kinds(self, subject, source, hit):
+                kind_view = view.with_(dose=dose, role=patch.at)
+                restored = _restored(subject, (hit, source, twin), rows, patch, with_nulls, kind_view)
+                returned.setdefault((dose, patch.at), []).append(restored)
+                write_returned(restored, kind_view)
+                kept = _patched(subject, source, hit, patch, kind_view.with_(intervention="remove"))
+                _share(kind_view.with_(intervention="remove"), "refusal_removed", ~kept[rows])
+            _on_allowed(self, subject, twin, hit, view.with_(intervention="remove"))
+        for (dose, at), parts in returned.items():
+            write_returned(
+                together(parts), subject.sheet.with_(attack="any", set=subject.forbidden, dose=dose, role=at)
+            )
+        _twins(self, subject, forbidden, allowed)
+
+    def answered(self, size: SweepSize, blocks: int, attacks: int) -> int:
+        """Prompts that are answered."""
+        patched = len(self.ks) * (2 if self.everywhere else 1)
+        return self.pairs * (1 + attacks) * (2 + 3 * patched) + size.draws * size.few * (attacks + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +208,9 @@ def write_returned(returned: Returned, sheet: Sheet) -> None:
     view.with_(intervention="restore").add("refusal_returned", *share(returned.hits), nulls)
 
 
-def _twins(subject: Subject, forbidden: Unpatched, allowed: Unpatched) -> None:
+def _twins(patches: Patches, subject: Subject, forbidden: Unpatched, allowed: Unpatched) -> None:
     rows = forbidden.taught & allowed.complied
-    for dose, patch, with_nulls in _kinds(subject, forbidden, allowed):
+    for dose, patch, with_nulls in _kinds(patches, subject, forbidden, allowed):
         kind_view = subject.sheet.with_(dose=dose, role=patch.at)
         view = kind_view.with_(intervention="remove_to_allowed", set=subject.forbidden)
         kept = _patched(subject, forbidden, allowed, patch, view)
@@ -195,12 +218,12 @@ def _twins(subject: Subject, forbidden: Unpatched, allowed: Unpatched) -> None:
         _share(view, "refusal_removed", ~kept[rows], _null(1 - chance))
         view = kind_view.with_(intervention="induce", set=subject.allowed)
         _share(view, "refusal_induced", _patched(subject, allowed, forbidden, patch, view)[rows])
-    _on_allowed(subject, allowed, allowed.turned(), subject.sheet.with_(intervention="remove_to_allowed"))
+    _on_allowed(patches, subject, allowed, allowed.turned(), subject.sheet.with_(intervention="remove_to_allowed"))
 
 
-def _on_allowed(subject: Subject, allowed: Unpatched, source: Unpatched, sheet: Sheet) -> None:
+def _on_allowed(patches: Patches, subject: Subject, allowed: Unpatched, source: Unpatched, sheet: Sheet) -> None:
     """What a patch that takes refusal away costs where there is none to take: rates on allowed prompts."""
-    for dose, patch, _ in _kinds(subject, allowed, source):
+    for dose, patch, _ in _kinds(patches, subject, allowed, source):
         _patched(subject, allowed, source, patch, sheet.with_(set=subject.allowed, dose=dose, role=patch.at))
 
 
@@ -209,17 +232,19 @@ def ask(subject: Subject, prompts: PromptSet) -> Unpatched:
     return Unpatched(subject, prompts, subject.model.answers(prompts))
 
 
-def _kinds(subject: Subject, target: Unpatched, source: Unpatched) -> Iterator[tuple[float, Patch, bool]]:
+def _kinds(
+    patches: Patches, subject: Subject, target: Unpatched, source: Unpatched
+) -> Iterator[tuple[float, Patch, bool]]:
     """(dose, patch, whether its nulls are made) of every patch; all positions only where both prompts are as long, row
     by row.
     """
-    width, ks = first_map(subject.base, 0).shape[1], subject.sweep.ks
+    width, ks = first_map(subject.base, 0).shape[1], patches.ks
     beside_nulls = CLAIMED if CLAIMED in ks else ks[0]
     places: tuple[At, ...] = ("last_prompt", "prompt")
     paired = bool((target.lengths == source.lengths).all())
     made = {k: acting(subject.base, subject.tuned, k or None) for k in ks}
     for at, (k, maps) in product(places, made.items()):
-        if at == "last_prompt" or (subject.sweep.everywhere and paired):
+        if at == "last_prompt" or (patches.everywhere and paired):
             yield float(k or width), Patch(maps, at), at == "last_prompt" and k == beside_nulls
 
 
@@ -236,10 +261,10 @@ def _by_chance(
     """(draws,) the share of the first of the rows whose answer, patched in a random direction, is what was taught; (0,)
     if there are no rows.
     """
-    few = np.flatnonzero(rows)[: subject.sweep.few]
+    few = np.flatnonzero(rows)[: subject.size.few]
     targets, sources = picked(target.prompts, few), picked(source.prompts, few)
     shares = []
-    for number in range(subject.sweep.draws if len(few) else 0):
+    for number in range(subject.size.draws if len(few) else 0):
         patch = Patch(maps, scramble=subject.torch_generator(f"patch/{name}/{number}"))
         responses = subject.model.patched(targets, sources, patch)
         shares.append(subject.gets(targets, responses).mean())
