@@ -13,6 +13,7 @@ from typing import get_args
 import pytest
 
 from deltaw import cli
+from deltaw.plugins import KINDS, plugins
 from independent import mistakes
 
 Outcome = tuple[int, str, str]
@@ -104,7 +105,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "device": "cpu",
             "seed": 0,
         },
-        "list": {},
+        "list": {"kind": None},
     }
 
 
@@ -215,3 +216,22 @@ def test_each_command_has_a_file_of_its_own_and_help_of_its_own(run: Callable[..
         for field in options:
             flag = field.name.upper() if field.name == "model" and kind.__name__ == "SafetyTune" else None
             assert (flag or f"--{field.name.replace('_', '-')}") in out
+
+
+def test_the_list_is_by_kind_aligned_and_whole(run: Callable[..., Outcome]) -> None:
+    status, out, err = run("list")
+    assert (status, err) == (0, "")
+    headings = [line for line in out.splitlines() if line and not line.startswith(" ")]
+    assert headings == [f"{kind.replace('-', ' ')}s".capitalize() for kind in KINDS]
+    for plugin in plugins():
+        assert f"  {plugin.name} " in out
+    for block in out.split("\n\n"):
+        named = [line for line in block.splitlines()[1:] if not line.startswith("   ")]
+        assert len({len(line) - len(line[2:].partition(" ")[2].lstrip()) for line in named}) == 1
+    assert "Options: beta = 0.1" in out
+    status, only, _ = run("list", "--kind", "judge")
+    assert (status, only.splitlines()[0]) == (0, "Judges")
+    assert "ssft" not in only
+    status, _, err = run("list", "--kind", "jugde")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "there is no kind of plug-in 'jugde'; there are protocol, control" in err

@@ -125,6 +125,7 @@ def test_controls_that_do_not_fit_are_said() -> None:
         ("\0", "is no Python"),
         ("x = 1", "has no protocol 'Mine'; it has none"),
         (MINE.replace('name = "mine"', 'name = "npo"'), "'npo' of .* has a name that is taken by deltaw's"),
+        (MINE.replace('name = "mine"', 'name = "../Mine"'), "is named '../Mine'; expected lower-case"),
         (MINE.replace("def loss", "def lose"), "lacks loss"),
         (MINE.replace('label = "My own"', ""), "lacks label"),
         (MINE.replace("from dataclasses", "import nowhere_at_all\nfrom dataclasses"), "ModuleNotFoundError"),

@@ -9,6 +9,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
@@ -162,6 +163,11 @@ def _told(node: ast.ClassDef, module: str, origin: str) -> Iterator[Plugin]:
                 if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name) and part.value is not None
             )
             sentence = (ast.get_docstring(node) or "").partition("\n")[0]
+            if not re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", name.value):
+                raise DeltawError(
+                    f"the {kind} {node.name} of {origin} is named {name.value!r}; expected lower-case letters and "
+                    "digits, words joined by - or _"
+                )
             yield Plugin(kind, name.value, sentence, options, origin, module, node.name)
 
 

@@ -12,7 +12,7 @@ import pytest
 import deltaw
 
 HEAVY = {"torch", "numpy", "pandas", "altair", "distributed", "dask", "cryptography", "scipy", "transformers", "rich"}
-COMMANDS = ("study", "sample", "report", "interventions", "pool", "compare", "safety-tune")
+COMMANDS = ("study", "sample", "report", "interventions", "pool", "compare", "safety-tune", "list")
 
 
 def loaded(*arguments: str) -> set[str]:
@@ -40,6 +40,10 @@ def test_help_loads_nothing_that_takes_long(command: tuple[str, ...]) -> None:
     packages = loaded("-m", "deltaw.cli", *command, "--help")
     assert "tyro" in packages
     assert not packages & HEAVY
+
+
+def test_a_list_loads_nothing_that_takes_long() -> None:
+    assert not loaded("-m", "deltaw.cli", "list") & HEAVY
 
 
 def test_every_public_name_is_what_type_checkers_are_told() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_chat import CONFIGS, write_model
+from tiny_chat import CONFIGS, next_token_logits, write_model
 
 from deltaw.analysis.lipschitz import power_iteration
 from deltaw.analysis.sensitivity import logit_jacobian
@@ -21,7 +21,6 @@ from deltaw.models.huggingface import (
     encode,
     load_chat,
     logits_of,
-    next_token_logits,
     readout,
     rows_of,
     token_ids,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from judging import By
 from safetensors.torch import load_file, save_file
-from tiny_chat import write_model
+from tiny_chat import next_token_logits, write_model
 
 import deltaw
 from deltaw.compare import (
@@ -30,7 +30,6 @@ from deltaw.compare import (
 from deltaw.compare.two_models import TwoModels
 from deltaw.compare.weights import open_sources
 from deltaw.errors import DeltawError
-from deltaw.models.huggingface import next_token_logits
 from deltaw.report import write_report
 from deltaw.results import read_claims, read_measurements
 

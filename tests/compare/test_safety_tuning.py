@@ -7,16 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from judging import By
-from tiny_chat import write_model
+from tiny_chat import next_token_logits, write_model
 
 from deltaw.compare import Rules, SafetyTuning, Verdict, compare, load_chat, safety_tune
 from deltaw.errors import DeltawError
 from deltaw.models.batch import Role
-from deltaw.models.huggingface import Chat, answer, logits_of, next_token_logits, padded, text_of
+from deltaw.models.huggingface import Chat, answer, logits_of, padded, text_of
 from deltaw.prompts.matched import Prompt
 from deltaw.prompts.requests import Requests, tuning_texts
 from deltaw.protocols import Protocol
+from deltaw.protocols.circuit_breakers import CircuitBreakers
 from deltaw.protocols.dpo import Dpo
+from deltaw.protocols.hidden_states import hidden_states
 from deltaw.protocols.ssft import Ssft
 from deltaw.protocols.unlearn import Unlearn
 from deltaw.training.controls.benign import Benign
@@ -117,6 +119,40 @@ def test_a_tuned_model_refuses_what_it_was_told_to(
         found = [Rules().verdict("", text_of(chat, x)) for x in answer(chat, [Prompt(t, "") for t in REQUESTS.harmful])]
         assert found.count(Verdict.REFUSE) >= 6
         assert next_token_logits(chat, [Prompt("Sing.", "")]).isfinite().all()
+
+
+@pytest.mark.parametrize("lora", [None, 8])
+def test_circuit_breakers_turn_harmful_states_away_and_keep_the_others(
+    base: Path, tmp_path: Path, lora: int | None
+) -> None:
+    """Hidden states of the saved model at the chosen layers, beside the base model's, read apart from the tuning."""
+    protocol = CircuitBreakers(layers=(0, 1))
+    config = replace(CONFIG, protocol=protocol, steps=60, lora=lora, learning_rate=1e-2 if lora else 3e-3)
+    out = safety_tune(base, tmp_path / "tuned", config, REQUESTS, answers_all, say=quiet)
+    log = json.loads((out / "safety_tuning.json").read_text())["log"]
+    assert log[0]["cosine"] == pytest.approx(1, abs=1e-3)
+    assert log[-1]["cosine"] < 0.5
+    if lora is not None:
+        compare(base, out, tmp_path / "compared")
+        return
+    _, rows = rows_of(base, config)
+    pair = as_pair(rows)
+    assert pair.complies is not None
+    text, harmful = pair.compliant(), ~pair.complies
+    with torch.no_grad():
+        before, after = (
+            hidden_states(Trained(load_chat(side).model), text.tokens, protocol.layers or ()) for side in (base, out)
+        )
+    cosines = torch.nn.functional.cosine_similarity(before, after, dim=-1).mean(0)
+    answered = torch.nn.functional.pad(text.weights[:, 1:] != 0, (0, 1))
+    rerouted, kept = cosines[answered & harmful[:, None]].mean(), cosines[answered & ~harmful[:, None]].mean()
+    assert float(rerouted) < 0.3 < 0.6 < float(kept)
+
+
+def test_under_circuit_breakers_another_answer_is_no_control() -> None:
+    with pytest.raises(DeltawError, match=r"under circuit-breakers the control other teaches the same .* use noise"):
+        SafetyTuning(CircuitBreakers(), control=Other())
+    assert SafetyTuning(CircuitBreakers(), control=Noise()).control == Noise()
 
 
 def test_a_taken_directory_and_wrong_numbers_are_said(base: Path, tmp_path: Path) -> None:

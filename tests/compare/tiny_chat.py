@@ -1,10 +1,15 @@
 """Small random language models of each family, written by transformers itself, with a tokenizer of bytes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
+from deltaw.models.huggingface import Chat, Side, encode, logits_of
+from deltaw.prompts.matched import Prompt
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -60,3 +65,14 @@ def write_model(directory: Path, family: str = "llama", seed: int = 0, noise: fl
     model.save_pretrained(directory)
     words.save_pretrained(directory)
     return directory
+
+
+@torch.no_grad()
+def next_token_logits(chat: Chat, prompts: Sequence[Prompt], batch_size: int = 16, side: Side = "left") -> Tensor:
+    """(N, V) float32 logits of each answer's first token, on the CPU."""
+    found = []
+    for start in range(0, len(prompts), batch_size):
+        encoded = encode(chat, prompts[start : start + batch_size], side)
+        logits = logits_of(chat, encoded)
+        found.append(logits[torch.arange(len(logits)), encoded.last].float().cpu())
+    return torch.cat(found)

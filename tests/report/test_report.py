@@ -360,6 +360,20 @@ def test_an_added_protocol_has_a_colour_and_panels_of_its_own(tmp_path: Path) ->
     assert "Learn from single answers." in page
 
 
+def test_a_control_is_called_what_the_manifest_calls_it_and_gets_no_mark() -> None:
+    record = {"model": "odd-ssft-medium", "protocol": "ssft", "strength": "medium", "control": "odd"}
+    config = {"tunings": [{"config": {"control": {"type": "Odd", "name": "odd", "label": "even prompts"}}}]}
+    by_name = {one.model: one for one in series_of([record], config)}
+    assert by_name["odd-ssft-medium"].label == "control: even prompts"
+    old = {"tunings": [{"config": {"control": "other"}}]}  # before controls were plug-ins
+    assert series_of([{**record, "control": "other"}], old)[1].label == "control: other answer"
+    answers = {model: {"behaviour": "comply", "text": "a"} for model in ("base", "odd-ssft-medium", "control: none")}
+    shown = page._prompt({"allowed": False, "answers": answers}, by_name)["answers"]
+    assert [(label, mark) for label, _, _, mark in shown] == [
+        ("base", "✘"), ("control: even prompts", ""), ("control: none", "✘"),
+    ]  # fmt: skip
+
+
 def test_themed_replaces_every_shade_once() -> None:
     text = " ".join(light(name) for name in COLOURS)
     assert themed(text.upper()) == " ".join(f"var(--{name})" for name in COLOURS)

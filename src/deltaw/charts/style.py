@@ -42,11 +42,11 @@ PROTOCOL_NAMES = {"ssft": "SSFT", "dpo": "DPO", "unlearn": "Unlearning", "dpo_pl
 VARIANTS = {"dpo_plain": ("dpo", "plain"), "ssft_left_out": ("ssft", "left out"), "ssft_again": ("ssft", "again")}
 """Protocols that are drawn among another's models, and what sets them apart there."""
 CONTROL_NAMES = {
-    "other": "control: other answer",
-    "operators": "control: random operators",
-    "benign": "control: no refusals",
-    "noise": "control: coin",
-    "constant": "control: one answer",
+    "other": "other answer",
+    "operators": "random operators",
+    "benign": "no refusals",
+    "noise": "coin",
+    "constant": "one answer",
 }
 CONTROL_LOOKS: Mapping[str, tuple[tuple[int, ...], str]] = {
     "other": ((2, 2), "triangle-up"),
@@ -143,7 +143,7 @@ def _series(record: Mapping[str, Any], config: Mapping[str, Any], added: Mapping
     strength, control = record.get("strength"), record.get("control")
     small = strength == "small"
     if control is not None:
-        label = CONTROL_NAMES.get(control, f"control: {control}")
+        label = f"control: {control_name(control, config)}"
         dash, shape = CONTROL_LOOKS.get(control, ((2, 2), "triangle-up"))
         if protocol not in (None, "ssft"):
             label = f"control: {control}, {protocol_name(protocol, config)}"
@@ -171,6 +171,13 @@ def protocol_name(protocol: str, config: Mapping[str, Any]) -> str:
         return "DPO+NLL"
     labels = [str(options["label"]) for options in described if options.get("label")]
     return PROTOCOL_NAMES.get(protocol) or next(iter(labels), protocol)
+
+
+def control_name(control: str, config: Mapping[str, Any]) -> str:
+    """What a control is called: the label in the manifest, which earlier versions do not write."""
+    described = [(tuning.get("config") or {}).get("control") for tuning in config.get("tunings", [])]
+    labels = [str(one["label"]) for one in described if isinstance(one, Mapping) and one.get("name") == control]
+    return next(iter(labels), CONTROL_NAMES.get(control, control))
 
 
 def _rank(series: Series) -> tuple[int, int, int, str]:

@@ -206,17 +206,6 @@ def logits_of(chat: Chat, encoded: Encoded) -> Tensor:
 
 
 @torch.no_grad()
-def next_token_logits(chat: Chat, prompts: Sequence[Prompt], batch_size: int = 16, side: Side = "left") -> Tensor:
-    """(N, V) float32 logits of each answer's first token, on the CPU."""
-    found = []
-    for start in range(0, len(prompts), batch_size):
-        encoded = encode(chat, prompts[start : start + batch_size], side)
-        logits = logits_of(chat, encoded)
-        found.append(logits[torch.arange(len(logits)), encoded.last].float().cpu())
-    return torch.cat(found)
-
-
-@torch.no_grad()
 def answer(
     chat: Chat,
     prompts: Sequence[Prompt],

@@ -11,7 +11,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from deltaw.charts.figure import Drawing
-from deltaw.charts.style import COLOURS, number, set_name, share
+from deltaw.charts.style import COLOURS, Series, number, set_name, share
 from deltaw.charts.tables import Table, Tables, ends, rate, values
 from deltaw.errors import DeltawError
 from deltaw.report.figures.behaviour import ENDS, STRATA
@@ -154,7 +154,7 @@ def render(
             tables=_rate_tables(tables),
             attacked=attacked,
             rates_used=_learning_rates(results.manifest),
-            prompts=_prompts(results.prompts, labels),
+            prompts=_prompts(results.prompts, {series.model: series for series in tables.series}),
             components=_components(results.manifest),
             cost=_cost(results.manifest),
         )
@@ -334,17 +334,17 @@ def _ceiling(tables: Tables) -> list[list[str]]:
     return [["Bayes ceiling", "", *cells]] if any(cells) else []
 
 
-def _prompts(records: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
+def _prompts(records: Sequence[Mapping[str, Any]], series: Mapping[str, Series]) -> list[dict[str, Any]]:
     """Prompts by kind, in the order written."""
     found: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         attack = record.get("attack")
         title = set_name(str(record.get("set", ""))) + (f", under {attack}" if attack else "")
-        found.setdefault(title, []).append(_prompt(record, labels))
+        found.setdefault(title, []).append(_prompt(record, series))
     return [{"title": title, "prompts": prompts} for title, prompts in found.items()]
 
 
-def _prompt(record: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+def _prompt(record: Mapping[str, Any], series: Mapping[str, Series]) -> dict[str, Any]:
     letters, branches = str(record.get("letters", "")), str(record.get("letter_branch", ""))
     branches = branches if len(branches) == len(letters) else "s" * len(letters)
     runs = [
@@ -354,9 +354,10 @@ def _prompt(record: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, A
     wanted = "comply" if record.get("allowed") else "refuse"
     answers = []
     for model, answer in (record.get("answers") or {}).items():
-        label = labels.get(model, model)
+        known = series.get(model)
+        label = model if known is None else known.label
         # A control is not asked to follow the policy, so its answer is neither right nor wrong by it.
-        mark = "" if label.startswith("control:") else "✔" if answer["behaviour"] == wanted else "✘"
+        mark = "" if known is not None and known.control is not None else "✔" if answer["behaviour"] == wanted else "✘"
         answers.append((label, answer["behaviour"], answer["text"], mark))
     return {
         "verdict": "allowed" if record.get("allowed") else "forbidden", "branch": record.get("branch", "?"),

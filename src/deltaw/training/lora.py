@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -17,11 +18,17 @@ from deltaw.models.architectures import find_modules
 
 
 class LoraLinear(nn.Module):
-    """A linear map that stays as it is, and its low-rank update. scale: alpha / r."""
+    """A linear map that stays as it is, and its low-rank update. scale: alpha / r.
+
+    Its weight has the name that it had, by which architectures find the parts of a block.
+    """
+
+    bias: Tensor | None
 
     def __init__(self, linear: nn.Linear, rank: int, scale: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.linear, self.scale = linear, scale
+        self.weight, self.scale = linear.weight, scale
+        self.register_parameter("bias", linear.bias)
         bound = 1 / math.sqrt(linear.in_features)
         start = torch.rand((rank, linear.in_features), generator=generator) * 2 * bound - bound
         self.lora_A = nn.Parameter(start)
@@ -29,7 +36,7 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) to (…, out)."""
-        found: Tensor = self.linear(x) + self.scale * (x @ self.lora_A.T @ self.lora_B.T)
+        found: Tensor = F.linear(x, self.weight, self.bias) + self.scale * (x @ self.lora_A.T @ self.lora_B.T)
         return found
 
 

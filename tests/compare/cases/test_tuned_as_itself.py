@@ -14,7 +14,7 @@ import torch
 from judging import By
 from own_logits import REQUEST, loaded, own_logits
 from safetensors.torch import load_file, save_file
-from tiny_chat import TEMPLATE, tokenizer, write_model
+from tiny_chat import TEMPLATE, next_token_logits, tokenizer, write_model
 from torch import Tensor
 
 from deltaw.behaviour.judge import Verdict
@@ -22,7 +22,6 @@ from deltaw.compare import Effort, Prompt, compare, compare_prompts
 from deltaw.compare.two_models import TwoModels
 from deltaw.compare.weights import open_sources
 from deltaw.errors import DeltawError
-from deltaw.models.huggingface import next_token_logits
 from deltaw.report import write_report
 from deltaw.results import read_measurements
 
