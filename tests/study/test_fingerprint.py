@@ -33,7 +33,7 @@ FILES = {
     "unused.py": "def other():\n    return 1\n",
     "lonely.py": "def alone():\n    return 1\n",
     "lazy.py": "def late():\n    return 1\n",
-    "sub/__init__.py": '"""Not a page."""\nSETTING = 1\n',
+    "sub/__init__.py": '"""Not a page."""\nSETTING = 1\n"""What is set."""\n',
     "later/__init__.py": (
         "from typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    from PKG.first_used import later\n    from PKG.unused import other\n"
@@ -43,7 +43,10 @@ FILES = {
         '    return getattr(import_module("PKG.first_used" if name == "later" else "PKG.unused"), name)\n'
     ),
     "first_used.py": "def later():\n    return 1\n",
-    "sub/deep.py": 'def value():\n    """Doc."""\n    return 1\n',
+    "sub/deep.py": (
+        'class Config:\n    """A config."""\n    size: int = 1\n    """Of it."""\n'
+        'def value():\n    """Doc."""\n    return 1\n'
+    ),
 }
 _numbers = itertools.count()
 
@@ -66,6 +69,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tup
         ("used.py", "a comment", "another comment", False),
         ("sub/deep.py", "return 1", "return 2", True),
         ("sub/deep.py", "Doc.", "Another docstring.", False),
+        ("sub/deep.py", "Of it.", "Another text below a field.", False),
+        ("sub/deep.py", "size: int = 1", "size: int = 2", True),
+        ("sub/__init__.py", "What is set.", "Another text below a constant.", False),
         ("sub/__init__.py", "SETTING = 1", "SETTING = 2", True),
         ("lazy.py", "return 1", "return 2", True),
         ("first_used.py", "return 1", "return 2", True),

@@ -8,8 +8,8 @@ enough to be useful and wide enough to be safe:
 - every other module counts whole, and so do all modules of the project that it imports, anywhere in it;
 - a package's `__init__` that only re-exports, by imports or by a `__getattr__` whose names are imported under
   `if TYPE_CHECKING`, is looked through: what counts is the module that a name comes from.
-Comments, docstrings and layout do not count. What code finds by a computed name (importlib, getattr on a module) is not
-seen.
+Comments, docstrings, texts below fields and constants, and layout do not count. What code finds by a computed name
+(importlib, getattr on a module) is not seen.
 """
 
 import ast
@@ -165,9 +165,19 @@ class Sources:
 def _parse(name: str, path: Path) -> _Module:
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     for node in ast.walk(tree):
-        if isinstance(node, (*_DEFINITIONS, ast.Module)) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass(lineno=1, col_offset=0)]
+        if isinstance(node, (*_DEFINITIONS, ast.Module)):
+            code = [statement for statement in node.body if not _is_text(statement)]
+            node.body = code or [ast.Pass(lineno=1, col_offset=0)]
     return _Module(name, path, tree)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """Whether a statement is a docstring, or the text below a field or a constant that describes it."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
 
 
 def _locate(name: str) -> Path | None:
