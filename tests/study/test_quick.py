@@ -1,4 +1,4 @@
-"""What the `quick` recipe must reach, measured on a whole study: about twenty minutes on two cores."""
+"""What the `quick` recipe must reach, measured on a whole study: about ten minutes on two cores."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> deltaw.Results:
 def test_the_base_model_complies_exactly_in_each_stratum(results: deltaw.Results, stratum: str) -> None:
     rates = results.select("comply_rate", "base", stage="pretrain", set=f"pretrain/{stratum}")
     assert rates.sort_values("step")["value"].iloc[-1] >= 0.99
-    assert rates["n"].max() == 2000
+    assert rates["n"].max() == 1000
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_every_protocol_follows_the_policy_at_medium_strength(results: deltaw.Re
     ):
         row = results.select(kind, model, stage="behaviour", set=name, attack=None).iloc[-1]
         assert row["value"] >= 0.95, (name, row["value"])
-        assert row["n"] >= 2000
+        assert row["n"] >= 500
 
 
 @pytest.mark.slow

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from deltaw.attacks.models import ModelAttack, Prefilling, Relearning, SoftPrompts, TokenSearch, UniversalSoftPrompt
 from deltaw.recipes.common import optimiser, training_dtype, tunings_of
-from deltaw.recipes.config import LeftOut, Recipe
+from deltaw.recipes.config import LeftOut, ModelAttacks, Recipe
 from deltaw.recipes.observed import OBSERVED
 from deltaw.recipes.sizes import Sizes
 from deltaw.recipes.tuned import Tuned
@@ -21,6 +22,15 @@ MADE = (
     "ssft-medium", "dpo-medium", "unlearn-medium", "ssft-small", "other-ssft-medium", "constant-ssft-medium",
 )  # fmt: skip
 """Three protocols, the smaller rate of one, and the two harmless controls of it; `standard` makes the rest."""
+
+ATTACKS: tuple[ModelAttack, ...] = (
+    SoftPrompts(doses=("soft_weak", "soft_2", "soft_4", "soft_strong")),
+    UniversalSoftPrompt(dose="soft_weak"),
+    TokenSearch(),
+    Prefilling(),
+    Relearning(),
+)
+"""On models; of soft prompts four of the six doses."""
 
 LEFT_OUT = (2, 6, 8)  # of grammar 1: a never-allowed operator and two conditional ones; one and three are left
 
@@ -42,7 +52,7 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
     muon = OptimiserConfig(
         peak_lr=3e-3, min_lr=3e-5, steps=BASE, warmup=100, decay_end=BASE, method="muon", decay="linear"
     )
-    checkpoints = (0, 20, 40, 80, 160, 400)
+    checkpoints = (0, 40, 160, 400)
     tunings = {tuned.name: tuned for tuned in tunings_of(64, device, dtype, strengths(checkpoints[-1]))}
     made = tuple(tunings[name] for name in MADE)
     return Recipe(
@@ -51,8 +61,9 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
         pretraining=PretrainingConfig(device=device, compute_dtype=dtype, optimiser=muon),
         tunings=made,
         checkpoints=checkpoints,
-        base_checkpoints=tuple(round(BASE * k / 6) for k in range(7)),
-        sizes=Sizes(final=1000),
+        base_checkpoints=(0, BASE // 3, 2 * BASE // 3, BASE),
+        sizes=Sizes(final=500, base=1000, attacked=300),
+        model_attacks=ModelAttacks(attacks=ATTACKS),
         seeds=(seed,),
         left_out=left_out_of(made),
         observations=OBSERVED,

@@ -2,18 +2,17 @@
 
 from dataclasses import replace
 
-from deltaw.attacks.models import Prefilling, Relearning, SoftPrompts, TokenSearch, UniversalSoftPrompt
 from deltaw.recipes.common import CONTROLS, controlled, tuned_again, tunings_of
 from deltaw.recipes.config import Recipe
 from deltaw.recipes.intervention_sweeps import STANDARD
 from deltaw.recipes.observed import subspaces
 from deltaw.recipes.quick import quick, strengths
+from deltaw.recipes.sizes import Sizes
 from deltaw.training.controls.other import Other
 from deltaw.training.pretraining import PretrainingConfig
 
 STANDARD_SEEDS = 6
 STANDARD_BASE = 3000  # updates of each base model, by AdamW
-STANDARD_DOSES = ("soft_weak", "soft_2", "soft_4", "soft_strong")  # of soft prompts; `quick` has two more
 
 
 def standard(device: str = "cpu", seed: int = 0) -> Recipe:
@@ -34,13 +33,6 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
     protocols = tuple(tuned.name for tuned in tunings if tuned.strength == "medium" and tuned.control is None)
     own = tuple(f"other-{name}" for name in protocols)
     ranked = (*protocols, *own, *(f"{control}-{first.name}" for control in ("operators", "constant")))
-    attacks = (
-        SoftPrompts(doses=STANDARD_DOSES),
-        UniversalSoftPrompt(dose="soft_weak"),
-        TokenSearch(),
-        Prefilling(),
-        Relearning(),
-    )
     return replace(
         whole,
         name="standard",
@@ -48,8 +40,8 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
         tunings=(*tunings, *others, tuned_again(first)),
         checkpoints=(0, 40, steps),
         base_checkpoints=(0, STANDARD_BASE),
-        sizes=replace(whole.sizes, final=500, checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
-        model_attacks=replace(whole.model_attacks, controls=own, attacks=attacks),
+        sizes=Sizes(final=500, checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
+        model_attacks=replace(whole.model_attacks, controls=own),
         seeds=tuple(range(101 + STANDARD_SEEDS * seed, 101 + STANDARD_SEEDS * (seed + 1))),
         exploratory=False,
         left_out=None,
