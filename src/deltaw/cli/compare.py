@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -40,6 +40,12 @@ class Compare:
     control: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A finished comparison of the same BASE, on the same prompts, with a fine-tuning that teaches something harmless.
     A claim that has a control in the study holds only if it exceeds this control."""
+    observations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """With --prompts: observations to make, in place of the nine that are made otherwise.
+    Names from `deltaw list`, or FILE.py:NAME."""
+    interventions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """With --prompts: interventions on the tuned model, none by default: names from `deltaw list`, or FILE.py:NAME.
+    One that needs more than 4000 answers of edited models is left out, and the report says so."""
 
     def run(self) -> int:
         """Compare; prints a line a matrix, what was skipped, and where measurements and report are."""
@@ -47,6 +53,9 @@ class Compare:
         from deltaw.models.huggingface import transformers
         from deltaw.report import write_report
 
+        if self.prompts is None and (self.observations or self.interventions):
+            raise DeltawError("--observations and --interventions are about prompts; give --prompts too")
+        chosen = self._chosen() if self.prompts is not None else {}
         asked = None
         if self.control is not None and self.prompts is None:
             raise DeltawError("--control is about prompts; give --prompts too")
@@ -59,10 +68,20 @@ class Compare:
         measurements = compare(self.base, self.tuned, out, self.modules, self.curve, _say_matrix)
         _say_skipped(out)
         if asked is not None:
-            compare_prompts(self.base, self.tuned, out, asked, say=say, control=self.control)
+            compare_prompts(self.base, self.tuned, out, asked, say=say, control=self.control, **chosen)
         say(f"Measurements: {measurements}")
         say(f"Report: {write_report(out)}")
         return 0
+
+    def _chosen(self) -> dict[str, Any]:
+        """The observations and interventions that were named."""
+        from deltaw.plugins import resolve
+
+        named = {"observation": self.observations, "intervention": self.interventions}
+        for kind, names in named.items():
+            if len(set(names)) < len(names):
+                raise DeltawError(f"--{kind}s has a name twice: {', '.join(names)}; give each once")
+        return {f"{kind}s": [resolve(kind, name) for name in names] for kind, names in named.items() if names}
 
     def resume_hint(self) -> str:
         """Finished matrices are kept."""

@@ -23,11 +23,14 @@ from deltaw.attacks.prompts.plain_english import ATTACKS, under_attack
 from deltaw.behaviour.judge import Judge, Verdict, refusal_judge
 from deltaw.compare.asking import Effort, ask, between, first_contrast, to_ask, write_changes, write_gaps, write_rates
 from deltaw.compare.claims import prompt_claims
+from deltaw.compare.interventions import intervene_on_checkpoints, judged_by
 from deltaw.compare.lens import Complied, attacked_pairs, prompts_of, real_lens
 from deltaw.compare.over_layers import CLAIMED
 from deltaw.compare.two_models import TwoModels, asking_files
 from deltaw.compare.weights import Sources, open_sources
 from deltaw.errors import DeltawError, PluginError
+from deltaw.interventions import Intervention
+from deltaw.interventions.subject import STAGE
 from deltaw.models.checkpoint_files import find_directory, open_checkpoint
 from deltaw.models.huggingface import Chat
 from deltaw.observations.attacked_prompts.measure import AttackedPrompts
@@ -100,13 +103,14 @@ def compare_prompts(
     base_parts: Path | None = None,
     control: Path | None = None,
     observations: Sequence[Observation] = OBSERVED,
+    interventions: Sequence[Intervention] = (),
 ) -> Path:
     """Ask both models, look at their activations, and add the lines to OUT/measurements.jsonl, which `compare` wrote.
 
     prompts: a JSONL file, the word builtin, or prompts. judge: of every answer. base_parts: a file that several
     comparisons of one base share, so that it is asked once. control: a finished comparison of the same base, on the
     same prompts, with a tuning that teaches something harmless: claims that have controls in the study have to beat it.
-    observations: what is observed of activations, gradients and the update.
+    observations: what is observed of activations, gradients and the update. interventions: on the tuned model.
     DeltawError if a model, the prompts, the control or an earlier run's journal are at fault, or OUT holds no finished
     comparison of weights.
     """
@@ -133,8 +137,11 @@ def compare_prompts(
             say(f"the models differ: {kind}: {text}")
         work = _Work(models, sources, effort, journal, base_journal, Sheet(**shared), {}, say)
         verdicts = _behaviour(work, asked, judge, out)
-        _observe(work, asked, verdicts, judge, observations)
-        manifest = {"observations": [made.recorded() for made in observations]}
+        _observe(work, asked, verdicts, judge, observations, interventions)
+        manifest = {
+            "observations": [made.recorded() for made in observations if made not in OBSERVED],
+            "interventions": [made.recorded() for made in interventions],
+        }
         _finish(work, out, prompts, header, time.perf_counter() - started, beside, manifest)
     except OSError as error:
         raise DeltawError(
@@ -150,7 +157,9 @@ def _asked(prompts: Sequence[Prompt], judge: Judge, effort: Effort) -> dict[str,
     module = inspect.getmodule(judge)
     rules = "" if module is None else hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
     found: dict[str, Any] = json.loads(
-        json.dumps({"prompts": _digest(prompts), "judge": f"{judge_name} {rules}".strip(), "effort": asdict(effort)})
+        json.dumps(
+            {"prompts": _digest(prompts), "judge": f"{judge_name} {rules}".strip(), "effort": effort.of_asking()}
+        )
     )
     return found
 
@@ -247,9 +256,14 @@ def _records(prompts: Sequence[Prompt], base: Sequence[Verdict], tuned: Sequence
 
 
 def _observe(
-    work: _Work, prompts: Sequence[Prompt], verdicts: _Verdicts, judge: Judge, observations: Sequence[Observation]
+    work: _Work,
+    prompts: Sequence[Prompt],
+    verdicts: _Verdicts,
+    judge: Judge,
+    observations: Sequence[Observation],
+    interventions: Sequence[Intervention],
 ) -> None:
-    """The observations of activations, gradients and the update, through the lens."""
+    """The observations of activations, gradients and the update, and the interventions, through the lens."""
     of_lens = prompts_of(prompts, work.effort, work.absent)
     if not of_lens.contrasts:
         return
@@ -263,7 +277,7 @@ def _observe(
     found = work.journal.part("verdicts, dose and response", more) if left else []
     known = {**tuned, **{prompt: Verdict(verdict) for prompt, verdict in zip(left, found, strict=True)}}
     work.say("activations of the base model")
-    lens = real_lens(work.models, of_lens, work.effort, (_complied(base), _complied(known)))
+    lens = real_lens(work.models, of_lens, work.effort, (_complied(base), _complied(known)), judged_by(judge))
     if PromptSensitivity.name in names_of(observations):
         _keep_sensitivities(work, lens)
     sheet = work.sheet.with_(stage="analysis", role="last_prompt")
@@ -276,6 +290,16 @@ def _observe(
         except DeltawError as error:  # what these models or prompts cannot give; the rest can be had
             lens.absent[observation.label] = str(error)
     work.absent.update(lens.absent)
+    intervene_on_checkpoints(
+        interventions,
+        lens,
+        work.effort,
+        work.sheet.with_(stage=STAGE),
+        work.absent,
+        work.journal,
+        work.say,
+        work.models.why_not_between,
+    )
 
 
 def _complied(known: Mapping[Prompt, Verdict]) -> Complied:
