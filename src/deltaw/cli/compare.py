@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -10,9 +10,6 @@ from deltaw.cli.console import last_part, say
 from deltaw.errors import DeltawError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from deltaw.attacks.prompts import PromptAttack
     from deltaw.compare import Progress
 
 
@@ -52,6 +49,12 @@ class Compare:
     control: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A finished comparison of the same BASE, on the same prompts, with a fine-tuning that teaches something harmless.
     A claim that has a control in the study holds only if it exceeds this control."""
+    observations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """With --prompts: observations to make, in place of the nine that are made otherwise.
+    Names from `deltaw list`, or FILE.py:NAME."""
+    interventions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """With --prompts: interventions on the tuned model, none by default: names from `deltaw list`, or FILE.py:NAME.
+    One that needs more than 4000 answers of edited models is left out, and the report says so."""
 
     def run(self) -> int:
         """Compare; prints a line a matrix, what was skipped, and where measurements and report are."""
@@ -70,7 +73,13 @@ class Compare:
         from deltaw.plugins import resolve
         from deltaw.report import write_report
 
-        asked, judge, attacks = None, resolve("judge", self.judge), self._attacks()
+        about_prompts = {
+            "--attacks": self.attacks, "--observations": self.observations, "--interventions": self.interventions,
+        }  # fmt: skip
+        if self.prompts is None and any(about_prompts.values()):
+            named = next(option for option, names in about_prompts.items() if names)
+            raise DeltawError(f"{named} is about prompts; give --prompts too")
+        asked, judge, chosen = None, resolve("judge", self.judge), self._chosen()
         if self.control is not None and self.prompts is None:
             raise DeltawError("--control is about prompts; give --prompts too")
         if self.prompts is not None:  # a mistake is reported before hours of work
@@ -83,24 +92,27 @@ class Compare:
         measurements = compare(self.base, self.tuned, out, self.modules, self.curve, _say_matrix)
         _say_skipped(out)
         if asked is not None:
-            compare_prompts(self.base, self.tuned, out, asked, judge, say=say, control=self.control, attacks=attacks)
+            compare_prompts(self.base, self.tuned, out, asked, judge, say=say, control=self.control, **chosen)
         say(f"Measurements: {measurements}")
         say(f"Report: {write_report(out)}")
         return 0
 
-    def _attacks(self) -> "Sequence[PromptAttack]":
-        """Those that are asked for, or the seven. DeltawError if one cannot attack a request."""
-        from deltaw.attacks.prompts.defaults import ON_REQUESTS
+    def _chosen(self) -> dict[str, Any]:
+        """The attacks, observations and interventions that were named. DeltawError if an attack is not on requests."""
         from deltaw.attacks.prompts.requests import check_requests
         from deltaw.plugins import resolve
 
-        if not self.attacks:
-            return ON_REQUESTS
-        if self.prompts is None:
-            raise DeltawError("--attacks is about prompts; give --prompts too")
-        attacks = [resolve(("prompt-attack", "model-attack"), name) for name in self.attacks]
-        check_requests(attacks)
-        return attacks
+        kinds: dict[str, tuple[str | tuple[str, ...], tuple[str, ...]]] = {
+            "attacks": (("prompt-attack", "model-attack"), self.attacks),
+            "observations": ("observation", self.observations),
+            "interventions": ("intervention", self.interventions),
+        }
+        for option, (_, names) in kinds.items():
+            if len(set(names)) < len(names):
+                raise DeltawError(f"--{option} has a name twice: {', '.join(names)}; give each once")
+        chosen = {option: [resolve(kind, name) for name in names] for option, (kind, names) in kinds.items() if names}
+        check_requests(chosen.get("attacks", []))
+        return chosen
 
     def resume_hint(self) -> str:
         """Finished matrices are kept."""

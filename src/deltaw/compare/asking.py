@@ -5,7 +5,8 @@ prompts of the same pairs too, so that a fall of refusals can be told from a mod
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,8 @@ class Effort:
     """What asking costs. pairs: of each contrast, asked plainly. attacked: pairs of the first contrast under each
     attack, and at each step between the models. corpus: unpaired prompts a label and attack. sensitive: pairs whose
     sensitivities are measured. iterations: of the power method. new_tokens: of an answer. alphas: steps from base to
-    tuned. draws: of the bootstrap and of nulls by sign.
+    tuned. draws: of the bootstrap and of nulls by sign. intervened: pairs that edited models are asked.
+    intervention_draws: behind a null of an intervention. answers: of edited models, for one intervention at most.
     """
 
     pairs: int = 56
@@ -39,6 +41,14 @@ class Effort:
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     draws: int = 1000
     seed: int = 0
+    intervened: int = 12
+    intervention_draws: int = 4
+    answers: int = 4000
+
+    def of_asking(self) -> dict[str, Any]:
+        """What names the questions; an intervention is named by its own sizes."""
+        own = ("intervened", "intervention_draws", "answers")
+        return {name: value for name, value in asdict(self).items() if name not in own}
 
 
 def first_contrast(prompts: Sequence[Prompt]) -> str | None:
@@ -94,9 +104,14 @@ def ask(
     verdicts = []
     answers = answer(chat, prompts, effort.new_tokens, effort.batch, progress)
     for prompt, tokens in zip(prompts, answers, strict=True):
-        opening = "<think>" if opens_thoughts(chat_text(chat, prompt)) else ""
-        verdicts.append(verdict_of(judge, prompt.text, (opening + prompt.prefill + text_of(chat, tokens)).strip()))
+        verdicts.append(judged_answer(chat, prompt, tokens, judge))
     return verdicts
+
+
+def judged_answer(chat: Chat, prompt: Prompt, tokens: Sequence[int], judge: Judge) -> Verdict:
+    """The judge's verdict on an answer, given as tokens."""
+    opening = "<think>" if opens_thoughts(chat_text(chat, prompt)) else ""
+    return verdict_of(judge, prompt.text, (opening + prompt.prefill + text_of(chat, list(tokens))).strip())
 
 
 def write_rates(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> None:

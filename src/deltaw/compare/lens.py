@@ -286,14 +286,19 @@ def real_lens(
     prompts: Prompts,
     effort: Effort,
     complied: tuple[Complied, Complied],
+    judged: Judged | None = None,
 ) -> Lens:
-    """The lens of two checkpoints, the base model's side read. complied: of the base and of the tuned model."""
+    """The lens of two checkpoints, the base model's side read. complied: of the base and of the tuned model. judged:
+    what answers are, where models are edited and asked.
+    """
     base, tuned = (
         HuggingFaceModel(
             lambda alpha=alpha: models.at(alpha),  # type: ignore[misc]
             rows_of,
             said,
             batch=effort.batch,
+            judged=judged,
+            new_tokens=effort.new_tokens,
             stored=partial(stored_maps, models, alpha == 1.0),
         )
         for alpha, said in zip((0.0, 1.0), complied, strict=True)

@@ -36,11 +36,14 @@ from deltaw.compare.asking import (
     write_rates,
 )
 from deltaw.compare.claims import prompt_claims
+from deltaw.compare.interventions import intervene_on_checkpoints, judged_by
 from deltaw.compare.lens import Complied, attacked_pairs, prompts_of, real_lens
 from deltaw.compare.over_layers import CLAIMED
 from deltaw.compare.two_models import TwoModels, asking_files
 from deltaw.compare.weights import Sources, open_sources
 from deltaw.errors import DeltawError, PluginError
+from deltaw.interventions import Intervention
+from deltaw.interventions.subject import STAGE
 from deltaw.models.checkpoint_files import find_directory, open_checkpoint
 from deltaw.models.huggingface import Chat
 from deltaw.observations.attacked_prompts.measure import AttackedPrompts
@@ -118,6 +121,7 @@ def compare_prompts(
     control: Path | None = None,
     observations: Sequence[Observation] = OBSERVED,
     attacks: Sequence[PromptAttack] = ON_REQUESTS,
+    interventions: Sequence[Intervention] = (),
 ) -> Path:
     """Ask both models, look at their activations, and add the lines to OUT/measurements.jsonl, which `compare` wrote.
 
@@ -125,7 +129,7 @@ def compare_prompts(
     comparisons of one base share, so that it is asked once. control: a finished comparison of the same base, on the
     same prompts, with a tuning that teaches something harmless: claims that have controls in the study have to beat it.
     observations: what is observed of activations, gradients and the update. attacks: on the requests. With others than
-    before, the same OUT asks only what is new.
+    before, the same OUT asks only what is new. interventions: on the tuned model.
     DeltawError if a model, the prompts, an attack, the control or an earlier run's journal are at fault, or OUT holds
     no finished comparison of weights.
     """
@@ -154,8 +158,11 @@ def compare_prompts(
         sheet = Sheet(**shared)
         work = _Work(models, sources, effort, tuple(attacks), journal, base_journal, sheet, {}, say)
         verdicts = _behaviour(work, asked, judge, out)
-        _observe(work, asked, verdicts, judge, observations)
-        manifest = {"observations": [made.recorded() for made in observations]}
+        _observe(work, asked, verdicts, judge, observations, interventions)
+        manifest = {
+            "observations": [made.recorded() for made in observations if made not in OBSERVED],
+            "interventions": [made.recorded() for made in interventions],
+        }
         _finish(work, out, prompts, header, time.perf_counter() - started, beside, manifest)
     except OSError as error:
         raise DeltawError(
@@ -170,7 +177,7 @@ def _asked(prompts: Sequence[Prompt], judge: Judge, effort: Effort) -> dict[str,
     return {
         "prompts": _digest(prompts),
         "judge": _judge_named(judge),
-        "effort": json.loads(json.dumps(asdict(effort))),
+        "effort": json.loads(json.dumps(effort.of_asking())),
     }
 
 
@@ -322,9 +329,14 @@ def _records(prompts: Sequence[Prompt], base: Sequence[Verdict], tuned: Sequence
 
 
 def _observe(
-    work: _Work, prompts: Sequence[Prompt], verdicts: _Verdicts, judge: Judge, observations: Sequence[Observation]
+    work: _Work,
+    prompts: Sequence[Prompt],
+    verdicts: _Verdicts,
+    judge: Judge,
+    observations: Sequence[Observation],
+    interventions: Sequence[Intervention],
 ) -> None:
-    """The observations of activations, gradients and the update, through the lens."""
+    """The observations of activations, gradients and the update, and the interventions, through the lens."""
     of_lens = prompts_of(prompts, work.effort, work.absent, work.attacks)
     if not of_lens.contrasts:
         return
@@ -335,7 +347,7 @@ def _observe(
     answered = _ask_parts(work, work.journal, 1.0, "verdicts, dose and response", left, part_of, judge)
     known = {**tuned, **dict(zip(left, answered, strict=True))}
     work.say("activations of the base model")
-    lens = real_lens(work.models, of_lens, work.effort, (_complied(base), _complied(known)))
+    lens = real_lens(work.models, of_lens, work.effort, (_complied(base), _complied(known)), judged_by(judge))
     if PromptSensitivity.name in names_of(observations):
         _keep_sensitivities(work, lens)
     sheet = work.sheet.with_(stage="analysis", role="last_prompt")
@@ -348,6 +360,17 @@ def _observe(
         except DeltawError as error:  # what these models or prompts cannot give; the rest can be had
             lens.absent[observation.label] = str(error)
     work.absent.update(lens.absent)
+    intervene_on_checkpoints(
+        interventions,
+        lens,
+        work.effort,
+        [_attack_key(attack) for attack in work.attacks],
+        work.sheet.with_(stage=STAGE),
+        work.absent,
+        work.journal,
+        work.say,
+        work.models.why_not_between,
+    )
 
 
 def _complied(known: Mapping[Prompt, Verdict]) -> Complied:

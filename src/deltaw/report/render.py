@@ -14,6 +14,7 @@ from deltaw.charts.figure import Drawing
 from deltaw.charts.style import COLOURS, Series, number, set_name, share
 from deltaw.charts.tables import Table, Tables, ends, rate, values
 from deltaw.errors import DeltawError
+from deltaw.report.added import Added, added
 from deltaw.report.figures.behaviour import ENDS, STRATA
 from deltaw.report.pages import claims_table
 from deltaw.report.pages import compare as comparison
@@ -65,16 +66,23 @@ def _report(run_dir: Path, results: Results) -> Path:
     if "comparison" in results.manifest:
         pair = comparison.Pair(results)
         figures, lacking = comparison.drawn(pair)
+        more = added(results.manifest.get("prompts") or {}, pair.tables)
+        for one in more:
+            figures[f"added-{one.name}"] = list(one.figures)
+            lacking[f"added-{one.name}"] = [one.missing] if one.missing else []
         charts_ = {name: [figure.draw() for figure in listed] for name, listed in figures.items()}
-        return _write(run_dir, charts_, render_comparison(results, pair, charts_, lacking))
+        return _write(run_dir, charts_, render_comparison(results, pair, charts_, lacking, more))
     tables = Tables(results)
     found = sections(tables)
     drawn = {
         name: [figure.of_seeds(tables.seeds).draw() for figure in section.figures] for name, section in found.items()
     }
     missing = {name: section.missing for name, section in found.items()}
-    attacked = attack_tables(tables)
-    return _write(run_dir, drawn, render(results, tables, drawn, missing, attacked), attacked)
+    attacked, more = attack_tables(tables), added(results.manifest, tables)
+    for one in more:
+        drawn[f"added-{one.name}"] = [figure.of_seeds(tables.seeds).draw() for figure in one.figures]
+        missing[f"added-{one.name}"] = (one.missing,) if one.missing else ()
+    return _write(run_dir, drawn, render(results, tables, drawn, missing, attacked, more), attacked)
 
 
 def _write(
@@ -115,14 +123,15 @@ def render_comparison(
     pair: comparison.Pair,
     drawn: Mapping[str, Sequence[Drawing]],
     missing: Mapping[str, Sequence[str]],
+    more: Sequence[Added] = (),
 ) -> str:
-    """The page of a comparison as text."""
+    """The page of a comparison as text. more: added observations."""
     claims: list[Mapping[str, Any]] = results.claims.to_dict("records")  # type: ignore[assignment]
     template = _environment().get_template("comparison.html")
     return template.render(
         css=_css(), script=_asset("page.js"), bundle=_bundle(), head=comparison.head(pair), drawn=drawn,
         missing=missing, claims=claims_table.groups(claims, {}), tables=comparison.tables_of(pair),
-        contents=comparison.contents(pair),
+        contents=comparison.contents(pair), added=more,
     )  # fmt: skip
 
 
@@ -132,8 +141,11 @@ def render(
     drawn: Mapping[str, Sequence[Drawing]],
     missing: Mapping[str, Sequence[str]],
     attacked: Sequence[Table],
+    more: Sequence[Added] = (),
 ) -> str:
-    """The page as text. drawn, missing: figures, and what could not be drawn, by section. attacked: its tables."""
+    """The page as text. drawn, missing: figures, and what could not be drawn, by section. attacked: its tables. more:
+    added observations, whose sections are called `added-NAME`.
+    """
     labels = {one.model: one.label for one in tables.series}
     claims: list[Mapping[str, Any]] = results.claims.to_dict("records")  # type: ignore[assignment]
     measured = [claim for claim in claims if claims_table.is_measured(claim)]
@@ -144,10 +156,11 @@ def render(
             css=_css(),
             script=_asset("page.js"),
             bundle=_bundle(),
-            drawn={name: drawn.get(name, ()) for name in SECTIONS},
-            missing={name: missing.get(name, ()) for name in SECTIONS},
+            drawn={**dict.fromkeys(SECTIONS, ()), **drawn},
+            missing={**dict.fromkeys(SECTIONS, ()), **missing},
+            added=more,
             head=_head(results, tables),
-            contents=CONTENTS,
+            contents=CONTENTS if not more else (*CONTENTS[:-4], ("added", "Added"), *CONTENTS[-4:]),
             claims=claims_table.groups(measured, labels),
             unmeasured=[claim["statement"] for claim in claims if not claims_table.is_measured(claim)],
             world=_world(tables),

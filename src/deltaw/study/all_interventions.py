@@ -21,7 +21,9 @@ from deltaw.pipeline.progress import Listener
 from deltaw.pipeline.run_directory import claim_directory
 from deltaw.pipeline.scheduler import StageRecord, check_engine, execute
 from deltaw.pipeline.stage import Stage, StageContext
+from deltaw.plugins import resolve
 from deltaw.recipes import RECIPES, recipe
+from deltaw.recipes.choose import with_protocols
 from deltaw.recipes.config import Recipe
 from deltaw.recipes.intervention_sweeps import EXHAUSTIVE
 from deltaw.report import write_report
@@ -99,7 +101,26 @@ def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
         raise DeltawError(
             f"the run's manifest names the device {device!r}, which is none; make the study again"
         ) from error
-    return replace(known, seeds=tuple(manifest["seeds"]))
+    return replace(_with_its_protocols(known, manifest), seeds=tuple(manifest["seeds"]))
+
+
+def _with_its_protocols(known: Recipe, manifest: Mapping[str, Any]) -> Recipe:
+    """The recipe with the protocols that the run was made with, if they are not the recipe's own."""
+    tunings = (manifest.get("config") or {}).get("tunings")
+    if known.cells or tunings == plain(known.tunings) or not isinstance(tunings, list):
+        return known
+    own = {tuned.protocol: tuned.config.protocol for tuned in known.tunings}
+    try:
+        names = list(dict.fromkeys(str(tuned["protocol"]) for tuned in tunings))
+    except (KeyError, TypeError):
+        return known  # what differs is said by who compares the two
+    try:
+        return with_protocols(known, [own[name] if name in own else resolve("protocol", name) for name in names])
+    except DeltawError as error:
+        raise DeltawError(
+            f"the run was made with the protocols {', '.join(names)} ({error}); install what has them, or call "
+            "deltaw.study.all_interventions.run_interventions with the run's recipe"
+        ) from error
 
 
 def _check_same(study: Recipe, manifest: Mapping[str, Any], run_dir: Path) -> None:

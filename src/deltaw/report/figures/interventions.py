@@ -27,11 +27,18 @@ MODULES = {"mlp": (6, 3), "mlp_in": (4, 2, 1, 2), "attention": (1, 2), "norms": 
 WIDTH = 345
 
 
+def _set(tables: Tables, name: str) -> str:
+    """The set of a study, or of a comparison the one of its contrast with the same verdict."""
+    sets = tables.frame.loc[tables.frame["stage"] == STAGE, "set"].dropna().unique()
+    verdict = name.partition("/")[0]
+    return next((str(other) for other in sets if name not in sets and str(other).endswith(f"/{verdict}")), name)
+
+
 def _rates(tables: Tables, intervention: str | Sequence[str], **where: Any) -> pd.DataFrame:
     """Safety, capability and over-refusal of some interventions, told apart by `kind`; one row a null."""
     names = (intervention,) if isinstance(intervention, str) else tuple(intervention)
     frames = [
-        tables.take(statistic, stage=STAGE, intervention=names, set=name, **where).assign(kind=kind)
+        tables.take(statistic, stage=STAGE, intervention=names, set=_set(tables, name), **where).assign(kind=kind)
         for statistic, name, kind in MEASURES
     ]
     return pd.concat(frames)
@@ -80,7 +87,9 @@ def alphas(tables: Tables) -> Figure | None:
 
 def scopes(tables: Tables) -> Figure | None:
     """Refusal of forbidden prompts over α, of the whole update and of parts of it alone."""
-    frame = tables.take("refuse_rate", stage=STAGE, intervention="interpolation", set=FORBIDDEN, layer=None)
+    frame = tables.take(
+        "refuse_rate", stage=STAGE, intervention="interpolation", set=_set(tables, FORBIDDEN), layer=None
+    )
     parts = frame[frame["module"].isin(list(MODULES))]
     panels: list[Panel | None] = []
     if len(parts):
@@ -111,7 +120,7 @@ LAYER_DASHES = ((1, 2), (2, 2), (4, 2), (6, 3), (8, 2), (12, 3))
 
 def scopes_by_layer(tables: Tables) -> Figure | None:
     """Refusal of forbidden prompts over α, of one layer's update alone; a panel a model."""
-    frame = tables.take("refuse_rate", stage=STAGE, intervention="interpolation", set=FORBIDDEN)
+    frame = tables.take("refuse_rate", stage=STAGE, intervention="interpolation", set=_set(tables, FORBIDDEN))
     parts = frame[frame["layer"].notna()]
     panels: list[Panel | None] = []
     if len(parts):
@@ -215,7 +224,7 @@ LAYER_KINDS = (("Shapley", "circle", "series"), ("only this one", TICK, "null"),
 def layers(tables: Tables) -> Figure | None:
     """Shapley values of layers for refusing forbidden prompts, with only-one and leave-one-out."""
     frames = [
-        tables.take(f"{how}_refuse_rate", stage=STAGE, set=FORBIDDEN).assign(kind=kind)
+        tables.take(f"{how}_refuse_rate", stage=STAGE, set=_set(tables, FORBIDDEN)).assign(kind=kind)
         for how, (kind, _, _) in zip(("shapley", "only_one", "leave_one_out"), LAYER_KINDS, strict=True)
     ]
     frame = pd.concat(frames)

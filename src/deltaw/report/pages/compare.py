@@ -15,6 +15,7 @@ from deltaw.charts.primitives import Axis, Panel, curves, domain_of, layer_axis,
 from deltaw.charts.style import NULL_NAMES, Series, light, number, share
 from deltaw.charts.tables import Table, Tables, interval, nulls, values
 from deltaw.report.pages import compare_prompts as prompted
+from deltaw.report.sections import SECTIONS as ALL_SECTIONS
 from deltaw.results import Results
 
 UPDATE = Series("", "update", None, light("ssft"), (1, 0), "circle", False)
@@ -49,6 +50,11 @@ class Pair:
     def asked(self) -> bool:
         """Whether the models were given prompts."""
         return bool(self.manifest.get("prompts"))
+
+    @property
+    def made(self) -> list[Mapping[str, Any]]:
+        """The interventions, as the manifest records them."""
+        return list((self.manifest.get("prompts") or {}).get("interventions") or ())
 
     def take(self, statistic: str) -> pd.DataFrame:
         """The rows of a statistic in layers, with `kind`, and `at` and `x`, the layer."""
@@ -265,6 +271,7 @@ SECTIONS = {
 def contents(pair: Pair) -> list[tuple[str, str]]:
     """The sections of the page, (id, title)."""
     asked = [("behaviour", "Behaviour"), ("activations", "Activations")] if pair.asked else []
+    asked += [("interventions", "Interventions")] if pair.made else []
     return [
         ("claims", "Claims"), *asked, ("size", "Size"), ("null-space", "Null space"), ("spectrum", "Spectrum"),
         ("absent", "What is not here"), ("matrices", "Every matrix"), ("words", "How to read"),
@@ -276,6 +283,9 @@ def drawn(pair: Pair) -> tuple[dict[str, list[Figure]], dict[str, list[str]]]:
     made = {name: [(what, make(pair)) for what, make in makers] for name, makers in SECTIONS.items()}
     for name, asked in prompted.SECTIONS.items() if pair.asked else ():
         made[name] = [(what, of_tables(pair.tables)) for what, of_tables in asked]
+    if pair.made:
+        figures = ((what, make(pair.tables)) for what, make in ALL_SECTIONS["interventions"])
+        made["interventions"] = [(what, figure) for what, figure in figures if figure is not None]
     return (
         {name: [one for _, one in figures if one is not None] for name, figures in made.items()},
         {name: [what for what, one in figures if one is None] for name, figures in made.items()},
@@ -310,6 +320,7 @@ def tables_of(pair: Pair) -> dict[str, Table | None]:
         "absent": _absent(pair),
         "unmeasured": _unmeasured(pair),
         "observed": _observed(pair),
+        "interventions": _interventions(pair),
         "matrices": _matrices(pair),
     }
 
@@ -394,6 +405,17 @@ def _observed(pair: Pair) -> Table | None:
             rows.append((statistic, says, str(name), str(site), shown, null))
     columns = ("statistic", "what it says", "prompts", "site", "over layers [95 %], or layer by layer", "a null [95 %]")
     return Table("What else was observed", columns, tuple(rows)) if rows else None
+
+
+def _interventions(pair: Pair) -> Table | None:
+    """The interventions that were asked for, and what became of each."""
+    absent = (pair.manifest.get("prompts") or {}).get("absent", {})
+    rows = []
+    for made in pair.made:
+        names = (f"intervention: {made['label']}", f"intervention: {made['name']}", "interventions")
+        why = next((str(absent[name]) for name in names if name in absent), None)
+        rows.append((str(made["name"]), str(made["sentence"]), f"left out: {why}" if why else "made"))
+    return Table("Interventions", ("name", "what is done", "made, or why not"), tuple(rows)) if rows else None
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:
