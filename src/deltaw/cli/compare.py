@@ -86,7 +86,7 @@ class Compare:
             transformers()
             asked = read_prompts(self.prompts)
             if self.control is not None:
-                read_control(self.control, self.base, asked, judge, attacks=attacks)
+                read_control(self.control, self.base, asked, judge, attacks=chosen["attacks"])
         names = [last_part(self.base), last_part(self.tuned), *(name.rpartition(":")[2] for name in self.attacks)]
         out = self.out or Path("runs") / "-".join(["compare", *names])
         measurements = compare(self.base, self.tuned, out, self.modules, self.curve, _say_matrix)
@@ -99,6 +99,7 @@ class Compare:
 
     def _chosen(self) -> dict[str, Any]:
         """The attacks, observations and interventions that were named. DeltawError if an attack is not on requests."""
+        from deltaw.attacks.prompts.defaults import ON_REQUESTS
         from deltaw.attacks.prompts.requests import check_requests
         from deltaw.plugins import resolve
 
@@ -111,7 +112,8 @@ class Compare:
             if len(set(names)) < len(names):
                 raise DeltawError(f"--{option} has a name twice: {', '.join(names)}; give each once")
         chosen = {option: [resolve(kind, name) for name in names] for option, (kind, names) in kinds.items() if names}
-        check_requests(chosen.get("attacks", []))
+        chosen.setdefault("attacks", list(ON_REQUESTS))
+        check_requests(chosen["attacks"])
         return chosen
 
     def resume_hint(self) -> str:
