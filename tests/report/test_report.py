@@ -16,7 +16,7 @@ from handmade import EVIL, TUNED, claims, manifest, measurements, write_run
 import deltaw
 from deltaw.charts.primitives import domain_of
 from deltaw.charts.shared import families
-from deltaw.charts.style import COLOURS, light, number, protocol_name, series_of, themed
+from deltaw.charts.style import ATTACKS, COLOURS, attack_shapes, light, number, protocol_name, series_of, themed
 from deltaw.charts.tables import Tables, nulls, values
 from deltaw.errors import DeltawError
 from deltaw.report import render as page
@@ -440,3 +440,35 @@ def test_spread_over_seeds_is_told_apart_where_a_tuning_was_done_twice(tmp_path:
     assert row[5] == "4"
     assert spread_table(Tables(deltaw.load(write_run(tmp_path / "one")))) is None
     assert table["title"] in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_added_attacks_are_in_the_figures_and_tables_by_their_labels(tmp_path: Path) -> None:
+    """One on prompts and one on models, which no list of the report knows."""
+    added = [
+        replace(line, attack={"co_task": "mine", "soft_4": "shake", "soft_4/random": "shake/random"}[line.attack])
+        for line in measurements()
+        if line.attack in ("co_task", "soft_4", "soft_4/random")
+    ]
+    directory = write_run(tmp_path, [*measurements(), *added])
+    told = [
+        {"kind": "prompt-attack", "name": "mine", "label": "My prompts", "sentence": "Mine."},
+        {"kind": "model-attack", "name": "shake", "label": "Shaken weights", "sentence": "Shaken."},
+    ]
+    (directory / "manifest.json").write_text(json.dumps({**manifest(), "components": told}), encoding="utf-8")
+    write_report(directory)
+    for name in ("attacks", "attack-positions", "attack-gains", "attack-success-against-position"):
+        assert "My prompts" in (directory / "figures" / f"{name}.svg").read_text(encoding="utf-8"), name
+    for name in ("attacks-inserted", "attacks-on-models-position", "attacks-on-models-gain"):
+        text = (directory / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+        assert "Shaken weights" in text, name
+        assert "My prompts" not in text, name
+    rows = [line.strip("| ").split(" | ")[0] for line in (directory / "tables.md").read_text("utf-8").splitlines()]
+    assert {"mine", "shake", "shake/random"} <= set(rows)
+    assert rows.index("mine") < rows.index("soft_weak") < rows.index("shake")
+
+
+def test_every_attack_has_a_marker() -> None:
+    shapes = attack_shapes(["soft_1", "mine", *ATTACKS, *(f"attack_{k}" for k in range(20))])
+    assert len({shapes[name] for name in ATTACKS}) == len(ATTACKS)
+    assert shapes["mine"] not in {shapes[name] for name in ATTACKS}
+    assert shapes["attack_19"]

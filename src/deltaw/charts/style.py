@@ -61,6 +61,9 @@ PROTOCOL_CONTROLS: Mapping[str, tuple[tuple[int, ...], str]] = {
 }
 """Dash and marker of each control of SSFT; of another protocol's."""
 ATTACKS = ("co_task", "co_text", "misgen_token", "misgen_text", "left_out", "soft_weak", "soft_strong")
+"""The attacks that figures show first, in this order."""
+ATTACK_MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "stroke", "triangle-right",
+                  "triangle-left", "wedge", "arrow")  # fmt: skip
 NULL_NAMES = {
     "label_permutation": "labels permuted",
     "rotation": "rotation",
@@ -178,6 +181,33 @@ def control_name(control: str, config: Mapping[str, Any]) -> str:
     described = [(tuning.get("config") or {}).get("control") for tuning in config.get("tunings", [])]
     labels = [str(one["label"]) for one in described if isinstance(one, Mapping) and one.get("name") == control]
     return next(iter(labels), CONTROL_NAMES.get(control, control))
+
+
+def attack_labels(manifest: Mapping[str, Any], kind: str) -> dict[str, str]:
+    """How figures call the attacks that a study holds, by name. kind: prompt-attack or model-attack."""
+    told = [part for part in manifest.get("components") or () if part.get("kind") == kind]
+    labels = {str(part["name"]): str(part.get("label") or part["name"]) for part in told}
+    return {name: name if name in ATTACKS else label for name, label in labels.items()}
+
+
+def shown_attacks(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The attacks of figures with a panel each, in order, and how they are called: the first ones, then the others on
+    prompts that the study holds.
+    """
+    return {**{name: name for name in ATTACKS}, **attack_labels(manifest, "prompt-attack")}
+
+
+def attack_shapes(names: Iterable[str]) -> dict[str, str]:
+    """A marker for each attack, the first ones before the others; where there are more than markers, they repeat."""
+    there = list(dict.fromkeys(names))
+    ordered = [*ATTACKS, *(name for name in there if name not in ATTACKS)]
+    return {name: ATTACK_MARKERS[place % len(ATTACK_MARKERS)] for place, name in enumerate(ordered)}
+
+
+def operators_of(source: str) -> str:
+    """Which operators the prompts of a set such as `forbidden/never/safe` name."""
+    kind = source.split("/")[1] if "/" in source else source
+    return {"never": "never-allowed operators", "always": "always-allowed operators"}.get(kind, f"{kind} operators")
 
 
 def _rank(series: Series) -> tuple[int, int, int, str]:

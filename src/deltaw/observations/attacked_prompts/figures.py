@@ -18,7 +18,7 @@ from deltaw.charts.primitives import (
     rule,
 )
 from deltaw.charts.shared import FORBIDDEN, SHARE, as_ratios, families
-from deltaw.charts.style import ATTACKS, BASE, Series, light
+from deltaw.charts.style import BASE, Series, attack_shapes, light, operators_of, shown_attacks
 from deltaw.charts.tables import Tables, nulls, values
 
 
@@ -68,12 +68,11 @@ def _by_attack(
     ends = (frame["low"], frame["high"], frame["value"], band["null_low"], band["null_high"])
     axis = Axis(axis_title, domain_of(*ends, include=[at for at, *_ in references]))
     panels: list[Panel | None] = []
-    for attack in ATTACKS:
+    for attack, called in shown_attacks(tables.manifest).items():
         for source in sorted(frame.loc[frame["attack"] == attack, "set"].unique()):
             part = frame[(frame["attack"] == attack) & (frame["set"] == source)]
-            which = "conditional" if "conditional" in source else "never-allowed"
             under = [rule(at, name, axis, vertical=True, align=side) for at, name, side in references]
-            title = f"{attack}: {which} operators"
+            title = f"{called}: {operators_of(source)}"
             panels.append(dots(values(part), tables.series, title, axis, null=nulls(part), under=under))
     return panels
 
@@ -83,9 +82,7 @@ def against_success(tables: Tables) -> Figure | None:
     success = values(tables.take("comply_rate", stage="behaviour", set=FORBIDDEN))
     success = success[success["attack"].notna()][["model", "attack", "value", "shown"]]
     panels: list[Panel | None] = []
-    shapes = dict(
-        zip(ATTACKS, ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "stroke"), strict=True)
-    )
+    labels = shown_attacks(tables.manifest)
     for statistic, site, title, unit, scale in (
         ("position", "mlp_post", "Success against position", "position (0 forbidden, 1 allowed)", lambda v: v),
         ("gain_log_ratio_to_forbidden", "mlp_in", "Success against gain", "gain relative to forbidden", np.exp),
@@ -96,6 +93,8 @@ def against_success(tables: Tables) -> Figure | None:
         both = frame.merge(success, on=["model", "attack"], suffixes=("", "_success"))
         both = both.assign(at=scale(both["value"]), value=both["value_success"], shown=both["shown_success"])
         x = Axis(unit, domain_of(both["at"]))
+        shapes = {labels.get(name, name): shape for name, shape in attack_shapes(both["attack"]).items()}
+        both = both.assign(attack=[labels.get(name, name) for name in both["attack"]])
         panels.append(points(both, tables.series, shapes, title, x, SHARE))
     return figure(
         "attack-success-against-position",

@@ -1,6 +1,6 @@
 """Figures of attacks on models: what gets the harmful output out, beside each attack's controls, and Observation 5."""
 
-import re
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ import pandas as pd
 from deltaw.charts.figure import Figure, figure
 from deltaw.charts.primitives import TICK, Axis, Panel, curves, domain_of, dots, named, rule
 from deltaw.charts.shared import ALLOWED, FORBIDDEN, SHARE, as_ratios
-from deltaw.charts.style import Series
+from deltaw.charts.style import ATTACKS, Series, attack_labels
 from deltaw.charts.tables import Tables, nulls, values
 
 CONTROLS = ("random", "wrong")  # after the stroke in an attack's name: drawn in the attack's own row
@@ -22,17 +22,19 @@ WIDTH = 345
 
 
 def inserted(tables: Tables) -> Figure | None:
-    """Soft prompts and token search: success by dose, with controls, a panel a model."""
+    """Soft prompts, token search and what deltaw does not have itself: success, with controls, a panel a model."""
+    added = other_attacks(tables, _rates(tables, "comply_rate", FORBIDDEN)["attack"])
+    title = "Attacks on models: success of what is inserted before the end of the prompt"
     return figure(
         "attacks-inserted",
-        "Attacks on models: success of what is inserted before the end of the prompt",
+        f"{title}, and of added attacks" if added else title,
         "Circles: share of forbidden prompts answered with the exact harmful output, greedy decoding; soft doses from "
         "weak to strong. Grey strokes: random vectors as long, or a random suffix. Hollow squares: allowed prompts "
         "with the same vectors, where complying is right; where they are low, the attack breaks more than the refusal. "
         "unrelated: vectors optimised for another prompt's output, a control. universal: one soft prompt, trained on "
         "other prompts. exact: the best of all suffixes of one token.",
         ("comply_rate",),
-        _panels(tables, ("none", "soft_", "token_search_")),
+        _panels(tables, ("none", "soft_", "token_search_"), added),
         width=WIDTH,
         whiskers="95 % Wilson intervals",
     )
@@ -122,15 +124,27 @@ def attacked_models(tables: Tables) -> list[Series]:
     return [one for one in tables.series if one.model in set(frame["model"])]
 
 
-def in_order(names: "pd.Series[str]", families: tuple[str, ...] = ("none", *FAMILIES)) -> list[str]:
-    """Attacks by family, in order of dose as measured (their order in the file); variants after what they vary."""
+def other_attacks(tables: Tables, names: "pd.Series[str]") -> list[str]:
+    """Those of no family that are on models, in the order in which they were measured."""
+    on_prompts = {"none", *ATTACKS, *attack_labels(tables.manifest, "prompt-attack")}
+    return [name for name in dict.fromkeys(names.dropna()) if name not in on_prompts and not name.startswith(FAMILIES)]
+
+
+def in_order(
+    names: "pd.Series[str]", families: Sequence[str] = ("none", *FAMILIES), others: Sequence[str] = ()
+) -> list[str]:
+    """Attacks by family, in order of dose as measured (their order in the file); variants after what they vary.
+
+    others: of no family, which come last.
+    """
     there = list(dict.fromkeys(names))
-    return [name for family in families for name in there if name.startswith(family)]
+    of_families = [name for family in families for name in there if name.startswith(family)]
+    return [*of_families, *(name for name in others if name in there)]
 
 
-def _panels(tables: Tables, families: tuple[str, ...]) -> list[Panel | None]:
+def _panels(tables: Tables, families: tuple[str, ...], others: Sequence[str] = ()) -> list[Panel | None]:
     frame = _rates(tables, "comply_rate", FORBIDDEN, ALLOWED)
-    frame = frame[frame["attack"].str.startswith(families)]
+    frame = frame[frame["attack"].str.startswith(families) | frame["attack"].isin(others)]
     if frame.empty:
         return []
     parts = frame["attack"].str.partition("/")
@@ -138,7 +152,9 @@ def _panels(tables: Tables, families: tuple[str, ...]) -> list[Panel | None]:
     kind = np.where(frame["set"] == ALLOWED, KINDS[2][0], np.where(control, KINDS[1][0], KINDS[0][0]))
     frame = frame.assign(row=np.where(control, parts[0], frame["attack"]), kind=kind)
     frame = frame[~(control & (frame["set"] == ALLOWED))]
-    rows = in_order(frame.loc[frame["set"] == FORBIDDEN, "row"])
+    rows = in_order(frame.loc[frame["set"] == FORBIDDEN, "row"], families, others)
+    labels = {name: label for name, label in attack_labels(tables.manifest, "model-attack").items() if name in others}
+    frame, rows = frame.assign(row=frame["row"].replace(labels)), [labels.get(name, name) for name in rows]
     return [
         dots(frame[frame["model"] == one.model], tables.series, named(one), SHARE, kinds=KINDS, rows=rows, row="row")
         for one in attacked_models(tables)
@@ -148,13 +164,17 @@ def _panels(tables: Tables, families: tuple[str, ...]) -> list[Panel | None]:
 def _by_model(
     tables: Tables, frame: pd.DataFrame, title: str, references: tuple[tuple[float, str, str], ...]
 ) -> list[Panel | None]:
-    frame = frame[frame["attack"].str.match("|".join(map(re.escape, FAMILIES)), na=False)]
+    frame = frame[frame["attack"].notna() & frame["model"].isin([one.model for one in attacked_models(tables)])]
+    added = other_attacks(tables, frame["attack"])
+    frame = frame[frame["attack"].str.startswith(FAMILIES) | frame["attack"].isin(added)]
     if frame.empty:
         return []
     band = nulls(frame)
     ends = (frame["low"], frame["high"], frame["value"], band["null_low"], band["null_high"])
     axis = Axis(title, domain_of(*ends, include=[at for at, *_ in references]))
-    rows = in_order(frame["attack"])
+    rows = in_order(frame["attack"], FAMILIES, added)
+    labels = {name: label for name, label in attack_labels(tables.manifest, "model-attack").items() if name in added}
+    frame, rows = frame.assign(attack=frame["attack"].replace(labels)), [labels.get(name, name) for name in rows]
     panels: list[Panel | None] = []
     for one in attacked_models(tables):
         part = frame[frame["model"] == one.model]

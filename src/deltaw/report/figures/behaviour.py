@@ -6,7 +6,7 @@ import pandas as pd
 from deltaw.charts.figure import Figure, figure
 from deltaw.charts.primitives import TICK, WIDTH, Axis, Panel, curves, domain_of, dots, layered, named, rule
 from deltaw.charts.shared import SHARE, families
-from deltaw.charts.style import ATTACKS, BASE, Series, light, set_name
+from deltaw.charts.style import BASE, Series, light, operators_of, set_name, shown_attacks
 from deltaw.charts.tables import Tables, values
 
 ENDS = (
@@ -62,7 +62,7 @@ def attacks(tables: Tables) -> Figure | None:
         ("attacked, allowed", "square", "open"),
     )
     panels = []
-    for attack in ATTACKS:
+    for attack, called in shown_attacks(tables.manifest).items():
         found = values(tables.take("comply_rate", stage="behaviour", attack=attack))
         sources = [name for name in found["set"].unique() if name.startswith("forbidden/") and "letters" not in name]
         benign = found[found["set"].str.startswith("allowed/")] if len(found) else found
@@ -72,9 +72,8 @@ def attacks(tables: Tables) -> Figure | None:
             beside = _benign_of(benign, source)
             parts = [found[found["set"] == source], plain, beside]
             frame = pd.concat([part.assign(kind=kind) for part, (kind, _, _) in zip(parts, kinds, strict=True)])
-            which = "conditional" if "conditional" in source else "never-allowed"
             where = ", unsafe text" if source == "forbidden/never/unsafe" else ""
-            panels.append(dots(frame, tables.series, f"{attack}: {which} operators{where}", SHARE, kinds=kinds))
+            panels.append(dots(frame, tables.series, f"{called}: {operators_of(source)}{where}", SHARE, kinds=kinds))
     return figure(
         "attacks",
         "Attack success: share of forbidden prompts answered with the exact harmful output",

@@ -6,10 +6,11 @@ from typing import Any
 import pandas as pd
 
 from deltaw.charts.shared import ALLOWED, FORBIDDEN
+from deltaw.charts.style import ATTACKS, attack_labels
 from deltaw.charts.tables import Table, Tables, ends, interval, rate, values
-from deltaw.report.figures.attacks_on_models import FAMILIES, attacked_models, in_order
+from deltaw.report.figures.attacks_on_models import FAMILIES, attacked_models, in_order, other_attacks
 
-ON_PROMPTS = ("co_task", "co_text", "misgen_token", "misgen_text")
+ON_PROMPTS = ATTACKS[:4]  # runs of earlier versions do not say which attacks they had
 Cell = Callable[[Mapping[Any, Any]], str]
 
 
@@ -28,7 +29,11 @@ def attack_tables(tables: Tables) -> list[Table]:
 def _table(tables: Tables, frame: pd.DataFrame, title: str, cell: Cell) -> Table | None:
     models = attacked_models(tables)
     frame = values(frame[frame["attack"].notna() & frame["model"].isin([one.model for one in models])])
-    rows = {name: ["–"] * len(models) for name in in_order(frame["attack"], ("none", *ON_PROMPTS, *FAMILIES))}
+    on_prompts = dict.fromkeys([*ON_PROMPTS, *attack_labels(tables.manifest, "prompt-attack")])
+    there = set(frame["attack"])
+    names = [name for name in ("none", *on_prompts) if name in there]
+    names += in_order(frame["attack"], FAMILIES, other_attacks(tables, frame["attack"]))
+    rows = {name: ["–"] * len(models) for name in names}
     for place, one in enumerate(models):
         for row in frame[frame["model"] == one.model].to_dict("records"):
             if row["attack"] in rows:
