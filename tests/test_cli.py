@@ -59,7 +59,6 @@ def test_the_options_are_these_and_no_others() -> None:
             "observations": (),
             "attacks": (),
             "controls": (),
-            "attacks": (),
             "engine": "dask",
             "workers": 0,
             "scheduler": None,
