@@ -59,6 +59,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "observations": (),
             "attacks": (),
             "controls": (),
+            "interventions": (),
             "engine": "dask",
             "workers": 0,
             "scheduler": None,
@@ -90,6 +91,8 @@ def test_the_options_are_these_and_no_others() -> None:
             "prompts": None,
             "judge": "rules",
             "attacks": (),
+            "observations": (),
+            "interventions": (),
             "control": None,
         },
         "safetytune": {

@@ -47,6 +47,9 @@ class Study:
     attacks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Attacks on prompts and on models, in place of all of the recipe's: names from `deltaw list`, or FILE.py:NAME.
     To add an attack, list the recipe's too. One that the recipe has stays as the recipe configures it."""
+    interventions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
+    """Interventions on the models fine-tuned at the medium rate, in place of the recipe's: names from `deltaw list`, or
+    FILE.py:NAME."""
     engine: Literal["dask", "inline"] = "dask"
     """Where stages run. The results are the same:
     - dask: in a local cluster, one process a core (needs the extra deltaw[study])
@@ -78,7 +81,7 @@ class Study:
         if self.dry_run:
             return self._dry_run(chosen)
         name = self.recipe if self.seed == 0 else f"{self.recipe}-s{self.seed}"
-        asked = (*self.protocols, *self.controls, *self.attacks, *self.observations)
+        asked = (*self.protocols, *self.controls, *self.attacks, *self.observations, *self.interventions)
         name = "-".join([name, *(part.rpartition(":")[2] for part in asked)])
         out = self.out or Path("runs") / name
         report = run_study(
@@ -104,6 +107,7 @@ class Study:
             ("control", self.controls, choose.with_controls),
             (("prompt-attack", "model-attack"), self.attacks, choose.with_attacks),
             ("observation", self.observations, choose.with_observations),
+            ("intervention", self.interventions, choose.with_interventions),
         ):
             if names:
                 recipe = replaced(recipe, [resolve(kind, name) for name in names])

@@ -1,4 +1,4 @@
-"""A recipe with other protocols, controls, attacks or observations than its own."""
+"""A recipe with other protocols, controls, attacks, observations or interventions than its own."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,6 +8,8 @@ from deltaw.attacks.prompts.attack import PromptAttack
 from deltaw.attacks.prompts.defaults import ON_PROMPTS
 from deltaw.component import Component
 from deltaw.errors import DeltawError
+from deltaw.interventions.intervention import Intervention
+from deltaw.interventions.sweep import Sweep
 from deltaw.observations.observation import Observation, names_of
 from deltaw.plugins import resolve
 from deltaw.protocols.protocol import Protocol
@@ -144,6 +146,26 @@ def with_attacks(recipe: Recipe, attacks: Sequence[PromptAttack | ModelAttack]) 
             recipe.model_attacks, attacks=tuple(own_on_models.get(attack.name, attack) for attack in on_models)
         ),
     )
+
+
+def with_interventions(recipe: Recipe, interventions: Sequence[Intervention]) -> Recipe:
+    """The study with these interventions on every tuning at the medium rate that is no control, and no others.
+
+    One that the recipe has by that name stays as the recipe configures it on that tuning. DeltawError for a grid, and
+    for an intervention that is named twice.
+    """
+    if recipe.cells:
+        raise DeltawError(f"the recipe {recipe.name} is a grid, which has no interventions; give another recipe")
+    _check_once("interventions", interventions)
+    own = dict(recipe.interventions)
+    followed = [t for t in recipe.tunings if t.control is None and t.strength == "medium" and not t.curve_only]
+
+    def sweep_of(tuned: Tuned) -> Sweep:
+        sweep = own.get(tuned.name, Sweep())
+        known = {intervention.name: intervention for intervention in sweep.interventions}
+        return replace(sweep, interventions=tuple(known.get(made.name, made) for made in interventions))
+
+    return replace(recipe, interventions=tuple((tuned.name, sweep_of(tuned)) for tuned in followed))
 
 
 def _check_prompt_attack(attack: PromptAttack) -> None:

@@ -15,7 +15,7 @@ from deltaw.world import WorldConfig
 MEDIUM, SMALL = 1e-3, 1e-4
 """Learning rates of the tunings, η_M and η_S = η_M / 10: the same for all protocols."""
 
-BASE = 1800
+BASE = 1600
 """Updates of the base model, by Muon: AdamW needs twice as many (docs/log.md)."""
 
 MADE = (
