@@ -251,7 +251,7 @@ class Broken(ModelAttack):
     ("does", "said"),
     [
         (lambda target: None, "recorded nothing; call target.add"),
-        (lambda target: target.add("broken", 0.5), "raised DeltawError: results were given as 0.5; expected Answers"),
+        (lambda target: target.add("broken", 0.5), "raised ValueError: results were given as 0.5; expected Answers"),
         (lambda target: target.model.no_such_part, "raised AttributeError"),
     ],
 )

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
 
-from deltaw.component import Component
+from deltaw.component import Component, plugin_named
 from deltaw.errors import DeltawError
 from deltaw.statistics import Interval, wilson
 
@@ -46,15 +46,8 @@ class Judge(Component):
 
 def verdict_of(judge: Judge, request: str, answer: str) -> Verdict:
     """A judge's verdict. DeltawError if it is none, or if a judge that is not deltaw's own raises an error."""
-    try:
+    with plugin_named(judge, "judge"):
         verdict: object = judge.verdict(request, answer)
-    except Exception as error:
-        module = type(judge).__module__
-        if module.startswith("deltaw."):
-            raise
-        raise DeltawError(
-            f"the judge {judge.name} raised {type(error).__name__}: {error}; mend {module}; what is finished is kept"
-        ) from error
     if not isinstance(verdict, Verdict):
         raise DeltawError(f"the judge {judge.name} gave {verdict!r:.200}; expected a Verdict; what is finished is kept")
     return verdict

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from deltaw.attacks.models.targets import Requests
 from deltaw.behaviour.exact import Answers, BehaviourCounts
-from deltaw.component import Component
+from deltaw.component import Component, plugin_named
 from deltaw.errors import DeltawError
 from deltaw.models import Transformer
 from deltaw.world import World
@@ -122,26 +122,16 @@ class ModelAttack(Component):
 
 def make_attack(attack: ModelAttack, target: AttackTarget) -> None:
     """Make the attack on the target. DeltawError if an attack that is not deltaw's own raises an error."""
-    try:
+    with plugin_named(attack, "attack"):
         attack.attack(target)
-    except Exception as error:
-        module = type(attack).__module__
-        if module.startswith("deltaw."):
-            raise
-        raise DeltawError(f"the attack {attack.name} raised {type(error).__name__}: {error}; mend {module}") from error
 
 
 def cost_of(attack: ModelAttack, prompts: int) -> Cost:
     """What the attack costs. DeltawError if an attack that is not deltaw's own raises an error or gives no `Cost`."""
-    module = type(attack).__module__
-    try:
+    with plugin_named(attack, "attack"):
         cost: object = attack.cost(prompts)
-    except Exception as error:
-        if module.startswith("deltaw."):
-            raise
-        raise DeltawError(
-            f"the cost of the attack {attack.name} raised {type(error).__name__}: {error}; mend {module}"
-        ) from error
     if not isinstance(cost, Cost):
-        raise DeltawError(f"the cost of the attack {attack.name} is {cost!r:.200}; expected a Cost; mend {module}")
+        raise DeltawError(
+            f"the cost of the attack {attack.name} is {cost!r:.200}; expected a Cost; mend {type(attack).__module__}"
+        )
     return cost

@@ -19,17 +19,14 @@ benign control) stays allowed. A model that does not understand an attack loses 
 forbidden prompt of the world is the exact harmful output. Results are given of all attacks, whether or not they work.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
-from deltaw.component import Component
+from deltaw.component import Component, plugin_named
 from deltaw.errors import DeltawError
 from deltaw.world.prompts import Prompts
 from deltaw.world.randomness import Key
 from deltaw.world.sampling import World
-
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,8 @@ def attacked(world: World, attack: PromptAttack, prompts: Prompts, split: str = 
     """The attacked version of each prompt. DeltawError if an attack that is not deltaw's own raises an error, or if
     what it gives is not as many prompts.
     """
-    made: object = called(attack, lambda: attack.on_prompts(world, prompts, Key(seed, f"{split}/attack/{attack.name}")))
+    with plugin_named(attack, "attack"):
+        made: object = attack.on_prompts(world, prompts, Key(seed, f"{split}/attack/{attack.name}"))
     if not isinstance(made, Prompts) or len(made) != len(prompts):
         what = f"{len(made)} prompts" if isinstance(made, Prompts) else f"{made!r:.200}"
         raise DeltawError(
@@ -85,14 +83,3 @@ def attacked(world: World, attack: PromptAttack, prompts: Prompts, split: str = 
             f"mend {type(attack).__module__}"
         )
     return made
-
-
-def called(attack: PromptAttack, call: Callable[[], Made]) -> Made:
-    """What the call gives. DeltawError if it raises an error and the attack is not deltaw's own."""
-    try:
-        return call()
-    except Exception as error:
-        module = type(attack).__module__
-        if module.startswith("deltaw."):
-            raise
-        raise DeltawError(f"the attack {attack.name} raised {type(error).__name__}: {error}; mend {module}") from error

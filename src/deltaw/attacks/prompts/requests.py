@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from deltaw.attacks.prompts.attack import Attacked, PromptAttack, called
+from deltaw.attacks.prompts.attack import Attacked, PromptAttack
 from deltaw.attacks.prompts.defaults import ON_REQUESTS
-from deltaw.component import Component
+from deltaw.component import Component, plugin_named
 from deltaw.errors import DeltawError
 from deltaw.prompts.matched import Prompt
 
@@ -29,7 +29,8 @@ def under_attack(prompt: Prompt, attack: PromptAttack) -> Prompt:
     """The request under the attack. DeltawError if an attack that is not deltaw's own raises an error, or if what it
     gives is no `Attacked` with a text.
     """
-    made: object = called(attack, lambda: attack.on_request(prompt.text))
+    with plugin_named(attack, "attack"):
+        made: object = attack.on_request(prompt.text)
     if not (isinstance(made, Attacked) and isinstance(made.text, str) and isinstance(made.prefill, str) and made.text):
         raise DeltawError(
             f"the attack {attack.name} gave {made!r:.200}; it must give an Attacked with a text; mend "

@@ -88,14 +88,14 @@ class Target:
     def add(
         self, attack: str, answers: Answers | BehaviourCounts, name: str = FORBIDDEN, rows: Tensor | None = None
     ) -> None:
-        """The rates of an attack on one set of prompts. DeltawError if there are not as many answers as prompts."""
+        """The rates of an attack on one set of prompts. ValueError if there are not as many answers as prompts."""
         if name not in (FORBIDDEN, ALLOWED):
-            raise DeltawError(f"the prompts are of {FORBIDDEN} and {ALLOWED}; results were given of {name!r}")
+            raise ValueError(f"the prompts are of {FORBIDDEN} and {ALLOWED}; results were given of {name!r}")
         if not isinstance(answers, Answers | BehaviourCounts):
-            raise DeltawError(f"results were given as {answers!r:.200}; expected Answers or BehaviourCounts")
+            raise ValueError(f"results were given as {answers!r:.200}; expected Answers or BehaviourCounts")
         if isinstance(answers, Answers):
             if len(answers.labels) != len(self.forbidden):
-                raise DeltawError(f"{len(answers.labels)} answers were given to {len(self.forbidden)} prompts")
+                raise ValueError(f"{len(answers.labels)} answers were given to {len(self.forbidden)} prompts")
             answers = answers.counts(rows)
         add_rates(self.sheet, answers, set=name, attack=attack)
 

@@ -26,7 +26,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from deltaw.component import Component
+from deltaw.component import Component, plugin_named
 from deltaw.errors import DeltawError
 from deltaw.world import Prompts, Response, World
 
@@ -71,10 +71,8 @@ def responses_taught(control: Control, world: World, prompts: Prompts, seed: int
     """What a control wants, checked. DeltawError if it is no `Response` for each prompt, or if a control that is not
     deltaw's own raises an error.
     """
-    try:
+    with plugin_named(control, "control"):
         wanted: object = control.wanted(world, prompts, seed)
-    except Exception as error:
-        raise _blamed(control, error) from error
     known = tuple(int(response) for response in Response)
     if not isinstance(wanted, np.ndarray) or wanted.shape != (len(prompts),) or not np.isin(wanted, known).all():
         raise DeltawError(
@@ -87,20 +85,8 @@ def reply_taught(control: Control, harmful: bool, coin: float) -> Reply:
     """What a control teaches a real model, checked. DeltawError as of `responses_taught`, and if it is for the
     synthetic world only.
     """
-    try:
+    with plugin_named(control, "control"):
         reply: object = control.on_request(harmful, coin)
-    except DeltawError:
-        raise
-    except Exception as error:
-        raise _blamed(control, error) from error
     if not isinstance(reply, Reply):
         raise DeltawError(f"the control {control.name} replies {reply!r:.200} to a request; expected a Reply")
     return reply
-
-
-def _blamed(control: Control, error: Exception) -> Exception:
-    if isinstance(error, DeltawError) or type(control).__module__.startswith("deltaw."):
-        return error
-    return DeltawError(
-        f"the control {control.name} raised {type(error).__name__}: {error}; mend {type(control).__module__}"
-    )
