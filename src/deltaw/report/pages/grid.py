@@ -176,7 +176,7 @@ def _side_names(grid: Grid, tuned: str, cell: str) -> list[str]:
 
 
 def grid_figure(grid: Grid, tuned: str) -> Figure | None:
-    """Success along each axis, beside the base model, the benign control and the same set without the attack."""
+    """Success along each axis, with the base model, the benign control and the same set without the attack."""
     panels: list[Panel | None] = []
     rates = [(alias_share(cell), cell) for cell in grid.cells if not cell["axis"] or cell["axis"] == "alias rate"]
     for source in (CONDITIONAL, NEVER):
