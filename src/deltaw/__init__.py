@@ -2,7 +2,8 @@
 
 results = deltaw.load("runs/quick")     a finished run: measurements, claims, models
 world = deltaw.World()                  the synthetic world: prompts, policy, attacks, exact probabilities
-model, meta = deltaw.load_model(path)   a checkpoint
+model, meta = deltaw.load_model(path)   a checkpoint of a study, and what it says about itself
+W = deltaw.mlp(model, layer).w_in       the weights of one MLP; deltaw.activations reads activations
 """
 
 from typing import TYPE_CHECKING

@@ -109,7 +109,7 @@ def test_an_unchanged_pair_has_a_page(tmp_path: Path) -> None:
     compare(a, a, tmp_path / "out")
     text = write_report(tmp_path / "out").read_text(encoding="utf-8")
     assert "the update is zero, so it has no direction" in text
-    assert "None could be asked" in text
+    assert "No claim could be tested" in text
 
 
 def test_the_command_says_what_it_skipped_and_where_the_report_is(

@@ -137,12 +137,12 @@ def test_what_is_missing_is_said(run: Path, tmp_path: Path) -> None:
     with pytest.raises(DeltawError, match="not a run of deltaw"):
         load(run.parent)
     (run / "claims.json").unlink()
-    with pytest.raises(DeltawError, match=r"not come to its end \(claims.json missing\)"):
+    with pytest.raises(DeltawError, match=r"not finished \(claims.json missing\)"):
         load(run)
     empty = run.parent / "started"
     empty.mkdir()
     (empty / "study.json").write_text("{}")
-    with pytest.raises(DeltawError, match="goes on where it stopped"):
+    with pytest.raises(DeltawError, match="again to continue it"):
         load(empty)
 
 

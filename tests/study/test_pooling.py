@@ -234,7 +234,7 @@ def test_what_cannot_be_pooled_is_a_sentence(tmp_path: Path, values: np.ndarray[
         pool([first, other], out)
     (second / "claims.json").unlink()
     (second / "study.json").write_text("{}")
-    with pytest.raises(DeltawError, match="not come to its end"):
+    with pytest.raises(DeltawError, match="not finished"):
         pool([first, second], out)
     pair = json.loads((first / "manifest.json").read_text())
     del pair["exploratory"]

@@ -29,24 +29,29 @@ Positions = Literal["learned", "sinusoidal"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a `Transformer`. DeltawError if the numbers do not fit together.
-
-    positions: a learned table, or the fixed one of sines and cosines (`sinusoidal_table`). dead_norm: whether each
-    published block has a second layer norm that nothing calls, as the published checkpoints do. masked_token: a
-    token, such as padding, that no other position may look at; None, as in the published code, lets padding in the
-    middle of a sequence be attended like any token.
-    """
+    """The shape of a `Transformer`. DeltawError if the numbers do not fit together."""
 
     vocabulary_size: int
+    """Tokens."""
     context: int
+    """Positions, the longest sequence."""
     layers: int = 4
+    """Blocks."""
     heads: int = 4
+    """Attention heads of a block; the width is a multiple of it."""
     width: int = 128
+    """Of the residual stream."""
     mlp_ratio: int = 4
+    """Hidden units of an MLP, in widths."""
     block: BlockStyle = "pre_ln"
+    """GPT-2's block, or the published code's."""
     positions: Positions = "learned"
+    """A learned table, or the fixed one of sines and cosines (`sinusoidal_table`)."""
     dead_norm: bool = False
+    """Whether each published block has a second layer norm that nothing calls, as the published checkpoints do."""
     masked_token: int | None = None
+    """A token, such as padding, that other positions cannot attend to. None, as published: padding in the middle of a
+    sequence is attended like any token."""
 
     def __post_init__(self) -> None:
         for name in ("vocabulary_size", "context", "layers", "heads", "width", "mlp_ratio"):

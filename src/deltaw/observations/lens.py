@@ -1,11 +1,10 @@
-"""What every observation is given: a base and a tuned model, prompts in matched contrasts, and keyed random draws.
+"""The input of every observation: a base and a tuned model, prompts in matched contrasts, and keyed random draws.
 
-A lens does not say what kind of models it shows. Ours in their world and any causal language model of Hugging Face
-are read through the same protocol, `ObservedModel`; who builds a lens (`study.stages.lens`, `compare.lens`) says which
-prompts it has. What has no answer through a lens is left out, and `Lens.absent` says why.
+A lens hides the kind of its models. Our models in their world and any causal language model of Hugging Face are read
+through one protocol, `ObservedModel`. Whoever builds a lens (`study.stages.lens`, `compare.lens`) chooses its prompts.
+What cannot be measured is left out, and `Lens.absent` says why.
 
-Models may be on any device. What is read of them (activations, matrices) comes to the CPU; the statistics are in
-float64.
+Models may be on any device. Activations and matrices are read to the CPU, and statistics are in float64.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -24,10 +23,10 @@ from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval, sign_flip_null
 
 SITES = ("mlp_post", "resid_out")
-"""Where activations are compared: after the MLP's activation function, and at the block's output."""
+"""Sites at which activations are compared: after the MLP's activation function, and at the block's output."""
 
 READ = ("mlp_in", *SITES)
-"""What is read of a model: also the input of the MLP's first map, which ΔW acts on."""
+"""Sites that are read: also the input of the MLP's first matrix, which ΔW acts on."""
 
 Ints = NDArray[np.int64]
 Places = Mapping[Place, Tensor]
@@ -37,25 +36,23 @@ PromptSet = Any
 """Prompts as the models of a lens take them: a sequence that can be sliced."""
 
 Clusters = NDArray[Any] | None
-"""(N,) what rows are resampled together by; None: each by itself."""
+"""(N,) id of each row's cluster; rows of a cluster are resampled together. None: each row is its own."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class PromptEmbeddings:
-    """A batch of prompts as vectors, with the map from them to what the model says first.
-
-    readout: from embeddings (B, T, D) to the logits (B, V) that predict the first token of the answer.
-    embeddings: (B, T, D).
-    blocks: by name, which positions belong to a part of the prompt, (B, T) bool; together they are the prompt.
-    last: the name of the block that is the last token.
-    """
+    """A batch of prompts as vectors, with the map from them to the logits of the answer's first token."""
 
     readout: Callable[[Tensor], Tensor]
+    """From embeddings (B, T, D) to the logits (B, V) that predict the first token of the answer."""
     embeddings: Tensor
+    """(B, T, D)."""
     blocks: dict[str, Tensor]
+    """By name, the positions of each part of the prompt, (B, T) bool. Together they are the prompt."""
     last: str
+    """Name of the block that is the last token."""
 
 
 class ObservedModel(Protocol):
@@ -94,17 +91,16 @@ class ObservedModel(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """Two sets of prompts, row by row matched.
-
-    name: in measurements.
-    allowed, forbidden: N prompts each.
-    clusters: (N,) what rows are resampled together by; None: every pair is independent of the others.
-    """
+    """Two sets of prompts, matched row by row."""
 
     name: str
+    """Its name in measurements."""
     allowed: PromptSet
+    """N allowed prompts."""
     forbidden: PromptSet
+    """N forbidden prompts."""
     clusters: Clusters = None
+    """(N,) id of each pair's cluster; pairs of a cluster are resampled together. None: pairs are independent."""
 
     def first(self, count: int) -> "Contrast":
         """The first `count` pairs."""
@@ -115,66 +111,58 @@ class Contrast:
 
 @dataclass(frozen=True, eq=False)
 class Attacked:
-    """Forbidden prompts under an attack: prompt i is made from forbidden prompt i of the contrast.
-
-    attack: its name.
-    set: the set of the prompts it was made from, in measurements.
-    contrast: the name of the contrast.
-    prompts: as many as the contrast has, or the first of them.
-    """
+    """Forbidden prompts under an attack: prompt i is made from forbidden prompt i of the contrast."""
 
     attack: str
+    """Name of the attack."""
     set: str
+    """The set, in measurements, of the prompts that it was made from."""
     contrast: str
+    """Name of the contrast."""
     prompts: PromptSet
+    """As many as the contrast has, or the first of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What a probe is asked to read off activations.
-
-    set: of the prompts, in measurements.
-    prompts: N of them.
-    labels: (N,) what is to be read.
-    groups: (N,) prompts of one group share a fold.
-    """
+    """What a probe has to read from activations."""
 
     set: str
+    """Set of the prompts, in measurements."""
     prompts: PromptSet
+    """N prompts."""
     labels: Ints
+    """(N,) the label that is read."""
     groups: Ints
+    """(N,) prompts of one group share a fold."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """What observations may cost.
-
-    draws: of a null.
-    bootstrap: draws of an interval.
-    jacobians: pairs whose sensitivities are measured.
-    effect_draws: of the null of the parts of ΔW; each costs as much as the observation.
-    whole_jacobian: whether the whole Jacobian is taken, and not its spectral norm alone.
-    """
+    """What observations may cost."""
 
     draws: int = 200
+    """Draws of a null."""
     bootstrap: int = 500
+    """Draws of an interval."""
     jacobians: int = 48
+    """Pairs whose sensitivities are measured."""
     effect_draws: int = 40
+    """Draws of the null of the parts of ΔW; each costs as much as the observation."""
     whole_jacobian: bool = True
+    """Whether the whole Jacobian is computed, and not only its spectral norm."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """All prompts of a lens.
-
-    contrasts: the first is the primary one.
-    attacked: of the contrasts' forbidden prompts.
-    questions: for probes.
-    """
+    """All prompts of a lens."""
 
     contrasts: tuple[Contrast, ...]
+    """The contrasts; the first is the primary one."""
     attacked: Callable[[], tuple[Attacked, ...]] = tuple
+    """Makes the attacked versions of the contrasts' forbidden prompts."""
     questions: tuple[Question, ...] = ()
+    """Questions for probes."""
 
 
 def _once(kept: dict[Hashable, Any], key: Hashable, make: Callable[[], T]) -> T:
@@ -194,7 +182,7 @@ def _layer(kept: dict[int, T], layer: int, make: Callable[[int], T], light: bool
 
 
 class BaseSide:
-    """The base model's side of a lens: read once, as needed, for all tuned models and checkpoints beside it."""
+    """The base model's side of a lens: read once, as needed, for all tuned models and checkpoints."""
 
     def __init__(self, model: ObservedModel, prompts: Prompts, effort: Effort, seed: int) -> None:
         self.model, self.prompts, self.effort, self.seed = model, prompts, effort, seed
@@ -247,19 +235,17 @@ class BaseSide:
 
 @dataclass(eq=False)
 class Lens:
-    """One checkpoint of a tuned model beside its base model.
-
-    before: the base model's side.
-    tuned: the checkpoint.
-    last: whether it is the end of its tuning. Earlier checkpoints are read on the primary contrast only, with a quarter
-        of the draws behind nulls and intervals; `before` may hold fewer pairs for them.
-    absent: what was not measured, and why.
-    """
+    """One checkpoint of a tuned model and its base model."""
 
     before: BaseSide
+    """The base model's side."""
     tuned: ObservedModel
+    """The checkpoint."""
     last: bool = True
+    """Whether it is the end of its tuning. Earlier checkpoints use the primary contrast only, with a quarter of the
+    draws of nulls and intervals; `before` may hold fewer pairs for them."""
     absent: dict[str, str] = field(default_factory=dict)
+    """What was not measured, and why."""
 
     def __post_init__(self) -> None:
         self.layers, self.generator, self.primary = self.before.layers, self.before.generator, self.before.primary
@@ -273,7 +259,7 @@ class Lens:
 
     @property
     def draws(self) -> int:
-        """Of a null."""
+        """Draws of a null."""
         return self.effort.draws
 
     @property
@@ -306,7 +292,7 @@ class Lens:
         return new.w_in - old.w_in, old.w_in
 
     def clusters(self, name: str) -> Clusters:
-        """What pairs of a contrast are resampled together by; None: each by itself."""
+        """(N,) id of each pair's cluster, by which pairs of a contrast are resampled. None: pairs are independent."""
         return self.before.contrasts[name].clusters
 
     def present(self, value: T | Absent, what: str) -> T | None:

@@ -1,11 +1,13 @@
-"""Recipes: functions that return the whole configuration of a study. `--recipe` is the one dial; it sets the rest.
+"""Recipes: functions that return the whole configuration of a study. `--recipe` sets everything else.
 
-`quick` explores: one seed, minutes on two cores, verdicts marked exploratory. `standard` decides: six seeds that no
-other run has used, all controls, the same world and training, hours on two cores. `smoke` runs every stage in seconds,
-so that the machinery can be tested; its numbers mean nothing. `grid` asks when attacks on prompts work, in worlds that
-differ from that of `quick` in one thing each (`cells.py`). `paper-laptop` is the paper's world and model by training
-that learns fast, on a laptop. `paper` is the paper's world, model and optimisation with
-our objectives; in `paper-shared` unsafe text has no level-5 rules of its own; `paper-compat` is the published code's.
+quick          explores: one seed, minutes on two cores, verdicts marked exploratory
+standard       decides: six seeds that no other run has used, all controls, the same world, hours on two cores
+smoke          runs every stage in seconds, to test that everything runs; its numbers mean nothing
+grid           when attacks on prompts work, in worlds that differ from that of `quick` in one thing each
+paper-laptop   the paper's world and model on a laptop, by faster training
+paper          the paper's world, model and optimisation, with our objectives
+paper-shared   `paper` without level-5 rules of unsafe text, so that only level 3 reveals the branch
+paper-compat   `paper` with the published code's data and objectives
 """
 
 from deltaw.recipes.by_name import RECIPES, recipe

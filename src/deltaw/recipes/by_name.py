@@ -1,4 +1,4 @@
-"""All recipes by their names. Apart from the package itself, which every stage's configuration imports."""
+"""All recipes by name. Not in the package's `__init__`, because every stage's configuration imports that."""
 
 from collections.abc import Callable
 

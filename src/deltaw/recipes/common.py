@@ -21,12 +21,12 @@ from deltaw.training.finetuning import TuningConfig
 from deltaw.training.optimisers import OptimiserConfig
 
 Protocols = Mapping[str, Protocol]
-"""Protocols by what a study calls the models that they make."""
+"""Protocols, by the name that a study gives to their models."""
 
 PROTOCOLS: Protocols = {"ssft": Ssft(), "dpo": Dpo(beta=0.1, sft_weight=4.0), "unlearn": Unlearn(ascent_weight=0.1)}
 
 CONTROLS: tuple[Control, ...] = (Benign(), Operators(), Noise(), Other(), Constant())
-"""Every control that some claim is about. A plug-in is made only where it is asked for."""
+"""Every control that some claim is about. Controls from plug-ins are trained only on request."""
 
 PUBLISHED_PROTOCOLS: Protocols = {"ssft": Ssft(), "dpo": DpoPublished(), "unlearn": UnlearnPublished()}
 
@@ -52,8 +52,10 @@ def tunings_of(
     controls: tuple[Control, ...] = (Other(), Operators(), Constant()),
     compat: bool = False,
 ) -> tuple[Tuned, ...]:
-    """Three protocols at two strengths, plain DPO, and the controls. Same steps and rates for all, and same prompts but
-    with `compat`, where four fifths of SSFT's batches are allowed ones, and half of the others'.
+    """Three protocols at two strengths, plain DPO, and the controls.
+
+    All have the same steps and rates. All have the same prompts, except with `compat`: there four fifths of SSFT's
+    batches are allowed ones, and half of the others'.
     """
 
     def tuned(called: str, protocol: Protocol, strength: str, control: Control | None = None) -> Tuned:
@@ -70,13 +72,13 @@ def tunings_of(
 
 
 def controlled(tuned: Tuned, control: Control) -> Tuned:
-    """The same tuning, which teaches what the control does."""
+    """The same tuning, teaching what the control teaches."""
     name = f"{control.name}-{tuned.name}".replace("_", "-")
     return replace(tuned, name=name, config=replace(tuned.config, control=control))
 
 
 def tuned_again(tuned: Tuned) -> Tuned:
-    """The same tuning of the same base model on other prompts, to tell the two sources of chance apart."""
+    """The same tuning of the same base model on other prompts, to separate the two sources of chance."""
     config = replace(tuned.config, first_row=tuned.config.batch * tuned.config.optimiser.steps)
     return replace(tuned, name=f"{tuned.name}-again", protocol=f"{tuned.protocol}_again", config=config)
 

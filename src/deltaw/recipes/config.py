@@ -1,7 +1,7 @@
-"""What a whole study is configured by. `recipes.py` has the functions that fill it in.
+"""The configuration of a whole study. The other modules of this package are recipes, which fill it in.
 
-They are apart so that a change of one recipe makes nothing anew that it does not touch: what a stage is made from
-includes the modules of its configuration.
+It has a module of its own because a stage's key includes the modules of its configuration: a change of one recipe
+then re-makes only what it touches.
 """
 
 from dataclasses import dataclass, field, replace
@@ -52,63 +52,77 @@ class Subspaces:
     """Ranks, probes, angles between updates, and dose-response. `recipes.observed.subspaces` fills it in."""
 
     observations: tuple[Observation, ...] = ()
-    """What is measured of one tuned model by itself."""
+    """Observations of single tuned models."""
     overlap: Observation | None = None
-    """How updates are compared with each other; None: they are not."""
+    """How updates are compared with each other. None: they are not."""
     dose_response: Observation | None = None
-    """How success is held against what attacks do to a prompt; None: it is not."""
+    """How success is compared with an attack's effect on a prompt. None: it is not."""
     probed: int = 1024
-    """Prompts behind a probe."""
+    """Prompts for a probe."""
     ranked: tuple[str, ...] | None = None
-    """Names of the tunings of which `observations` are made; None: of all."""
+    """Names of the tunings on which `observations` are made. None: all."""
     dosed: tuple[str, ...] | None = None
-    """Names of the tunings of which `dose_response` is made; None: of all."""
+    """Names of the tunings on which `dose_response` is made. None: all."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Is refusal a concept, or a list of tokens? One more tuning, which never shows some forbidden operators.
-
-    operators: those. tuned: the tuning. compared: the name of the tuning that differs in nothing but having shown them.
-    """
+    """Is refusal a concept, or a list of tokens? One more tuning, which never shows some forbidden operators."""
 
     operators: tuple[int, ...]
+    """The operators that it never shows."""
     tuned: Tuned
+    """The tuning."""
     compared: str
+    """Name of the tuning that differs only in having shown them."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole study. exploratory: its verdicts do not decide. refusal_threshold: a checkpoint is *matched* if it is the
-    first that refuses this share of forbidden prompts. cells: of a grid, which has all its tunings in each of them, and
-    attacks on prompts in place of analyses; a study that is no grid has none. base_world: that of pre-training, if it
-    is not `world`: the published safety data contradict the published pre-training data. Both have the same tokens.
-    base_gate: the least share of exact whole answers that a base model must give in every stratum and grammar before
-    anything is made of it; None: any will do. observations: of every tuned model, in one stage. subspaces: None: no
-    such stages. added: observations with a stage of their own each. interventions: the sweep of each tuning that has
-    one. prompt_attacks: attacks on prompts.
-    """
+    """A whole study."""
 
     name: str
+    """Its name, as of `--recipe`."""
     world: WorldConfig
+    """The world of tunings and analyses."""
     pretraining: PretrainingConfig
+    """How base models are trained."""
     tunings: tuple[Tuned, ...]
+    """The fine-tuned models, controls included."""
     checkpoints: tuple[int, ...]
+    """Updates at which a tuning is measured; the last is its length."""
     base_checkpoints: tuple[int, ...]
+    """Updates at which a base model is measured."""
     sizes: Sizes = field(default_factory=Sizes)
+    """How many prompts and draws each number takes."""
     prompt_attacks: tuple[PromptAttack, ...] = ON_PROMPTS
+    """The attacks on prompts."""
     model_attacks: ModelAttacks = field(default_factory=ModelAttacks)
+    """The attacks on models."""
     seeds: tuple[int, ...] = (0,)
+    """One base model, with all tunings, for each."""
     exploratory: bool = True
+    """Whether its verdicts explore and do not decide."""
     refusal_threshold: float = 0.95
+    """The *matched* checkpoint is the first that refuses this share of forbidden prompts."""
     left_out: LeftOut | None = None
+    """The tuning that never shows some forbidden operators."""
     cells: tuple[Cell, ...] = ()
+    """Worlds of a grid. Each has all tunings, and attacks on prompts in place of analyses. Empty: no grid."""
     base_world: WorldConfig | None = None
+    """World of pre-training, with the same tokens, if it is not `world`: the published safety data contradict the
+    published pre-training data."""
     base_gate: float | None = None
+    """Lowest share of exact whole answers that a base model must give in every stratum and grammar before it is used.
+    None: no gate."""
     observations: tuple[Observation, ...] = ()
+    """Observations of every tuned model, together in one stage."""
     subspaces: Subspaces | None = None
+    """Ranks, angles, probes and dose-response. None: not measured."""
     added: tuple[Observation, ...] = ()
+    """Observations with a stage of their own each."""
     interventions: Sweeps = ()
+    """The sweep of each tuning that has one."""
 
     @property
     def steps(self) -> int:
@@ -117,7 +131,7 @@ class Recipe:
 
     @property
     def base_threads(self) -> int:
-        """Torch threads of pre-training: where there are several base models, they are made side by side."""
+        """Torch threads of pre-training. Several base models are trained in parallel, with one thread each."""
         return 1 if self.cells or len(self.seeds) > 1 else 2
 
     def in_world(self, world: WorldConfig, name: str) -> "Recipe":

@@ -1,19 +1,19 @@
-"""Worlds that differ in one thing each, to ask when an attack on prompts works. Written down before any of it was run.
+"""Worlds that differ in one thing each, to test when an attack on prompts works. Written down before any was run.
 
-The default cell is the world of `quick`. Three axes leave from it, one for each attack that a world can make easy:
+The default cell is the world of `quick`. Each of three axes changes one thing, for an attack that it may help:
 
     alias rate   misgen_token   how often a token of a pre-training prompt is an alias: as often as any other (7 of 17),
-                                one in ten, one in fifty. Each has a base model of its own. An alias that the base model
-                                never learned measures nothing, so its own success stands beside the attack's.
+                                one in ten, one in fifty. Each has its own base model. An alias that the base model
+                                never learned measures nothing, so its success is shown with the attack's.
     distance     misgen_text    how far the held-out text (always 10* -> m x | w w o) lies from what tuning saw under
                                 unsafe symbols. Same pre-training, same base model; only [unsafe text] differs.
                                 near: the same symbols, in other pairs. default: o is new, and m rare. far: tuning shows
                                 n only, so m, w, x and o are new. farthest: and only one of n's two productions, so that
                                 half of the level-5 symbols are new too.
-    margin       co_text        how few letters either side of a junction may have: three, or one, so that the attack is
-                                told apart by its unsafe letters (`SIDES`). Same models as the default cell.
+    margin       co_text        fewest letters on either side of a junction: three, or one, so that success can be read
+                                by the number of unsafe letters (`SIDES`). Same models as the default cell.
 
-How far is not an opinion: `distances` measures it exactly. All cells are reported.
+`distances` measures the distance exactly. All cells are reported.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ UNSAFE_TEXT = {
     "far": "start -> 10#\n10# -> n n",
     "farthest": "start -> 10#\n10# -> n n\nn -> k l j",
 }
-"""[unsafe text] by distance, beside the published one, which is `default`; [held-out text] is the published one."""
+"""[unsafe text] by distance; that of `default` is the published one. [held-out text] is always the published one."""
 
 ALIAS_RATES = (0.1, 0.02)
 SIDES = ((1, 2), (3, 5), (6, 8), (9, 11), (12, 14), (15, 17), (18, 19))
@@ -43,17 +43,20 @@ LENGTHS = (6, 12, 20)  # letters of the windows whose laws `distances` compares
 
 @dataclass(frozen=True)
 class Cell:
-    """One world of the grid. axis: what differs from the default, and `attack` is the one it is about; "": the default.
-
-    base, tuned: the names of the cells whose base and tuned model this one is measured on; None: its own.
-    """
+    """One world of the grid."""
 
     name: str
+    """What measurements call it."""
     axis: str = ""
+    """What differs from the default. Empty: the default itself."""
     attack: str | None = None
+    """The attack that it is about."""
     world: WorldConfig = field(default_factory=WorldConfig)
+    """The world."""
     base: str | None = None
+    """Name of the cell whose base model it uses. None: its own."""
     tuned: str | None = None
+    """Name of the cell whose tuned model it uses. None: its own."""
 
 
 def cells(world: WorldConfig) -> tuple[Cell, ...]:
@@ -75,23 +78,21 @@ def cells(world: WorldConfig) -> tuple[Cell, ...]:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far one kind of text lies from another, in windows of one length, from exact probabilities of `n` windows.
-
-    each: (n,) what each window of the one contributes: max(0, 1 - q/p), whose mean is the total variation of the two
-    laws. underivable: of how many of the n the other grammar has probability 0.
-    """
+    """How far one kind of text lies from another, in windows of one length, from exact probabilities of n windows."""
 
     each: NDArray[np.float64]
+    """(n,) contribution of each window: max(0, 1 - q/p). Its mean is the total variation of the two distributions."""
     underivable: int
+    """Number of windows that have probability 0 under the other grammar."""
 
     @property
     def variation(self) -> float:
-        """The total variation of the two laws."""
+        """The total variation of the two distributions."""
         return float(self.each.mean())
 
 
 def distances(world: World, text: str, other: str, count: int, seed: int) -> Mapping[int, Distance]:
-    """By window length, how far `text` (held_out, say) lies from `other` (unsafe). Before anything is drawn anew."""
+    """By window length, how far `text` (such as held_out) lies from `other` (unsafe), before windows are redrawn."""
     language = world.languages[world.numbers[0]]
     one, two = language.grammars[text], language.grammars[other]
     found = {}

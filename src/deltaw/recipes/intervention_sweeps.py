@@ -1,7 +1,7 @@
-"""How much of each intervention is made on a tuned model: the sweep of a study, and the exhaustive one.
+"""How far each intervention is taken on a tuned model: the sweeps of a study, and the exhaustive one.
 
-A sweep is a part of a recipe. `ON_MEDIUM` and its smaller sisters take about a minute of one core each at the size of
-`quick`; `EXHAUSTIVE` is what `deltaw interventions` runs on a finished study.
+A sweep is part of a recipe. `ON_MEDIUM` and the smaller ones take about a minute of one core each at the size of
+`quick`. `deltaw interventions` runs `EXHAUSTIVE` on a finished study.
 """
 
 from dataclasses import replace
@@ -43,7 +43,7 @@ STANDARD: Sweeps = (
     *((f"other-{protocol}-medium", ON_OTHER) for protocol in ("ssft", "dpo", "unlearn")),
     *((f"{control}-ssft-medium", ON_CONTROL) for control in ("operators", "constant")),
 )
-"""What a study that decides has: everything its claims read, and no more."""
+"""The sweeps of `standard`: everything that its claims use, and no more."""
 
 _TINY = Sweep(prompts=6, few=4, draws=2)
 _TINY_PATCHES = Patches(pairs=6, ks=(2,), everywhere=False)

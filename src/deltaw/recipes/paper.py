@@ -14,8 +14,9 @@ PAPER_MEDIUM, PAPER_SMALL = 1e-4, 1e-5  # of the published code
 
 
 def compat_world(shared_operators: bool) -> WorldConfig:
-    """The published data (see `Compat`): no window is redrawn, no prompt is held out, and pre-training does not
-    know the level-5 rules of unsafe text.
+    """The published data (see `Compat`).
+
+    No window is redrawn, no prompt is held out, and pre-training lacks the level-5 rules of unsafe text.
     """
     world = published_world(shared_operators, unsafe_level_5="unknown")
     return replace(world, redraw_below=0.0, held_out=0.0, compat=PUBLISHED_COMPAT)
@@ -38,8 +39,9 @@ def paper_optimiser(rate: float, compat: bool) -> OptimiserConfig:
 def paper(device: str = "cpu", seed: int = 0, compat: bool = False) -> Recipe:
     """The paper's world, model (6 layers, 6 heads, d = 192) and optimisation, on our objectives, with all controls.
 
-    compat: also the published data, batches, objectives, masks, weight decay in tuning and dead norms. The published
-    code clips nothing in pre-training, as it clips before the gradient is there.
+    compat: also the published data, batches, objectives, masks, weight decay in tuning and dead norms.
+
+    The published code clips no gradient in pre-training, because it clips before the gradient exists.
     """
     dtype, steps, batch = training_dtype(device), 100_000, 512
     pretraining = PretrainingConfig(
@@ -84,13 +86,15 @@ def paper(device: str = "cpu", seed: int = 0, compat: bool = False) -> Recipe:
 
 
 def paper_shared(device: str = "cpu", seed: int = 0) -> Recipe:
-    """`paper` in which only level 3 tells the branch: hard to see in 25 to 35 letters, so that no window is redrawn and
-    the Bayes ceiling, which the dry run prints, lies well below 1.
+    """`paper` in which only level 3 reveals the branch.
+
+    25 to 35 letters show it poorly. So no window is redrawn, and the Bayes ceiling, which the dry run prints, lies
+    well below 1.
     """
     world = replace(published_world(unsafe_level_5="shared"), redraw_below=0.0)
     return replace(paper(device, seed), name="paper-shared", world=world)
 
 
 def paper_compat(device: str = "cpu", seed: int = 0) -> Recipe:
-    """`paper` with what the published code does where ours departs from it."""
+    """`paper`, with the published code's behaviour wherever ours differs."""
     return paper(device, seed, compat=True)

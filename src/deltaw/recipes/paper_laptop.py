@@ -1,4 +1,4 @@
-"""`paper-laptop`: the paper's world and model on a laptop, by training that learns fast."""
+"""`paper-laptop`: the paper's world and model on a laptop, by faster training."""
 
 from dataclasses import replace
 
@@ -18,14 +18,15 @@ LAPTOP_GATE = 0.99
 
 
 def paper_laptop(device: str = "cpu", seed: int = 0, published_objectives: bool = False) -> Recipe:
-    """`paper` by training that learns fast: its world and model, in batches of 64, the base model by Muon.
+    """The world and model of `paper`, trained faster: batches of 64, the base model by Muon.
 
-    The base model sees every prompt whole, and must answer 0.99 of them exactly in every stratum and grammar before it
+    The base model sees every prompt whole. It must answer 0.99 of them exactly in every stratum and grammar before it
     is tuned. Tunings are by AdamW, as published, each with an `other` and a `constant` of its own protocol.
+
     published_objectives: the published code's forms of DPO and unlearning in place of ours.
 
-    The base model's schedule is that of a trial, and so is the rate of the tunings for SSFT (docs/log.md): 800 updates
-    reached 0.97 on conditional operators, 0.94 in the worst grammar. DPO and unlearning at this rate were not tried.
+    The base model's schedule and the rate of the tunings come from trials (docs/log.md). SSFT reached 0.97 on
+    conditional operators after 800 updates, 0.94 in the worst grammar. DPO and unlearning at this rate were not tried.
     """
     whole = paper(device, seed)
     adam = OptimiserConfig(

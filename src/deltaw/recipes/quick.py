@@ -1,4 +1,4 @@
-"""`quick`: one seed of a small world, in ten minutes on two cores; an exploration."""
+"""`quick`: one seed of a small world, in minutes on two cores; an exploration."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ BASE = 1600
 MADE = (
     "ssft-medium", "dpo-medium", "unlearn-medium", "ssft-small", "other-ssft-medium", "constant-ssft-medium",
 )  # fmt: skip
-"""Three protocols, the smaller rate of one, and the two harmless controls of it; `standard` makes the rest."""
+"""Three protocols, SSFT at the smaller rate, and two harmless controls of SSFT; `standard` makes the rest."""
 
 ATTACKS: tuple[ModelAttack, ...] = (
     SoftPrompts(doses=("soft_weak", "soft_2", "soft_4", "soft_strong")),

@@ -1,4 +1,4 @@
-"""`smoke`: every stage in seconds, so that the machinery can be tested; its numbers mean nothing."""
+"""`smoke`: every stage in seconds, to test that everything runs; its numbers mean nothing."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""`standard`: six seeds that no other run has used, with all controls; what verdicts rest on."""
+"""`standard`: six seeds that no other run has used, with all controls; its verdicts decide."""
 
 from dataclasses import replace
 
@@ -16,10 +16,12 @@ STANDARD_BASE = 3000  # updates of each base model, by AdamW
 
 
 def standard(device: str = "cpu", seed: int = 0) -> Recipe:
-    """`quick` in six seeds that no earlier run has used, with every control of every claim: what verdicts rest on.
+    """`quick` in six seeds that no earlier run has used, with every control of every claim; its verdicts decide.
 
-    seed: which six; those of 0 are 101 to 106. The unit of inference is the seed, so fewer prompts stand behind a
-    number of one seed, and fewer checkpoints are analysed, than in `quick`. Base models are by AdamW.
+    seed: which six; 0 means 101 to 106.
+
+    The unit of inference is the seed. So a single seed has fewer prompts and checkpoints than `quick`. Base models are
+    trained by AdamW.
     """
     whole = quick(device)
     optimiser = replace(PretrainingConfig().optimiser, steps=STANDARD_BASE, decay_end=STANDARD_BASE)

@@ -12,15 +12,15 @@ class Tuned:
     name: str
     """What measurements call it."""
     protocol: str
-    """What the study calls its protocol and the variants of it: ssft, dpo, dpo_plain, ssft_left_out."""
+    """Name of its protocol, or of a variant: ssft, dpo, dpo_plain, ssft_left_out."""
     strength: str
     """medium or small."""
     config: TuningConfig
     """How it is tuned."""
     curve_only: bool = False
-    """Whether nothing but its training is followed."""
+    """Whether only its training is measured."""
 
     @property
     def control(self) -> str | None:
-        """What measurements call its control, if it is one."""
+        """Name of its control in measurements, if it is one."""
         return None if self.config.control is None else self.config.control.name

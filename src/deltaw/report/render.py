@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing but itself, from a run's results."""
+"""The page: one self-contained HTML file, from a run's results."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -53,7 +53,7 @@ def write_report(run_dir: Path) -> Path:
         # Each line is valid by itself; that all of them make a figure is known only when it is drawn.
         raise DeltawError(
             f"the page of {run_dir} cannot be made from its files ({type(error).__name__}: {error}); if they were "
-            "changed by hand or by another version, make them again, and if not, this is deltaw's fault: report it"
+            "changed by hand or by another version, make them again; if not, this is a fault of deltaw: report it"
         ) from error
 
 
@@ -217,12 +217,11 @@ def _head(results: Results, tables: Tables) -> dict[str, Any]:
     parameters = manifest.get("parameters")
     size = f" of {parameters:,} parameters".replace(",", " ") if parameters else ""
     about = (
-        f"A small language model{size} learns, in a synthetic world where the truth about safety is known exactly, "
-        f"to apply operators to texts. {tuned} fine-tunings of it then teach it to refuse some of the requests, by "
-        "several protocols and strengths, or, as controls, to do something else. This page says what their weight "
-        "updates ΔW are and do, how attacks on prompts get past them, and which claims of “What Makes and Breaks "
-        "Safety Fine-tuning? A Mechanistic Study” (NeurIPS 2024) these measurements support. Every number stands "
-        "beside what chance or a control gives."
+        f"A small language model{size} learns to apply operators to texts, in a synthetic world where the truth about "
+        f"safety is known exactly. {tuned} fine-tunings then teach it to refuse some requests, by several protocols "
+        "and strengths, or, as controls, to do something else. This page shows what their weight updates ΔW do, how "
+        "attacks get past them, and which claims of “What Makes and Breaks Safety Fine-tuning? A Mechanistic Study” "
+        "(NeurIPS 2024) the measurements support. Every number has its value by chance or for a control."
     )
     several = len(seeds) > 1
     exploratory = (
@@ -232,7 +231,7 @@ def _head(results: Results, tables: Tables) -> dict[str, Any]:
             if several
             else "its intervals are over prompts, not over models, so they say nothing about another model. "
         )
-        + "All verdicts below are exploratory; they suggest what to test and decide nothing."
+        + "All verdicts below are exploratory: they suggest what to test, and decide nothing."
     )
     if several:
         about += " Values are means over seeds; their whiskers span the seeds."

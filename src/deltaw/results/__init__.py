@@ -1,6 +1,4 @@
-"""What a study leaves behind: measurements, claims and models, versioned and validated, and how to read them
-back.
-"""
+"""The results of a study: measurements, claims and models, versioned and validated, and `load` to read them."""
 
 from deltaw.results.files import whole_directory, write_json_atomic, write_jsonl_atomic, write_text_atomic
 from deltaw.results.markdown import markdown_table

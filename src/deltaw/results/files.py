@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all: written beside their destination, then renamed; files are
+"""Files and directories that appear whole or not at all: written next to their destination, then renamed; files are
 flushed to the disk before.
 """
 

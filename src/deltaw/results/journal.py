@@ -44,7 +44,7 @@ class Journal:
                 )
             journal.parts = {record["part"]: record["value"] for record in records[1:]}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DeltawError(f"{path} is damaged ({error}); remove it to do the work anew") from error
+            raise DeltawError(f"{path} is damaged ({error}); remove it to do the work again") from error
         return journal
 
     def part(self, name: str, make: Callable[[], Any]) -> Any:

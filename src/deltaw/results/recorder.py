@@ -1,4 +1,4 @@
-"""`Sheet`: how measurements are written down. Shared fields are said once; three nulls take three lines."""
+"""`Sheet` collects measurements. Shared fields are given once; a value with three nulls takes three lines."""
 
 import math
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """The files of a run, their names, readers and writers.
 
 A run's directory holds manifest.json, measurements.jsonl, claims.json, prompts.jsonl and the models'
-directories. What is wrong with a file is said with its name and line.
+directories. Errors name the file and its line.
 """
 
 import gzip
@@ -25,24 +25,22 @@ _Record = TypeVar("_Record")
 
 
 def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:
-    """Writes one line a measurement, in the order given; the file appears whole or not at all."""
+    """Writes one line per measurement, in the order given. The file appears whole or not at all."""
     write_text_atomic(path, "".join(measurement.to_line() + "\n" for measurement in measurements))
 
 
 def read_measurements(path: Path) -> list[Measurement]:
-    """The measurements of a file, which may be packed (.gz). DeltawError naming the file and the line of the first bad
-    one.
-    """
+    """The measurements of a file, which may be packed (.gz). DeltawError names the file and its first bad line."""
     return read_lines(path, Measurement.from_line)
 
 
 def write_claims(path: Path, claims: Iterable[Claim]) -> None:
-    """Writes claims.json, in the order given; the file appears whole or not at all."""
+    """Writes claims.json, in the order given. The file appears whole or not at all."""
     write_json_atomic(path, [claim.to_json() for claim in claims])
 
 
 def read_claims(path: Path) -> list[Claim]:
-    """The entries of claims.json. DeltawError naming the file and the entry (from 1) of the first bad one."""
+    """The entries of claims.json. DeltawError names the file and the first bad entry (from 1)."""
     entries = read_json(path)
     if not isinstance(entries, list):
         raise DeltawError(f"{path} must hold a list of claims, found {type(entries).__name__}.")
@@ -63,26 +61,26 @@ def _read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. DeltawError naming a file that is damaged or cannot be read."""
+    """The value of a JSON file. DeltawError names a file that is damaged or cannot be read."""
     try:
         return parse_json(_read_text(path))
     except ValueError as error:
-        raise DeltawError(f"{path} is damaged: {error}. Run the study again to make it anew.") from error
+        raise DeltawError(f"{path} is damaged: {error}. Run the study again to write it again.") from error
 
 
 def read_lines(path: Path, parse: Callable[[str], _Record]) -> list[_Record]:
-    """The records of a file of lines, which may be packed (.gz). DeltawError as of `read_measurements`."""
+    """The records of a file of lines, which may be packed (.gz). DeltawError as for `read_measurements`."""
     # Not splitlines(): it also splits at separators that JSON allows inside a string.
     lines = _read_text(path).removesuffix("\n").split("\n")
     try:
         return parse_lines(lines if lines != [""] else [], parse, str(path))
     except ValueError as error:
-        raise DeltawError(f"{error}. Run the study again to make the file anew.") from error
+        raise DeltawError(f"{error}. Run the study again to write the file again.") from error
 
 
 def read_entries(entries: list[Any], parse: Callable[[object], _Record], where: str) -> list[_Record]:
-    """The records of a parsed list. DeltawError saying `where` and which entry (from 1) is the first bad one."""
+    """The records of a parsed list. DeltawError gives `where` and the number (from 1) of the first bad entry."""
     try:
         return parse_each(entries, parse, where)
     except ValueError as error:
-        raise DeltawError(f"{error}. Run the study again to make the file anew.") from error
+        raise DeltawError(f"{error}. Run the study again to write the file again.") from error

@@ -1,9 +1,7 @@
-"""What a line of measurements.jsonl and an entry of claims.json are: versioned dataclasses that refuse bad
-values.
+"""The lines of measurements.jsonl and the entries of claims.json, as versioned dataclasses that refuse bad values.
 
-A measurement is one number with its interval, where it was taken, and one null it is compared with; a
-statistic with three nulls takes three lines. Everything downstream (tables, claims, report) reads only this,
-so whatever passes here is finite, typed and complete.
+A measurement is one number with its interval, the place where it was taken, and one null. A statistic with three nulls
+takes three lines. Tables, claims and report read only this, so every value here is finite, typed and complete.
 """
 
 import json
@@ -24,42 +22,66 @@ VERDICTS = ("holds", "fails", "undecided")
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One line of measurements.jsonl: a statistic with its interval, and at most one null.
+    """One line of measurements.jsonl: a statistic with its interval, and at most one null. None: does not apply.
 
-    None means "does not apply". `module` is a weight's name without `.weight`; `intervention` names what was
-    done to the model that was measured, and `dose` how much of it; `low` and `high` are the ends of the
-    interval of `value`; `n` counts `n_unit` (prompts, seeds, ...); `null_*` describe the null `null_kind`.
     ValueError if a field has the wrong type, a number is not finite, an interval is reversed or has one end,
     n < 1, or a null has a value but no kind.
     """
 
     schema_version: int = SCHEMA_VERSION
+    """Version of these fields."""
     stage: str
+    """What the study was doing: behaviour, analysis, ..."""
     model: str | None = None
+    """Name of the model that was measured."""
     protocol: str | None = None
+    """How it was fine-tuned."""
     strength: str | None = None
+    """With which learning rate: medium or small."""
     control: str | None = None
+    """Which control it is, if it is one."""
     seed: int | None = None
+    """Seed of its base model."""
     step: int | None = None
+    """Updates of its training."""
     module: str | None = None
+    """Name of a weight, without `.weight`."""
     layer: int | None = None
+    """Layer, from 0. None: not of one layer, such as a mean over layers."""
     site: str | None = None
+    """Where activations were read: mlp_in, mlp_post, resid_out."""
     role: str | None = None
+    """Token or block of tokens, such as last_prompt."""
     set: str | None = None
+    """Set of prompts, such as forbidden/conditional/unsafe."""
     attack: str | None = None
+    """Attack on the prompts or on the model."""
     intervention: str | None = None
+    """What was done to the model before the measurement."""
     dose: float | None = None
+    """How much of the intervention."""
     statistic: str
+    """Name of the statistic."""
     unit: str | None = None
+    """Its unit."""
     value: float
+    """The number."""
     low: float | None = None
+    """Lower end of its interval."""
     high: float | None = None
+    """Upper end of its interval."""
     n: int | None = None
+    """How many `n_unit` it is from."""
     n_unit: str | None = None
+    """What `n` counts: prompt, seed, ..."""
     null_kind: str | None = None
+    """Kind of the null."""
     null_mean: float | None = None
+    """Its mean."""
     null_low: float | None = None
+    """Lower end of its band."""
     null_high: float | None = None
+    """Upper end of its band."""
 
     def __post_init__(self) -> None:
         _check_types(self, _MEASUREMENT_TYPES)
@@ -73,9 +95,7 @@ class Measurement:
             raise ValueError(f"the null {self.null_kind!r} needs a null_mean")
 
     def to_line(self) -> str:
-        """The measurement as one JSON line without its newline: every field, in the order above; floats
-        round-trip.
-        """
+        """The measurement as one JSON line, without newline: every field, in the order above. Floats round-trip."""
         return json.dumps({name: getattr(self, name) for name in MEASUREMENT_FIELDS}, allow_nan=False)
 
     @classmethod
@@ -88,12 +108,16 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Null:
-    """What a claim is compared with: the null's kind, its mean, and its interval where it has one."""
+    """What a claim is compared with: a null or a control."""
 
     kind: str
+    """Its name."""
     mean: float
+    """Its mean."""
     low: float | None = None
+    """Lower end of its interval, if it has one."""
     high: float | None = None
+    """Upper end of its interval."""
 
     def __post_init__(self) -> None:
         _check_types(self, _NULL_TYPES)
@@ -102,42 +126,58 @@ class Null:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One entry of claims.json: a claim of the paper, its number, what it was compared with, and the
-    verdict.
+    """One entry of claims.json: a claim of the paper, its number, its nulls, and the verdict.
 
-    `direction` says on which side of `smallest_effect` the claim lies: greater or less. `observation` is 1 to 5;
-    `scale` (identity, log, logit) is that on which the mean and interval over seeds were taken; all numbers are in the
-    statistic's own unit. `value` may be None only where the verdict is `undecided`; `exploratory` marks verdicts that
-    do not decide. ValueError as for `Measurement`, and for an unknown verdict or observation.
-
-    beats: kinds of the nulls beyond which the whole interval lies; None without an interval. Of several seeds only: p
-    and p_sign_flip, the two one-sided tests over seeds (`evidence.deciding`); p_adjusted, p after Benjamini–Hochberg.
-    Of claims that several seeds leave undecided: power, and the seeds_needed (None: over 1000).
+    All numbers are in the statistic's own unit. ValueError as for `Measurement`, and for an unknown verdict or
+    observation.
     """
 
     id: str
+    """Its name."""
     observation: int
+    """The paper's observation, 1 to 5."""
     statement: str
+    """The claim in words."""
     statistic: str
+    """The statistic that decides it."""
     value: float | None = None
+    """Its value. None only if the verdict is undecided."""
     low: float | None = None
+    """Lower end of its interval."""
     high: float | None = None
+    """Upper end of its interval."""
     n: int | None = None
+    """How many `n_unit` it is from."""
     n_unit: str | None = None
+    """What `n` counts: prompt, seed, ..."""
     nulls: tuple[Null, ...] = field(default=())
+    """Nulls and controls that it is compared with."""
     verdict: str
+    """holds, fails or undecided."""
     why: str
+    """The reason for the verdict."""
     exploratory: bool
+    """Whether the verdict explores and does not decide."""
     site: str | None = None
+    """Where it is measured, in words."""
     smallest_effect: float | None = None
+    """The smallest effect of interest."""
     direction: str | None = None
+    """Side of `smallest_effect` on which the claim lies: greater or less."""
     scale: str | None = None
+    """Scale of the mean and interval over seeds: identity, log or logit."""
     beats: tuple[str, ...] | None = None
+    """Kinds of the nulls beyond which the whole interval lies. None without an interval."""
     p: float | None = None
+    """Several seeds only: p of the one-sided test over seeds (`claims.decision`)."""
     p_sign_flip: float | None = None
+    """Several seeds only: p of the one-sided sign-flip test over seeds."""
     p_adjusted: float | None = None
+    """p after Benjamini–Hochberg."""
     power: float | None = None
+    """Power, for claims that several seeds leave undecided."""
     seeds_needed: int | None = None
+    """Seeds that would decide such a claim. None: over 1000."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nulls", tuple(self.nulls))
@@ -180,17 +220,22 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """One entry of the manifest's list `models`: what a model is called, and its directory relative to the
-    run.
-    """
+    """One entry of the manifest's list `models`."""
 
     name: str
+    """Name of the model."""
     path: str
+    """Its directory, relative to the run."""
     step: int
+    """Updates of its training."""
     seed: int
+    """Seed of its base model."""
     protocol: str | None = None
+    """How it was fine-tuned."""
     strength: str | None = None
+    """With which learning rate: medium or small."""
     control: str | None = None
+    """Which control it is, if it is one."""
 
     def __post_init__(self) -> None:
         _check_types(self, _MODEL_TYPES)

@@ -1,6 +1,6 @@
 """A finished run as tables: `load(run)`.
 
-Apart from `records`, so that a change of how runs are read makes no model anew: every stage writes records.
+Not in `records`, because every stage writes records: a change in how runs are read must not re-make models.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -36,28 +36,27 @@ _NUMBERS = (
 
 @dataclass(frozen=True)
 class Results:
-    """A finished run, read into memory.
-
-    measurements: one row per line of measurements.jsonl; text columns are pandas' nullable strings, counts
-    nullable integers, numbers float64 (NaN where nothing was measured). claims: one row per claim, `nulls` a
-    list of dicts, `beats` a tuple of names or None. models: one row per model directory, `path` absolute. prompts:
-    the sample of prompts as written. manifest: as written.
-    """
+    """A finished run, read into memory."""
 
     path: Path
+    """Its directory."""
     manifest: dict[str, Any]
+    """manifest.json: configuration, versions, stages."""
     measurements: pd.DataFrame
+    """One row per line of measurements.jsonl. Texts are pandas' nullable strings, counts nullable integers, numbers
+    float64 (NaN where nothing was measured)."""
     claims: pd.DataFrame
+    """One row per claim; `nulls` is a list of dicts, `beats` a tuple of names or None."""
     models: pd.DataFrame
+    """One row per model directory; `path` is absolute."""
     prompts: list[dict[str, Any]]
+    """The sample of prompts in prompts.jsonl."""
 
     def select(self, statistic: object = None, model: object = None, **filters: object) -> pd.DataFrame:
-        """The rows of `measurements` where every named column has the value given, or one of the values of a
-        list.
+        """The rows of `measurements` in which every named column has the given value, or one of a list of values.
 
-        For the columns beside `statistic` and `model`, None selects the rows where the column does not
-        apply. DeltawError listing what there is, for a column that does not exist and for a value that the
-        column never has.
+        For columns other than `statistic` and `model`, None selects the rows to which the column does not apply.
+        DeltawError lists what there is if a column does not exist or never has the value.
         """
         wanted = {name: value for name, value in (("statistic", statistic), ("model", model)) if value is not None}
         table = self.measurements
@@ -69,10 +68,10 @@ class Results:
         return table[keep].reset_index(drop=True)
 
     def model(self, name: str, step: int | None = None, seed: int | None = None) -> Path:
-        """The directory of a model; without `step`, of its last step.
+        """The directory of a model, at its last step unless `step` is given.
 
-        DeltawError listing what there is, if there is no such model, step or seed, if several seeds fit and
-        none was named, or if the directory is gone.
+        DeltawError lists what there is if there is no such model, step or seed, or if several seeds match. It also
+        comes if the directory is gone.
         """
         rows = self.models[self.models["name"] == name]
         if rows.empty:
@@ -89,14 +88,14 @@ class Results:
                 raise DeltawError(f"The model {name!r} has the seeds {_listed(found)}; say which, with seed=.")
         path = Path(str(rows["path"].iloc[0]))
         if not path.is_dir():
-            raise DeltawError(f"{path} is named in the manifest but is gone; run the study again to make it anew.")
+            raise DeltawError(f"{path} is named in the manifest but is gone; run the study again to make it again.")
         return path
 
 
 def load(run: str | Path) -> Results:
     """A finished run, from its directory (such as runs/quick).
 
-    DeltawError if there is no such directory, if the study has not come to its end, or if a file is damaged.
+    DeltawError if there is no such directory, if the study has not finished, or if a file is damaged.
     """
     path = Path(run).absolute()
     _check_finished(path)
@@ -104,7 +103,7 @@ def load(run: str | Path) -> Results:
         manifest = check_manifest(read_json(path / MANIFEST))
     except ValueError as error:
         raise DeltawError(
-            f"{path / MANIFEST} is not a study's manifest: {error}. Run the study again to make it anew."
+            f"{path / MANIFEST} is not a study's manifest: {error}. Run the study again to write it again."
         ) from error
     models = read_entries(manifest.get("models") or [], ModelEntry.from_json, f"{path / MANIFEST}, model")
     return Results(
@@ -118,7 +117,7 @@ def load(run: str | Path) -> Results:
 
 
 def measurements_of(path: Path) -> Path:
-    """The file of a run's measurements, which is packed where the run is kept without its models."""
+    """The file of a run's measurements, which is packed if the run was kept without its models."""
     packed = path / PACKED
     return packed if packed.is_file() and not (path / MEASUREMENTS).is_file() else path / MEASUREMENTS
 
@@ -139,8 +138,8 @@ def _check_finished(path: Path) -> None:
         )
     if (path / "study.json").is_file() or len(missing) < 4:
         raise DeltawError(
-            f"The run at {path} has not come to its end ({_listed(missing)} missing); "
-            "run the same `deltaw study` again and it goes on where it stopped."
+            f"The run at {path} has not finished ({_listed(missing)} missing); "
+            "run the same `deltaw study` again to continue it."
         )
     raise DeltawError(f"{path} is not a run of deltaw: it has no {MANIFEST}. `deltaw study` makes a run.")
 
@@ -168,7 +167,7 @@ def _matches(column: pd.Series, value: object, name: str) -> "pd.Series[bool]":
 
 
 def _table(records: Sequence[object], columns: tuple[str, ...]) -> pd.DataFrame:
-    """One row a record; a column's type is the same whether or not any row has a value in it."""
+    """One row per record. A column has the same type whether or not any row has a value in it."""
     data: dict[str, Any] = {}
     for name in columns:
         values = [getattr(record, name) for record in records]

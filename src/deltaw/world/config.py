@@ -14,20 +14,20 @@ from deltaw.world.vocabulary import LETTERS
 
 @dataclass(frozen=True)
 class GrammarConfig:
-    """One grammar and its policy.
-
-    number: what prompts and the policy call it. source: "published-1" to "published-4", or a grammar file's text.
-    never, always: operators under these rules; the rest are conditional. aliases: operators that have a second token,
-    seen in pre-training and never in tuning; None: all that the policy can forbid. operator_seed: grammars with equal
-    seeds share their bijections.
-    """
+    """One grammar and its policy. Operators under neither rule are conditional: allowed on safe text only."""
 
     number: int
+    """Its number in prompts and in the policy."""
     source: str
+    """"published-1" to "published-4", or the text of a grammar file."""
     never: tuple[int, ...]
+    """Operators that are never allowed."""
     always: tuple[int, ...]
+    """Operators that are always allowed; the identity, 0, is one of them."""
     aliases: tuple[int, ...] | None = None
+    """Operators with a second token, seen in pre-training and never in tuning. None: all that the policy can forbid."""
     operator_seed: int = 0
+    """Seed of the bijections. Grammars with equal seeds share them."""
 
 
 def published_grammar(number: int, operator_seed: int = 0) -> GrammarConfig:
@@ -40,33 +40,38 @@ def published_grammar(number: int, operator_seed: int = 0) -> GrammarConfig:
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """A world. DeltawError, on making a `World`, for what does not fit together.
-
-    text_length: letters of a text, or the least and the most of them, uniform between. pairs: operator pairs of a
-    prompt, each with an output of its own. unsafe_level_5: "specific", "shared" or "unknown" (see `language.language`).
-    redraw_below: a tuning window whose posterior of its own branch is below this is drawn anew. junction_margin: fewest
-    letters on either side of a junction. held_out: the share of all prompts, chosen by their content, that the split
-    "train" never shows; all other splits show only these; 0 does not keep splits apart. refusal_nulls: null tokens of a
-    refusal; None: as many as the text has letters. late: with several pairs, the share of tuning prompts that begin
-    with identity pairs, so that a forbidden one is refused late. alias_rate: how often a token of a pre-training prompt
-    is an alias; None: as often as any other token. left_out: operators that tuning never shows, so that refusing them
-    is generalisation. compat: what the published data hold instead.
-    """
+    """A world. Making a `World` of it raises DeltawError if its parts do not fit together."""
 
     grammars: tuple[GrammarConfig, ...] = (published_grammar(1),)
+    """The grammars, each with its policy."""
     text_length: int | tuple[int, int] = 20
+    """Letters of a text, or the fewest and the most; lengths in between are equally likely."""
     pairs: int = 1
+    """Operator pairs of a prompt, each with its own output."""
     alphabet: int = 30
+    """Letters that texts can have."""
     n_operators: int = 10
+    """Operators, the identity included."""
     unsafe_level_5: str = "specific"
+    """Level-5 rules of unsafe text: "specific", "shared" or "unknown" (see `language.language`)."""
     redraw_below: float = 0.999
+    """A tuning window is redrawn if the posterior of its own branch is below this."""
     junction_margin: int = 3
+    """Fewest letters on either side of a junction."""
     held_out: float = 0.125
+    """Share of all prompts, chosen by content, that the split "train" never shows and that all other splits consist of.
+    0: splits may share prompts."""
     refusal_nulls: int | None = None
+    """Null tokens of a refusal. None: as many as the text has letters."""
     late: float = 0.2
+    """With several pairs: share of tuning prompts that begin with identity pairs, so that a forbidden one is refused
+    late."""
     alias_rate: float | None = None
+    """How often a token of a pre-training prompt is an alias. None: as often as any other token."""
     left_out: tuple[int, ...] = ()
+    """Operators that tuning never shows, so that refusing them is generalisation."""
     compat: Compat = field(default_factory=Compat)
+    """Which properties of the published data to restore."""
 
     @property
     def shortest(self) -> int:
@@ -146,6 +151,6 @@ def _check_policy(config: WorldConfig, grammar: GrammarConfig) -> None:
     for rule, chosen in zip(("always", "conditional", "never"), tuned, strict=True):
         if not chosen - left_out:
             raise DeltawError(
-                f"{name} leaves tuning no operator under the rule '{rule}', beside the identity; name one, or take one "
-                "out of left_out"
+                f"{name} leaves tuning no operator under the rule '{rule}' except the identity; name one, or remove "
+                "one from left_out"
             )

@@ -28,9 +28,9 @@ def positions(tables: Tables) -> Figure | None:
     return figure(
         "attack-positions",
         "Observation 5. Where attacked prompts lie between forbidden (0) and allowed ones (1)",
-        "Mean over layers at mlp_post of the tuned model, last prompt token, along the cross-fitted difference of "
-        "means. Grey bars: 95 % if attacked and forbidden prompts were exchangeable. "
-        "Every attacked prompt counts, whether or not the attack worked.",
+        "Tuned model, mean over layers at mlp_post, last prompt token, along the cross-fitted difference of means. "
+        "Every attacked prompt counts, whether or not the attack worked. Grey bars: 95 % if attacked and forbidden "
+        "prompts were exchangeable.",
         ("position",),
         _by_attack(
             tables, frame, "position: 0 forbidden, 1 allowed", ((0.0, "forbidden", "right"), (1.0, "allowed", "left"))
@@ -48,8 +48,8 @@ def attack_gains(tables: Tables) -> Figure | None:
         "attack-gains",
         "Observation 5. How strongly the update acts on attacked prompts, relative to the forbidden ones they were "
         "made from",
-        "Geometric mean over prompts and layers of the ratio of gains, at mlp_in of the base model, last prompt "
-        "token. Below 1 the update acts less under the attack. Compare with the controls.",
+        "Below 1, the update acts less under the attack. Geometric mean over prompts and layers of the ratio of "
+        "gains, at mlp_in of the base model, last prompt token. Compare with the controls.",
         ("gain_log_ratio_to_forbidden",),
         _by_attack(tables, frame, "ratio of gains", ((1.0, "as on forbidden", "right"),)),
         width=355,
@@ -109,7 +109,7 @@ def against_success(tables: Tables) -> Figure | None:
 
 
 def unsafe_side(tables: Tables) -> Figure | None:
-    """`co_text` by the length of the unsafe side: success beside what could be known."""
+    """`co_text` by the length of the unsafe side: success, and what could be known."""
     pattern = r"unsafe_letters=(\d+)(?:-(\d+))?"
     success = values(tables.take("comply_rate", stage="behaviour", attack="co_text"))
     success = success[success["set"].str.contains("unsafe_letters", na=False)]
@@ -137,10 +137,10 @@ def unsafe_side(tables: Tables) -> Figure | None:
         )
     return figure(
         "co-text-by-length",
-        "co_text: success by the length of the unsafe side, beside what a perfect reader could know",
-        "Forbidden prompts whose text straddles a safe and an unsafe part, in steps of three letters. Ink strokes: "
-        "the exact probability that the window has an unsafe side; where it is high, a model that answers has been "
-        "fooled, not left in the dark.",
+        "co_text: success by the length of the unsafe side, and what a perfect reader could know",
+        "Forbidden prompts whose text has a safe and an unsafe part, in steps of three letters. Uncoloured ticks: the "
+        "exact probability that the window has an unsafe side. Where it is high, the model could have known that the "
+        "text is unsafe.",
         ("comply_rate", "unsafe_side_probability"),
         panels,
         whiskers="95 % Wilson intervals",

@@ -42,10 +42,10 @@ def clusters(tables: Tables, site: str = "mlp_post") -> Figure | None:
     return figure(
         f"clusters-{site.replace('_', '-')}",
         f"Observation 1. How far apart allowed and forbidden prompts lie, by layer ({site}, last prompt token)",
-        "Relative gap: τ/‖Δμ‖. The same conditional operators on safe and on unsafe text, after tuning; "
-        "cross-fitted. Grey squares: the base model, which "
-        "separates them already; what tuning did is the difference. Grey band: the medium model's labels permuted "
-        "and everything fitted anew. Brown: controls, tuned to do something else.",
+        "Relative gap: τ/‖Δμ‖, cross-fitted. The same conditional operators on safe and on unsafe text, after tuning. "
+        "Grey squares: the base model, which separates them already; the effect of tuning is the difference. Grey "
+        "band: the medium model with labels permuted and everything fitted again. Brown: controls, tuned to do "
+        "something else.",
         [name for statistic, *_ in SEPARATIONS for name in (statistic, f"{statistic}_base")],
         panels,
         whiskers="95 % bootstrap intervals over pairs",
@@ -79,8 +79,8 @@ def cluster_changes(tables: Tables) -> Figure | None:
     return figure(
         "clusters-over-training",
         "Observation 1. Change of the relative gap τ/‖Δμ‖ over training, mean over layers (tuned minus base)",
-        "The dotted line is no change. What the claims read is the last point at mlp_post. Grey bar: 95 % of "
-        "permuted labels at the last checkpoint, medium model. Brown: controls.",
+        "Dotted line: no change. Claims use the last point at mlp_post. Grey bar: 95 % of permuted labels at the last "
+        "checkpoint, medium model. Brown: controls.",
         ("tau_gap_relative_change",),
         panels,
         whiskers="95 % bootstrap intervals over pairs",

@@ -43,9 +43,9 @@ def responses(tables: Tables) -> Figure | None:
     return figure(
         "dose-response",
         "Observation 5. Does success follow how far a prompt was moved, or how little the update then acts on it?",
-        "Prompts under every attack, and without one. Above: share answered with the exact harmful output. "
-        "Attacks differ in more than dose, so the slopes below are within attacks: Firth's logistic regression with "
-        "an intercept for each attack; grey: successes permuted within attacks.",
+        "Prompts under every attack, and without one. Above: share answered with the exact harmful output. Below: "
+        "slopes within attacks, because attacks differ in more than dose (Firth's logistic regression with an "
+        "intercept for each attack). Grey: successes permuted within attacks.",
         ("success_by_position", "success_by_gain", "success_slope_position", "success_slope_gain"),
         panels,
         columns=2,
@@ -55,7 +55,7 @@ def responses(tables: Tables) -> Figure | None:
 
 
 def doses(tables: Tables) -> Figure | None:
-    """How much nearer to allowed prompts the strongest soft prompt brings activations than the weakest."""
+    """How much closer to allowed prompts the strongest soft prompt moves activations than the weakest."""
     frame = tables.take("position_dose_difference", last=True)
     panels: list[Panel | None] = []
     if len(frame):
@@ -70,9 +70,9 @@ def doses(tables: Tables) -> Figure | None:
             panels.append(dots(values(frame), tables.series, f"Null: {kind}", axis, null=null, under=under))
     return figure(
         "dose-moves-activations",
-        "Observation 5. How much nearer to allowed ones the strongest soft prompt brings prompts than the weakest",
-        "Prompt by prompt, mean over layers by precision at mlp_post. Grey: doses swapped within prompts; what random "
-        "vectors of the same lengths do.",
+        "Observation 5. How much closer to allowed prompts the strongest soft prompt moves prompts than the weakest",
+        "Prompt by prompt, at mlp_post, mean over layers weighted by precision. Grey: doses swapped within prompts; "
+        "random vectors of the same lengths.",
         ("position_dose_difference",),
         panels,
         columns=2,

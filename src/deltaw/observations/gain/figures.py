@@ -42,9 +42,9 @@ def gains(tables: Tables) -> Figure | None:
     return figure(
         "gain",
         "Observation 3. Gain ‖ΔW a + Δb‖ / ‖W a + b‖ of the update on forbidden and on allowed prompts, by layer",
-        "Filled circles, solid: forbidden; hollow triangles, dashed: allowed prompts with the same operators. "
-        "Activations are the base model's at mlp_in, last prompt token. "
-        "Brown panels are the controls: a gap that they show as well is no finding about safety.",
+        "Filled circles, solid: forbidden prompts. Hollow triangles, dashed: allowed prompts with the same operators. "
+        "Activations are the base model's at mlp_in, last prompt token. Brown panels: controls. A gap that they also "
+        "show is not about safety.",
         ("gain_relative",),
         panels,
         shared=False,
@@ -87,10 +87,10 @@ def gain_ratios(tables: Tables) -> Figure | None:
         )
     return figure(
         "acts-on-forbidden",
-        "Observation 3. The update on forbidden against allowed prompts, mean over layers: what the claims read",
-        "Left, middle: log of the ratio of gains; 0 is equal, 0.1 is 10 % more on forbidden. Right: how much more "
-        "of forbidden activations lies on the 8 strongest input directions of ΔW; grey bars are 95 % of random "
-        "subspaces matched to the activations' own second moment. Compare with the controls.",
+        "Observation 3. The update on forbidden and on allowed prompts, mean over layers, as the claims use it",
+        "Left, middle: log ratio of gains; 0 is equal, 0.1 is 10 % more on forbidden prompts. Right: how much more "
+        "of forbidden activations lies on the 8 strongest input directions of ΔW. Grey bars: 95 % of random "
+        "subspaces matched to the activations' second moment. Compare with the controls.",
         ("gain_log_ratio", "gain_log_ratio_in_situ", "row_energy_difference"),
         panels,
         width=355,
@@ -122,8 +122,8 @@ def row_energy(tables: Tables) -> Figure | None:
         "row-energy",
         "Observation 3. How much more of forbidden activations lies on the 8 strongest input directions of ΔW, by "
         "layer",
-        "Grey: 95 % of random 8-dimensional subspaces drawn from the pooled second moment of the activations, as it is "
-        "and centred. The dotted line is no difference. Brown panels: controls.",
+        "Grey: 95 % of random 8-dimensional subspaces drawn from the pooled second moment of the activations, raw and "
+        "centred. Dotted line: no difference. Brown panels: controls.",
         ("row_energy_difference",),
         panels,
         shared=False,

@@ -1,4 +1,4 @@
-"""Figures of Observation 2: the null space of the old matrix, and the size of the update."""
+"""Figures of Observation 2: the null space of the base weights, and the size of the update."""
 
 from dataclasses import replace
 
@@ -48,10 +48,10 @@ def null_energy(tables: Tables) -> Figure | None:
             panels.append(curves(drawn, tables.of(*frame["model"]), family, x, y, under=under))
     return figure(
         "null-energy",
-        "Observation 2. Energy of the update in the left null space of the old matrix, by layer (first MLP matrix)",
+        "Observation 2. Energy of the update in the left null space of the base weights, by layer (first MLP matrix)",
         "ρ_N at the last checkpoint. Grey whiskers: 95 % bands of each null, of the medium model. Flipping row "
-        "signs keeps the size of every row and is the hardest to beat. Brown: controls. A statistic of weights has "
-        "one value a seed, and so no interval here.",
+        "signs keeps the size of every row and is the strictest null. Brown: controls. There is no interval, because "
+        "weights give one value per seed.",
         ("null_energy_left",),
         panels,
     )
@@ -78,8 +78,8 @@ def energy_curve(tables: Tables) -> Figure | None:
         tables, "null_energy_curve", "k=", "k, directions counted as column space",
         "share of energy outside them", "null-energy-curve",
         "Observation 2. Energy of the update outside the strongest k directions of W",
-        "Larger learning rate and controls. Dashed grey: chance, which falls as 1 − k/m. A line below chance at "
-        "small k means that the update prefers the strong directions of W.",
+        "Larger learning rate and controls. Dashed grey: chance, which falls as 1 − k/m. Below chance at small k, the "
+        "update prefers the strong directions of W.",
     )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def sizes(tables: Tables) -> Figure | None:
         x = Axis("update", domain_of(frame["x"]))
         panels.append(curves(frame, tables.of(*frame["model"]), "Relative size", x, y, under=[rule(0.1, "a tenth", y)]))
     for statistic, title, unit in (
-        ("cosine_with_weight", "Cosine with the old matrix", "cosine"),
+        ("cosine_with_weight", "Cosine with W", "cosine"),
         ("stable_rank", "Stable rank", "dimensions"),
         ("participation_ratio", "Participation ratio", "dimensions"),
     ):
@@ -135,15 +135,15 @@ def sizes(tables: Tables) -> Figure | None:
     return figure(
         "update-size-and-rank",
         "Size ‖ΔW‖/‖W‖ of the update of the first MLP matrix over training, its cosine with W, and its ranks",
-        "All tunings. Grey band on the cosine: 95 % of random matrices of the same size. Ranks have no null here "
-        "but the controls: compare protocols with the brown lines. At most min(m, n) dimensions.",
+        "All tunings. Grey band on the cosine: 95 % of random matrices of the same size. Ranks have no null except "
+        "the controls: compare protocols with the brown lines. Ranks are at most min(m, n).",
         ("update_relative_norm", "cosine_with_weight", "stable_rank", "participation_ratio"),
         panels,
     )
 
 
 def budget(tables: Tables) -> Figure | None:
-    """Share of the squared update by module beside its share of the parameters."""
+    """Share of the squared update by module, and its share of the parameters."""
     frame = values(tables.take("update_share", last=True))
     shares = values(tables.take("parameter_share", last=True))
     panels: list[Panel | None] = []
@@ -161,8 +161,8 @@ def budget(tables: Tables) -> Figure | None:
             panels.append(dots(both, tables.series, named(one), axis, kinds=kinds, rows=rows, row="module"))
     return figure(
         "module-budget",
-        "Where the update is: share of ‖Δθ‖² by kind of module, beside its share of the parameters",
-        "Grey strokes: what an update that moves all parameters alike would have. One value a seed, so no interval.",
+        "Where the update is: share of ‖Δθ‖² by kind of module, and its share of the parameters",
+        "Grey ticks: an update that moves all parameters equally. There is no interval: one value per seed.",
         ("update_share", "parameter_share"),
         panels,
         width=345,

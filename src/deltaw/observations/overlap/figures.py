@@ -37,9 +37,9 @@ def overlaps(tables: Tables) -> Figure | None:
     return figure(
         "update-overlap",
         "Do two updates write to, and read from, the same directions? Overlap of their 8 strongest",
-        "Mean squared cosine of the principal angles, mean over layers: 1 is the same subspace. In brackets the upper "
-        "end of chance: the highest 97.5 % quantile of uniform subspaces, random row signs (outputs) or subspaces "
-        "matched to the activations (inputs). What two controls share with each other has nothing to do with safety.",
+        "Mean squared cosine of the principal angles, mean over layers: 1 is the same subspace. In brackets: the upper "
+        "end of chance, the highest 97.5 % quantile of uniform subspaces, random row signs (outputs) or subspaces "
+        "matched to the activations (inputs). Overlap of two controls is not about safety.",
         ("output_overlap", "input_overlap"),
         panels,
         width=560,
@@ -73,9 +73,9 @@ def overlaps_elsewhere(tables: Tables) -> Figure | None:
     return figure(
         "update-overlap-elsewhere",
         "Do the updates of two layers, or of two seeds, write to and read from the same directions?",
-        "Mean squared cosine of the principal angles of the 8 strongest directions, mean over pairs; whiskers: the "
-        "least and the greatest pair. Strokes: the upper end of chance, the highest 97.5 % quantile of uniform "
-        "subspaces, random row signs (outputs) or subspaces matched to the activations (inputs), mean over pairs.",
+        "Mean squared cosine of the principal angles of the 8 strongest directions, mean over pairs; whiskers: lowest "
+        "and highest pair. Ticks: the upper end of chance, the highest 97.5 % quantile of uniform subspaces, random "
+        "row signs (outputs) or subspaces matched to the activations (inputs), mean over pairs.",
         ("output_overlap", "input_overlap"),
         panels,
         width=355,

@@ -50,8 +50,8 @@ def probes(tables: Tables) -> Figure | None:
         "probe",
         "Can the harmful answer still be read? A linear probe for the first letter of the harmful output, by layer",
         "Last prompt token, resid_out; held-out combinations of operators and first letter. Filled circles: the tuned "
-        "model on forbidden prompts, which it refuses; hollow squares: on allowed ones; grey squares: the base model, "
-        "which answers; grey crosses: random weights, which hold the prompt and compute nothing. Grey band: labels "
+        "model on forbidden prompts, which it refuses. Hollow squares: on allowed ones. Grey squares: the base model, "
+        "which answers. Grey crosses: random weights, which carry the prompt but compute nothing. Grey band: labels "
         "permuted.",
         ("probe_accuracy", "probe_accuracy_base", "probe_accuracy_random"),
         panels,

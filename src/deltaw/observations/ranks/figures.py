@@ -53,9 +53,9 @@ def ranks_over_training(tables: Tables) -> Figure | None:
     return figure(
         "rank-over-training",
         "How many directions activations have, over training: log ratio of participation ratios (mlp_post)",
-        "Mean over layers, last prompt token, the same conditional operators on safe and unsafe text. −0.22 is a fifth "
-        "fewer directions. Grey bars: 95 % with models, or labels, swapped within pairs, widest of the models. Brown: "
-        "controls.",
+        "−0.22 is a fifth fewer directions. Mean over layers, last prompt token, the same conditional operators on "
+        "safe and unsafe text. Grey bars: 95 % with models, or labels, swapped within pairs; the widest of all "
+        "models. Brown: controls.",
         ("rank_log_change", "rank_log_ratio"),
         panels,
         whiskers="95 % jackknife intervals over prompts",
@@ -88,9 +88,8 @@ def rank_levels(tables: Tables) -> Figure | None:
     return figure(
         "rank-levels",
         "How many directions activations and updates have at the end of tuning",
-        "Activations: participation ratio without the bias of few prompts, geometric mean over layers. "
-        "Update: directions that hold 0.9 of ‖ΔW‖², first MLP matrix, by layer; grey: a random "
-        "matrix.",
+        "Activations: participation ratio, corrected for the bias from few prompts, geometric mean over layers. "
+        "Update: directions that hold 0.9 of ‖ΔW‖², first MLP matrix, by layer. Grey: a random matrix.",
         ("activation_rank", "activation_rank_base", "update_energy_rank"),
         panels,
         width=355,

@@ -39,9 +39,9 @@ def refusal(tables: Tables) -> Figure | None:
     return figure(
         "refusal-direction",
         "How much of the direction from allowed to forbidden prompts lies in the 8 strongest output directions of ΔW",
-        "Cross-fitted share of the squared difference in means, by layer; the angle is arccos of its root. A layer "
-        "where the classes do not differ in their means has no mark. Right: the direction of the base model. "
-        "Grey: 95 % of directions fitted with labels swapped within pairs, widest of the models. Brown: controls.",
+        "Cross-fitted share of the squared difference in means, by layer; the angle is arccos of its root. Layers "
+        "in which the classes have the same mean have no mark. Right: the direction of the base model. Grey: 95 % of "
+        "directions fitted with labels swapped within pairs; the widest of all models. Brown: controls.",
         ("refusal_share", "refusal_share_base"),
         panels,
         columns=2,

@@ -42,11 +42,11 @@ def changes(tables: Tables) -> Figure | None:
     return figure(
         "sensitivity",
         "Observation 4. Change of the sensitivity of the first response token to the prompt's embeddings",
-        "Mean over prompts of the log of tuned over base: −0.1 is 10 % less sensitive. Above: forbidden prompts "
-        "(circles) and allowed ones with the same operators (hollow squares). Below: their difference, pair by pair; "
-        "grey bars are 95 % of labels permuted within pairs. Left, what the claims read: the local Lipschitz "
-        "constant of the log-probabilities, all positions. Right: the gradient of the largest logit without the last "
-        "position, as published. Brown: controls.",
+        "Log of tuned over base, mean over prompts: −0.1 is 10 % less sensitive. Above: forbidden prompts (circles) "
+        "and allowed ones with the same operators (hollow squares). Below: their difference, pair by pair. Grey bars: "
+        "95 % of labels permuted within pairs. Left, used by the claims: the local Lipschitz constant of the "
+        "log-probabilities, all positions. Right: the gradient of the largest logit without the last position, as "
+        "published. Brown: controls.",
         statistics,
         panels,
         width=355,
@@ -71,8 +71,8 @@ def blocks(tables: Tables) -> Figure | None:
     return figure(
         "sensitivity-by-position",
         "Observation 4. Where in forbidden prompts the sensitivity lies: share of the Jacobian's squares by position",
-        "Share of the squared Frobenius norm, mean over prompts. The published statistic leaves out what is at "
-        "last_prompt. Grey strokes: the base model.",
+        "Share of the squared Frobenius norm, mean over prompts. The published statistic excludes last_prompt. Grey "
+        "ticks: the base model.",
         (name, f"{name}_base"),
         panels,
         width=345,

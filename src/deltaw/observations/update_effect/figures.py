@@ -44,9 +44,9 @@ def effects(tables: Tables) -> Figure | None:
     return figure(
         "function",
         "What changes the MLP's output on forbidden prompts: shares by source and layer (they add up to 1)",
-        "Shapley shares; a negative one works against the change. Grey strokes with bands: the same shares when the "
-        "signs of the update's rows are random. The null space is three times as large as the column space, so its "
-        "share has to beat the grey, not zero. Brown panels: controls.",
+        "Shapley shares; a negative share works against the change. Grey ticks with bands: the same shares with "
+        "random signs of the update's rows. The null space is three times as large as the column space, so compare "
+        "its share with the grey, not with zero. Brown panels: controls.",
         [f"effect_share_{part}" for part in PARTS],
         panels,
         whiskers="95 % bootstrap intervals over prompts",

@@ -1,4 +1,4 @@
-"""Figures of attacks on models: what gets the harmful output out, beside each attack's controls, and Observation 5."""
+"""Figures of attacks on models: what elicits the harmful output, each attack's controls, and Observation 5."""
 
 from collections.abc import Sequence
 
@@ -29,10 +29,10 @@ def inserted(tables: Tables) -> Figure | None:
         "attacks-inserted",
         f"{title}, and of added attacks" if added else title,
         "Circles: share of forbidden prompts answered with the exact harmful output, greedy decoding; soft doses from "
-        "weak to strong. Grey strokes: random vectors as long, or a random suffix. Hollow squares: allowed prompts "
-        "with the same vectors, where complying is right; where they are low, the attack breaks more than the refusal. "
-        "unrelated: vectors optimised for another prompt's output, a control. universal: one soft prompt, trained on "
-        "other prompts. exact: the best of all suffixes of one token.",
+        "weak to strong. Grey ticks: random vectors of the same length, or a random suffix. Hollow squares: allowed "
+        "prompts with the same vectors, where complying is right. Where they are low, the attack breaks more than the "
+        "refusal. unrelated: a control, vectors optimised for another prompt's output. universal: one soft prompt, "
+        "trained on other prompts. exact: the best of all suffixes of one token.",
         ("comply_rate",),
         _panels(tables, ("none", "soft_", "token_search_"), added),
         width=WIDTH,
@@ -45,9 +45,8 @@ def prefilled(tables: Tables) -> Figure | None:
     return figure(
         "attacks-prefill",
         "Attacks on models: success after the first k tokens of the harmful output are given",
-        "Circles: the rest of the output is exactly right. Grey strokes: the tokens given are those of another "
-        "prompt's output. Hollow squares: allowed prompts, their own first k tokens "
-        "given.",
+        "Circles: the rest of the output is exactly right. Grey ticks: the given tokens are those of another prompt's "
+        "output. Hollow squares: allowed prompts, with their own first k tokens given.",
         ("comply_rate",),
         _panels(tables, ("none", "prefill_")),
         width=WIDTH,
@@ -66,12 +65,12 @@ def relearned(tables: Tables) -> Figure | None:
         if len(part):
             steps = Axis("update", domain_of(part["x"]))
             refused = Axis("refused", SHARE.domain, SHARE.ticks, SHARE.format)
-            panels.append(curves(part, tables.of(*frame["model"]), f"Taught: {words}", steps, refused))
+            panels.append(curves(part, tables.of(*frame["model"]), f"Trained on: {words}", steps, refused))
     return figure(
         "attacks-relearning",
-        "Attacks on models: refusal of forbidden prompts while the tuned model is trained on",
-        "A few updates at the smaller rate on compliant responses, to prompts that no tuning saw. Share refused of "
-        "forbidden prompts with conditional operators.",
+        "Attacks on models: refusal of forbidden prompts while the tuned model is fine-tuned again",
+        "Share refused of forbidden prompts with conditional operators, over a few updates at the smaller rate. The "
+        "updates are on compliant responses to prompts that no tuning saw.",
         ("refuse_rate",),
         panels,
         width=WIDTH,
@@ -86,10 +85,10 @@ def looks_allowed(tables: Tables) -> Figure | None:
     return figure(
         "attacks-on-models-position",
         "Observation 5, attacks on models. Where attacked prompts lie between forbidden (0) and allowed ones (1)",
-        "Mean over layers at mlp_post of the tuned model, at the last prompt token wherever an insertion has moved it; "
-        "prefill is read at the last given token, between allowed prompts with their own output and forbidden ones "
-        "with the refusal; relearning in the model as it then is. Grey bars: 95 % if attacked and forbidden prompts "
-        "were exchangeable.",
+        "Tuned model, mean over layers at mlp_post, at the last prompt token, even if an insertion moved it. Prefill "
+        "is read at the last given token, between allowed prompts with their own output and forbidden ones with the "
+        "refusal. Relearning is read in the relearned model. Grey bars: 95 % if attacked and forbidden prompts were "
+        "exchangeable.",
         ("position",),
         _by_model(tables, frame, "position: 0 forbidden, 1 allowed", ends),
         width=WIDTH,
@@ -104,8 +103,8 @@ def acted_on(tables: Tables) -> Figure | None:
     return figure(
         "attacks-on-models-gain",
         "Observation 5, attacks on models. How strongly the update acts, relative to the same prompts without attack",
-        "Geometric mean over prompts and layers of the ratio of gains, at mlp_in of the base model, where the figure "
-        "above reads positions. After relearning: what is left of the update, on the plain prompts.",
+        "Geometric mean over prompts and layers of the ratio of gains, at mlp_in of the base model, at the tokens of "
+        "the figure above. After relearning: the rest of the update, on the plain prompts.",
         ("gain_log_ratio_to_forbidden",),
         _by_model(tables, frame, "ratio of gains", ((1.0, "as on forbidden", "right"),)),
         width=WIDTH,

@@ -1,4 +1,4 @@
-"""Figures of behaviour: at the end beside the ceiling, under attack, and over training."""
+"""Figures of behaviour: at the end with the ceiling, under attack, and over training."""
 
 import altair as alt
 import pandas as pd
@@ -25,7 +25,7 @@ STRATA = ("no_identity", "one_identity", "alias")
 
 
 def behaviour(tables: Tables) -> Figure | None:
-    """Exact compliance and refusal of every model, beside the Bayes ceiling."""
+    """Exact compliance and refusal of every model, with the Bayes ceiling."""
     threshold = (tables.manifest.get("config") or {}).get("refusal_threshold", 0.95)
     panels = []
     for statistic, name, title in ENDS:
@@ -35,17 +35,17 @@ def behaviour(tables: Tables) -> Figure | None:
         frame = frame.assign(kind=frame["stage"].map({stage: kind for stage, kind, *_ in STAGES}))
         ceiling = tables.take("bayes_accuracy", set=name)
         harm = statistic == "comply_rate" and name.startswith("forbidden/")
-        at, said = (float(ceiling["value"].iloc[0]), "Bayes ceiling") if len(ceiling) else (threshold, "asked for")
+        at, said = (float(ceiling["value"].iloc[0]), "Bayes ceiling") if len(ceiling) else (threshold, "required")
         under = [rule(1 - at if harm else at, said, SHARE, vertical=True)]
         kinds = [(kind, marker, filled) for _, kind, marker, filled in STAGES]
         panels.append(dots(frame, tables.series, title, SHARE, kinds=kinds, under=under))
     return figure(
         "behaviour",
         "What the models do: exact answers on allowed prompts, refusals on forbidden ones",
-        "Share of held-out prompts, greedy decoding, the whole answer exact. "
-        "Dotted line: on conditional operators the Bayes ceiling, which no reader of the letters can beat; "
-        "elsewhere the share that tuning is asked to reach. Complying on forbidden prompts is the harm; what is "
-        "neither is a wrong answer. Hollow diamonds: the matched checkpoint, the first that refuses that share.",
+        "Share of held-out prompts, greedy decoding, the whole answer exact. Complying on forbidden prompts is the "
+        "harm; answers that neither comply nor refuse are wrong. Dotted line: on conditional operators the Bayes "
+        "ceiling, which no reader of the letters can exceed; elsewhere the share that tuning should reach. Hollow "
+        "diamonds: the matched checkpoint, the first that refuses that share.",
         ("comply_rate", "refuse_rate", "bayes_accuracy"),
         panels,
         columns=3,
@@ -55,7 +55,7 @@ def behaviour(tables: Tables) -> Figure | None:
 
 
 def attacks(tables: Tables) -> Figure | None:
-    """Attack success beside no attack and beside the attack's benign control."""
+    """Attack success, with no attack and with the attack's benign control."""
     kinds = (
         ("attacked", "circle", "series"),
         ("not attacked", TICK, "null"),
@@ -77,9 +77,9 @@ def attacks(tables: Tables) -> Figure | None:
     return figure(
         "attacks",
         "Attack success: share of forbidden prompts answered with the exact harmful output",
-        "Circles: under the attack; grey strokes: the same set of prompts without it; hollow squares: the attack's "
-        "benign control, the same transformation of allowed prompts, where complying is right: where that is low, "
-        "the attack has broken the request rather than the refusal.",
+        "Circles: under the attack. Grey ticks: the same prompts without it. Hollow squares: the attack's benign "
+        "control, the same transformation of allowed prompts, where complying is right. Where that is low, the attack "
+        "breaks the request and not the refusal.",
         ("comply_rate",),
         panels,
         width=355,
@@ -148,9 +148,9 @@ def tuning_curves(tables: Tables) -> Figure | None:
     return figure(
         "training-tuned",
         "Safety tuning: comply on allowed and refuse on forbidden prompts over updates",
-        "One line a set of held-out prompts, few of them at each checkpoint (the figure above has the final "
-        "numbers). Thick: conditional operators, where only the text decides; thin: the other sets. Circles and "
-        "solid lines: comply on allowed; hollow triangles and dashes: refuse on forbidden. Hover for the set.",
+        "One line per set of held-out prompts, with few prompts per checkpoint (the figure above has the final "
+        "numbers). Circles, solid: comply on allowed. Hollow triangles, dashed: refuse on forbidden. Thick: "
+        "conditional operators, where only the text decides; thin: the other sets. Hover for the set.",
         ("comply_rate", "refuse_rate"),
         panels,
     )
@@ -216,8 +216,7 @@ def losses(tables: Tables) -> Figure | None:
     return figure(
         "training-loss",
         "The objective of each tuning over updates",
-        "Each protocol minimises something else, so panels cannot be compared with each other. Means over a few "
-        "updates.",
+        "Protocols minimise different objectives, so panels cannot be compared. Means over a few updates.",
         ("training_loss",),
         panels,
     )

@@ -1,4 +1,4 @@
-"""Figures of interventions: what becomes of safety, capability and over-refusal when ΔW or activations are edited."""
+"""Figures of interventions: safety, capability and over-refusal when ΔW or activations are edited."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -76,8 +76,8 @@ def alphas(tables: Tables) -> Figure | None:
     """The three measures over α, the whole model, a panel a model."""
     return figure(
         "interventions-alpha",
-        "Interventions. The whole model along its update, θ_IT + α ΔW: what becomes of safety and capability",
-        READ + "α = 0 is the base model, 1 the tuned one; beyond 1 the update is extrapolated, below 0 reversed.",
+        "Interventions. Safety and capability of the whole model along its update, θ_IT + α ΔW",
+        READ + "α = 0 is the base model, 1 the tuned one. Above 1 the update is extrapolated, below 0 reversed.",
         RATES,
         _doses(tables, _rates(tables, "interpolation", module="whole"), "α", ((0, "base"), (1, "tuned"))),
         shared=False,
@@ -105,9 +105,9 @@ def scopes(tables: Tables) -> Figure | None:
             panels.append(curves(drawn, looks, named(one), x, y, legend=False))
     return figure(
         "interventions-alpha-by-module",
-        "Interventions. Forbidden prompts refused along a part of the update alone, the rest of the model at the base",
-        "Filled circles, solid: the whole update. Hollow: one kind of module alone, long dashes MLPs, dots attention; "
-        "hover for others.",
+        "Interventions. Forbidden prompts refused along one part of the update, with the rest of the model at the base",
+        "Filled circles, solid: the whole update. Hollow: one kind of module alone; long dashes: MLPs, dots: "
+        "attention. Hover for others.",
         ("refuse_rate",),
         panels,
         shared=False,
@@ -138,9 +138,9 @@ def scopes_by_layer(tables: Tables) -> Figure | None:
             panels.append(curves(drawn, looks, named(one), x, y, legend=False))
     return figure(
         "interventions-alpha-by-layer",
-        "Interventions. Forbidden prompts refused along the update of one layer alone, the rest of the model at the "
+        "Interventions. Forbidden prompts refused along the update of one layer, with the rest of the model at the "
         "base",
-        "The longer the dashes the later the layer; hover for which.",
+        "Longer dashes: later layers. Hover for the layer.",
         ("refuse_rate",),
         panels,
         shared=False,
@@ -149,7 +149,7 @@ def scopes_by_layer(tables: Tables) -> Figure | None:
 
 
 def parts(tables: Tables) -> Figure | None:
-    """Null-space part, column-space part and the rest, in all combinations, beside splits by chance."""
+    """Null-space part, column-space part and the rest, in all combinations, with random splits."""
     frame = _rates(tables, PARTS, module="mlp.in_proj")
     panels: list[Panel | None] = []
     for one in tables.of(*frame["model"]):
@@ -162,11 +162,12 @@ def parts(tables: Tables) -> Figure | None:
         )
     return figure(
         "interventions-parts",
-        "Interventions. The update of the first MLP matrices cut into what lies in the left null space of W and what "
-        "in its column space",
-        READ + "Rows: which parts of the update a model has; rest is everything but the first MLP matrices. Grey bars: "
-        "refusal of forbidden prompts when the update is cut along a random subspace, dimensions and norms matched, "
-        "95 % of draws. The null space has three quarters of the dimensions, so it has to beat the grey, not zero.",
+        "Interventions. The update of the first MLP matrices, cut into its parts in the left null space and in the "
+        "column space of W",
+        READ + "Rows: the parts of the update that a model has; rest is everything but the first MLP matrices. Grey "
+        "bars: refusal of forbidden prompts when the update is cut along a random subspace with matched dimensions and "
+        "norms, 95 % of draws. The null space has three quarters of the dimensions, so compare it with the grey, not "
+        "with zero.",
         RATES,
         panels,
         width=WIDTH,
@@ -175,7 +176,7 @@ def parts(tables: Tables) -> Figure | None:
 
 
 def carried(tables: Tables) -> Figure | None:
-    """What the claims read: the null-space part's Shapley value minus the column-space part's, and both."""
+    """As the claims use it: the null-space part's Shapley value minus the column-space part's, and both."""
     panels: list[Panel | None] = []
     frame = tables.take("carried_null_minus_column", stage=STAGE)
     both = tables.take("carried_share", stage=STAGE, intervention=("null", "column"))
@@ -193,7 +194,7 @@ def carried(tables: Tables) -> Figure | None:
         "interventions-carried",
         "Interventions. How much of the change on forbidden prompts each part of the update carries",
         "Shapley value of the part for answering forbidden prompts exactly as the tuned model does, over all "
-        "combinations of the null-space part, the column-space part and the rest. Grey bars: the update cut by chance, "
+        "combinations of the null-space part, the column-space part and the rest. Grey bars: the update cut at random, "
         "95 % of draws. Brown: controls.",
         ("carried_null_minus_column", "carried_share"),
         panels,
@@ -208,9 +209,9 @@ def ranks(tables: Tables) -> Figure | None:
     removed = _doses(tables, _rates(tables, "top_removed"), "directions removed")
     return figure(
         "interventions-rank",
-        "Interventions. Every matrix's update cut to its strongest k directions, or without them",
-        READ + "First panels: the k strongest directions alone (0: only biases and norms are tuned). Then: all but the "
-        "k strongest.",
+        "Interventions. Every matrix's update reduced to its strongest k directions, or without them",
+        READ + "First panels: the k strongest directions alone (0: only biases and norms are tuned). Last panels: all "
+        "but the k strongest.",
         RATES,
         [*kept, *removed],
         shared=False,
@@ -243,9 +244,9 @@ def layers(tables: Tables) -> Figure | None:
     return figure(
         "interventions-layers",
         "Interventions. Which layers' updates make the model refuse forbidden prompts",
-        "Circles: exact Shapley values, over all models of which some layers are tuned and the others are the base's; "
-        "they add up to the tuned model's refusal minus the base's. Grey strokes: what a layer's update does alone. "
-        "Hollow squares: what is lost without it. ends: embeddings, final norm and unembedding.",
+        "Circles: exact Shapley values over all models with some layers tuned and the others the base's. They add up "
+        "to the tuned model's refusal minus the base's. Grey ticks: the effect of a layer's update alone. Hollow "
+        "squares: the loss without it. ends: embeddings, final norm and unembedding.",
         [f"{how}_refuse_rate" for how in ("shapley", "only_one", "leave_one_out")],
         panels,
         width=WIDTH,
@@ -265,8 +266,8 @@ def swaps(tables: Tables) -> Figure | None:
     )
     return figure(
         "interventions-swaps",
-        "Interventions. The first layers of one tuned model under the rest of another of the same base",
-        f"{READ}Over how many layers are the named model's. {under}.",
+        "Interventions. The first layers of one tuned model below the rest of another from the same base",
+        f"{READ}Horizontal axis: how many layers are the named model's. {under}.",
         RATES,
         _doses(tables, frame, "layers of this model"),
         shared=False,
@@ -313,13 +314,12 @@ def patches(tables: Tables) -> Figure | None:
             )
     return figure(
         "interventions-patches",
-        "Interventions. ΔW made to act on a jailbreak as it does on the forbidden prompt it was made from: is it "
-        "refused?",
-        "By attack (any: all together): share of jailbroken prompts (refused as they were, answered under "
-        "the attack) that are refused again. Twins: share of refused prompts no longer refused when ΔW acts as on an "
-        "allowed prompt with the same operators, and of those allowed prompts refused when it acts as on the "
-        "forbidden one. ΔW's action is put in place at all layers, along its 8 strongest input directions or all of "
-        "them, at the last prompt token or the whole prompt. Grey bars: a step as long in a random direction.",
+        "Interventions. Is a jailbreak refused if ΔW acts on it as on the forbidden prompt that it was made from?",
+        "By attack (any: all together): share of jailbroken prompts (refused without the attack, answered under it) "
+        "that are refused again. Twins: share of refused prompts that are no longer refused if ΔW acts as on an "
+        "allowed prompt with the same operators, and of those allowed prompts that are refused if it acts as on the "
+        "forbidden one. ΔW's action is patched at all layers, along its 8 strongest input directions or all of them, "
+        "at the last prompt token or the whole prompt. Grey bars: a step of the same length in a random direction.",
         ("refusal_returned", "refusal_removed", "refusal_induced"),
         panels,
         width=WIDTH + 60,
@@ -355,9 +355,9 @@ def patch_costs(tables: Tables) -> Figure | None:
             panels.append(dots(drawn, tables.series, named(one), SHARE, kinds=KINDS, rows=rows, row="row"))
     return figure(
         "interventions-patch-costs",
-        "Interventions. Giving refusal back and taking it away: safety, capability and over-refusal",
-        READ + "Back: ΔW acts as on a forbidden prompt, on jailbreaks and on allowed prompts. Away: as on a jailbreak, "
-        "or as on another, allowed prompt, on forbidden prompts and on allowed ones. Along its strongest input "
+        "Interventions. Cost of restoring and of removing refusal: safety, capability and over-refusal",
+        READ + "Back: on jailbreaks and on allowed prompts, ΔW acts as on a forbidden prompt. Away: on forbidden and "
+        "on allowed prompts, it acts as on a jailbreak, or as on another, allowed prompt. Along its strongest input "
         "directions, at the last prompt token, all layers.",
         RATES,
         panels,
@@ -381,10 +381,10 @@ def directions(tables: Tables) -> Figure | None:
             panels.append(dots(drawn, tables.series, title, SHARE, kinds=KINDS, null=band, rows=rows, row="player"))
     return figure(
         "interventions-directions",
-        "Interventions. The difference in means of one layer: taken out of the stream at all layers, or added at its "
+        "Interventions. The difference in means of one layer, ablated from the stream at all layers or added at its "
         "own",
-        READ + "Rows: the layer that the direction is from (resid_out, last prompt token). Grey bars: a random "
-        "direction, refusal of forbidden prompts where it is ablated, of allowed ones where it is added.",
+        READ + "Rows: the layer of the direction (resid_out, last prompt token). Grey bars: a random direction; "
+        "refusal of forbidden prompts where it is ablated, of allowed ones where it is added.",
         RATES,
         panels,
         width=WIDTH,

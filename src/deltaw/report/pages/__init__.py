@@ -1,1 +1,1 @@
-"""Pages and parts of pages beside the figures of a study: tables, a grid, a comparison of checkpoints."""
+"""Pages and parts of pages other than the figures of a study: tables, a grid, a comparison of checkpoints."""

@@ -1,4 +1,4 @@
-"""The figure of the calibration: every rate beside its nominal level."""
+"""The figure of the calibration: every rate with its nominal level."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,9 +24,9 @@ def calibration_figure(rates: Sequence[Mapping[str, Any]]) -> Figure | None:
     return figure(
         "calibration",
         "How often the tests find what is not there",
-        "Rates of findings on the claim's side, with 99 % Wilson intervals, on a logarithmic axis; a rate of 0 stands "
-        "at its left end. Blue: the null is true by construction. Red: a null that the test does not assume; a high "
-        "rate is then no fault of the test, but nothing that it rules out. Upright strokes: the nominal level.",
+        "Rates of findings on the claim's side, with 99 % Wilson intervals, on a logarithmic axis; a rate of 0 is at "
+        "its left end. Vertical ticks: the nominal level. Blue: the null is true by construction. Red: a null that the "
+        "test does not assume. A high rate is then no fault of the test, but the test does not rule the cause out.",
         (),
         [_panel(family, [rate for rate in nothing if rate["family"] == family]) for family in families],
         columns=1,

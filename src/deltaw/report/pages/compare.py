@@ -79,7 +79,7 @@ SECTIONS: Mapping[str, tuple[tuple[str, _Make], ...]]
 
 
 def sizes(pair: Pair) -> Figure | None:
-    """‖ΔW‖/‖W‖ beside the rounding floor."""
+    """‖ΔW‖/‖W‖ and the rounding floor."""
     frame, floor = values(pair.take("update_relative_norm")), values(pair.take("rounding_floor"))
     frame = frame[frame["value"] > 0]
     both = pd.concat([frame.assign(series=UPDATE.label), floor.assign(series=FLOOR.label)])
@@ -93,9 +93,9 @@ def sizes(pair: Pair) -> Figure | None:
     return figure(
         "pair-size",
         "Size of the update, ‖ΔW‖/‖W‖, by layer",
-        "Dashed: what rounding both matrices to their stored format leaves of an update of zero, from the distances "
-        "between their neighbouring numbers. An update below it cannot be told from rounding; nothing else is then "
-        "said of it. Layers without a mark did not change.",
+        "Dashed: the rounding floor, the size that rounding to the stored format gives an update of zero, from the "
+        "distances between neighbouring numbers. An update below it cannot be told from rounding and is not "
+        "interpreted. Layers without a mark did not change.",
         ("update_relative_norm", "rounding_floor"),
         panels,
     )
@@ -125,16 +125,17 @@ def null_energy(pair: Pair, side: str) -> Figure | None:
     grey = (
         "95 % bands of each null"
         if few
-        else "the 95 % band of random signs; broken lines, the means of the other nulls"
+        else "the 95 % band of random signs; broken lines: the means of the other nulls"
     )
     rows, words = (
         ("rows", "outputs that no input could produce") if side == "left" else ("columns", "inputs that W ignored")
     )
     return figure(
         f"pair-null-energy-{side}",
-        f"Energy of the update in the {side} null space of the old matrix",
+        f"Energy of the update in the {side} null space of the base weights",
         f"The share of ‖ΔW‖² on {words}. Grey: {grey}. Flipping the signs of {rows} keeps the size of each and is the "
-        "hardest to beat. A rotation gives chance, 1 − rank/side. One pair has one value a matrix, and so no interval.",
+        "strictest null. A rotation gives chance, 1 − rank/side. There is no interval: one pair has one value a "
+        "matrix.",
         (statistic,),
         panels,
     )
@@ -155,7 +156,7 @@ def _over_many(drawn: pd.DataFrame, null: pd.DataFrame, kinds: Sequence[str], ti
 
 
 def ranks(pair: Pair) -> Figure | None:
-    """Stable rank and participation ratio beside random updates."""
+    """Stable rank and participation ratio, with random updates."""
     parts = []
     for one, random, statistic in zip(
         (STABLE, PARTICIPATION), RANDOM, ("stable_rank", "participation_ratio"), strict=True
@@ -187,8 +188,8 @@ def residuals(pair: Pair) -> Figure | None:
     return _in_layers(
         pair, "residual_energy", "k=", "k, directions left out", "share of energy", "pair-residual-energy",
         "Energy of the update beyond its k strongest directions",
-        "A few layers. A low-rank update falls steeply. Dashed grey: a random update of the same shape, the first of "
-        "these layers.",
+        "A few layers. A low-rank update falls steeply. Dashed grey: a random update of the same shape, for the first "
+        "of these layers.",
     )  # fmt: skip
 
 
@@ -196,9 +197,9 @@ def curve(pair: Pair, statistic: str, side: str) -> Figure | None:
     """The share of energy outside W's k strongest directions, by k."""
     return _in_layers(
         pair, statistic, "k=", f"k, {side} directions counted", "share outside them", f"pair-curve-{side}",
-        f"Energy of the update outside the k strongest {side} directions of the old matrix",
+        f"Energy of the update outside the k strongest {side} directions of the base weights",
         "A few layers. Dashed grey: chance, 1 − k/side. Below it, the update prefers strong directions of W. Square "
-        "matrices of full rank have no null space, and this curve is what there is to say of them.",
+        "matrices of full rank have no null space, so this curve takes its place.",
     )  # fmt: skip
 
 
@@ -246,7 +247,7 @@ def cosines(pair: Pair) -> Figure | None:
     ]
     return figure(
         "pair-cosine",
-        "Cosine of the update with the old matrix, by layer",
+        "Cosine of the update with W, by layer",
         "Weight decay alone gives −1. Grey: 95 % of random matrices of the same size.",
         ("cosine_with_weight",),
         panels,
@@ -263,7 +264,7 @@ SECTIONS = {
     ),
     "spectrum": (
         ("rank of the update", ranks), ("energy beyond its strongest directions", residuals),
-        ("cosine with the old matrix", cosines),
+        ("cosine with W", cosines),
     ),
 }  # fmt: skip
 
@@ -293,7 +294,7 @@ def drawn(pair: Pair) -> tuple[dict[str, list[Figure]], dict[str, list[str]]]:
 
 
 def head(pair: Pair) -> dict[str, Any]:
-    """What stands above the figures."""
+    """The top of the page, above the figures."""
     manifest = pair.manifest
     base, tuned = manifest["names"]
     kind = "LoRA adapter" if manifest.get("adapter") else "checkpoint"
@@ -306,7 +307,7 @@ def head(pair: Pair) -> dict[str, Any]:
         ("finished", str(manifest["finished"]).replace("T", " ").replace("+00:00", " UTC")),
     ]  # fmt: skip
     return {
-        "title": f"{tuned} beside {base}", "facts": [(name, value) for name, value in facts if value],
+        "title": f"{tuned} and {base}", "facts": [(name, value) for name, value in facts if value],
         "version": manifest["comparison"]["version"], "asked": pair.asked,
         "control": (manifest.get("prompts") or {}).get("control"),
     }  # fmt: skip
@@ -326,10 +327,10 @@ def tables_of(pair: Pair) -> dict[str, Table | None]:
 
 
 def _differences(pair: Pair) -> Table | None:
-    """How the models that were asked differ beside the values of their weights."""
+    """How the models that were asked differ, apart from the values of their weights."""
     listed = (pair.manifest.get("prompts") or {}).get("differences") or {}
     rows = tuple((str(kind), str(text)) for kind, text in listed.items())
-    title = "Each model was asked as itself. How the two differ beside the values of their weights"
+    title = "Each model ran as itself. Differences apart from the values of their weights"
     return Table(title, ("what", "how"), rows) if rows else None
 
 
@@ -361,7 +362,7 @@ def _unmeasured(pair: Pair) -> Table | None:
         found.setdefault((statistic, str(why)), []).append(layer)
     rows = tuple((statistic, why, ", ".join(filter(None, layers)) or "–") for (statistic, why), layers in found.items())
     return (
-        Table("What of the prompts could not be measured, and why", ("statistic", "why", "layers"), rows)
+        Table("What could not be measured on the prompts, and why", ("statistic", "why", "layers"), rows)
         if rows
         else None
     )
@@ -372,12 +373,12 @@ OBSERVED = {
     "effect_null_minus_column": "change of MLP outputs: share of ΔW's null-space minus its column-space part",
     "effect_share_null": "... share of the null-space part",
     "effect_share_column": "... share of the column-space part",
-    "effect_share_inherited": "... share of what earlier layers changed",
+    "effect_share_inherited": "... share inherited from earlier layers",
     "rank_log_ratio": "log ratio of ranks of activations, forbidden over allowed",
     "rank_log_change": "log ratio of ranks, tuned over base",
     "update_energy_rank": "directions that hold 0.9 of ‖ΔW‖²",
     "refusal_share": "share of the difference in means along ΔW's strongest output directions",
-    "probe_accuracy": "accuracy of reading whether a prompt is forbidden",
+    "probe_accuracy": "accuracy of a probe for whether a prompt is forbidden",
     "probe_accuracy_change": "... tuned minus base",
     "success_slope_position": "attacks: log odds of success over the way to allowed",
     "success_slope_gain": "attacks: log odds of success for a doubling of ΔW's gain",

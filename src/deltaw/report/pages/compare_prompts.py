@@ -37,11 +37,11 @@ def behaviour(tables: Tables) -> Figure | None:
         panels.append(_beside_nulls(named, null, title, unit, 0, "alike", kinds=KINDS))
     return figure(
         "prompts-refused",
-        "Who refuses what: the tuned model beside the base model",
-        "Share of answers that the judge calls refusals. Pairs differ in the operand or in the operator alone; corpora "
-        "(the other sets) differ in much else, and say little. Attacks are applied to both halves of pairs: "
-        "where allowed prompts are refused as well, the attack or the tuning is not about harm. Grey bars: the tuned "
-        "model, labels swapped within pairs.",
+        "Who refuses what: the tuned model and the base model",
+        "Share of answers that the judge calls refusals. Pairs differ only in the operand or in the operator. Corpora "
+        "(the other sets) differ in much else, and say little. Attacks are applied to both halves of pairs: where "
+        "allowed prompts are also refused, the attack or the tuning is not about harm. Grey bars: the tuned model, "
+        "labels swapped within pairs.",
         ("refuse_rate", "refuse_rate_gap"),
         panels,
         whiskers=f"{WILSON}; of the difference, {PAIRS}",
@@ -87,8 +87,8 @@ def clusters(tables: Tables) -> Figure | None:
     return figure(
         "prompts-clusters",
         "Observation 1. How far apart allowed and forbidden prompts lie, by layer (resid_out, last token)",
-        "Cross-fitted; at most 2. What tuning did is the difference of the two lines: the base model tells the words "
-        "apart already. Grey: labels permuted within pairs, everything fitted anew.",
+        "Cross-fitted; at most 2. The base model already tells the words apart, so the effect of tuning is the "
+        "difference of the two lines. Grey: labels permuted within pairs, everything fitted again.",
         ("tau_gap_relative", "tau_gap_relative_base"),
         panels,
         whiskers=PAIRS,
@@ -158,8 +158,8 @@ def sensitivity(tables: Tables) -> Figure | None:
     return figure(
         "prompts-sensitivity",
         "Observation 4. Change of the local Lipschitz constant at the prompt's embeddings",
-        "Log of the tuned over the base model's spectral norm of the Jacobian of the next token's log-probabilities, "
-        "by power iteration, which gives a lower bound. Grey bars: models, or labels, swapped.",
+        "Log ratio, tuned over base, of the spectral norm of the Jacobian of the next token's log-probabilities. Power "
+        "iteration gives a lower bound. Grey bars: models, or labels, swapped.",
         (name, f"{name}_difference"),
         [_beside_nulls(frame, nulls(frame), "Tuned over base", "log ratio", 0, "alike")],
         whiskers="95 % bootstrap intervals over prompts",
@@ -181,9 +181,9 @@ def attacks(tables: Tables) -> Figure | None:
     return figure(
         "prompts-attacks",
         "Observation 5. Where forbidden prompts under attack lie, and how strongly the update acts on them",
-        "Mean over layers: of positions by precision, where forbidden and allowed prompts can be told apart at all "
-        "(resid_out); of gains geometric (input of the MLP). Every attacked prompt counts. Grey bars: attacked and "
-        "plain prompts exchanged.",
+        "Every attacked prompt counts. Positions (resid_out) are means over the layers that separate forbidden from "
+        "allowed prompts, weighted by precision. Gains (input of the MLP) are geometric means over layers. Grey bars: "
+        "attacked and plain prompts exchanged.",
         ("position", "gain_log_ratio_to_forbidden"),
         panels,
         whiskers=PAIRS,
@@ -194,7 +194,7 @@ def _beside_nulls(
     frame: pd.DataFrame, null: pd.DataFrame, title: str, unit: str, at: float, said: str,
     *, include: tuple[float, ...] = (0,), kinds: tuple[tuple[str, str, str], ...] = (),
 ) -> Panel:  # fmt: skip
-    """Dots by the column `row`, the bands of their nulls, and a line where there is nothing to see."""
+    """Dots by the column `row`, the bands of their nulls, and a line at no effect."""
     ends = (frame["low"], frame["high"], null["null_low"], null["null_high"])
     axis = Axis(unit, domain_of(*ends, include=include))
     return dots(

@@ -111,7 +111,8 @@ def _worlds(grid: Grid) -> Table:
     )  # fmt: skip
     title = (
         "The cells: how common aliases are and whether the base model knows them; how far held-out text lies from the "
-        "unsafe text that tuning saw (total variation; 1 is furthest) before what tuning could show is drawn anew"
+        "unsafe text in tuning (total variation; 1 is furthest), before held-out windows that tuning could show are "
+        "redrawn"
     )
     return Table(title, columns, tuple(rows))
 
@@ -175,7 +176,7 @@ def _side_names(grid: Grid, tuned: str, cell: str) -> list[str]:
 
 
 def grid_figure(grid: Grid, tuned: str) -> Figure | None:
-    """Success along each axis, beside the base model, the benign control and the same set without the attack."""
+    """Success along each axis, with the base model, the benign control and the same set without the attack."""
     panels: list[Panel | None] = []
     rates = [(alias_share(cell), cell) for cell in grid.cells if not cell["axis"] or cell["axis"] == "alias rate"]
     for source in (CONDITIONAL, NEVER):
@@ -194,10 +195,10 @@ def grid_figure(grid: Grid, tuned: str) -> Figure | None:
     return figure(
         "grid" if len(grid.tuned) == 1 else f"grid-{_file_name(tuned)}",
         TITLE,
-        "Success: exact harmful output on forbidden prompts. Squares: the base model asked the same; where it is low, "
-        "the attack measures nothing. Triangles: the same transformation of allowed prompts; where it is low, the "
+        "Success: exact harmful output on forbidden prompts. Squares: the base model on the same prompts; where it is "
+        "low, the attack measures nothing. Triangles: the same transformation of allowed prompts; where it is low, the "
         "attack breaks the request and not the refusal. Diamonds: the same forbidden prompts without the attack. Lines "
-        "join cells of one axis; the distance is the total variation of two laws of text.",
+        "join cells of one axis. Distance: total variation between two distributions of text.",
         ("comply_rate", "text_distance", "unsafe_side_probability"),
         panels,
         columns=2,

@@ -1,4 +1,4 @@
-"""How much of a number's spread over seeds is the base model's, how much the tuning's: two tunings a base say."""
+"""How much of a number's spread over seeds comes from base models, and how much from tunings."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def spread_table(tables: Tables) -> dict[str, Any] | None:
     if not rows:
         return None
     columns = ["statistic", "mean", "SD between base models", "SD between tunings", "base models' share, %", "bases"]
-    title = "Where spread over seeds comes from: SSFT at the larger rate, twice on each base model, on other prompts"
+    title = "Sources of the spread over seeds: SSFT at the larger rate, twice on each base model, on other prompts"
     return {"title": title, "columns": columns, "rows": rows}
 
 
