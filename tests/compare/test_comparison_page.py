@@ -16,6 +16,7 @@ from deltaw.charts.figure import Figure
 from deltaw.compare import compare
 from deltaw.report import write_report
 from deltaw.report.pages import compare as comparison
+from deltaw.report.pages.compare_tables import BELOW, tables_of
 from deltaw.results import load
 
 EVIL = "<b>evil&"
@@ -75,9 +76,9 @@ def test_every_statistic_is_drawn_and_nothing_comes_from_elsewhere(out: Path) ->
 def test_what_is_skipped_or_absent_stands_there_with_the_reason(out: Path) -> None:
     text = (out / "report.html").read_text(encoding="utf-8")
     assert f"it is ({D}, {F}) in the base model and ({D}, {F + 1}) in the tuned one" in text
-    assert comparison.BELOW in text or "the update is zero" in text
+    assert BELOW in text or "the update is zero" in text
     assert f"W is {D} × {D} of full rank, so it has no null space on either side" in text
-    table = comparison.tables_of(comparison.Pair(load(out)))["matrices"]
+    table = tables_of(comparison.Pair(load(out)))["matrices"]
     assert table is not None
     manifest = json.loads((out / "manifest.json").read_text())
     assert len(table.rows) == manifest["matrices"]
@@ -97,7 +98,7 @@ def test_many_layers_and_matrices_outside_layers_are_drawn_too(tmp_path: Path) -
     text = write_report(tmp_path / "out").read_text(encoding="utf-8")
     pair = comparison.Pair(load(tmp_path / "out"))
     assert pair.kinds == ["w"]
-    table = comparison.tables_of(pair)["matrices"]
+    table = tables_of(pair)["matrices"]
     assert table is not None
     assert [row[0] for row in table.rows][:1] == ["head"]
     assert len(table.rows) == 15

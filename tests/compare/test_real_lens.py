@@ -20,6 +20,7 @@ from deltaw.compare.weights import open_sources
 from deltaw.models.huggingface import Chat, load_chat, rows_of
 from deltaw.models.mlp_maps import mlp_of
 from deltaw.observations.clusters.measure import ClusterSeparation
+from deltaw.observations.draws import SITE_KEYS, Draw
 from deltaw.observations.gain.measure import Gain
 from deltaw.observations.lens import Lens
 from deltaw.observations.null_space.measure import NullSpaceEnergy
@@ -101,7 +102,7 @@ def test_clusters(llama: tuple[Lens, Chat, Chat], site: str, module: str, reads_
     clusters = lens.clusters("operand")
     assert clusters is not None
     expected = separation(
-        allowed, forbidden, lens.generator(1, ("mlp_post", "resid_out").index(site)), paired=True,
+        allowed, forbidden, lens.generator(Draw.CLUSTER_FOLDS, SITE_KEYS[site]), paired=True,
         ids=(clusters, clusters), null_draws=40, bootstrap_draws=40,
     )  # fmt: skip
     found = lines(ClusterSeparation().measure, lens)

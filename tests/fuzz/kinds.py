@@ -170,7 +170,7 @@ def _bare_pages() -> Iterator[None]:
     """Pages without what is always the same, and without what is read off measurements, where there are none."""
     with (
         patch.object(page, "_bundle", lambda: ""),
-        patch.object(page, "_rate_tables", lambda tables: []),
+        patch.object(page, "rate_tables", lambda tables: []),
         patch.object(Grid, "_row", lambda *args, **where: None),
     ):
         yield

@@ -10,6 +10,7 @@ from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.claims import decide
 from deltaw.models import Transformer
 from deltaw.models.batch import Role
+from deltaw.observations.draws import Draw
 from deltaw.observations.lens import BaseSide, Lens
 from deltaw.observations.sensitivity.measure import RADIUS, PromptSensitivity, finite_steps, jacobians
 from deltaw.recipes import recipe
@@ -95,7 +96,7 @@ def test_steps_are_a_tenth_of_the_base_models_embeddings_in_both_models() -> Non
     prompts = {"allowed": before.contrasts[PRIMARY].allowed[slice(0, 2)]}
     for suffix, model in (("", tuned), ("_base", base)):
         (line,) = of(lines(base, tuned), f"sensitivity_finite{suffix}", set=f"{PRIMARY}/allowed")
-        steps = finite_steps(SyntheticModel(model, WORLD), prompts, radius, lambda: before.generator(23))
+        steps = finite_steps(SyntheticModel(model, WORLD), prompts, radius, lambda: before.generator(Draw.FINITE_STEPS))
         found = steps["allowed"]
         assert line.n == len(found)
         assert line.value == pytest.approx(float(np.exp(np.log(found).mean())))

@@ -19,10 +19,11 @@ from deltaw.charts.shared import families
 from deltaw.charts.style import ATTACKS, COLOURS, attack_shapes, light, number, protocol_name, series_of, themed
 from deltaw.charts.tables import Tables, nulls, values
 from deltaw.errors import DeltawError
-from deltaw.report import render as page
 from deltaw.report import write_report
 from deltaw.report.pages import claims_table
+from deltaw.report.pages.decoded_prompts import decoded_prompt
 from deltaw.report.pages.seed_spread import spread_table
+from deltaw.report.pages.time_table import duration
 from deltaw.report.sections import SECTIONS, sections
 from deltaw.results import write_claims, write_measurements
 
@@ -368,7 +369,7 @@ def test_a_control_is_called_what_the_manifest_calls_it_and_gets_no_mark() -> No
     old = {"tunings": [{"config": {"control": "other"}}]}  # before controls were plug-ins
     assert series_of([{**record, "control": "other"}], old)[1].label == "control: other answer"
     answers = {model: {"behaviour": "comply", "text": "a"} for model in ("base", "odd-ssft-medium", "control: none")}
-    shown = page._prompt({"allowed": False, "answers": answers}, by_name)["answers"]
+    shown = decoded_prompt({"allowed": False, "answers": answers}, by_name)["answers"]
     assert [(label, mark) for label, _, _, mark in shown] == [
         ("base", "✘"), ("control: even prompts", ""), ("control: none", "✘"),
     ]  # fmt: skip
@@ -397,7 +398,7 @@ def test_colours_stand_out_from_the_paper(name: str, shade: int) -> None:
 def test_numbers_for_readers() -> None:
     shown = [number(value) for value in (None, float("nan"), 0, 0.12345, -12.345, 1234.5, 1e-5, -2.5e7)]
     assert shown == ["–", "–", "0", "0.123", "−12.3", "1234", "1e−5", "−2.5e7"]
-    assert [page.duration(seconds) for seconds in (None, 4.21, 185, 3725)] == ["–", "4.2 s", "3 min 05 s", "1 h 02 min"]
+    assert [duration(seconds) for seconds in (None, 4.21, 185, 3725)] == ["–", "4.2 s", "3 min 05 s", "1 h 02 min"]
 
 
 def test_a_domain_has_room_even_for_one_number() -> None:

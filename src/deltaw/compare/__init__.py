@@ -20,7 +20,8 @@ from deltaw.behaviour.judge import Judge, Verdict
 from deltaw.behaviour.judges.rules import Rules
 from deltaw.compare.asking import Effort
 from deltaw.compare.matrix import Found, measure
-from deltaw.compare.prompted import compare_prompts, read_control
+from deltaw.compare.prompted import compare_prompts
+from deltaw.compare.questions import read_control
 from deltaw.compare.weights import Progress, compare
 from deltaw.models.architectures import FAMILIES, Module, find_modules, model_types
 from deltaw.models.checkpoint_files import Checkpoint, open_checkpoint

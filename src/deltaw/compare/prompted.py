@@ -7,14 +7,10 @@ and the manifest what was asked.
 No answer is kept, and of a prompt its place, set, label, pair and attack, not its text.
 """
 
-import hashlib
-import inspect
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +19,7 @@ from numpy.typing import NDArray
 from deltaw.attacks.prompts import ON_REQUESTS, PromptAttack, under_attack
 from deltaw.attacks.prompts.requests import check_requests
 from deltaw.behaviour.judge import Judge, Verdict
-from deltaw.behaviour.judges.rules import Rules
+from deltaw.behaviour.judges.rules import RULES
 from deltaw.compare.asking import (
     Effort,
     ask,
@@ -39,12 +35,12 @@ from deltaw.compare.claims import prompt_claims
 from deltaw.compare.interventions import intervene_on_checkpoints, judged_by
 from deltaw.compare.lens import Complied, attacked_pairs, prompts_of, real_lens
 from deltaw.compare.over_layers import CLAIMED
+from deltaw.compare.questions import attack_key, questions_of, read_control
 from deltaw.compare.two_models import TwoModels, asking_files
 from deltaw.compare.weights import Sources, open_sources
 from deltaw.errors import DeltawError, PluginError
 from deltaw.interventions import Intervention
 from deltaw.interventions.subject import STAGE
-from deltaw.models.checkpoint_files import find_directory, open_checkpoint
 from deltaw.models.huggingface import Chat
 from deltaw.observations.attacked_prompts.measure import AttackedPrompts
 from deltaw.observations.clusters.measure import ClusterSeparation
@@ -68,7 +64,6 @@ from deltaw.results import (
     write_measurements,
 )
 from deltaw.results.journal import Journal
-from deltaw.results.parsing import parse_json
 from deltaw.results.recorder import Sheet
 from deltaw.results.records import read_json
 
@@ -85,7 +80,6 @@ OBSERVED: tuple[Observation, ...] = (
 )
 """What is observed, if nothing else is asked for. What ΔW is without prompts, the comparison of weights has said."""
 
-RULES = Rules()
 _Verdicts = tuple[dict[Prompt, Verdict], dict[Prompt, Verdict]]
 JOURNAL, FORMAT = "verdicts.jsonl", "deltaw-verdicts-3"
 Say = Callable[[str], None]
@@ -143,7 +137,7 @@ def compare_prompts(
         "format": FORMAT,
         "pair": sources.fingerprint(),
         "asked_with": asking_files(sources),
-        **_asked(asked, judge, effort),
+        **questions_of(asked, judge, effort),
     }
     beside = None if control is None else read_control(control, base, asked, judge, effort, attacks)
     shared = {"model": sources.directory.resolve().name, "seed": effort.seed}
@@ -172,73 +166,6 @@ def compare_prompts(
     return out / "measurements.jsonl"
 
 
-def _asked(prompts: Sequence[Prompt], judge: Judge, effort: Effort) -> dict[str, Any]:
-    """What names the questions, as files hold it: a hash of the prompts, the judge and its rules, the effort."""
-    return {
-        "prompts": _digest(prompts),
-        "judge": _judge_named(judge),
-        "effort": json.loads(json.dumps(effort.of_asking())),
-    }
-
-
-def _judge_named(judge: Judge) -> str:
-    """A judge's class, its options where it has any, and a hash of the source of its module."""
-    kind = type(judge)
-    options = ", ".join(f"{name}={value!r}" for name, value in judge.described().items() if name != "name")
-    return f"{kind.__module__}.{kind.__qualname__}({options}) {_code_hash(inspect.getmodule(kind))}".strip()
-
-
-def _code_hash(module: ModuleType | None) -> str:
-    return "" if module is None else hashlib.sha256(inspect.getsource(module).encode()).hexdigest()[:16]
-
-
-def _attack_key(attack: PromptAttack) -> str:
-    """The attack's name with a hash of its options and its code: answers under another attack are no answers to it."""
-    options = json.dumps(attack.described(), sort_keys=True, default=str)
-    made_of = f"{options} {_code_hash(inspect.getmodule(type(attack)))}"
-    return f"{attack.name} {hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
-
-
-def read_control(
-    directory: Path,
-    base: str | Path,
-    prompts: Sequence[Prompt],
-    judge: Judge = RULES,
-    effort: Effort | None = None,
-    attacks: Sequence[PromptAttack] = ON_REQUESTS,
-) -> tuple[str, list[Measurement]]:
-    """(its name, its lines) of a control's comparison. DeltawError unless it is finished, of the same base, and asked
-    the same. It may lack attacks.
-    """
-    try:
-        manifest = parse_json((directory / "manifest.json").read_text(encoding="utf-8"))
-        asked, of_base = manifest["prompts"], manifest["comparison"]["pair"]["base"]
-        name = str(manifest["names"][1])
-        made = {attack["name"]: attack["key"] for attack in asked.get("attacks") or ()}  # of old versions: the seven
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise DeltawError(
-            f"the control {directory} holds no finished comparison with prompts; make it first: deltaw compare BASE "
-            f"CONTROL --out {directory} --prompts FILE"
-        ) from error
-    if of_base != open_checkpoint(find_directory(base)).fingerprint():
-        raise DeltawError(f"the control {directory} compares another base model; give one of the same base")
-    for what, expected in _asked(prompts, judge, effort or Effort()).items():
-        if asked.get(what) != expected:
-            raise DeltawError(f"the control {directory} was asked otherwise ({what}); compare it with the same prompts")
-    for attack in attacks:
-        if made.get(attack.name, _attack_key(attack)) != _attack_key(attack):
-            raise DeltawError(
-                f"the control {directory} was asked under another attack {attack.name}; compare it with the "
-                "same attacks"
-            )
-    return name, read_measurements(directory / "measurements.jsonl")
-
-
-def _digest(prompts: Sequence[Prompt]) -> str:
-    text = json.dumps([asdict(prompt) for prompt in prompts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _everything(prompts: Sequence[Prompt], effort: Effort, attacks: Sequence[PromptAttack]) -> list[Prompt]:
     """Every prompt that a model will read."""
     first = first_contrast(prompts)
@@ -254,7 +181,7 @@ def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) 
     effort, verdicts = work.effort, {}
     whole, few = to_ask(prompts, effort, work.attacks), between(prompts, effort)
     part_of = {
-        prompt: f", {_attack_key(attack)}"
+        prompt: f", {attack_key(attack)}"
         for attack in work.attacks
         for prompt in attacked_to_ask(prompts, effort, attack)
     }
@@ -341,7 +268,7 @@ def _observe(
     if not of_lens.contrasts:
         return
     base, tuned = verdicts
-    keys = {attack.name: f", {_attack_key(attack)}" for attack in work.attacks}
+    keys = {attack.name: f", {attack_key(attack)}" for attack in work.attacks}
     part_of = {prompt: keys[some.attack] for some in of_lens.attacked() for prompt in some.prompts}
     left = [prompt for prompt in dict.fromkeys([*of_lens.contrasts[0].forbidden, *part_of]) if prompt not in tuned]
     answered = _ask_parts(work, work.journal, 1.0, "verdicts, dose and response", left, part_of, judge)
@@ -364,7 +291,7 @@ def _observe(
         interventions,
         lens,
         work.effort,
-        [_attack_key(attack) for attack in work.attacks],
+        [attack_key(attack) for attack in work.attacks],
         work.sheet.with_(stage=STAGE),
         work.absent,
         work.journal,
@@ -420,7 +347,7 @@ def _finish(
         "source": str(prompts) if isinstance(prompts, str | Path) else "given",
         **{what: header[what] for what in ("prompts", "judge", "effort")},
         "attacks": [
-            {"name": attack.name, "label": attack.label, "sentence": attack.sentence, "key": _attack_key(attack)}
+            {"name": attack.name, "label": attack.label, "sentence": attack.sentence, "key": attack_key(attack)}
             for attack in work.attacks
         ],
         "control": name,

@@ -21,6 +21,7 @@ from deltaw.errors import DeltawError
 from deltaw.interventions.editable import EditableModel, Responses
 from deltaw.interventions.size import HELD_OUT, SweepSize
 from deltaw.interventions.states import State
+from deltaw.observations.draws import Draw
 from deltaw.observations.lens import Lens, PromptSet
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, from_draws, percentile_interval, wilson
@@ -182,7 +183,7 @@ class Subject:
 
     def generator(self, *words: int) -> np.random.Generator:
         """Equal words, equal draws."""
-        return self.lens.generator(101, *words)
+        return self.lens.generator(Draw.INTERVENTION, *words)
 
     def add_rates(
         self, answered: Answered, sheet: Sheet, draws: Sequence[Answered] = (), kind: str = "random_split"

@@ -19,6 +19,7 @@ from deltaw.analysis import Absent, ColumnBasis, column_basis, gaussian_spectrum
 from deltaw.analysis.spectrum import GaussianSpectrum
 from deltaw.models import MlpWeights
 from deltaw.models.taps import Place
+from deltaw.observations.draws import Draw, key_of
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval, sign_flip_null
 
@@ -193,9 +194,9 @@ class BaseSide:
         self._mlps: dict[int, MlpWeights] = {}
         self._bases: dict[int, ColumnBasis] = {}
 
-    def generator(self, *words: int) -> np.random.Generator:
-        """Equal words, equal generators: base and tuned models get the same folds and permutations."""
-        return np.random.default_rng([self.seed, *words])
+    def generator(self, draw: Draw | str, *place: int) -> np.random.Generator:
+        """Equal purposes and places, equal draws: base and tuned models get the same folds and permutations."""
+        return np.random.default_rng([self.seed, key_of(draw), *place])
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returns, made at the first call with this key."""
@@ -218,7 +219,7 @@ class BaseSide:
     def gaussian(self) -> GaussianSpectrum:
         """Spectral statistics of a random matrix of W's shape."""
         rows, columns = self.mlp(0).w_in.shape
-        return self.once("gaussian", lambda: gaussian_spectrum((rows, columns), self.generator(17)))
+        return self.once("gaussian", lambda: gaussian_spectrum((rows, columns), self.generator(Draw.GAUSSIAN_SPECTRUM)))
 
     def contrast(self, name: str) -> tuple[Places, Places]:
         """Activations on the allowed and the forbidden prompts of a contrast."""
@@ -307,7 +308,7 @@ class Lens:
         if clusters is not None:
             names, numbers = np.unique(clusters, return_inverse=True)
             values = np.bincount(numbers, weights=values) * len(names) / len(values)
-        return sign_flip_null(kind, values, self.generator(16), self.draws)
+        return sign_flip_null(kind, values, self.generator(Draw.SIGN_FLIPS), self.draws)
 
     def add_mean(
         self,
@@ -316,9 +317,9 @@ class Lens:
         values: FloatArray,
         nulls: Sequence[Null],
         clusters: Clusters = None,
-        word: int = 13,
+        draw: Draw | str = Draw.MEANS,
     ) -> None:
         """One line: the mean of values (N,), one a prompt or pair, with its bootstrap interval."""
         ids = None if clusters is None else [clusters]
-        means = bootstrap_means([values], self.generator(word), ids, self.bootstrap)
+        means = bootstrap_means([values], self.generator(draw), ids, self.bootstrap)
         sheet.add(statistic, float(values.mean()), percentile_interval(means[:, 0]), nulls)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,18 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from deltaw.charts.figure import Drawing
-from deltaw.charts.style import COLOURS, Series, number, set_name, share
-from deltaw.charts.tables import Table, Tables, ends, rate, values
+from deltaw.charts.style import COLOURS, number
+from deltaw.charts.tables import Table, Tables
 from deltaw.errors import DeltawError
 from deltaw.report.added import Added, added
-from deltaw.report.figures.behaviour import ENDS, STRATA
 from deltaw.report.pages import claims_table
 from deltaw.report.pages import compare as comparison
 from deltaw.report.pages.attacks_table import attack_tables
+from deltaw.report.pages.behaviour_tables import rate_tables
+from deltaw.report.pages.compare_tables import tables_of as comparison_tables
+from deltaw.report.pages.decoded_prompts import decoded
 from deltaw.report.pages.grid import Grid, grid_figure, tables_of
-from deltaw.report.pages.seed_spread import spread_table
+from deltaw.report.pages.time_table import bytes_text, cost_table, duration
 from deltaw.report.sections import SECTIONS, sections
 from deltaw.results import Results, load, write_text_atomic
 
@@ -31,11 +32,6 @@ CONTENTS = (
     ("subspaces", "Ranks and angles"), ("function", "Function"), ("interventions", "Interventions"),
     ("attacks", "5 Attacks"), ("prompts", "Prompts"), ("time", "Time"), ("words", "How to read"), ("files", "Files"),
 )  # fmt: skip
-_STAGES = {
-    "world": "world: Bayes ceiling", "base": "base model", "reference": "log-probabilities of the base model",
-    "tune": "tuning", "behaviour": "behaviour and attacks", "analysis": "analyses",
-    "interventions": "interventions", "samples": "decoded prompts",
-}  # fmt: skip
 
 
 def write_report(run_dir: Path) -> Path:
@@ -130,7 +126,7 @@ def render_comparison(
     template = _environment().get_template("comparison.html")
     return template.render(
         css=_css(), script=_asset("page.js"), bundle=_bundle(), head=comparison.head(pair), drawn=drawn,
-        missing=missing, claims=claims_table.groups(claims, {}), tables=comparison.tables_of(pair),
+        missing=missing, claims=claims_table.groups(claims, {}), tables=comparison_tables(pair),
         contents=comparison.contents(pair), added=more,
     )  # fmt: skip
 
@@ -164,12 +160,12 @@ def render(
             claims=claims_table.groups(measured, labels),
             unmeasured=[claim["statement"] for claim in claims if not claims_table.is_measured(claim)],
             world=_world(tables),
-            tables=_rate_tables(tables),
+            tables=rate_tables(tables),
             attacked=attacked,
             rates_used=_learning_rates(results.manifest),
-            prompts=_prompts(results.prompts, {series.model: series for series in tables.series}),
+            prompts=decoded(results.prompts, {series.model: series for series in tables.series}),
             components=_components(results.manifest),
-            cost=_cost(results.manifest),
+            cost=cost_table(results.manifest),
         )
     )
 
@@ -211,7 +207,7 @@ def _head(results: Results, tables: Tables) -> dict[str, Any]:
         ("finished", str(manifest.get("finished", "")).replace("T", " ").replace("+00:00", " UTC")),
         ("processor", f"{processor.get('name', 'unknown')}, {processor.get('cores', '?')} cores"),
         ("engine", f"{engine.get('name', '?')}, workers: {engine.get('workers', '?')}" if engine else ""),
-        ("stages took", duration(seconds.get("all_stages"))), ("peak memory", _bytes(manifest.get("peak_bytes"))),
+        ("stages took", duration(seconds.get("all_stages"))), ("peak memory", bytes_text(manifest.get("peak_bytes"))),
     ]  # fmt: skip
     tuned = len(tables.series) - 1
     parameters = manifest.get("parameters")
@@ -284,149 +280,3 @@ def _components(manifest: Mapping[str, Any]) -> Table | None:
     ]
     columns = ("kind", "label", "name", "what it is")
     return Table("What was tuned, attacked and measured", columns, tuple(rows)) if rows else None
-
-
-def _rate_tables(tables: Tables) -> list[dict[str, Any]]:
-    """The numbers of the behaviour figure, at the end and at the matched checkpoint, and the base's strata."""
-    found, between = [], ends(tables)
-    for stage, title in (
-        ("behaviour", "at the end"),
-        ("matched", "at the matched checkpoint, the first that refuses enough"),
-    ):
-        rows: dict[str, list[str]] = {}
-        for place, (statistic, name, _) in enumerate(ENDS):
-            for row in values(tables.take(statistic, stage=stage, attack=None, set=name)).to_dict("records"):
-                line = rows.setdefault(str(row["series"]), [f"{row['step']:.0f}", *["–"] * len(ENDS)])
-                line[place + 1] = rate(row)
-        if rows:
-            order = [one.label for one in tables.series if one.label in rows]
-            body = [[label, *rows[label]] for label in order] + _ceiling(tables)
-            columns = [
-                "model",
-                "update",
-                *(f"{statistic.removesuffix('_rate')}, {set_name(name)}" for statistic, name, _ in ENDS),
-            ]
-            found.append({"title": f"Behaviour {title}, in per cent [{between}]", "columns": columns, "rows": body})
-    found += _targets(tables)
-    strata = values(
-        tables.take("comply_rate", stage="pretrain", last=True, set=tuple(f"pretrain/{name}" for name in STRATA))
-    )
-    if len(strata):
-        rows_ = [
-            [str(row["set"]).removeprefix("pretrain/").replace("_", " "), rate(row), f"{row['n']:.0f}"]
-            for row in strata.to_dict("records")
-        ]
-        title = f"The base model by stratum: exact answers to held-out prompts, in per cent [{between}]"
-        unit = "prompts" if tables.seeds == 1 else "seeds"
-        found.append({"title": title, "columns": ["stratum", "exact answers", unit], "rows": rows_})
-    spread = spread_table(tables)
-    return [*found, spread] if spread else found
-
-
-def _targets(tables: Tables) -> list[dict[str, Any]]:
-    """Whether the controls learned what they were taught."""
-    frame = values(tables.take("target_rate", stage="behaviour", attack=None))
-    if frame.empty:
-        return []
-    sets = list(dict.fromkeys(frame["set"]))
-    rows = []
-    for one in tables.of(*frame["model"]):
-        mine = {str(row["set"]): row for row in frame[frame["model"] == one.model].to_dict("records")}
-        rows.append([one.label, *(rate(mine[name]) if name in mine else "–" for name in sets)])
-    title = f"Controls: answers that are exactly what the control teaches, in per cent [{ends(tables)}]"
-    return [{"title": title, "columns": ["model", *map(set_name, sets)], "rows": rows}]
-
-
-def _ceiling(tables: Tables) -> list[list[str]]:
-    cells = []
-    for statistic, name, _ in ENDS:
-        frame = tables.take("bayes_accuracy", set=name)
-        right = not (statistic == "comply_rate" and name.startswith("forbidden/"))
-        cells.append(share(float(frame["value"].iloc[0])) if len(frame) and right else "")
-    return [["Bayes ceiling", "", *cells]] if any(cells) else []
-
-
-def _prompts(records: Sequence[Mapping[str, Any]], series: Mapping[str, Series]) -> list[dict[str, Any]]:
-    """Prompts by kind, in the order written."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        attack = record.get("attack")
-        title = set_name(str(record.get("set", ""))) + (f", under {attack}" if attack else "")
-        found.setdefault(title, []).append(_prompt(record, series))
-    return [{"title": title, "prompts": prompts} for title, prompts in found.items()]
-
-
-def _prompt(record: Mapping[str, Any], series: Mapping[str, Series]) -> dict[str, Any]:
-    letters, branches = str(record.get("letters", "")), str(record.get("letter_branch", ""))
-    branches = branches if len(branches) == len(letters) else "s" * len(letters)
-    runs = [
-        ("u" if branch == "u" else "s", "".join(letter for letter, _ in run))
-        for branch, run in groupby(zip(letters, branches, strict=True), key=lambda pair: pair[1])
-    ]
-    wanted = "comply" if record.get("allowed") else "refuse"
-    answers = []
-    for model, answer in (record.get("answers") or {}).items():
-        known = series.get(model)
-        label = model if known is None else known.label
-        # A control is not asked to follow the policy, so its answer is neither right nor wrong by it.
-        mark = "" if known is not None and known.control is not None else "✔" if answer["behaviour"] == wanted else "✘"
-        answers.append((label, answer["behaviour"], answer["text"], mark))
-    return {
-        "verdict": "allowed" if record.get("allowed") else "forbidden", "branch": record.get("branch", "?"),
-        "attack": record.get("attack"), "runs": runs, "expected": record.get("expected", ""),
-        "compliant": record.get("compliant", ""), "answers": answers, "derivation": record.get("derivation", ""),
-        "operators": list(zip(record.get("operators") or [], record.get("rules") or [], strict=False)),
-    }  # fmt: skip
-
-
-def _cost(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    stages = manifest.get("stages") or []
-    total = sum(stage.get("seconds") or 0.0 for stage in stages) or 1.0
-    kinds: dict[str, list[float]] = {}
-    for stage in stages:
-        kind = str(stage.get("name", "")).partition("-")[0]
-        kinds.setdefault(_STAGES.get(kind, kind), []).append(float(stage.get("seconds") or 0.0))
-    rows = [
-        {
-            "name": name,
-            "count": len(seconds),
-            "time": duration(sum(seconds)),
-            "share": f"{100 * sum(seconds) / total:.1f}",
-        }
-        for name, seconds in sorted(kinds.items(), key=lambda item: -sum(item[1]))
-    ]
-    each = [
-        [
-            str(stage.get("name")),
-            duration(stage.get("seconds")),
-            _bytes(stage.get("peak_bytes")),
-            "yes" if stage.get("reused") else "no",
-        ]
-        for stage in stages
-    ]
-    seconds = manifest.get("seconds") or {}
-    workers = (manifest.get("engine") or {}).get("workers", "?")
-    summary = f"All stages together took {duration(seconds.get('all_stages'))} of work"
-    if "pooled" in manifest:
-        summary += f", in {len(manifest['pooled'])} runs."
-    else:
-        summary += (
-            f"; the call that wrote this page took {duration(seconds.get('this_call'))} (workers: {workers}), without "
-            "the stages it found already made."
-        )
-    columns = ["stage", "time", "peak memory", "found already made"]
-    return {"kinds": rows, "summary": summary, "stages": {"title": "Every stage", "columns": columns, "rows": each}}
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds in words: 4.2 s, 3 min 05 s, 1 h 02 min."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _bytes(count: float | None) -> str:
-    return f"{count / 2**20:.0f} MiB" if count else ""

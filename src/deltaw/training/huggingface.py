@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from deltaw.behaviour.judge import Judge, Verdict, verdict_of
-from deltaw.behaviour.judges.rules import Rules
+from deltaw.behaviour.judges.rules import RULES
 from deltaw.errors import DeltawError
 from deltaw.models import choose_precision
 from deltaw.models.batch import Batch, Role
@@ -45,7 +45,6 @@ from deltaw.training.lora import LoraLinear, add_lora, save_lora
 from deltaw.training.optimisers import OptimiserConfig
 
 RECORD = "safety_tuning.json"
-RULES = Rules()
 
 
 @dataclass(frozen=True)

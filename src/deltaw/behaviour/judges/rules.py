@@ -125,3 +125,7 @@ def _is_no_answer(text: str) -> bool:
         return True
     words = text.split()
     return len(words) >= 12 and len(set(words)) <= len(words) // 4
+
+
+RULES = Rules()
+"""The judge that is used unless another is given."""

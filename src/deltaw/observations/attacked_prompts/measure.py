@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from deltaw.analysis import Position, gain, gain_ratio, mean_position, position
+from deltaw.observations.draws import SITE_KEYS, Draw
 from deltaw.observations.lens import SITES, Clusters, Lens, Places
 from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
@@ -83,7 +84,7 @@ def positions(
     placed = {}
     for layer in lens.layers:
         place = (layer, site)
-        source, generator = np.arange(len(attacked_at[place])), lens.generator(5, SITES.index(site))
+        source, generator = np.arange(len(attacked_at[place])), lens.generator(Draw.POSITION_NULL, SITE_KEYS[site])
         of_layer = position(
             attacked_at[place],
             forbidden[place],
@@ -122,7 +123,7 @@ def write_gain_ratios(
         update = left[layer] if left else (delta, shift)
         on_attacked = gain(attacked_at[place].double(), *update, old.w_in, old.b_in).relative
         on_forbidden = gain(forbidden_at[place].double(), delta, shift, old.w_in, old.b_in).relative
-        source, generator = np.arange(len(on_attacked)), lens.generator(7, layer)
+        source, generator = np.arange(len(on_attacked)), lens.generator(Draw.ATTACKED_GAIN_NULL, layer)
         ratio = gain_ratio(on_attacked, on_forbidden, generator, source=source, draws=lens.bootstrap)
         view = sheet.with_(site="mlp_in", layer=layer, unit="ratio")
         view.add("gain_ratio_to_forbidden", ratio.value, ratio.interval, [ratio.null])

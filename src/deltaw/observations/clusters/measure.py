@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deltaw.analysis import Separation, difference_of_differences, gap_over_layers, separation
+from deltaw.observations.draws import SITE_KEYS, Draw
 from deltaw.observations.lens import SITES, Lens, Places
 from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
@@ -68,9 +69,8 @@ def of_tuned(lens: Lens, name: str, site: str, layer: int) -> Separation:
 def separate(lens: Lens, name: str, places: tuple[Places, Places], site: str, layer: int) -> Separation:
     """Separation of (allowed, forbidden) activations at one place, on the folds that both models share."""
     allowed, forbidden = (some[(layer, site)] for some in places)
-    generator = lens.generator(
-        1, SITES.index(site)
-    )  # equal in all layers: a pair changes its fold or labels as a whole
+    # Equal in all layers: a pair changes its fold or labels as a whole.
+    generator = lens.generator(Draw.CLUSTER_FOLDS, SITE_KEYS[site])
     clusters = lens.clusters(name)
     return separation(
         allowed,
@@ -86,7 +86,9 @@ def separate(lens: Lens, name: str, places: tuple[Places, Places], site: str, la
 def _write(lens: Lens, name: str, pairs: list[tuple[Separation, Separation]], sheet: Sheet) -> None:
     count = {"n": len(pairs[0][1].allowed), "n_unit": "pair"}
     for layer, (before, after) in enumerate(pairs):
-        changes = difference_of_differences(before, after, lens.generator(11, layer), draws=lens.bootstrap)
+        changes = difference_of_differences(
+            before, after, lens.generator(Draw.CLUSTER_CHANGE, layer), draws=lens.bootstrap
+        )
         for statistic, unit in UNITS.items():
             view = sheet.with_(layer=layer, unit=unit, **count)
             shown = (("", after), ("_base", before)) if lens.last else (("", after),)
@@ -97,4 +99,11 @@ def _write(lens: Lens, name: str, pairs: list[tuple[Separation, Separation]], sh
             view.add(f"{statistic}_change", change.value, change.interval, [change.null] if change.null else [])
     over_layers = sheet.with_(unit=UNITS["tau_gap_relative"], **count)
     for statistic, (values, null) in gap_over_layers(pairs).items():
-        lens.add_mean(over_layers, statistic, np.asarray(values), [null] if null else [], lens.clusters(name), word=12)
+        lens.add_mean(
+            over_layers,
+            statistic,
+            np.asarray(values),
+            [null] if null else [],
+            lens.clusters(name),
+            draw=Draw.CLUSTER_MEANS,
+        )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from deltaw.analysis import Bin, dose_response, precision_weights, success_by_dose
 from deltaw.observations.attacked_prompts.measure import positions, write_gain_ratios, write_positions
+from deltaw.observations.draws import Draw
 from deltaw.observations.lens import Ints, Lens
 from deltaw.observations.observation import Observation, Statistic
 from deltaw.results.recorder import Sheet
@@ -184,7 +185,7 @@ def write_responses(rows: Rows, lens: Lens, permutations: int, sheet: Sheet) -> 
         dose: FloatArray = getattr(rows, name)
         for pooled in (False, True):
             statistic = f"success_slope_{name}{'_pooled' if pooled else ''}"
-            generator = lens.generator(61, number, int(pooled))
+            generator = lens.generator(Draw.SUCCESS_PERMUTATIONS, number, int(pooled))
             slope = lens.present(
                 dose_response(
                     dose, rows.success, rows.attacks, [rows.prompts], generator, within=not pooled, draws=permutations
@@ -215,12 +216,14 @@ def write_doses(lens: Lens, kept: Sequence[Doses], doses: tuple[str, ...], sheet
     if weakest == strongest or not {weakest, strongest} <= placed.keys():
         return
     difference, draws = placed[strongest] - placed[weakest], lens.before.effort.bootstrap
-    nulls = [sign_flip_null("dose_permutation", difference, lens.generator(64), lens.before.effort.draws)]
+    nulls = [
+        sign_flip_null("dose_permutation", difference, lens.generator(Draw.DOSE_SIGN_FLIPS), lens.before.effort.draws)
+    ]
     random = [placed.get(f"{name}/random") for name in (strongest, weakest)]
     if random[0] is not None and random[1] is not None:
         moved = random[0] - random[1]
-        ends = percentile_interval(bootstrap_means([moved], lens.generator(62), draws=draws)[:, 0])
+        ends = percentile_interval(bootstrap_means([moved], lens.generator(Draw.DOSE_MEANS), draws=draws)[:, 0])
         nulls.append(Null("random_vectors", float(moved.mean()), ends.low, ends.high))
-    ends = percentile_interval(bootstrap_means([difference], lens.generator(63), draws=draws)[:, 0])
+    ends = percentile_interval(bootstrap_means([difference], lens.generator(Draw.DOSE_DIFFERENCE), draws=draws)[:, 0])
     view = sheet.with_(site=POSITION_SITE, unit="share of the way to allowed", n=len(difference), n_unit="prompt")
     view.add("position_dose_difference", float(difference.mean()), ends, nulls)

@@ -13,6 +13,7 @@ import numpy as np
 
 from deltaw.analysis import RowContrast, gain, row_contrast, update_rank
 from deltaw.errors import DeltawError
+from deltaw.observations.draws import Draw
 from deltaw.observations.lens import Clusters, Lens, Places
 from deltaw.observations.observation import Observation, Statistic
 from deltaw.results.recorder import Sheet
@@ -93,7 +94,7 @@ def _row_energies(
             allowed,
             delta,
             min(directions, update_rank(delta)),
-            lens.generator(3),  # equal in all layers: the same prompts make their directions
+            lens.generator(Draw.ROW_SPACE_NULLS),  # equal in all layers: the same prompts make their directions
             clusters=None if numbers is None else (numbers, numbers),
             draws=lens.draws,
         )
@@ -112,7 +113,7 @@ def _gains(lens: Lens, name: str, layer: int, places: tuple[Places, Places], suf
         gains = gain(a, new.w_in - old.w_in, new.b_in - old.b_in, old.w_in, old.b_in)
         relative[verdict] = gains.relative
         for kind, values in (("relative", gains.relative), ("absolute", gains.absolute)):
-            means = bootstrap_means([values], lens.generator(14), ids, lens.bootstrap)
+            means = bootstrap_means([values], lens.generator(Draw.GAIN_INTERVAL), ids, lens.bootstrap)
             view = sheet.with_(set=f"{name}/{verdict}", n=len(values), n_unit="prompt", unit="ratio")
             view.add(f"gain_{kind}{suffix}", float(values.mean()), percentile_interval(means[:, 0]))
     return np.asarray(np.log(relative["forbidden"]) - np.log(relative["allowed"]))

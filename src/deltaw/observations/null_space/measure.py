@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deltaw.analysis import module_budget, null_curve, null_energy, null_energy_nulls, null_profile, update_spectrum
+from deltaw.observations.draws import Draw
 from deltaw.observations.lens import Lens
 from deltaw.observations.observation import Observation, Statistic
 from deltaw.results.recorder import Sheet
@@ -65,7 +66,7 @@ class NullSpaceEnergy(Observation):
             energy = lens.present(null_energy(delta, basis), f"null_energy_left, layer {layer}")
             if energy is None:
                 continue
-            drawn = null_energy_nulls(delta, basis, lens.generator(2, layer), lens.draws)
+            drawn = null_energy_nulls(delta, basis, lens.generator(Draw.NULL_ENERGY_NULLS, layer), lens.draws)
             of_layer = lens.present(drawn, f"nulls of null_energy_left, layer {layer}") or ()
             energies.append(energy)
             nulls.append(of_layer)

@@ -29,6 +29,7 @@ from deltaw.analysis import (
     top_right,
     update_rank,
 )
+from deltaw.observations.draws import Draw
 from deltaw.observations.lens import BaseSide, Lens
 from deltaw.observations.observation import Observation, Statistic
 from deltaw.results.recorder import Sheet
@@ -73,7 +74,7 @@ class Overlap(Observation):
 
     def measure(self, lens: Lens, sheet: Sheet) -> None:
         """Of each pair of layers of the lens's update."""
-        words = (lens.before.seed, 51)
+        words = (lens.before.seed, Draw.OVERLAP_OF_LAYERS)
         write_layers(directions_of(lens, self.directions), words, lens.before.effort.draws, sheet)
 
 

@@ -12,6 +12,7 @@ a probe which remembered what it was taught would score no better than chance.
 from dataclasses import dataclass
 
 from deltaw.analysis import Probe, probe
+from deltaw.observations.draws import Draw
 from deltaw.observations.lens import Ints, Lens
 from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
@@ -55,7 +56,7 @@ class ProbeAccuracy(Observation):
                     suffix: probe(
                         rows[(layer, SITE)],
                         question.labels,
-                        lens.generator(43, number, layer),
+                        lens.generator(Draw.PROBE_FOLDS, number, layer),
                         ids=question.groups,
                         draws=self.permutations if suffix == "" else 2,
                         bootstrap_draws=lens.bootstrap,
@@ -76,6 +77,6 @@ def _add(lens: Lens, sheet: Sheet, probes: dict[str, Probe], groups: Ints) -> No
     sheet.add("probe_accuracy_base", base.accuracy, base.interval, chance[1:])
     sheet.add("probe_accuracy_random", random.accuracy, random.interval, chance[1:2])
     difference = tuned.correct - base.correct
-    interval = bootstrap(difference, lens.generator(44), clusters=groups, draws=lens.bootstrap)
+    interval = bootstrap(difference, lens.generator(Draw.PROBE_INTERVAL), clusters=groups, draws=lens.bootstrap)
     swapped = lens.sign_flips("model_swap", difference)
     sheet.add("probe_accuracy_change", float(difference.mean()), interval, [swapped])

@@ -19,6 +19,7 @@ import torch
 
 from deltaw.analysis import ActivationRank, LogRank, activation_rank, energy_rank, mean_log_rank, rank_null
 from deltaw.analysis.inputs import normals
+from deltaw.observations.draws import Draw
 from deltaw.observations.lens import SITES, BaseSide, Lens, Places
 from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
@@ -67,7 +68,7 @@ def gaussian_energy_rank(before: BaseSide) -> Null:
     tall = (max(weight.shape), min(weight.shape))
     draws: list[int] = []
     for number in range(GAUSSIAN_DRAWS):
-        entries = normals(before.generator(40, number), *tall, like=weight)
+        entries = normals(before.generator(Draw.RANDOM_UPDATE, number), *tall, like=weight)
         draws.append(energy_rank(torch.linalg.eigvalsh(entries.T @ entries).clamp_min(0).numpy()))
     return from_draws("gaussian", draws)
 
@@ -136,7 +137,9 @@ def _compare(
         if not lens.last:
             return []
         return [
-            rank_null(first[(k, site)], second[(k, site)], kind, lens.generator(41, word, number), lens.draws)
+            rank_null(
+                first[(k, site)], second[(k, site)], kind, lens.generator(Draw.RANK_SWAPS, word, number), lens.draws
+            )
             for k in lens.layers
         ]
 

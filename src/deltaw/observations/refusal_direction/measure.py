@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deltaw.analysis import DirectionShare, direction_share, top_left, update_rank
 from deltaw.models import MlpWeights
+from deltaw.observations.draws import Draw
 from deltaw.observations.lens import Lens, Places
 from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
@@ -47,7 +48,9 @@ class RefusalDirection(Observation):
                 view = sheet.with_(set=f"{lens.primary}/k={k}", site=site, n=count, n_unit="pair")
                 for suffix in ("", "_base"):
                     for layer in lens.layers:
-                        share = _share(lens, layer, module, k, suffix, lens.generator(42, number, layer))
+                        share = _share(
+                            lens, layer, module, k, suffix, lens.generator(Draw.REFUSAL_DIRECTION_NULL, number, layer)
+                        )
                         if share is not None:
                             _add(view.with_(layer=layer, module=f"blocks.{layer}.{module}"), suffix, share)
 

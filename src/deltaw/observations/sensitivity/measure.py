@@ -27,6 +27,7 @@ from deltaw.analysis import (
     sensitivity,
     sensitivity_change,
 )
+from deltaw.observations.draws import Draw
 from deltaw.observations.lens import Lens, ObservedModel, PromptSet
 from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
@@ -93,7 +94,9 @@ class PromptSensitivity(Observation):
         few = {verdict: some[slice(0, max(2, count // FINITE))] for verdict, some in prompts.items()}
 
         def finite(model: ObservedModel) -> ByVerdict:
-            return finite_steps(model, few, RADIUS * lens.before.model.embedding_norm, lambda: lens.generator(23))
+            return finite_steps(
+                model, few, RADIUS * lens.before.model.embedding_norm, lambda: lens.generator(Draw.FINITE_STEPS)
+            )
 
         finite_base = lens.before.once(("finite", count), lambda: finite(lens.before.model))
         _write(lens, view, "finite", PER_STEP, finite_base, finite(lens.tuned), len(UNITS))
@@ -125,7 +128,7 @@ def spectral_norms(lens: Lens, model: ObservedModel, prompts: dict[str, PromptSe
                     part.readout,
                     part.embeddings,
                     torch.stack(list(part.blocks.values())).any(0),
-                    lens.generator(24),
+                    lens.generator(Draw.POWER_ITERATION),
                     iterations=ITERATIONS,
                     tolerance=TOLERANCE,
                 ).value
@@ -161,7 +164,7 @@ def finite_steps(
 def _write(lens: Lens, sheet: Sheet, kind: str, unit: str, base: ByVerdict, tuned: ByVerdict, number: int) -> None:
     name = lens.primary
     before, after = ((of_model["allowed"], of_model["forbidden"]) for of_model in (base, tuned))
-    generator = lens.generator(20, number)
+    generator = lens.generator(Draw.SENSITIVITY_SWAPS, number)
     change = lens.present(
         sensitivity_change(before, after, generator, draws=lens.bootstrap), f"sensitivity_log_ratio_{kind}"
     )
@@ -182,7 +185,9 @@ def _geometric_mean(lens: Lens, sheet: Sheet, statistic: str, values: FloatArray
     if values.min() <= 0:
         return
     logs = np.log(values)
-    interval = percentile_interval(np.exp(bootstrap_means([logs], lens.generator(21), draws=lens.bootstrap)[:, 0]))
+    interval = percentile_interval(
+        np.exp(bootstrap_means([logs], lens.generator(Draw.SENSITIVITY_INTERVAL), draws=lens.bootstrap)[:, 0])
+    )
     sheet.add(statistic, float(np.exp(logs.mean())), interval, unit=unit)
 
 
@@ -194,7 +199,7 @@ def _write_blocks(lens: Lens, sheet: Sheet, base: dict[str, Sensitivity], tuned:
             view = sheet.with_(set=f"{lens.primary}/{verdict}", n=n, n_unit="prompt", unit="share")
             for block, values in of_model.block_frobenius.items():
                 share = values**2 / of_model.frobenius**2
-                means = bootstrap_means([share], lens.generator(22), draws=lens.bootstrap)
+                means = bootstrap_means([share], lens.generator(Draw.SENSITIVITY_BLOCKS), draws=lens.bootstrap)
                 name = f"sensitivity_block_share{suffix}"
                 view.add(name, float(share.mean()), percentile_interval(means[:, 0]), role=block)
     for number, block in enumerate(base["forbidden"].block_spectral, start=len(UNITS) + 1):

@@ -20,6 +20,7 @@ from deltaw.analysis import (
     share_draws,
 )
 from deltaw.errors import DeltawError
+from deltaw.observations.draws import Draw
 from deltaw.observations.lens import Lens, Places
 from deltaw.observations.observation import Observation, Statistic
 from deltaw.results.recorder import Sheet
@@ -79,13 +80,19 @@ def _of_layer(
     nulls: tuple[Null, ...] = ()
     if primary and lens.last and lens.effort.effect_draws:  # each draw costs as much as the effect itself
         few = slice(0, PROMPTS)
-        generator, draws = lens.generator(6, layer), lens.effort.effect_draws
+        generator, draws = lens.generator(Draw.UPDATE_EFFECT_NULL, layer), lens.effort.effect_draws
         nulls = effect_nulls(base, tuned, a_base[few], a_tuned[few], generator, draws, activation)
     view = sheet.with_(layer=layer, n=len(a_base))
     (along, size), clusters = pooled_terms(effect), lens.clusters(name)
     for number, source in enumerate(SOURCES):
-        draws_of_share = share_draws(along[:, number], size, lens.generator(15), lens.bootstrap, clusters)
+        draws_of_share = share_draws(
+            along[:, number], size, lens.generator(Draw.UPDATE_EFFECT_INTERVAL), lens.bootstrap, clusters
+        )
         share, interval = effect.pooled_share[number], percentile_interval(draws_of_share)
         view.add(f"effect_share_{source}", share, interval, nulls[number : number + 1], unit=SHARE)
     view.add("effect_relative_size", float(effect.total_relative.mean()), unit="share of norm")
-    return null_minus_column(effect, lens.generator(15), nulls, lens.bootstrap, clusters) if primary else None
+    return (
+        null_minus_column(effect, lens.generator(Draw.UPDATE_EFFECT_INTERVAL), nulls, lens.bootstrap, clusters)
+        if primary
+        else None
+    )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deltaw.observations.draws import Draw
 from deltaw.observations.lens import BaseSide, Lens
 from deltaw.observations.overlap.measure import (
     SIDES,
@@ -53,7 +54,9 @@ def align_models(context: StageContext) -> None:
     for first, of_first in enumerate(updates):
         for second in range(first + 1, len(updates)):
             view = views[first].with_(set=f"with={config.tuned[second].name}")
-            write_overlaps(of_first, updates[second], SIDES, (shared.seed, 50, compared), draws, view)
+            write_overlaps(
+                of_first, updates[second], SIDES, (shared.seed, Draw.OVERLAP_OF_MODELS, compared), draws, view
+            )
             compared += 1
         context.report(first + 1, len(updates))
     for tuned, view, layers in zip(config.tuned, views, updates, strict=True):
@@ -80,7 +83,7 @@ def align_seeds(context: StageContext) -> None:
             layers, view = updates[(tuned.name, first)]
             for second in seeds[place + 1 :]:
                 other, _ = updates[(tuned.name, second)]
-                words, draws = (first, 52, second), config.shared[place].sizes.draws
+                words, draws = (first, Draw.OVERLAP_OF_SEEDS, second), config.shared[place].sizes.draws
                 write_overlaps(layers, other, SIDES, words, draws, view.with_(set=f"with=seed {second}"))
     sheet.write(context.out)
 
