@@ -91,4 +91,4 @@ def test_interventions_run_on_two_checkpoints_and_are_kept(tmp_path: Path, monke
     assert "answers, and the effort allows 20" in manifest["absent"]["intervention: along ΔW"]
     compare_prompts(base, tuned, out, FEW, by_words, SMALL, observations=(), interventions=MADE)
     page = write_report(out).read_text(encoding="utf-8")
-    assert "Interventions. The whole model along its update" in page
+    assert "capability of the whole model along its update" in page

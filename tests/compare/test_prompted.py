@@ -150,7 +150,7 @@ def test_the_page_has_what_was_asked_beside_the_control(tmp_path: Path) -> None:
     assert drawn >= {"prompts-refused", "prompts-between", "prompts-clusters", "prompts-gain", "prompts-row-energy",
                      "prompts-sensitivity"}  # fmt: skip
     assert "control:other" in (tmp_path / "compare-tuned" / "claims.json").read_text()
-    assert "what the control <b>other</b>" in page
+    assert "with the control <b>other</b>" in page
     assert "What else was observed" in page
     assert "effect_null_minus_column" in page
     with pytest.raises(DeltawError, match=r"asked otherwise \(prompts\)"):

@@ -101,7 +101,9 @@ def test_attacks_are_tables_of_the_same_numbers(run: Path) -> None:
 
 
 def test_a_study_without_attacks_on_models_has_no_such_tables(tmp_path: Path) -> None:
-    lines = [line for line in measurements(0) if line.attack != "none"]
+    lines = [
+        line for line in measurements(0) if line.attack != "none" and line.statistic in ("comply_rate", "position")
+    ]
     write_report(write_run(tmp_path / "run", lines))
     assert not (tmp_path / "run" / "tables.md").exists()
     assert "<summary>The attacks in numbers" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
@@ -349,7 +351,8 @@ def test_an_added_protocol_has_a_colour_and_panels_of_its_own(tmp_path: Path) ->
         if line.protocol == "unlearn" and line.control is None and line.model is not None
         for name in ("kto", "zephyr")
     ]
-    directory = write_run(tmp_path, [*measurements(), *renamed])
+    few = [line for line in (*measurements(), *renamed) if line.statistic.startswith("tau_gap")]
+    directory = write_run(tmp_path, few)
     known = manifest()
     told = {"kind": "protocol", "name": "kto", "label": "KTO", "sentence": "Learn from single answers."}
     (directory / "manifest.json").write_text(json.dumps({**known, "components": [told]}), encoding="utf-8")
@@ -450,7 +453,7 @@ def test_added_attacks_are_in_the_figures_and_tables_by_their_labels(tmp_path: P
         for line in measurements()
         if line.attack in ("co_task", "soft_4", "soft_4/random")
     ]
-    directory = write_run(tmp_path, [*measurements(), *added])
+    directory = write_run(tmp_path, [*(line for line in measurements() if line.attack), *added])
     told = [
         {"kind": "prompt-attack", "name": "mine", "label": "My prompts", "sentence": "Mine."},
         {"kind": "model-attack", "name": "shake", "label": "Shaken weights", "sentence": "Shaken."},
