@@ -1,0 +1,1 @@
+"""Plug-ins for deltaw, one of each kind."""
