@@ -13,8 +13,8 @@ from deltaw.statistics import from_draws
 
 def share_of_top(matrix: Tensor, part: float) -> float:
     """The share of ‖matrix‖² in the largest of its rows."""
-    energy = matrix.square().sum(1)
-    return float(energy.topk(max(1, round(part * len(energy)))).values.sum() / energy.sum())
+    rows = matrix.square().sum(1).sort(descending=True).values
+    return float(rows[: max(1, round(part * len(rows)))].sum() / rows.sum())
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,11 @@ class TopNeurons(Observation):
 
     def measure(self, lens: Lens, sheet: Sheet) -> None:
         """Layer by layer."""
+        draws = torch.Generator().manual_seed(0)
         for layer in lens.layers:
             delta, _ = lens.update(layer)
-            if not delta.any():
-                lens.absent["top_neuron_share"] = "nothing was updated"
+            if not delta.any():  # before the first update
                 continue
-            draws = torch.Generator().manual_seed(layer)
             null = [share_of_top(torch.randn(delta.shape, generator=draws), self.part) for _ in range(50)]
-            beside, value = from_draws("gaussian", null), share_of_top(delta, self.part)
-            sheet.add("top_neuron_share", value, nulls=[beside], unit="share", layer=layer)
+            share, beside = share_of_top(delta, self.part), [from_draws("gaussian", null)]
+            sheet.add("top_neuron_share", share, nulls=beside, unit="share", layer=layer)
