@@ -123,9 +123,10 @@ def test_the_manifest_and_the_report_have_them(run: Path, results: Results, told
     studied = [one for one in told["components"] if one["kind"] not in ("judge", "architecture")]
     assert len(studied) == 6
     for one in studied:
-        assert one in results.manifest["components"]
+        assert {**one, "origin": "deltaw-example 0.1.0"} in results.manifest["components"]
         for text in (one["name"], one["label"], one["sentence"]):
             assert f">{text}<" in page
     assert (run / "figures" / "top-neurons.svg").stat().st_size > 2000
     assert 'data-name="top-neurons"' in page
     assert "Share of the update in few neurons" in page
+    assert re.search(r"<th scope=\"row\">[^<]*</th><td>sparse</td><td>0.1</td>", page)

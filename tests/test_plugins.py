@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from deltaw.errors import DeltawError
 from deltaw.plugins import plugins, resolve
 from deltaw.protocols.npo import Npo
 from deltaw.recipes import recipe
-from deltaw.recipes.choose import with_controls, with_protocols
+from deltaw.recipes.choose import with_controls, with_interventions, with_protocols
 from deltaw.study.graph import stages
 from deltaw.study.stages.tuned_models import tuned_fields
 from deltaw.training.controls.operators import Operators
@@ -170,9 +170,37 @@ def test_an_installed_package_adds_plugins(tmp_path: Path, monkeypatch: pytest.M
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[deltaw.plugins]\nmine = their_protocols:Mine\n")
     monkeypatch.syspath_prepend(tmp_path)
-    registry.plugins.cache_clear()
+    registry._found.cache_clear()
     try:
         assert [plugin.origin for plugin in plugins() if plugin.name == "mine"] == ["theirs"]
         assert resolve("protocol", "mine").label == "My own"
     finally:
-        registry.plugins.cache_clear()
+        registry._found.cache_clear()
+
+
+def test_a_broken_package_is_told_to_who_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[deltaw.plugins]\nmine = no_such_module:Mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry._found.cache_clear()
+    try:
+        assert resolve("protocol", "ssft").name == "ssft"
+        with pytest.raises(DeltawError, match=r"no protocol 'mine'.*broken names .*has no module no_such_module"):
+            resolve("protocol", "mine")
+        (problem,) = registry.broken()
+        assert problem.endswith("install it again")
+    finally:
+        registry._found.cache_clear()
+
+
+def test_interventions_have_the_same_sizes_on_every_tuning() -> None:
+    chosen = with_interventions(
+        with_protocols(recipe("smoke"), [resolve("protocol", "ssft"), Npo()]), [resolve("intervention", "alpha")]
+    )
+    sweeps = dict(chosen.interventions)
+    assert sweeps.keys() == {"ssft-medium", "npo-medium"}
+    assert len({replace(sweep, partner=None) for sweep in sweeps.values()}) == 1
+    assert sweeps["npo-medium"].prompts == dict(recipe("smoke").interventions)["ssft-medium"].prompts
+    assert (sweeps["npo-medium"].partner, sweeps["ssft-medium"].partner) == ("ssft-medium", "npo-medium")

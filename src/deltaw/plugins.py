@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,18 @@ class Plugin:
     """The name of its class."""
 
 
-@cache
 def plugins() -> tuple[Plugin, ...]:
     """All plug-ins of deltaw and of installed packages. DeltawError for a name that two have."""
+    return _found()[0]
+
+
+def broken() -> tuple[str, ...]:
+    """What is wrong with entry points of installed packages that lead to no plug-in, a sentence each."""
+    return _found()[1]
+
+
+@cache
+def _found() -> tuple[tuple[Plugin, ...], tuple[str, ...]]:
     known = [
         plugin
         for name, kind in KINDS.items()
@@ -80,24 +89,50 @@ def plugins() -> tuple[Plugin, ...]:
         for plugin in read(path, _module_of(path), "deltaw")
         if plugin.kind == name
     ]
+    problems = []
     for entry in entry_points(group=GROUP):
-        origin = entry.dist.name if entry.dist else entry.module
-        path = _source(entry.module)
-        if path is None:
-            raise DeltawError(f"the plug-in {entry.value} of {origin} has no source file; install {origin} again")
-        told = [plugin for plugin in read(path, entry.module, origin) if plugin.attribute == entry.attr]
-        if not told:
-            raise DeltawError(f"{path} of {origin} has no plug-in {entry.attr}; {_expected()}")
-        known += told
+        try:
+            known += _of_entry(entry)
+        except DeltawError as error:  # only who asks for it is told
+            problems.append(str(error))
     for plugin in known:
         _check_free(plugin, known)
-    return tuple(known)
+    return tuple(known), tuple(problems)
+
+
+def _of_entry(entry: EntryPoint) -> list[Plugin]:
+    """The plug-in of an entry point. DeltawError if there is none."""
+    origin = entry.dist.name if entry.dist else entry.module
+    path = _source(entry.module)
+    if path is None:
+        raise DeltawError(
+            f"the package {origin} names the plug-in {entry.value!r}, but has no module {entry.module} (each folder of "
+            f"it needs an __init__.py); mend the entry point {entry.name!r} in its pyproject.toml and install it again"
+        )
+    told = [plugin for plugin in read(path, entry.module, origin) if plugin.attribute == entry.attr]
+    if not told:
+        raise DeltawError(f"{path} of {origin} has no plug-in {entry.attr!r}; {_expected()}")
+    return told
 
 
 def kind_of(component: object) -> str | None:
     """The kind of a plug-in; None for any other object."""
     bases = {(base.__module__, base.__name__) for base in type(component).__mro__}
     return next((name for name, kind in KINDS.items() if (kind.module, kind.base) in bases), None)
+
+
+def origin_of(component: object) -> str:
+    """Where a plug-in comes from: `deltaw`, a package with its version, or a file."""
+    made = type(component)
+    if made.__module__.startswith("deltaw."):
+        return "deltaw"
+    for plugin in plugins():
+        if (plugin.module, plugin.attribute) == (made.__module__, made.__qualname__):
+            try:
+                return f"{plugin.origin} {version(plugin.origin)}"
+            except PackageNotFoundError:
+                return plugin.origin
+    return f"{made.__module__}.py"
 
 
 def _module_of(path: Path) -> str:
@@ -126,7 +161,10 @@ def resolve(kind: str | tuple[str, ...], name: str) -> Any:
     chosen = [plugin for plugin in known if plugin.name.replace("_", "-") == name.replace("_", "-")]
     if not chosen:
         listed = ", ".join(plugin.name for plugin in known)
-        raise DeltawError(f"there is no {' or '.join(kinds)} {name!r}; there are {listed}, and any file.py:Name")
+        beside = "".join(f"; {problem}" for problem in broken())
+        raise DeltawError(
+            f"there is no {' or '.join(kinds)} {name!r}; there are {listed}, and any file.py:Name{beside}"
+        )
     if len({plugin.kind for plugin in chosen}) > 1:
         both = " and ".join(f"a {plugin.kind} of {plugin.origin}" for plugin in chosen)
         raise DeltawError(f"{name!r} is the name of {both}; give the one that you mean as file.py:Name")

@@ -10,12 +10,13 @@ import torch
 from checkpoints import write
 from tiny_chat import write_model
 
+from deltaw import plugins as registry
 from deltaw.cli.compare import Compare
 from deltaw.compare import load_chat
 from deltaw.errors import DeltawError
 from deltaw.models import layer_count, tap
 from deltaw.models.architectures import FAMILIES, family_of, known, model_types, reading_by
-from deltaw.plugins import plugins, resolve
+from deltaw.plugins import resolve
 from deltaw.results import read_measurements
 
 MINE = '''"""An architecture of one's own."""
@@ -120,7 +121,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Non
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[deltaw.plugins]\nmine = their_architecture:Mine\n")
     monkeypatch.syspath_prepend(tmp_path)
-    plugins.cache_clear()
+    registry._found.cache_clear()
 
 
 def test_an_installed_architecture_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +137,7 @@ def test_an_installed_architecture_is_known(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(known, "resolve", None)  # nothing of another package is imported for deltaw's own models
         assert family_of(known_already).name == "deltaw"
     finally:
-        plugins.cache_clear()
+        registry._found.cache_clear()
 
 
 def test_an_installed_architecture_that_claims_anothers_type_is_said(
@@ -147,4 +148,4 @@ def test_an_installed_architecture_that_claims_anothers_type_is_said(
         with pytest.raises(DeltawError, match="architecture mine claims the model type 'glm4', which glm has"):
             model_types()
     finally:
-        plugins.cache_clear()
+        registry._found.cache_clear()

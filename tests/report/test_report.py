@@ -378,6 +378,19 @@ def test_a_control_is_called_what_the_manifest_calls_it_and_gets_no_mark() -> No
     ]  # fmt: skip
 
 
+def test_added_controls_are_told_apart() -> None:
+    records: list[dict[str, Any]] = [
+        {"model": f"{control}-{protocol}-medium", "protocol": protocol, "strength": "medium", "control": control}
+        for control in ("other", "letter", "shout")
+        for protocol in ("ssft", "kto")
+    ]
+    config = {"tunings": [{"config": {"control": {"name": "letter", "label": "by first letter"}}}]}
+    series = series_of(records, config)[1:]
+    assert len({(one.dash, one.shape) for one in series}) == len(records)
+    labels = {one.model: one.label for one in series}
+    assert labels["letter-kto-medium"] == "control: by first letter, kto"
+
+
 def test_themed_replaces_every_shade_once() -> None:
     text = " ".join(light(name) for name in COLOURS)
     assert themed(text.upper()) == " ".join(f"var(--{name})" for name in COLOURS)

@@ -6,8 +6,8 @@ by a variable that follows the reader's colour scheme.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 COLOURS: dict[str, tuple[str, str]] = {
@@ -60,6 +60,9 @@ PROTOCOL_CONTROLS: Mapping[str, tuple[tuple[int, ...], str]] = {
     "unlearn": ((8, 2, 2, 2), "triangle-left"),
 }
 """Dash and marker of each control of SSFT; of another protocol's."""
+SPARE_DASHES = ((3, 1), (6, 2), (2, 4), (9, 2, 2, 2), (1, 1))
+SPARE_SHAPES = ("triangle-up", "square", "cross", "triangle-down", "wedge", "triangle-left", "triangle-right")
+"""Of controls that have none of their own."""
 ATTACKS = ("co_task", "co_text", "misgen_token", "misgen_text", "left_out", "soft_weak", "soft_strong")
 """The attacks that figures show first, in this order."""
 ATTACK_MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "stroke", "triangle-right",
@@ -138,7 +141,19 @@ def series_of(models: Iterable[Mapping[str, Any]], config: Mapping[str, Any]) ->
     added = sorted(families - COLOURS.keys() - VARIANTS.keys())
     colours = {family: light(ADDED[place % len(ADDED)]) for place, family in enumerate(added)}
     series = [_series(record, config, colours) for record in tuned.values()]
-    return (BASE, *sorted(series, key=_rank))
+    return (BASE, *_told_apart(sorted(series, key=_rank)))
+
+
+def _told_apart(series: Sequence[Series]) -> Iterator[Series]:
+    """Controls with a dash and a marker of their own: one whose looks are taken gets the next that are free."""
+    taken = {(one.dash, one.shape, one.open) for one in series if one.control is None}
+    spare = [(dash, shape) for shape in SPARE_SHAPES for dash in SPARE_DASHES]
+    for one in series:
+        if one.control is not None and (one.dash, one.shape, one.open) in taken:
+            free = next((looks for looks in spare if (*looks, one.open) not in taken), (one.dash, one.shape))
+            one = replace(one, dash=free[0], shape=free[1])
+        taken.add((one.dash, one.shape, one.open))
+        yield one
 
 
 def _series(record: Mapping[str, Any], config: Mapping[str, Any], added: Mapping[str, str]) -> Series:
@@ -149,7 +164,7 @@ def _series(record: Mapping[str, Any], config: Mapping[str, Any], added: Mapping
         label = f"control: {control_name(control, config)}"
         dash, shape = CONTROL_LOOKS.get(control, ((2, 2), "triangle-up"))
         if protocol not in (None, "ssft"):
-            label = f"control: {control}, {protocol_name(protocol, config)}"
+            label = f"control: {control_name(control, config)}, {protocol_name(protocol, config)}"
             dash, shape = PROTOCOL_CONTROLS.get(protocol, (dash, shape))
         label += ", small" if small else ""
         return Series(model, label, None, light("control"), dash, shape, small, control, strength)

@@ -27,7 +27,7 @@ class List:
 
     def run(self) -> int:
         """Print them."""
-        from deltaw.plugins import KINDS, plugins
+        from deltaw.plugins import KINDS, broken, plugins
 
         if self.kind is not None and self.kind not in KINDS:
             raise DeltawError(f"there is no kind of plug-in {self.kind!r}; there are {', '.join(KINDS)}")
@@ -37,6 +37,8 @@ class List:
             listed = [plugin for plugin in plugins() if plugin.kind == kind]
             blocks.append("\n".join([f"{kind.replace('-', ' ')}s".capitalize(), *_lines(listed, columns)]))
         say("\n\n".join(blocks))
+        if broken():
+            raise DeltawError("; ".join(broken()))
         return 0
 
     def resume_hint(self) -> str:

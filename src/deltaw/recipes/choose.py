@@ -151,19 +151,20 @@ def with_attacks(recipe: Recipe, attacks: Sequence[PromptAttack | ModelAttack]) 
 def with_interventions(recipe: Recipe, interventions: Sequence[Intervention]) -> Recipe:
     """The study with these interventions on every tuning at the medium rate that is no control, and no others.
 
-    One that the recipe has by that name stays as the recipe configures it on that tuning. DeltawError for a grid, and
-    for an intervention that is named twice.
+    One that the recipe has by that name stays as the recipe configures it. All tunings have the sizes of the recipe's
+    first sweep. DeltawError for a grid, and for an intervention that is named twice.
     """
     if recipe.cells:
         raise DeltawError(f"the recipe {recipe.name} is a grid, which has no interventions; give another recipe")
     _check_once("interventions", interventions)
-    own = dict(recipe.interventions)
+    size = next((sweep for _, sweep in recipe.interventions), Sweep())
+    known = {made.name: made for _, sweep in reversed(recipe.interventions) for made in sweep.interventions}
+    chosen = tuple(known.get(made.name, made) for made in interventions)
     followed = [t for t in recipe.tunings if t.control is None and t.strength == "medium" and not t.curve_only]
 
     def sweep_of(tuned: Tuned) -> Sweep:
-        sweep = own.get(tuned.name, Sweep())
-        known = {intervention.name: intervention for intervention in sweep.interventions}
-        return replace(sweep, interventions=tuple(known.get(made.name, made) for made in interventions))
+        others = [other.name for other in followed if other.name != tuned.name]
+        return replace(size, partner=others[0] if others else None, interventions=chosen)
 
     return replace(recipe, interventions=tuple((tuned.name, sweep_of(tuned)) for tuned in followed))
 

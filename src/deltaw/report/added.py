@@ -10,7 +10,7 @@ from typing import Any
 
 from deltaw.charts.figure import Figure
 from deltaw.charts.style import number
-from deltaw.charts.tables import Table, Tables, interval, values
+from deltaw.charts.tables import Table, Tables, interval, rate, values
 from deltaw.errors import DeltawError
 
 MOST = 200  # rows of a table
@@ -33,6 +33,29 @@ class Added:
 def added(manifest: Mapping[str, Any], tables: Tables) -> tuple[Added, ...]:
     """Every added observation that the manifest names."""
     return tuple(_added(record, tables) for record in manifest.get("observations") or ())
+
+
+def added_interventions(manifest: Mapping[str, Any], tables: Tables) -> Table | None:
+    """What models do under interventions that no figure of deltaw's knows: a row a model, dose and set of prompts."""
+    names = [
+        str(told["name"])
+        for told in manifest.get("components") or ()
+        if told.get("kind") == "intervention" and told.get("origin", "deltaw") != "deltaw"
+    ]
+    rows = []
+    frame = tables.take("refuse_rate", stage="intervention")
+    for line in values(frame[frame["intervention"].isin(names)]).to_dict("records"):
+        comply = values(
+            tables.take(
+                "comply_rate", stage="intervention", model=line["model"], intervention=line["intervention"],
+                dose=line["dose"], set=line["set"],
+            )
+        )  # fmt: skip
+        cells = [rate(line), *(rate(row) for row in comply.to_dict("records"))]
+        place = (str(line["series"]), str(line["intervention"]), number(line["dose"]), str(line["set"]))
+        rows.append((*place, *cells[:2]))
+    columns = ("model", "intervention", "dose", "prompts", "refused, in per cent [95 %]", "answered")
+    return Table("Added interventions", columns, tuple(rows[:MOST])) if rows else None
 
 
 def _added(record: Mapping[str, Any], tables: Tables) -> Added:

@@ -13,7 +13,7 @@ from deltaw.charts.figure import Drawing
 from deltaw.charts.style import COLOURS, number
 from deltaw.charts.tables import Table, Tables
 from deltaw.errors import DeltawError
-from deltaw.report.added import Added, added
+from deltaw.report.added import Added, added, added_interventions
 from deltaw.report.pages import claims_table
 from deltaw.report.pages import compare as comparison
 from deltaw.report.pages.attacks_table import attack_tables
@@ -155,6 +155,7 @@ def render(
             drawn={**dict.fromkeys(SECTIONS, ()), **drawn},
             missing={**dict.fromkeys(SECTIONS, ()), **missing},
             added=more,
+            intervened=added_interventions(results.manifest, tables),
             head=_head(results, tables),
             contents=CONTENTS if not more else (*CONTENTS[:-4], ("added", "Added"), *CONTENTS[-4:]),
             claims=claims_table.groups(measured, labels),

@@ -19,7 +19,7 @@ from deltaw.pipeline.code_hash import Sources
 from deltaw.pipeline.progress import Listener
 from deltaw.pipeline.run_directory import claim_directory, run_lock
 from deltaw.pipeline.scheduler import StageRecord, check_engine, execute
-from deltaw.plugins import kind_of
+from deltaw.plugins import kind_of, origin_of
 from deltaw.recipes.config import Recipe
 from deltaw.report import write_report
 from deltaw.report.render import TABLES
@@ -192,15 +192,20 @@ def manifest(
     }
 
 
+def described(component: Component, kind: str) -> dict[str, str]:
+    """What a manifest says of a plug-in."""
+    told = {"kind": kind, "name": component.name, "label": component.label, "sentence": component.sentence}
+    return {**told, "origin": origin_of(component)}
+
+
 def components(recipe: object) -> list[dict[str, str]]:
-    """Every plug-in that a recipe holds, each once: its kind, name, label and sentence."""
+    """Every plug-in that a recipe holds, each once: its kind, name, label, sentence, and where it comes from."""
     held: dict[tuple[str, str], dict[str, str]] = {}
 
     def collect(value: object) -> None:
         kind = kind_of(value)
         if isinstance(value, Component) and kind is not None:
-            told = {"kind": kind, "name": value.name, "label": value.label, "sentence": value.sentence}
-            held.setdefault((kind, value.name), told)
+            held.setdefault((kind, value.name), described(value, kind))
         if is_dataclass(value):
             for part in fields(value):
                 collect(getattr(value, part.name))

@@ -71,8 +71,8 @@ class PromptAttack(Component):
 
 
 def attacked(world: World, attack: PromptAttack, prompts: Prompts, split: str = "test", seed: int = 0) -> Prompts:
-    """The attacked version of each prompt. DeltawError if an attack that is not deltaw's own raises an error, or if
-    what it gives is not as many prompts.
+    """The attacked version of each prompt. DeltawError if an attack that is not deltaw's own raises an error or changes
+    a verdict, or if what it gives is not as many prompts.
     """
     with plugin_named(attack, "attack"):
         made: object = attack.on_prompts(world, prompts, Key(seed, f"{split}/attack/{attack.name}"))
@@ -81,5 +81,11 @@ def attacked(world: World, attack: PromptAttack, prompts: Prompts, split: str = 
         raise DeltawError(
             f"the attack {attack.name} gave {what} for {len(prompts)} prompts; it must give Prompts, one for each; "
             f"mend {type(attack).__module__}"
+        )
+    changed = int((world.layout.allowed(made) != world.layout.allowed(prompts)).sum())
+    if changed and not type(attack).__module__.startswith("deltaw."):
+        raise DeltawError(
+            f"the attack {attack.name} changed the verdict of {changed} of {len(prompts)} prompts, from forbidden to "
+            f"allowed or back; an attack leaves the verdict as it is; mend {type(attack).__module__}"
         )
     return made
