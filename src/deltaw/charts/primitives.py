@@ -248,7 +248,7 @@ def dots(
     fill = [light("paper") if fills[k] == "open" else s for k, s in zip(kind, stroke, strict=True)]
     data = _slim(frame.assign(kind=kind, row=frame[row], stroke=stroke, fill=fill),
                  "row", "kind", "series", "value", "low", "high", "shown", "stroke", "fill")  # fmt: skip
-    labels = alt.Axis(title=None, labelLimit=190, ticks=False, grid=True)
+    labels = alt.Axis(title=None, labelLimit=160, ticks=False, grid=True)
     y = alt.Y("row:N", sort=order, scale=alt.Scale(type="band", domain=order), axis=labels)
     names = [name for name, _, _ in kinds]
     # Several kinds stand above each other in a row; one kind stands in its middle.
