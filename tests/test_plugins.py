@@ -10,10 +10,12 @@ import pytest
 
 from deltaw import plugins as registry
 from deltaw.errors import DeltawError
+from deltaw.pipeline.artifacts import plain
 from deltaw.plugins import plugins, resolve
 from deltaw.protocols.npo import Npo
 from deltaw.recipes import recipe
 from deltaw.recipes.choose import with_controls, with_interventions, with_protocols
+from deltaw.study.all_interventions import recipe_of
 from deltaw.study.graph import stages
 from deltaw.study.stages.tuned_models import tuned_fields
 from deltaw.training.controls.operators import Operators
@@ -204,3 +206,13 @@ def test_interventions_have_the_same_sizes_on_every_tuning() -> None:
     assert len({replace(sweep, partner=None) for sweep in sweeps.values()}) == 1
     assert sweeps["npo-medium"].prompts == dict(recipe("smoke").interventions)["ssft-medium"].prompts
     assert (sweeps["npo-medium"].partner, sweeps["ssft-medium"].partner) == ("ssft-medium", "npo-medium")
+
+
+def test_the_protocols_of_a_finished_run_are_found_again() -> None:
+    chosen = with_protocols(recipe("smoke"), [resolve("protocol", "ssft"), Npo()])
+    manifest = {"recipe": "smoke", "config": plain(chosen), "seeds": [0]}
+    assert recipe_of(manifest).tunings == chosen.tunings
+    tuning = manifest["config"]["tunings"][-1]  # type: ignore[index]
+    tuning["protocol"] = "nowhere"
+    with pytest.raises(DeltawError, match=r"was made with the protocols .*nowhere.*install what has them"):
+        recipe_of(manifest)
