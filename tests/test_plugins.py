@@ -212,7 +212,7 @@ def test_the_protocols_of_a_finished_run_are_found_again() -> None:
     chosen = with_protocols(recipe("smoke"), [resolve("protocol", "ssft"), Npo()])
     manifest = {"recipe": "smoke", "config": plain(chosen), "seeds": [0]}
     assert recipe_of(manifest).tunings == chosen.tunings
-    tuning = manifest["config"]["tunings"][-1]  # type: ignore[index]
+    tuning = manifest["config"]["tunings"][-1]
     tuning["protocol"] = "nowhere"
     with pytest.raises(DeltawError, match=r"was made with the protocols .*nowhere.*install what has them"):
         recipe_of(manifest)
