@@ -239,11 +239,11 @@ def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> W
             differentiated, decoded = attacking_prompts(config.attacks, config.prompts)
             tokens = pair if tuning.protocol.responses == 2 else length
             trained, of_update = differentiated * length, tuning.batch * tokens
-            what = "" if config.tuned.control is None else f", {config.tuned.control}"
+            control = "" if config.tuned.control is None else f", {config.tuned.control}"
+            kind, updates = f"attacks on {tuning.protocol.name}{control}", -(-trained // of_update)
             return Work(
-                f"attacks on {tuning.protocol.name}{what}", tuning.protocol.name, -(-trained // of_update), tuning.batch, tokens, trained,
-                decoded * answer, decoded=decoded,
-            )  # fmt: skip
+                kind, tuning.protocol.name, updates, tuning.batch, tokens, trained, decoded * answer, decoded=decoded
+            )
     return None
 
 
