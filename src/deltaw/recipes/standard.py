@@ -13,6 +13,7 @@ from deltaw.training.pretraining import PretrainingConfig
 
 STANDARD_SEEDS = 6
 STANDARD_BASE = 3000  # updates of each base model, by AdamW
+STANDARD_TUNING = 400  # updates of each tuning
 
 
 def standard(device: str = "cpu", seed: int = 0) -> Recipe:
@@ -25,10 +26,10 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
     """
     whole = quick(device)
     optimiser = replace(PretrainingConfig().optimiser, steps=STANDARD_BASE, decay_end=STANDARD_BASE)
-    first = next(tuned for tuned in whole.tunings if tuned.name == "ssft-medium")
-    steps, config = whole.steps, first.config
+    steps, config = STANDARD_TUNING, whole.tunings[0].config
     all_controls = tunings_of(config.batch, device, config.compute_dtype, strengths(steps), controls=CONTROLS)
     tunings = tuple(tuned for tuned in all_controls if not tuned.curve_only)
+    first = next(tuned for tuned in tunings if tuned.name == "ssft-medium")
     others = tuple(
         controlled(tuned, Other()) for tuned in tunings if tuned.control is None and tuned.name != first.name
     )
@@ -43,7 +44,7 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
         checkpoints=(0, 40, steps),
         base_checkpoints=(0, STANDARD_BASE),
         sizes=Sizes(final=500, checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
-        model_attacks=replace(whole.model_attacks, controls=own),
+        model_attacks=replace(whole.model_attacks, controls=own, prompts=32),
         seeds=tuple(range(101 + STANDARD_SEEDS * seed, 101 + STANDARD_SEEDS * (seed + 1))),
         exploratory=False,
         left_out=None,
