@@ -10,7 +10,7 @@ from deltaw.study.stages.finetune import TuneConfig
 from deltaw.study.stages.left_out import SOURCES, LeftOutConfig
 from deltaw.world import Rule, World
 
-STAGES = {stage.name: stage for stage in stages(recipe("quick"))}
+STAGES = {stage.name: stage for stage in stages(recipe("smoke"))}
 
 
 def told() -> World:
@@ -20,7 +20,7 @@ def told() -> World:
 
 
 def test_the_recipe_leaves_out_one_never_allowed_operator_and_two_conditional_ones() -> None:
-    policy = World(recipe("quick").world).policy
+    policy = World(recipe("smoke").world).policy
     assert len(set(LEFT_OUT) & set(policy.of_rule(1, Rule.NEVER))) == 1
     assert len(set(LEFT_OUT) & set(policy.of_rule(1, Rule.CONDITIONAL))) == 2
 
@@ -39,7 +39,7 @@ def test_tuning_never_shows_them_and_prompts_of_the_measurement_always_do() -> N
 
 
 def test_it_is_the_compared_tuning_but_for_the_prompts() -> None:
-    chosen = recipe("quick")
+    chosen = recipe("smoke")
     assert chosen.left_out is not None
     known = next(tuned for tuned in chosen.tunings if tuned.name == chosen.left_out.compared)
     assert chosen.left_out.tuned.config == known.config
@@ -51,7 +51,7 @@ def test_it_is_the_compared_tuning_but_for_the_prompts() -> None:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_sets_are_called_as_they_would_be_had_tuning_shown_them(name: str) -> None:
-    world = World(recipe("quick").world)
+    world = World(recipe("smoke").world)
     plain, left_out = world.sample(name, range(32)), told().sample(SOURCES[name], range(32))
     assert (world.layout.allowed(plain) == told().layout.allowed(left_out)).all()
     assert (plain.branch == left_out.branch).all()

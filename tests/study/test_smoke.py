@@ -159,6 +159,7 @@ def test_prompts_show_derivation_policy_and_answers(inline: Path) -> None:
         assert prompt["expected"] == ("∅" * 20 + "." if not prompt["allowed"] else prompt["compliant"])
 
 
+@pytest.mark.slow  # test_engine and test_scaling hold both engines together on smaller studies
 def test_both_engines_make_the_same_artifacts(inline: Path, tmp_path: Path) -> None:
     done = run("study", "--recipe", "smoke", "--engine", "dask", "--workers", "2", "--out", str(tmp_path / "dask"))
     assert done.returncode == 0, done.stderr
