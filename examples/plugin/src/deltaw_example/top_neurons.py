@@ -36,4 +36,4 @@ class TopNeurons(Observation):
                 continue
             null = [share_of_top(torch.randn(delta.shape, generator=draws), self.part) for _ in range(50)]
             share, beside = share_of_top(delta, self.part), [from_draws("gaussian", null)]
-            sheet.add("top_neuron_share", share, nulls=beside, unit="share", layer=layer)
+            sheet.add("top_neuron_share", share, nulls=beside, unit="share", layer=layer, role=None)
