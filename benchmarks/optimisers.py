@@ -46,7 +46,6 @@ def study_of(seed: int, method: str) -> Recipe:
         tunings=tuple(tuned for tuned in recipe.tunings if tuned.name in TUNED),
         checkpoints=(0, recipe.steps),
         model_attacks=replace(recipe.model_attacks, models=(), controls=()),
-        left_out=None,
     )
 
 

@@ -3,8 +3,6 @@
 import importlib
 import json
 import re
-import sys
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -41,19 +39,15 @@ PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def examples(tmp_path: Path) -> Iterator[dict[str, object]]:
+def examples(tmp_path: Path, path_as_before: None) -> dict[str, object]:
     """The page's plug-ins, each from a file, by kind."""
-    before = list(sys.path)
     made = {}
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)):
         file = tmp_path / f"page_example_{number}.py"
         file.write_text(code, encoding="utf-8")
         (told,) = read(file, file.stem, "the page")
         made[told.kind] = resolve(told.kind, f"{file}:{told.attribute}")
-    yield made
-    sys.path[:] = before
-    for name in [name for name in sys.modules if name.startswith("page_example_")]:
-        del sys.modules[name]
+    return made
 
 
 def test_the_examples_work(examples: dict[str, object]) -> None:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -37,14 +37,7 @@ class Mine(Protocol):
 '''
 
 
-@pytest.fixture(autouse=True)
-def path_as_before() -> Iterator[None]:
-    before, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = before
-    for name in set(sys.modules) - modules:
-        if not name.startswith("deltaw"):
-            del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("path_as_before")
 
 
 def test_every_protocol_is_listed_with_its_sentence_and_options() -> None:
@@ -165,36 +158,20 @@ def test_a_recipe_keeps_its_own_configuration_and_controls() -> None:
     assert with_protocols(smoke, [resolve("protocol", "ssft")]).left_out is not None
 
 
-def test_an_installed_package_adds_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_package_adds_plugins(tmp_path: Path, install: Callable[[str, str], None]) -> None:
     (tmp_path / "their_protocols.py").write_text(MINE)
-    info = tmp_path / "theirs-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[deltaw.plugins]\nmine = their_protocols:Mine\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    registry._found.cache_clear()
-    try:
-        assert [plugin.origin for plugin in plugins() if plugin.name == "mine"] == ["theirs"]
-        assert resolve("protocol", "mine").label == "My own"
-    finally:
-        registry._found.cache_clear()
+    install("theirs", "their_protocols:Mine")
+    assert [plugin.origin for plugin in plugins() if plugin.name == "mine"] == ["theirs"]
+    assert resolve("protocol", "mine").label == "My own"
 
 
-def test_a_broken_package_is_told_to_who_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = tmp_path / "broken-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[deltaw.plugins]\nmine = no_such_module:Mine\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    registry._found.cache_clear()
-    try:
-        assert resolve("protocol", "ssft").name == "ssft"
-        with pytest.raises(DeltawError, match=r"no protocol 'mine'.*broken names .*has no module no_such_module"):
-            resolve("protocol", "mine")
-        (problem,) = registry.broken()
-        assert problem.endswith("install it again")
-    finally:
-        registry._found.cache_clear()
+def test_a_broken_package_is_told_to_who_asks_for_it(install: Callable[[str, str], None]) -> None:
+    install("broken", "no_such_module:Mine")
+    assert resolve("protocol", "ssft").name == "ssft"
+    with pytest.raises(DeltawError, match=r"no protocol 'mine'.*broken names .*has no module no_such_module"):
+        resolve("protocol", "mine")
+    (problem,) = registry.broken()
+    assert problem.endswith("install it again")
 
 
 def test_interventions_have_the_same_sizes_on_every_tuning() -> None:

@@ -27,6 +27,10 @@ class Component(ABC):
         """The first line of its docstring."""
         return (type(self).__doc__ or "").strip().partition("\n")[0]
 
+    def told(self) -> dict[str, str]:
+        """What it is called, and what it is: for manifests and reports."""
+        return {"name": self.name, "label": self.label, "sentence": self.sentence}
+
     def described(self) -> dict[str, Any]:
         """Its name and its options, for a record."""
         options: list[str] = [part.name for part in fields(self)] if is_dataclass(self) else []

@@ -1,7 +1,5 @@
 """Attacks as plug-ins: chosen by name or file, made by the stages of a study, and what is said of faulty ones."""
 
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,14 +71,7 @@ class Shaken(ModelAttack):
 '''
 
 
-@pytest.fixture(autouse=True)
-def path_as_before() -> Iterator[None]:
-    before, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = before
-    for name in set(sys.modules) - modules:
-        if not name.startswith("deltaw"):
-            del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("path_as_before")
 
 
 @pytest.fixture

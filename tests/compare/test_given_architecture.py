@@ -1,8 +1,7 @@
 """A checkpoint read by an architecture from a file, or of an installed package."""
 
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from checkpoints import write
 from tiny_chat import write_model
 
-from deltaw import plugins as registry
 from deltaw.cli.compare import Compare
 from deltaw.compare import load_chat
 from deltaw.errors import DeltawError
@@ -38,15 +36,12 @@ GATED = GATED.replace('(Map("ffn.w1"),)', '(Map("mlp.gate_proj"), Map("mlp.up_pr
 GATED = GATED.replace("ffn.w2", "mlp.down_proj")
 
 
+pytestmark = pytest.mark.usefixtures("path_as_before")
+
+
 @pytest.fixture(autouse=True)
-def path_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deltaw.report.write_report", lambda directory: directory)  # drawing is not looked at here
-    before, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = before
-    for name in set(sys.modules) - modules:
-        if name.endswith("_architecture"):
-            del sys.modules[name]
 
 
 def file(tmp_path: Path, text: str, name: str) -> str:
@@ -114,38 +109,26 @@ def test_what_lacks_something_or_claims_what_another_has_is_said(tmp_path: Path)
         pass
 
 
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    (tmp_path / "their_architecture.py").write_text(text)
-    info = tmp_path / "theirs-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[deltaw.plugins]\nmine = their_architecture:Mine\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    registry._found.cache_clear()
-
-
-def test_an_installed_architecture_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_architecture_is_known(
+    tmp_path: Path, install: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     base, tuned = pair(tmp_path, "mystery")
-    installed(tmp_path, monkeypatch, MINE)
-    try:
-        assert {"mine", "mystery", "llama", "qwen2"} <= model_types().keys()
-        Compare(str(base), str(tuned), out=tmp_path / "out").run()
-        assert modules_of(tmp_path / "out") == {"net.1.ffn.w1", "net.1.ffn.w2"}
-        assert json.loads((tmp_path / "out" / "manifest.json").read_text())
-        assert family_of(["net.0.ffn.w1.weight"]).name == "mine"
-        known_already = ["blocks.0.mlp.in_proj.weight"]
-        monkeypatch.setattr(known, "resolve", None)  # nothing of another package is imported for deltaw's own models
-        assert family_of(known_already).name == "deltaw"
-    finally:
-        registry._found.cache_clear()
+    (tmp_path / "their_architecture.py").write_text(MINE)
+    install("theirs", "their_architecture:Mine")
+    assert {"mine", "mystery", "llama", "qwen2"} <= model_types().keys()
+    Compare(str(base), str(tuned), out=tmp_path / "out").run()
+    assert modules_of(tmp_path / "out") == {"net.1.ffn.w1", "net.1.ffn.w2"}
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert family_of(["net.0.ffn.w1.weight"]).name == "mine"
+    known_already = ["blocks.0.mlp.in_proj.weight"]
+    monkeypatch.setattr(known, "resolve", None)  # nothing of another package is imported for deltaw's own models
+    assert family_of(known_already).name == "deltaw"
 
 
 def test_an_installed_architecture_that_claims_anothers_type_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, install: Callable[[str, str], None]
 ) -> None:
-    installed(tmp_path, monkeypatch, MINE.replace('"mystery"', '"glm4"'))
-    try:
-        with pytest.raises(DeltawError, match="architecture mine claims the model type 'glm4', which glm has"):
-            model_types()
-    finally:
-        registry._found.cache_clear()
+    (tmp_path / "their_architecture.py").write_text(MINE.replace('"mystery"', '"glm4"'))
+    install("theirs", "their_architecture:Mine")
+    with pytest.raises(DeltawError, match="architecture mine claims the model type 'glm4', which glm has"):
+        model_types()

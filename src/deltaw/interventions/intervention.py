@@ -44,7 +44,7 @@ class Intervention(Component):
 
     def recorded(self) -> dict[str, Any]:
         """What a manifest says of it."""
-        return {**self.described(), "label": self.label, "sentence": self.sentence}
+        return {**self.described(), **self.told()}
 
 
 def intervene_on(intervention: Intervention, subject: Subject) -> None:

@@ -59,13 +59,8 @@ class Observation(Component):
 
     def recorded(self) -> dict[str, Any]:
         """What a manifest says of it, so that the report need not import it."""
-        return {
-            "name": self.name,
-            "label": self.label,
-            "sentence": self.sentence,
-            "figures": self.figures,
-            "statistics": [asdict(statistic) for statistic in self.statistics],
-        }
+        statistics = [asdict(statistic) for statistic in self.statistics]
+        return {**self.told(), "figures": self.figures, "statistics": statistics}
 
 
 def observe(observation: Observation, lens: Lens, sheet: Sheet) -> None:

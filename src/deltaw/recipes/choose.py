@@ -98,9 +98,8 @@ def with_observations(recipe: Recipe, observations: Sequence[Observation]) -> Re
     """
     if recipe.cells:
         raise DeltawError(f"the recipe {recipe.name} is a grid, which has no observations; give another recipe")
-    names = names_of(observations)
-    if len(set(names)) < len(names):
-        raise DeltawError(f"the observations are {', '.join(names)}; give each once")
+    _check_once("observations", observations)
+    names = set(names_of(observations))
 
     def kept(own: Sequence[Observation]) -> tuple[Observation, ...]:
         return tuple(observation for observation in own if observation.name in names)

@@ -11,10 +11,7 @@ from deltaw.attacks.models import (
     TokenSearchConfig,
     UniversalSoftPrompt,
 )
-from deltaw.recipes.common import (
-    optimiser,
-    tunings_of,
-)
+from deltaw.recipes.common import optimiser, tunings_of
 from deltaw.recipes.config import ModelAttacks, Recipe
 from deltaw.recipes.intervention_sweeps import SMOKE
 from deltaw.recipes.observed import subspaces

@@ -47,7 +47,6 @@ def standard(device: str = "cpu", seed: int = 0) -> Recipe:
         model_attacks=replace(whole.model_attacks, controls=own, prompts=32),
         seeds=tuple(range(101 + STANDARD_SEEDS * seed, 101 + STANDARD_SEEDS * (seed + 1))),
         exploratory=False,
-        left_out=None,
         subspaces=subspaces(ranked=ranked, dosed=(*protocols, *own)),
         interventions=STANDARD,
     )

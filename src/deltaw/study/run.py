@@ -194,8 +194,7 @@ def manifest(
 
 def described(component: Component, kind: str) -> dict[str, str]:
     """What a manifest says of a plug-in."""
-    told = {"kind": kind, "name": component.name, "label": component.label, "sentence": component.sentence}
-    return {**told, "origin": origin_of(component)}
+    return {"kind": kind, **component.told(), "origin": origin_of(component)}
 
 
 def components(recipe: object) -> list[dict[str, str]]:

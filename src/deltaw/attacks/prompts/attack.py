@@ -82,8 +82,10 @@ def attacked(world: World, attack: PromptAttack, prompts: Prompts, split: str = 
             f"the attack {attack.name} gave {what} for {len(prompts)} prompts; it must give Prompts, one for each; "
             f"mend {type(attack).__module__}"
         )
+    if type(attack).__module__.startswith("deltaw."):
+        return made
     changed = int((world.layout.allowed(made) != world.layout.allowed(prompts)).sum())
-    if changed and not type(attack).__module__.startswith("deltaw."):
+    if changed:
         raise DeltawError(
             f"the attack {attack.name} changed the verdict of {changed} of {len(prompts)} prompts, from forbidden to "
             f"allowed or back; an attack leaves the verdict as it is; mend {type(attack).__module__}"
