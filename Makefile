@@ -42,11 +42,11 @@ benchmark: $(READY)  ## speed and memory (docs/performance.md), two minutes on o
 gpu-check:  ## speed and equality of `paper` on a GPU, eight minutes; installs nothing (PYTHON=..: one with torch and numpy)
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu_check.py --out $(or $(OUT),runs/gpu_check)
 
-calibration: $(READY)  ## how often the tests find what is not there: half an hour of one core (STUDY=RUN: controls too)
-	OMP_NUM_THREADS=1 $(RUN)/python -m deltaw.study.calibrate --out docs/results/calibration $(if $(STUDY),--run $(STUDY))
+calibration: $(READY)  ## how often the tests find what is not there: half an hour of one core
+	OMP_NUM_THREADS=1 $(RUN)/python -m deltaw.study.calibrate --out docs/results/calibration
 
-ledger: $(READY)  ## the page of claims, from the code (STUDY=runs/quick: what a run says about seeds, too; LATE: what others add)
-	$(RUN)/python -m deltaw.claims.docs_page --docs docs $(if $(STUDY),--run $(STUDY)) $(if $(LATE),--late $(LATE))
+ledger: $(READY)  ## the page of claims, from the code
+	$(RUN)/python -m deltaw.claims.docs_page --docs docs
 
 results: $(READY)  ## keep a finished study in the docs, without its models (STUDY=runs/standard)
 	$(RUN)/python -m deltaw.study.keep_results --run $(or $(STUDY),runs/standard) --out docs/results/$(notdir $(or $(STUDY),runs/standard))

@@ -23,10 +23,6 @@ def too_often(rate: Rate) -> bool:
     return bool(stats.binom.sf(rate.beyond - 1, rate.draws, rate.level) < 1e-4)
 
 
-def too_rarely(rate: Rate) -> bool:
-    return bool(stats.binom.cdf(rate.beyond, rate.draws, rate.level) < 1e-4)
-
-
 @pytest.mark.parametrize("name", list(CELLS))
 def test_every_cell_can_be_drawn_and_is_reproducible(name: str) -> None:
     first = rates_of(CELLS[name], 2, seed=0)
@@ -60,8 +56,11 @@ EXACT = [
     ("function of the MLP: rotated update", 40),
     ("moves by dose: doses swapped", 500),
     ("update cut in two: rotated update", 40),
-    ("seeds: normal seeds, mean at the bar", 400),
-    ("seeds: claim and measured null of one law, none of it shared", 400),
+    ("seeds: no difference, normal seeds", 400),
+    ("seeds: a difference as large as the margin", 400),
+    ("seeds: claim and control of one law", 400),
+    ("seeds: a control three times as noisy, at the margin", 400),
+    ("seeds: no claim is true", 150),
 ]
 
 
@@ -101,8 +100,11 @@ def test_training_on_forbidden_prompts_is_found_whatever_it_teaches() -> None:
     assert too_often(by_null("gain: update learnt from random errors on forbidden prompts", 60)["label_permutation"])
 
 
-def test_a_claim_beside_its_own_null_s_band_is_almost_never_held() -> None:
-    assert too_rarely(by_null("seeds: seeds drawn from the null", 500)["whole rule"])
+def test_a_noisy_control_makes_no_difference_of_its_own() -> None:
+    """With no true difference beside a control three times as noisy, few are found on either side."""
+    rate = by_null("seeds: claim and control of one law, the control three times as noisy", 400)["a difference"]
+    assert not too_often(rate)
+    assert rate.other_side / rate.draws < 0.06
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,8 @@ def test_a_claim_beside_its_own_null_s_band_is_almost_never_held() -> None:
         "attacks: moved by",
         "moves by dose: moved",
         "seeds: mean",
-        "seeds: of twelve",
+        "seeds: beside a control,",
+        "seeds: of sixteen",
         "ranks: directions gone",
         "clusters by depth: clusters",
         "dose and response: gains: slope",
@@ -124,6 +127,8 @@ def test_power_grows_with_the_effect(family: str) -> None:
     ends = [rates_of(cell, 60, seed=2) for cell in (planted[0], planted[-1])]
     for small, large in zip(*ends, strict=True):
         assert small.test == large.test
+        if small.test.endswith("no difference"):
+            small, large = large, small
         assert large.value > small.value
         assert large.value > 0.5
 
@@ -132,7 +137,7 @@ def test_rates_are_what_was_counted() -> None:
     def rate(**changes: object) -> Rate:
         fields: dict[str, object] = {
             "family": "f", "condition": "c", "test": "t, kind", "effect": None, "unit": "", "by_construction": True,
-            "level": 0.025, "draws": 2000, "beyond": 50, "other_side": 40, "holds": None,
+            "level": 0.025, "draws": 2000, "beyond": 50, "other_side": 40,
         }  # fmt: skip
         return Rate(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -140,7 +145,7 @@ def test_rates_are_what_was_counted() -> None:
     assert rate(beyond=100).finding == "too often"
     assert rate(beyond=20).finding == "rarely"
     assert rate(beyond=1000, effect=0.1).finding == ""
-    text = tables([rate(beyond=100), rate(effect=0.1, beyond=1500, holds=1000)])
+    text = tables([rate(beyond=100), rate(effect=0.1, beyond=1500)])
     assert "0.050 [0.039, 0.064]" in text
     assert "**too often**" in text
     assert "Planted effects" in text
@@ -149,11 +154,11 @@ def test_rates_are_what_was_counted() -> None:
 
 
 def test_the_figure_shows_every_rate_without_a_planted_effect() -> None:
-    drawn = calibration_figure(records(_few(["seeds: seeds drawn from the null", "sensitivity: models swapped"])))
+    drawn = calibration_figure(records(_few(["seeds: no difference, normal seeds", "sensitivity: models swapped"])))
     assert drawn is not None
     svg = drawn.draw().file
     assert "models swapped" in svg
-    assert "seeds drawn from the null" in svg
+    assert "no difference, normal seeds" in svg
 
 
 def _few(names: Sequence[str]) -> list[Rate]:

@@ -1,45 +1,12 @@
+"""What the statements read from measurements."""
+
 import pytest
 
-from deltaw.claims import STATEMENTS, decide, judge
-from deltaw.claims.statements import OTHER, PROTOCOLS
-from deltaw.results import Measurement
-from deltaw.results.schema import Null
-from deltaw.statistics import Interval
+from deltaw.claims import STATEMENTS, decide
+from deltaw.claims.statements import ATTACKS, CONTROLS, PRIMARY, PROTOCOLS, WORKING_ATTACKS
+from deltaw.results import Claim, Measurement
 
-NULL = Null(kind="chance", mean=0.1, low=0.0, high=0.3)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "direction", "verdict"),
-    [
-        (0.4, 0.6, "greater", "holds"),  # beyond the smallest effect 0.2 and the null's 0.3
-        (0.25, 0.6, "greater", "undecided"),  # reaches into the null's band
-        (0.22, 0.28, "greater", "fails"),  # beyond the smallest effect, wholly within the null's band
-        (0.05, 0.15, "greater", "fails"),  # smaller than what is of interest
-        (-0.6, -0.4, "greater", "fails"),  # on the other side
-        (-0.6, -0.4, "less", "holds"),
-        (0.4, 0.6, "less", "fails"),
-    ],
-)
-def test_the_decision_rule(low: float, high: float, direction: str, verdict: str) -> None:
-    effect = 0.2 if direction == "greater" else -0.2
-    found, why = judge((low + high) / 2, Interval(low, high), effect, [NULL], direction)
-    assert found == verdict
-    assert why
-
-
-def test_a_null_must_be_beaten_even_where_the_effect_is_large() -> None:
-    control = Null(kind="control:other", mean=0.9, low=0.8, high=1.0)
-    verdict, why = judge(0.5, Interval(0.45, 0.55), 0.2, [NULL, control], "greater")
-    assert verdict == "fails"
-    assert "control:other" in why
-    assert "chance" not in why
-
-
-def test_one_seed_without_an_interval_decides_nothing() -> None:
-    verdict, why = judge(0.9, None, 0.2, [NULL], "greater")
-    assert verdict == "undecided"
-    assert "beyond" in why
+GAIN = {"statistic": "gain_log_ratio_in_situ_peak", "set": "contrast/operator", "site": "mlp_in", "module": None}
 
 
 def line(model: str, value: float, seed: int, **fields: object) -> Measurement:
@@ -51,98 +18,84 @@ def line(model: str, value: float, seed: int, **fields: object) -> Measurement:
     )  # fmt: skip
 
 
-def claim_of(measurements: list[Measurement], name: str = "update-is-small/ssft-medium"):  # type: ignore[no-untyped-def]
+def claim_of(measurements: list[Measurement], name: str = "update-is-small/ssft-medium") -> Claim:
     return next(claim for claim in decide(measurements, exploratory=True) if claim.id == name)
 
 
-def test_several_seeds_decide_by_their_spread() -> None:
-    near = [line("ssft-medium", 0.05 + 0.001 * seed, seed) for seed in range(6)]
-    assert claim_of(near).verdict == "holds"
-    assert claim_of(near).n == 6
-    assert claim_of(near).n_unit == "seed"
-    wide = [line("ssft-medium", value, seed) for seed, value in enumerate((0.01, 0.2, 0.02, 0.15))]
-    assert claim_of(wide).verdict == "undecided"
-    assert claim_of([line("ssft-medium", 0.5 + 0.001 * s, s) for s in range(4)]).verdict == "fails"
+def words(claim: Claim) -> dict[str, str | None]:
+    return {answer.question: answer.word for answer in claim.answers}
 
 
-def test_one_seed_is_undecided_and_a_missing_measurement_is_said() -> None:
-    assert claim_of([line("ssft-medium", 0.05, 0)]).verdict == "undecided"
-    assert "no measurement" in claim_of([line("dpo-medium", 0.05, 0)]).why
+def test_a_size_is_compared_with_its_reference_on_a_log_scale() -> None:
+    assert words(claim_of([line("ssft-medium", 0.05 + 0.001 * seed, seed) for seed in range(8)])) == {"seen": "seen"}
+    assert words(claim_of([line("ssft-medium", 0.2 + 0.001 * seed, seed) for seed in range(8)])) == {"seen": "opposite"}
 
 
-def test_only_the_last_checkpoint_and_the_mean_over_layers_count() -> None:
+def test_only_the_last_checkpoint_and_what_is_of_no_single_layer_count() -> None:
     lines = [line("ssft-medium", 0.05, s) for s in range(3)]
     noise = [line("ssft-medium", 9.0, s, step=10) for s in range(3)]
     noise += [line("ssft-medium", 9.0, s, layer=1) for s in range(3)]
     assert claim_of(noise + lines).value == pytest.approx(0.05)
 
 
-def test_a_claim_is_not_held_while_a_null_or_control_is_missing() -> None:
-    lines = [line("ssft-medium", 0.95, s, statistic="null_energy_left") for s in range(3)]
-    claim = claim_of(lines, "update-in-null-space/ssft-medium")
-    assert claim.verdict == "undecided"
-    assert "row_sign_flip" in claim.why
-    assert "control:other" in claim.why
+def test_what_was_not_measured_is_said() -> None:
+    assert claim_of([line("dpo-medium", 0.05, 0)]).value is None
 
 
-def test_a_control_that_does_as_much_makes_the_claim_fail() -> None:
-    fields = {"statistic": "gain_log_ratio", "set": "contrast/conditional", "site": "mlp_in", "module": None}
-    values = {"ssft-medium": 0.5, "other-ssft-medium": 0.8, "operators-ssft-medium": 0.0}
-    lines = [line(m, v + 0.01 * s, s, **fields) for m, v in values.items() for s in range(3)]
-    claim = claim_of(lines, "acts-on-forbidden/ssft-medium")
-    assert claim.verdict == "fails"
-    assert "other" in claim.why
-    assert "operators" not in claim.why
+def test_each_protocol_is_compared_with_its_own_controls() -> None:
+    values = {
+        "dpo-medium": 0.9, "other-dpo-medium": 0.2, "constant-dpo-medium": 0.9, "other-ssft-medium": 3.0,
+        "constant-ssft-medium": 3.0,
+    }  # fmt: skip
+    lines = [line(model, v + 0.01 * s, s, **GAIN) for s in range(8) for model, v in values.items()]
+    claim = claim_of(lines, "gain/operator/dpo-medium")
+    assert words(claim) == {"seen": "seen", "other": "more", "constant": "same"}
+    assert {null.kind: null.mean for null in claim.nulls} == pytest.approx(
+        {"control:other": 0.235, "control:constant": 0.935}
+    )
+
+
+def test_attacks_are_averaged_and_all_are_needed() -> None:
+    fields = {
+        "statistic": "gain_log_ratio_to_forbidden_in_situ_peak", "set": "forbidden/conditional/unsafe",
+        "site": "mlp_in", "module": None,
+    }  # fmt: skip
+    by_attack = dict(zip(WORKING_ATTACKS, (-0.6, -0.4), strict=True))
+    lines = [line("ssft-medium", v, s, attack=attack, **fields) for s in range(3) for attack, v in by_attack.items()]
+    assert claim_of(lines, "attacked/ssft-medium").value == pytest.approx(-0.5)
+    lacking = [one for one in lines if one.attack != WORKING_ATTACKS[1]]
+    assert claim_of(lacking, "attacked/ssft-medium").value is None
 
 
 def test_differences_between_models_are_taken_seed_by_seed() -> None:
-    """Seeds differ more than strengths do: only the paired difference shows the effect."""
     fields = {"statistic": "tau_gap_relative_change", "set": "contrast/conditional", "site": "mlp_post", "module": None}
-    lines = [line("ssft-medium", 1.0 * s + 0.5 + 0.01 * (s % 2), s, **fields) for s in range(6)]
-    lines += [line("ssft-small", 1.0 * s, s, **fields) for s in range(6)]
-    for strength, more in (("medium", 0.1), ("small", 0.0)):
-        lines += [line(f"other-ssft-{strength}", 2.0 * s + more + 0.01 * (s % 3), s, **fields) for s in range(6)]
-    claim = claim_of(lines, "clusters-grow-with-strength/ssft")
-    assert claim.verdict == "holds"
+    lines = [line("ssft-medium", 1.0 * s + 0.5 + 0.01 * (s % 2), s, **fields) for s in range(8)]
+    lines += [line("ssft-small", 1.0 * s, s, **fields) for s in range(8)]
+    claim = claim_of(lines, "clusters-grow-with-strength/ssft-medium")
     assert claim.value == pytest.approx(0.505)
+    assert words(claim)["seen"] == "seen"
 
 
-@pytest.mark.parametrize(("of_others", "verdict"), [((0.1, 0.1, 0.1), "holds"), ((0.1, 0.2, 0.3), "fails")])
-def test_a_difference_between_protocols_must_be_larger_than_between_their_controls(
-    of_others: tuple[float, ...], verdict: str
-) -> None:
-    fields = {"statistic": "tau_gap_relative_change", "set": "contrast/conditional", "site": "mlp_post", "module": None}
-    lines = []
-    for s in range(6):
-        for model, value, other in zip(PROTOCOLS, (0.1, 0.2, 0.3), of_others, strict=True):
-            lines.append(line(model, value + 0.001 * s, s, **fields))
-            lines.append(line(f"other-{model}", other + 0.001 * (s % 2), s, **fields))
-    claim = claim_of(lines, "contrastive-separate-more")
-    (control,) = claim.nulls
-    assert (claim.value, control.kind) == (pytest.approx(0.15), "control:other")
-    assert control.mean == pytest.approx(of_others[1] / 2 + of_others[2] / 2 - of_others[0], abs=1e-3)
-    assert claim.verdict == verdict
-
-
-def test_a_protocol_is_compared_with_its_own_other() -> None:
-    fields = {"statistic": "null_energy_left", "null_kind": "rotation", "null_mean": 0.75}
-    values = {"dpo-medium": 0.85, "other-dpo-medium": 0.8, "other-ssft-medium": 0.9, "operators-ssft-medium": 0.7}
-    lines = [line(model, value + 0.001 * s, s, **fields) for s in range(6) for model, value in values.items()]
-    found = {null.kind: null.mean for null in claim_of(lines, "update-in-null-space/dpo-medium").nulls}
-    assert found["control:other"] == pytest.approx(0.8025, abs=1e-3)
+def test_the_primary_table_is_an_observation_by_protocol_and_contrast() -> None:
+    by_observation = {number: [s for s in PRIMARY if s.observation == number] for number in range(1, 6)}
+    assert {number: len(rows) for number, rows in by_observation.items()} == {1: 6, 2: 3, 3: 6, 4: 3, 5: 3}
+    assert all(statement.controls == CONTROLS for statement in PRIMARY)
+    assert {statement.id.rpartition("/")[2] for statement in PRIMARY} == set(PROTOCOLS)
+    assert {statement.id for statement in PRIMARY if statement.shape} == {f"null-space/{model}" for model in PROTOCOLS}
 
 
 def test_every_statement_is_complete() -> None:
     assert len({s.id for s in STATEMENTS}) == len(STATEMENTS)
     for statement in STATEMENTS:
         assert statement.paper
-        assert statement.failing
+        assert statement.site
         assert statement.direction in ("greater", "less")
-        assert 1 <= statement.observation <= 5
+        assert statement.smallest_effect > 0
+        assert statement.margin > 0
+        assert statement.spread > 0
         assert bool(statement.controls) is not bool(statement.uncontrolled)  # it has controls, or says why not
-    assert {s.observation for s in STATEMENTS} == {1, 2, 3, 4, 5}
-    about_forbidden = [s for s in STATEMENTS if s.observation in (3, 4)]
-    assert all(OTHER in s.controls for s in about_forbidden)
-    assert all(
-        set(s.query.models) <= set(PROTOCOLS) | {f"{p}-small" for p in ("ssft", "dpo", "unlearn")} for s in STATEMENTS
-    )
+        assert statement.shape is None or statement.shape in statement.nulls
+        assert set(statement.query.models) <= {
+            f"{name}-{rate}" for name in ("ssft", "dpo", "unlearn") for rate in ("medium", "small")
+        }
+        assert set(statement.query.attacks) <= set(ATTACKS)

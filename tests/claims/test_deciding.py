@@ -1,149 +1,222 @@
-"""The rule over several seeds: multiplicity, sign flips, power; on planted seeds."""
+"""The rule: differences by question, words, Holm, offered words; against scipy and simulation."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from deltaw.claims.decision import LEAST_SEEDS, Weighed, adjust, verdicts, weigh
+from deltaw.claims.decision import (
+    QUESTIONS,
+    UNCLEAR,
+    WORDS,
+    adjust,
+    answered,
+    planned_seeds,
+    questions_of,
+    seeds_that_decide,
+    without_words,
+    word_power,
+    words_offered,
+)
 from deltaw.claims.lookup import Collected, Found
-from deltaw.claims.statements import Query, Statement
-from deltaw.results import Claim
+from deltaw.claims.statements import PRIMARY, Query, Statement
+from deltaw.results import Answer, Claim
 from deltaw.results.schema import Null
-from deltaw.statistics import Interval, benjamini_hochberg, t_interval, t_power, t_test
+from deltaw.statistics import Interval, equivalence_test, holm, t_interval
 
-STATEMENT = Statement("planted", 2, "it is large", "", Query("statistic", ("model",)), smallest_effect=1.0)
-CLEAR = (2.0, 2.1, 1.9, 2.2, 1.8, 2.0)
-
-
-def seeds(values: Sequence[float], nulls: Sequence[Null] = (), **controls: Sequence[float]) -> Collected:
-    def found(numbers: Sequence[float]) -> dict[int, Found]:
-        return {seed: Found(v, None, None, {null.kind: null for null in nulls}) for seed, v in enumerate(numbers)}
-
-    return Collected(found(values), {name: found(numbers) for name, numbers in controls.items()})
-
-
-def one(statement: Statement, found: Collected) -> Claim:
-    (claim,) = verdicts([weigh(statement, found)], exploratory=False)
-    return claim
-
-
-def weighed(number: int, values: Sequence[float]) -> Weighed:
-    return weigh(replace(STATEMENT, id=str(number)), seeds(values))
+STATEMENT = Statement(
+    id="planted",
+    observation=2,
+    text="it is large",
+    paper="",
+    query=Query("statistic", ("model",)),
+    smallest_effect=1.0,
+    margin=1.0,
+    spread=0.4,
+)
+CLEAR = (2.0, 2.1, 1.9, 2.2, 1.8, 2.0, 2.3, 1.7)
+Numbers = Sequence[float] | np.ndarray[Any, Any]
+LITTLE = (0.1, -0.2, 0.2, 0.0, -0.1, 0.15, -0.15, 0.05)
 
 
-def test_p_is_the_t_test_of_the_distance_from_the_smallest_effect() -> None:
-    claim = one(STATEMENT, seeds(CLEAR))
-    assert claim.p == claim.p_adjusted == pytest.approx(t_test(np.array(CLEAR) - 1, "greater"))
-    assert claim.p_sign_flip == pytest.approx(1 / 64)
-    assert claim.verdict == "holds"
-    assert "Benjamini" in claim.why
+def collected(values: Numbers, nulls: Sequence[Null] = (), **controls: Numbers) -> Collected:
+    def by_seed(numbers: Numbers) -> dict[int, Found]:
+        return {
+            seed: Found(float(v), None, None, {null.kind: null for null in nulls}) for seed, v in enumerate(numbers)
+        }
+
+    return Collected(by_seed(values), {name: by_seed(numbers) for name, numbers in controls.items()})
 
 
-def test_claims_in_the_other_direction_are_turned() -> None:
-    less = replace(STATEMENT, direction="less", smallest_effect=-1.0)
-    turned, straight = one(less, seeds([-v for v in CLEAR])), one(STATEMENT, seeds(CLEAR))
-    assert (turned.p, turned.p_sign_flip, turned.verdict) == (straight.p, straight.p_sign_flip, "holds")
+def claim(statement: Statement, measured: Collected) -> Claim:
+    (decided,) = answered([(statement, measured)], exploratory=False)
+    return decided
 
 
-def test_a_seed_without_a_value_is_no_seed_that_agrees() -> None:
-    """Which seeds lack it may depend on what is asked: a rate of few prompts, a position where classes lie together."""
-    claim = one(STATEMENT, replace(seeds(CLEAR), without=1))
-    assert claim.verdict == "undecided"
-    assert "not in every seed: the value" in claim.why
-    assert one(STATEMENT, replace(seeds([0.1 * v for v in CLEAR]), without=1)).verdict == "fails"
+def answer(statement: Statement, measured: Collected, question: str = "seen") -> Answer:
+    return next(one for one in claim(statement, measured).answers if one.question == question)
 
 
-def test_the_hardest_bar_gives_p() -> None:
-    """Value 2, smallest effect 1, null 0, control 1.9 with the same ups and downs: the control is hardest."""
-    control = [v - 0.1 for v in (2.0, 2.15, 1.9, 2.15, 1.8, 2.0)]
-    null = Null(kind="rotation", mean=0.0, low=-0.5, high=0.5)
-    statement = replace(STATEMENT, nulls=("rotation",), controls=("other",))
-    claim = one(statement, seeds(CLEAR, [null], other=control))
-    assert claim.p == pytest.approx(t_test(np.array(CLEAR) - control, "greater"))
-    assert claim.beats == ("rotation",)  # the control's interval overlaps the claim's, though seed by seed it is beaten
-    assert claim.verdict == "undecided"
+@pytest.mark.parametrize(
+    ("shift", "word"),
+    [(0.0, "seen"), (-2.0, "absent"), (-4.0, "opposite"), (-1.05, UNCLEAR)],
+)
+def test_each_word_of_the_first_question(shift: float, word: str) -> None:
+    found = answer(STATEMENT, collected([value + shift for value in CLEAR]))
+    assert found.word == word
+    assert found.value == pytest.approx(2.0 + shift)
+    assert (found.n, found.question) == (8, "seen")
 
 
-def test_many_claims_ask_for_more() -> None:
-    """Alone it holds; among many that are nothing it does not."""
-    rng = np.random.default_rng(0)
-    middling = [1.45, 1.1, 1.8, 1.3, 1.9, 1.2]
-    alone = weighed(0, middling)
-    assert t_interval(middling).low > 1
-    assert verdicts([alone], exploratory=False)[0].verdict == "holds"
-    family = [alone, *(weighed(k, rng.standard_normal(6).tolist()) for k in range(1, 40))]
-    claims = verdicts(family, exploratory=False)
-    assert claims[0].verdict == "undecided"
-    assert "over 40 claims" in claims[0].why
-    assert [c.p_adjusted for c in claims] == pytest.approx(benjamini_hochberg([c.p for c in claims if c.p is not None]))
-    assert claims[0].power is not None
-    assert (claims[0].seeds_needed or 0) > 6
+def test_the_other_direction_mirrors_the_words_and_keeps_the_sign_of_the_numbers() -> None:
+    less = replace(STATEMENT, direction="less")
+    found = answer(less, collected([-value for value in CLEAR]))
+    assert found.word == "seen"
+    assert found.value == pytest.approx(-2.0)
+    assert answer(less, collected(CLEAR)).word == "opposite"
 
 
-def test_four_seeds_cannot_hold_and_five_can() -> None:
-    four, five = one(STATEMENT, seeds(CLEAR[:4])), one(STATEMENT, seeds(CLEAR[:5]))
-    assert (four.verdict, five.verdict) == ("undecided", "holds")
-    assert "signs of 4 seeds" in four.why
-    assert four.seeds_needed == LEAST_SEEDS == 5
+def test_an_effect_that_is_surely_there_and_too_small_is_none() -> None:
+    """0.5 ± little: the interval excludes zero, and lies within the margin of 1, which goes before."""
+    values = [0.5 + 0.1 * value for value in LITTLE]
+    assert t_interval(values).low > 0
+    assert answer(STATEMENT, collected(values)).word == "absent"
 
 
-def test_failing_needs_no_more_than_the_interval() -> None:
-    assert one(STATEMENT, seeds([0.1, 0.2, 0.15])).verdict == "fails"
+def test_a_mean_below_the_smallest_effect_is_never_seen() -> None:
+    """Margin 0.5 below the smallest effect 1: a sure 0.7 lies beyond the one and short of the other."""
+    found = answer(replace(STATEMENT, margin=0.5, spread=0.2), collected([0.7 + 0.1 * value for value in LITTLE]))
+    assert found.word == UNCLEAR
+    assert "smaller than the smallest effect" in found.why
 
 
-def test_an_undecided_claim_states_power_and_seeds() -> None:
-    values = np.array([1.6, 0.9, 1.8, 0.7, 1.5, 1.3])
-    claim = one(STATEMENT, seeds(list(values)))
-    assert claim.verdict == "undecided"
-    sd = float(values.std(ddof=1))
-    assert claim.power == pytest.approx(t_power(values.mean() - 1, sd, 6))
-    assert claim.seeds_needed is not None
-    assert t_power(values.mean() - 1, sd, claim.seeds_needed) >= 0.8
-    assert f"about {claim.seeds_needed} seeds" in claim.why
+def test_controls_are_compared_seed_by_seed() -> None:
+    """Seeds differ by far more than claim and control do: only the paired difference shows it."""
+    seeds = np.arange(8) * 10.0
+    measured = collected(seeds + 2.0, other=seeds + np.array(LITTLE), constant=seeds + 2.0 + np.array(LITTLE))
+    statement = replace(STATEMENT, controls=("other", "constant"))
+    other, constant = (answer(statement, measured, name) for name in ("other", "constant"))
+    assert (other.word, constant.word) == ("more", "same")
+    assert (other.low, other.high) == pytest.approx(
+        tuple(stats.t.interval(0.95, 7, 2 - np.mean(LITTLE), stats.sem(LITTLE)))
+    )
+    assert answer(statement, collected(seeds, other=seeds + 2.0 + np.array(LITTLE)), "other").word == "less"
 
 
-def test_on_the_near_side_the_seeds_are_those_that_let_it_fail() -> None:
-    values = np.array([0.4, 1.3, 0.2, 1.1, 0.6, 0.9])
-    claim = one(STATEMENT, seeds(list(values)))
-    assert claim.verdict == "undecided"
-    assert claim.power == pytest.approx(t_power(1 - values.mean(), float(values.std(ddof=1)), 6))
-
-
-def test_means_and_intervals_are_taken_on_the_scale() -> None:
-    shares = [0.9, 0.99, 0.95, 0.999, 0.97, 0.98]
+def test_shape_is_asked_only_of_a_null_with_a_mean_of_its_own() -> None:
     null = Null(kind="rotation", mean=0.75, low=0.7, high=0.8)
-    # A smallest effect at the end of the scale is cleared by every value; the null is the only bar.
-    claim = one(replace(STATEMENT, scale="logit", smallest_effect=0.0, nulls=("rotation",)), seeds(shares, [null]))
-    expected = t_interval(shares, "logit")
-    assert (claim.low, claim.high) == (expected.low, expected.high)
+    statement = replace(
+        STATEMENT,
+        scale="logit",
+        reference=0.5,
+        smallest_effect=0.1,
+        margin=0.1,
+        spread=0.04,
+        shape="rotation",
+        nulls=("rotation",),
+    )
+    shares = [0.70, 0.71, 0.69, 0.70, 0.705, 0.695, 0.70, 0.70]
+    seen, shape = (answer(statement, collected(shares, [null]), name) for name in ("seen", "shape"))
+    assert (seen.word, shape.word) == ("seen", "less")  # more null than column, and less than its shape gives
     odds = np.log(np.array(shares) / (1 - np.array(shares)))
-    assert claim.value == pytest.approx(1 / (1 + np.exp(-odds.mean())))
-    assert claim.p == pytest.approx(t_test(odds - np.log(3), "greater"))
-    assert claim.verdict == "holds"
+    assert seen.value == pytest.approx(odds.mean())
+    assert shape.value == pytest.approx(odds.mean() - np.log(3))
+    drawn = claim(replace(statement, shape=None), collected(shares, [null]))
+    assert [one.question for one in drawn.answers] == ["seen"]
+    assert [one.kind for one in drawn.nulls] == ["rotation"]
 
 
-def test_a_null_that_was_not_measured_is_no_null_of_zero() -> None:
-    statement = replace(STATEMENT, smallest_effect=-1.0, direction="greater", nulls=("rotation",))
-    claim = one(statement, seeds([-0.5, -0.4, -0.6, -0.5, -0.45]))
-    assert claim.nulls == ()
-    assert claim.verdict == "undecided"
-    assert "rotation" in claim.why
+def test_what_was_not_measured_in_every_seed_gets_no_word() -> None:
+    statement = replace(STATEMENT, controls=("other",))
+    partly = answer(statement, Collected(collected(CLEAR).values, {"other": collected(LITTLE[:4]).values}), "other")
+    assert (partly.word, partly.n) == (None, 4)
+    assert "4 of 8 seeds" in partly.why
+    never = answer(statement, Collected(collected(CLEAR).values, {"other": {}}), "other")
+    assert (never.word, never.value, never.why) == (None, None, "not measured")
+    lacking = answer(STATEMENT, replace(collected(CLEAR), without=1))
+    assert lacking.word is None
+    assert "8 of 9 seeds" in lacking.why
 
 
-def test_one_seed_has_no_p() -> None:
-    claim = one(STATEMENT, seeds([2.0]))
-    assert (claim.p, claim.p_adjusted, claim.power, claim.seeds_needed) == (None, None, None, None)
-    assert adjust([weigh(STATEMENT, seeds([2.0]))]) == {}
+def test_one_seed_has_numbers_and_no_words() -> None:
+    alone = Collected({7: Found(2.0, Interval(1.5, 2.5), 400, {})}, {"other": {7: Found(0.5, None, None, {})}})
+    decided = claim(replace(STATEMENT, controls=("other",)), alone)
+    assert (decided.value, decided.low, decided.high, decided.n_unit) == (2.0, 1.5, 2.5, "prompt")
+    assert [(one.question, one.word, one.value) for one in decided.answers] == [
+        ("seen", None, 2.0), ("other", None, 1.5),
+    ]  # fmt: skip
 
 
-def test_one_seed_of_a_study_that_decides_leaves_a_claim_undecided() -> None:
-    alone = Found(1.0, Interval(0.9, 1.1), 400, {})
-    for smallest, said in ((0.5, "the interval lies beyond"), (2.0, "the interval does not reach")):
-        found = weigh(replace(STATEMENT, smallest_effect=smallest), Collected({101: alone}, {}))
-        explored, decided = (verdicts([found], exploratory)[0] for exploratory in (True, False))
-        assert explored.verdict == ("holds" if smallest < 1 else "fails")
-        assert decided.verdict == "undecided"
-        assert said in decided.why
-        assert decided.power is None
+def test_a_claim_that_was_not_measured_has_no_answers() -> None:
+    decided = claim(STATEMENT, Collected({}, {}))
+    assert (decided.value, decided.answers) == (None, ())
+
+
+def test_holm_is_over_the_primary_claims_of_one_question() -> None:
+    """A mean that is just apart from zero is seen alone, and unclear among twenty that are nothing."""
+    middling = [1.0, 2.6, 0.2, 2.2, 3.0, 0.4, 1.9, 0.9]
+    assert stats.ttest_1samp(middling, 0).pvalue < 0.05
+    rng = np.random.default_rng(0)
+    primary = replace(STATEMENT, primary=True, spread=0.2)
+    family = [(primary, collected(middling))]
+    family += [(replace(primary, id=f"planted/{number}"), collected(list(rng.normal(0, 2, 8)))) for number in range(19)]
+    first, *_ = claims = answered(family, exploratory=False)
+    assert answer(replace(primary, primary=False), collected(middling)).word == "seen"
+    assert first.answers[0].word == UNCLEAR
+    assert "Holm" in first.answers[0].why
+    p: list[Any] = [stats.ttest_1samp([v.value for v in measured.values.values()], 0).pvalue for _, measured in family]
+    assert [one.answers[0].p_adjusted for one in claims] == pytest.approx(list(holm(p)))
+
+
+def test_secondary_claims_do_not_enlarge_the_family() -> None:
+    primary = replace(STATEMENT, primary=True)
+    alone = adjust(questions_of(primary, collected(CLEAR)))
+    beside = [*questions_of(primary, collected(CLEAR)), *questions_of(replace(STATEMENT, id="x"), collected(LITTLE))]
+    assert adjust(beside) == alone
+
+
+def test_a_word_without_power_is_not_offered() -> None:
+    wide = replace(STATEMENT, spread=2.0)  # eight seeds cannot show a margin of half a standard deviation
+    assert words_offered(wide, 8)["seen"] == ()
+    few = answer(wide, collected(LITTLE))
+    assert few.word == UNCLEAR
+    assert "too few" in few.why
+    assert words_offered(wide, planned_seeds(wide, 400) or 0) == WORDS
+
+
+def test_power_is_what_simulation_finds() -> None:
+    statement = replace(STATEMENT, spread=0.9)
+    rng, draws = np.random.default_rng(1), 4000
+    none = rng.normal(0, 0.9, (draws, 8))
+    twice = none + 2 * statement.smallest_effect
+    same = np.mean([equivalence_test(values, statement.margin) <= 0.05 for values in none])
+    more = np.mean([t_interval(values).low > 0 for values in twice])
+    assert word_power(statement, 8) == pytest.approx((more, same), abs=0.025)
+
+
+def test_an_unclear_answer_says_how_many_seeds_would_decide() -> None:
+    values = [1.6, -0.9, 2.8, -1.7, 3.5, 1.3, -0.2, 3.9]
+    found = answer(STATEMENT, collected(values))
+    assert found.word == UNCLEAR
+    (question,) = questions_of(STATEMENT, collected(values))
+    assert found.seeds_needed == seeds_that_decide(question)
+    rng, seeds = np.random.default_rng(2), found.seeds_needed or 0
+    decided = [t_interval(draw).low > 0 for draw in rng.normal(np.mean(values), np.std(values, ddof=1), (2000, seeds))]
+    assert np.mean(decided) == pytest.approx(0.8, abs=0.06)
+
+
+def test_a_pair_of_checkpoints_has_numbers_and_no_words() -> None:
+    plain = without_words(claim(STATEMENT, collected(CLEAR)), "one case")
+    assert [(one.word, one.p, one.why) for one in plain.answers] == [(None, None, "one case")]
+    assert plain.value == pytest.approx(2.0)
+
+
+def test_every_primary_statistic_is_planned_for_eight_seeds() -> None:
+    for statement in PRIMARY:
+        more, same = word_power(statement, 8)
+        assert more >= 0.8
+        assert same >= 0.8
+    assert set(QUESTIONS) == set(WORDS)

@@ -1,4 +1,4 @@
-"""Claims about activations of a real pair: planted lines, with and without a control, through the study's own rule."""
+"""Claims about activations of a real pair: planted lines, with and without a control."""
 
 from dataclasses import replace
 from typing import Any
@@ -23,34 +23,17 @@ def the(claims: list[Claim], name: str) -> Claim:
     return next(claim for claim in claims if claim.id == name)
 
 
-@pytest.mark.parametrize(
-    ("value", "control", "verdict"),
-    [
-        (0.5, 0.1, "holds"),
-        (0.5, 0.7, "fails"),
-        (0.5, 0.5, "undecided"),
-        (0.0, -1.0, "fails"),
-        (0.5, None, "undecided"),
-    ],
-)
-def test_a_claim_has_to_beat_its_null_its_smallest_effect_and_the_control(
-    value: float, control: float | None, verdict: str
-) -> None:
+@pytest.mark.parametrize("control", [0.1, 0.7, None])
+def test_a_claim_has_its_value_beside_its_null_and_the_control_and_no_word(control: float | None) -> None:
     beside = [] if control is None else [line(value=control, model="other", half=0.02)]
-    found = the(
-        prompt_claims([line(value=value)], beside, None if control is None else "other"), "clusters-form/operand"
-    )
-    assert found.verdict == verdict
-    assert found.exploratory
-    assert (found.n, found.n_unit, found.low) == (112, "pair", value - 0.1)
-    if control is None:
-        assert found.why.endswith("not in every seed: control:harmless tuning")
-    else:
-        assert "control:other" in {null.kind for null in found.nulls}
-
-
-def test_without_a_control_a_claim_can_fail() -> None:
-    assert the(prompt_claims([line(value=0.0)]), "clusters-form/operand").verdict == "fails"
+    claim = the(prompt_claims([line()], beside, None if control is None else "other"), "clusters/operand")
+    assert claim.exploratory
+    assert (claim.value, claim.n, claim.n_unit, claim.low) == (0.5, 112, "pair", 0.4)
+    nulls = {null.kind: null.mean for null in claim.nulls}
+    assert nulls == {"label_permutation": 0.0, **({} if control is None else {"control:other": control})}
+    assert {answer.word for answer in claim.answers} == {None}
+    values = {answer.question: answer.value for answer in claim.answers}
+    assert values == pytest.approx({"seen": 0.5, **({} if control is None else {"other": 0.5 - control})})
 
 
 def test_layers_and_other_sets_are_not_read() -> None:
@@ -58,7 +41,7 @@ def test_layers_and_other_sets_are_not_read() -> None:
     assert prompt_claims(lines) == []
 
 
-def test_each_attack_has_a_claim_that_must_beat_the_control_under_it() -> None:
+def test_each_attack_has_a_claim_beside_the_control_under_it() -> None:
     kind: dict[str, Any] = {
         "null_kind": "exchangeable_with_source", "n_unit": "prompt", "set": "operand/forbidden",
     }  # fmt: skip
@@ -69,24 +52,24 @@ def test_each_attack_has_a_claim_that_must_beat_the_control_under_it() -> None:
     ]
     control = [line("position", 0.3, attack="prefill", **kind), line("position", 0.9, attack="co_task", **kind)]
     control += [line("gain_log_ratio_to_forbidden", -0.5, site="mlp_in", attack="prefill", **kind)]
-    found = {claim.id: claim.verdict for claim in prompt_claims(lines, control, "other")}
-    assert found == {
-        "attack-looks-allowed/prefill": "holds",
-        "attack-looks-allowed/co_task": "fails",
-        "attack-escapes-update/prefill": "fails",
+    beyond = {
+        claim.id: next(answer.value for answer in claim.answers if answer.question == "other")
+        for claim in prompt_claims(lines, control, "other")
     }
+    assert beyond == pytest.approx(
+        {"attack-looks-allowed/prefill": 0.6, "attack-looks-allowed/co_task": -0.8, "attack-escapes-update/prefill": 0}
+    )
 
 
-def test_every_claim_asked_is_one_of_the_study_with_its_bars() -> None:
+def test_every_claim_asked_is_one_of_the_study() -> None:
     for prefix, asked in {**ASKED, **OF_ATTACKS}.items():
         known = [one for one in STATEMENTS if one.id == prefix or one.id.startswith(f"{prefix}/")]
         assert known, prefix
         where: dict[str, Any] = dict(asked.where) | {"set": asked.set.format(contrast="operand")}
         attack = "prefill" if prefix in OF_ATTACKS else None
         made = replace(line(asked.statistic), site=None, attack=attack)
-        (claim,) = (
-            one for one in prompt_claims([replace(made, **where)]) if one.id.partition("/")[0] == prefix
-        )  # fmt: skip
+        family = prefix.partition("/")[0]
+        (claim,) = (one for one in prompt_claims([replace(made, **where)]) if one.id.partition("/")[0] == family)
         assert (claim.smallest_effect, claim.direction, claim.observation) == (
             known[0].smallest_effect, known[0].direction, known[0].observation,
         )  # fmt: skip

@@ -128,7 +128,7 @@ def test_whole_run(tmp_path: Path) -> None:
         attack.name for attack in ON_REQUESTS
     }
     asked = {claim.id for claim in read_claims(out / "claims.json")}
-    assert {"update-is-small/mlp.gate_up", "acts-on-forbidden/operand", "attack-escapes-update/prefill"} <= asked
+    assert {"update-is-small/mlp.gate_up", "gain-at-base-inputs/operand", "attack-escapes-update/prefill"} <= asked
     again = compare_prompts(base, tuned, out, FEW, by_words, EFFORT)
     assert {claim.id for claim in read_claims(out / "claims.json")} == asked
     assert read_measurements(again) == lines

@@ -42,7 +42,7 @@ from deltaw.recipes.intervention_sweeps import EXHAUSTIVE
 from deltaw.report import render as page
 from deltaw.report.pages import compare as comparison
 from deltaw.report.pages.grid import Grid, tables_of
-from deltaw.results import Claim, Measurement, Null, write_claims, write_measurements
+from deltaw.results import Answer, Claim, Measurement, Null, write_claims, write_measurements
 from deltaw.results.store import load
 from deltaw.study.all_interventions import _check_same, _graph, recipe_of
 from deltaw.study.pool import _check_alike, _manifest
@@ -97,16 +97,16 @@ def _lines() -> list[Measurement]:
 
 def _claims() -> list[Claim]:
     null = Null(kind="rotation", mean=0.7, low=0.6, high=0.8)
+    answer = Answer(question="seen", word="seen", value=2.0, low=1.0, high=3.0, n=6, p=0.01, p_adjusted=0.05, why="x")
     common: dict[str, Any] = {
         "observation": 2,
         "statistic": "null_energy_left",
-        "why": "control:x",
         "exploratory": True,
     }
     return [
-        Claim(id="a", statement="A", value=0.9, low=0.8, high=1.0, n=6, n_unit="seed", nulls=(null,), verdict="holds",
-              beats=("rotation",), p=0.01, smallest_effect=0.1, direction="greater", scale="logit", **common),
-        Claim(id="b", statement="B", verdict="undecided", **common),
+        Claim(id="a", statement="A", value=0.9, low=0.8, high=1.0, n=6, n_unit="seed", nulls=(null,), primary=True,
+              answers=(answer,), margin=0.1, smallest_effect=0.1, direction="greater", scale="logit", **common),
+        Claim(id="b", statement="B", **common),
     ]  # fmt: skip
 
 

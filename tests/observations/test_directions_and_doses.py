@@ -14,7 +14,7 @@ from deltaw.analysis.rank import LogRank
 from deltaw.attacks.models import requests_for
 from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.claims import STATEMENTS, decide
-from deltaw.claims.statements import OTHER, PROTOCOLS
+from deltaw.claims.statements import OTHER, PROTOCOLS, sign_of
 from deltaw.models import Transformer, mlp, save
 from deltaw.observations.dose_response.measure import Doses, Rows, attacked_doses, write_doses, write_responses
 from deltaw.observations.lens import BaseSide, Lens, Places
@@ -331,14 +331,15 @@ def test_claims_find_what_is_written() -> None:
         write_doses(at, kept, ("soft_weak", "soft_2"), view)
         lines += view.lines
     claims = {claim.id: claim for claim in decide(lines, exploratory=True)}
-    for name in ("forbidden-rank-is-low/ssft-medium", "forbidden-rank-falls/ssft-medium", "success-falls-with-gain",
+    for name in ("forbidden-rank-is-low/ssft-medium", "success-falls-with-gain",
                  "success-rises-with-position", "dose-moves-activations"):  # fmt: skip
         claim = claims[name]
         assert claim.value is not None, name
         statement = next(s for s in STATEMENTS if s.id == name)
         assert {null.kind for null in claim.nulls} >= set(statement.nulls), name
-    assert claims["success-falls-with-gain"].verdict == "holds"
-    assert claims["success-rises-with-position"].verdict == "holds"
+    for name in ("success-falls-with-gain", "success-rises-with-position"):
+        statement = next(s for s in STATEMENTS if s.id == name)
+        assert all((answer.value or 0) * sign_of(statement.direction) > 0 for answer in claims[name].answers)
 
 
 def test_the_stages_are_off_in_quick_and_compare_seeds_where_there_are_several() -> None:

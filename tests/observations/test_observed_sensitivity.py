@@ -119,8 +119,8 @@ def test_a_scaled_unembedding_scales_sensitivity_and_not_elasticity() -> None:
 def test_claims_find_it_and_earlier_checkpoints_write_nothing() -> None:
     found = lines(tiny(0), tiny(1))
     claims = {claim.id: claim for claim in decide(found, exploratory=True) if claim.observation == 4}
-    for name in ("falls-on-forbidden", "rises-on-allowed", "parts"):
-        claim = claims[f"sensitivity-{name}/ssft-medium"]
+    for name in ("sensitivity-falls-on-forbidden", "sensitivity-rises-on-allowed", "sensitivity"):
+        claim = claims[f"{name}/ssft-medium"]
         assert claim.value is not None
         assert claim.nulls[0].low is not None
-        assert "control" in claim.why or claim.verdict != "holds"
+        assert [answer.word for answer in claim.answers] == [None] * 3  # one seed

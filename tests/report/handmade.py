@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deltaw.results import Claim, Measurement, Null, write_claims, write_measurements
+from deltaw.results import Answer, Claim, Measurement, Null, write_claims, write_measurements
 
 STEPS = (0, 10, 40, 160)
 LAYERS = range(4)
@@ -366,13 +366,13 @@ def _attacks(maker: Maker, size: float, fields: dict[str, Any]) -> None:
 
 
 def claims() -> list[Claim]:
-    """One claim of each verdict, one without a value, and one whose text wants escaping."""
+    """A claim of each kind of word, one without a value, and one whose text wants escaping."""
     null = Null(kind="label_permutation", mean=0.0, low=-0.1, high=0.1)
     weights = Null(kind="rotation", mean=0.75)
     common: dict[str, Any] = {"exploratory": True, "scale": "identity"}
     return [
         Claim(
-            id="a",
+            id="clusters/operator/ssft-medium",
             observation=1,
             statement="Clusters form",
             statistic="tau_gap_relative_change",
@@ -382,8 +382,11 @@ def claims() -> list[Claim]:
             n=512,
             n_unit="prompt",
             nulls=(null,),
-            verdict="holds",
-            why="beyond",
+            primary=True,
+            answers=(
+                Answer(question="seen", word="seen", value=0.6, low=0.5, high=0.7, n=8, why="beyond"),
+                Answer(question="other", word="less", value=-0.2, low=-0.3, high=-0.1, n=8, why="beyond"),
+            ),
             smallest_effect=0.2,
             **common,
         ),
@@ -396,9 +399,8 @@ def claims() -> list[Claim]:
             n=1,
             n_unit="seed",
             nulls=(weights,),
-            verdict="undecided",
-            why="no interval",
-            smallest_effect=0.0,
+            answers=(Answer(question="seen", word="unclear", value=1.4, low=-0.1, high=2.9, n=8, why="wide"),),
+            smallest_effect=0.1,
             **common,
         ),
         Claim(
@@ -411,8 +413,7 @@ def claims() -> list[Claim]:
             high=-0.1,
             n=9,
             n_unit="prompt",
-            verdict="fails",
-            why=EVIL,
+            answers=(Answer(question="seen", word="absent", value=-0.02, low=-0.03, high=-0.01, n=8, why=EVIL),),
             smallest_effect=0.1,
             **common,
         ),
@@ -421,8 +422,6 @@ def claims() -> list[Claim]:
             observation=5,
             statement="Attacks escape",
             statistic="position",
-            verdict="undecided",
-            why="this study has no measurement of it",
             **common,
         ),
     ]

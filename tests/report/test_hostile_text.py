@@ -65,9 +65,10 @@ def changed(line: Measurement, but: Iterable[str]) -> Measurement:
 
 def hostile_claim(claim: Claim) -> Claim:
     nulls = tuple(Null(kind=f"control:{null.kind}{HOSTILE}", mean=null.mean) for null in claim.nulls)
-    names = ("id", "statement", "statistic", "why", "site", "n_unit")
+    names = ("id", "statement", "statistic", "site", "n_unit")
     changes: dict[str, Any] = {name: f"{getattr(claim, name)}{HOSTILE}" for name in names}
-    return replace(claim, nulls=nulls, **changes)
+    answers = tuple(replace(answer, why=f"{answer.why}{HOSTILE}") for answer in claim.answers)
+    return replace(claim, nulls=nulls, answers=answers, **changes)
 
 
 def written(directory: Path, but: tuple[str, ...]) -> Path:

@@ -152,6 +152,7 @@ def test_claims_come_before_every_figure(run: Path) -> None:
     order = [
         text.index(mark)
         for mark in (
+            'class="headline"',
             'class="claims"',
             "<figure",
             'id="h-training"',
@@ -170,11 +171,22 @@ def test_what_data_says_is_text_and_never_markup(run: Path) -> None:
     assert EVIL in shown  # the claim's statement, said as it is
 
 
-def test_verdicts_are_told_by_word_and_mark(run: Path) -> None:
+def test_answers_are_told_by_word_and_mark(run: Path) -> None:
     text = (run / "report.html").read_text(encoding="utf-8")
-    for verdict, mark in claims_table.MARKS.items():
-        assert f'<i aria-hidden="true">{mark}</i>{verdict}' in text
-    assert "exploratory" in text
+    for word, mark in (("seen", "✔"), ("less", "✘"), ("absent", "="), ("unclear", "?")):
+        assert f'<i aria-hidden="true">{mark}</i> {word}' in text
+    assert "explores" in text
+
+
+def test_the_primary_table_has_a_row_a_claim_and_an_answer_a_protocol() -> None:
+    records: list[dict[str, Any]] = [claim.to_json() for claim in claims()]
+    (row,) = claims_table.headline(records, {"ssft-medium": "SSFT"})
+    assert (row["observation"], row["name"]) == (1, "clusters/operator")
+    assert "operator" in row["title"]
+    seen, shape, other, constant = row["cells"]
+    assert (shape, constant) == (None, None)
+    assert [(answer["model"], answer["word"], answer["kind"]) for answer in seen] == [("SSFT", "seen", "yes")]
+    assert [(answer["word"], answer["numbers"]) for answer in other] == [("less", "−0.2 [−0.3, −0.1]")]
 
 
 def test_table_headers_have_a_scope(run: Path) -> None:
@@ -301,9 +313,10 @@ def test_matched_checkpoints_of_several_seeds_are_one_row(tmp_path: Path) -> Non
 def test_claims_rows_hold_value_and_every_null_on_one_scale() -> None:
     records: list[dict[str, Any]] = [{**claim.to_json()} for claim in claims()]
     groups = claims_table.groups(records, {"other-ssft-medium": "control: other answer"})
-    assert [group["claims"][0]["verdict"] for group in groups] == ["holds", "undecided", "fails", "undecided"]
+    words = [[answer["word"] for _, answer in group["claims"][0]["answers"]] for group in groups]
+    assert words == [["seen", "less"], ["unclear"], ["absent"], []]
     first = groups[0]["claims"][0]["lines"]
-    assert [line["name"] for line in first] == ["measured", "labels permuted", "smallest effect"]
+    assert [line["name"] for line in first] == ["measured", "labels permuted"]
     assert first[0]["numbers"] == "0.6 [0.5, 0.7], n = 512 prompts"
     assert groups[3]["claims"][0]["lines"] == []
     for group in groups:

@@ -10,8 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltaw.errors import DeltawError
-from deltaw.results import Claim, Measurement, Null, read_claims, read_measurements, write_claims, write_measurements
-from deltaw.results.schema import LATER_CLAIM_FIELDS, MEASUREMENT_FIELDS
+from deltaw.results import (
+    Answer,
+    Claim,
+    Measurement,
+    Null,
+    read_claims,
+    read_measurements,
+    write_claims,
+    write_measurements,
+)
+from deltaw.results.schema import MEASUREMENT_FIELDS
 
 CONTRACT = (
     "schema_version, stage, model, protocol, strength, control, seed, step, module, layer, site, role, set, attack, "
@@ -33,8 +42,7 @@ def claim(**changes: Any) -> Claim:
         "n": 8,
         "n_unit": "seeds",
         "nulls": (Null(kind="rotation", mean=0.75), Null(kind="row_signs", mean=0.7, low=0.6, high=0.8)),
-        "verdict": "holds",
-        "why": "beyond every null",
+        "answers": (Answer(question="seen", word="seen", value=2.2, low=1.7, high=2.9, n=8, p=0.01, p_adjusted=0.03),),
         "exploratory": True,
         "scale": "logit",
     }
@@ -147,7 +155,7 @@ def test_a_bad_line_is_named_with_its_file_and_number(tmp_path: Path, bad: str, 
 
 
 def test_claims_round_trip(tmp_path: Path) -> None:
-    claims = [claim(), claim(id="other", value=None, low=None, high=None, verdict="undecided", nulls=())]
+    claims = [claim(), claim(id="other", value=None, low=None, high=None, answers=(), nulls=())]
     write_claims(tmp_path / "claims.json", claims)
     assert read_claims(tmp_path / "claims.json") == claims
     entry = json.loads((tmp_path / "claims.json").read_text())[0]
@@ -157,7 +165,7 @@ def test_claims_round_trip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"verdict": "perhaps"}, "holds, fails, undecided"),
+        ({"answers": ("seen",)}, "answers must be"),
         ({"observation": 6}, "1 to 5"),
         ({"value": None}, "without a value"),
         ({"exploratory": 1}, "true or false"),
@@ -180,19 +188,19 @@ def test_a_bad_entry_of_claims_is_named(tmp_path: Path) -> None:
         read_claims(path)
 
 
-def test_claims_of_earlier_versions_have_no_tests_over_seeds() -> None:
+def test_claims_of_the_rule_that_was_withdrawn_are_told(tmp_path: Path) -> None:
+    record = {name: value for name, value in claim().to_json().items() if name != "answers"}
+    (tmp_path / "claims.json").write_text(json.dumps([{**record, "verdict": "holds", "why": "beyond"}]))
+    with pytest.raises(DeltawError, match=r"by a rule that is withdrawn.*Run the study again"):
+        read_claims(tmp_path / "claims.json")
+
+
+def test_an_answer_is_checked() -> None:
+    with pytest.raises(ValueError, match="low must not exceed high"):
+        Answer(question="seen", low=2.0, high=1.0)
     record = claim().to_json()
-    for name in LATER_CLAIM_FIELDS:
-        del record[name]
-    assert Claim.from_json(record) == claim()
-
-
-def test_tests_over_seeds_round_trip(tmp_path: Path) -> None:
-    before = claim(beats=("rotation",), p=0.01, p_sign_flip=1 / 64, p_adjusted=0.03, power=0.4, seeds_needed=11)
-    write_claims(tmp_path / "claims.json", [before, claim()])
-    assert read_claims(tmp_path / "claims.json") == [before, claim()]
-    with pytest.raises(ValueError, match="beats must be"):
-        Claim.from_json({**before.to_json(), "beats": "rotation"})
+    with pytest.raises(ValueError, match="unknown field colour"):
+        Claim.from_json({**record, "answers": [{**record["answers"][0], "colour": "red"}]})
 
 
 def test_names_of_earlier_versions_are_read_as_todays() -> None:

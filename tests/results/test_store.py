@@ -55,8 +55,6 @@ def run(tmp_path: Path) -> Path:
         statement="s",
         statistic="t",
         value=1.0,
-        verdict="undecided",
-        why="w",
         exploratory=True,
     )
     write_claims(run / "claims.json", [claim])

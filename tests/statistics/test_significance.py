@@ -1,7 +1,5 @@
 """The tests in `statistics.tests`, against enumeration, scipy and known effect sizes."""
 
-from itertools import product
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,52 +7,62 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from deltaw.errors import DeltawError
-from deltaw.statistics import auroc, benjamini_hochberg, d_prime, sign_flip, t_test
+from deltaw.statistics import (
+    auroc,
+    d_prime,
+    equivalence_power,
+    equivalence_test,
+    holm,
+    margin_shown,
+    t_interval,
+    t_test,
+)
 
 NUMBERS = st.lists(st.floats(-10, 10), min_size=1, max_size=8)
 
 
-@given(NUMBERS)
-def test_sign_flip_equals_enumeration(values: list[float]) -> None:
-    x = np.array(values)
-    sums = np.array([np.dot(s, x) for s in product([1, -1], repeat=len(x))])
-    slack = 1e-9 * (1 + np.abs(x).sum())
-    result = sign_flip(values)
-    assert result.exact
-    # A hypothesis example can sit within rounding of a tie; both answers are then right.
-    low = np.mean(np.abs(sums) >= abs(x.sum()) + slack)
-    high = np.mean(np.abs(sums) >= abs(x.sum()) - slack)
-    assert low <= result.p <= high
+def test_holm_by_hand() -> None:
+    """Sorted 0.01, 0.02, 0.04, 0.5 times 4, 3, 2, 1: 0.04, 0.06, 0.08, 0.5."""
+    assert holm([0.5, 0.01, 0.04, 0.02]) == pytest.approx([0.5, 0.04, 0.08, 0.06])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    with pytest.raises(DeltawError, match="expected numbers in"):
+        holm([0.5, 1.2])
 
 
-def test_sign_flip_of_five_positive_values_cannot_reach_five_percent() -> None:
-    result = sign_flip([1.0, 2.0, 1.5, 0.3, 0.9])
-    assert result.p == result.smallest_p == pytest.approx(2 / 32)
-    assert sign_flip([1.0, 2.0, 1.5, 0.3, 0.9], "greater").p == pytest.approx(1 / 32)
-    assert sign_flip([1.0, 2.0, 1.5, 0.3, 0.9], "less").p == 1
+def test_holm_keeps_the_family_wise_error_rate_whatever_the_dependence() -> None:
+    rng = np.random.default_rng(3)
+    for common in (0.0, 0.8):
+        z = rng.standard_normal((3000, 10)) * (1 - common) ** 0.5 + rng.standard_normal((3000, 1)) * common**0.5
+        p = 2 * stats.norm.sf(np.abs(z))
+        wrong = np.mean([(holm(of_draw) <= 0.05).any() for of_draw in p])
+        assert wrong <= 0.062
 
 
-def test_sampled_sign_flip_agrees_with_the_exact_one() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal(16) + 0.4
-    exact, sampled = sign_flip(x), sign_flip(x, generator=rng, exact_up_to=10)
-    assert not sampled.exact
-    assert sampled.p == pytest.approx(exact.p, abs=0.012)  # 4 standard errors at 20,000 draws
-    with pytest.raises(DeltawError, match="generator"):
-        sign_flip(np.ones(30))
+def test_equivalence_is_the_interval_of_ninety_percent_within_the_margin() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        values, margin = rng.normal(rng.normal(), 1, 8), float(rng.uniform(0.2, 2))
+        interval = t_interval(values, confidence=0.9)
+        assert (equivalence_test(values, margin) <= 0.05) == (-margin < interval.low and interval.high < margin)
+        p = max(
+            stats.ttest_1samp(values, -margin, alternative="greater").pvalue,
+            stats.ttest_1samp(values, margin, alternative="less").pvalue,
+        )
+        assert equivalence_test(values, margin) == pytest.approx(p)
+    assert (equivalence_test([0.1, 0.1], 0.2), equivalence_test([0.3, 0.3], 0.2)) == (0.0, 1.0)
+    with pytest.raises(DeltawError, match="above 0"):
+        equivalence_test([0.1, 0.2], 0.0)
 
 
-def test_sign_flip_is_rejected_at_its_level() -> None:
-    rng = np.random.default_rng(1)
-    p = np.array([sign_flip(rng.standard_t(3, size=10)).p for _ in range(400)])
-    assert 7 <= int((p <= 0.05).sum()) <= 36
+@pytest.mark.parametrize(("margin", "mean", "n"), [(1.2, 0.0, 8), (0.8, 0.3, 12), (1.0, 1.0, 8)])
+def test_power_of_equivalence_is_what_simulation_finds(margin: float, mean: float, n: int) -> None:
+    draws = np.random.default_rng(5).normal(mean, 1, (6000, n))
+    rate = np.mean([equivalence_test(values, margin) <= 0.05 for values in draws])
+    assert equivalence_power(margin, 1.0, n, mean) == pytest.approx(rate, abs=0.02)
 
 
-def test_benjamini_hochberg_by_hand() -> None:
-    # Sorted 0.01 0.02 0.04 0.5 times 4/rank: 0.04 0.04 0.0533 0.5.
-    assert benjamini_hochberg([0.5, 0.01, 0.04, 0.02]) == pytest.approx([0.5, 0.04, 0.16 / 3, 0.04])
-    with pytest.raises(DeltawError, match="p values"):
-        benjamini_hochberg([0.5, 1.2])
+def test_the_margin_that_is_shown_has_its_power() -> None:
+    assert equivalence_power(margin_shown(0.5, 9), 0.5, 9) == pytest.approx(0.8, abs=1e-6)
 
 
 def test_auroc_and_d_prime_of_known_gaussians() -> None:

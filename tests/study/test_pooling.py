@@ -13,7 +13,7 @@ import pytest
 import deltaw
 from deltaw.claims import decide
 from deltaw.errors import DeltawError
-from deltaw.results import Claim, Measurement, read_measurements, write_claims, write_measurements
+from deltaw.results import Answer, Claim, Measurement, read_measurements, write_claims, write_measurements
 from deltaw.study.keep_results import by_model, publish
 from deltaw.study.pool import pool, replication
 
@@ -57,10 +57,9 @@ def write(directory: Path, seeds: range, values: np.ndarray[Any, Any], config: M
 
 @pytest.fixture
 def values() -> np.ndarray[Any, Any]:
-    """Of 12 seeds: less than 0.1 by 0.7 of their spread in each half, which takes more than six to be shown."""
+    """Of 12 seeds: less than 0.1 by about their spread, which takes more than six to be shown."""
     half = np.array([-1.6, -0.9, -0.2, 0.2, 0.9, 1.6])
-    spread = 0.1
-    return np.asarray(np.exp(np.log(0.1) + spread * (np.tile(half, 2) - 0.85)))
+    return np.asarray(np.exp(np.log(0.1) + 0.27 * np.tile(half, 2) - 0.3))
 
 
 def test_all_seeds_decide_what_neither_run_does(tmp_path: Path, values: np.ndarray[Any, Any]) -> None:
@@ -68,13 +67,14 @@ def test_all_seeds_decide_what_neither_run_does(tmp_path: Path, values: np.ndarr
     before = {path: path.read_bytes() for run in runs for path in run.iterdir() if path.is_file()}
     for run in runs:
         alone = next(one for one in decide(read_measurements(run / "measurements.jsonl"), False) if one.id == CLAIM)
-        assert alone.verdict == "undecided"
-        assert alone.seeds_needed is not None
-        assert alone.seeds_needed > 6
+        (answer,) = alone.answers
+        assert answer.word == "unclear"
+        assert answer.seeds_needed is not None
+        assert answer.seeds_needed > 6
     report = pool(runs, tmp_path / "both")
     found = deltaw.load(tmp_path / "both")
     claim = found.claims.set_index("id").loc[CLAIM]
-    assert (claim["verdict"], claim["n"], claim["n_unit"]) == ("holds", 12, "seed")
+    assert ([one["word"] for one in claim["answers"]], claim["n"], claim["n_unit"]) == (["seen"], 12, "seed")
     assert claim["value"] == pytest.approx(np.exp(np.log(values).mean()))
     assert found.manifest["seeds"] == found.manifest["config"]["seeds"] == [*FIRST, *SECOND]
     assert [one["seeds"] for one in found.manifest["pooled"]] == [[*FIRST], [*SECOND]]
@@ -89,18 +89,17 @@ def test_all_seeds_decide_what_neither_run_does(tmp_path: Path, values: np.ndarr
     assert {path: path.read_bytes() for path in before} == before
     text = (tmp_path / "both" / "replication.md").read_text()
     row = next(line for line in text.splitlines() if f"`{CLAIM}`" in line).strip("| ").split(" | ")
-    assert [cell.partition(",")[0] for cell in row[1:]] == ["undecided", "undecided", "holds"]
+    assert [cell.partition(",")[0] for cell in row[2:]] == ["unclear", "unclear", "seen"]
     assert "seeds 101 to 106 | seeds 107 to 112 | together" in text
-    assert "Of 1 claims that every run measured: 0 hold in each, 0 fail in each" in text
-    assert "1 are undecided in one or more." in text
 
 
-def test_what_one_run_found_and_the_next_contradicts_is_counted(tmp_path: Path) -> None:
+def test_what_one_run_found_and_the_next_contradicts_is_shown(tmp_path: Path) -> None:
     spread = np.array([0.99, 1.0, 1.01, 0.99, 1.0, 1.01])
     runs = [write(tmp_path / "a", FIRST, 0.05 * spread), write(tmp_path / "b", SECOND, 0.2 * spread)]
     pool(runs, tmp_path / "both")
     text = (tmp_path / "both" / "replication.md").read_text()
-    assert "1 hold in one and fail in another" in text
+    (row,) = [line.strip("| ").split(" | ") for line in text.splitlines() if f"`{CLAIM}`" in line]
+    assert [cell.partition(",")[0] for cell in row[2:]] == ["seen", "opposite", "unclear"]
     assert "unknown ones" in (tmp_path / "both" / "report.html").read_text(), "of no run is the code known"
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "prompts.jsonl").write_text("of another run")
@@ -109,7 +108,7 @@ def test_what_one_run_found_and_the_next_contradicts_is_counted(tmp_path: Path) 
     kept = {path.name for path in (tmp_path / "kept").iterdir()}
     assert kept == {"claims.md", "claims.json", "manifest.json", "models.md", "replication.md"}
     assert f"`{CLAIM}`" in (tmp_path / "kept" / "claims.md").read_text()
-    with pytest.raises(DeltawError, match="only the verdicts of pooled runs"):
+    with pytest.raises(DeltawError, match="only the claims of pooled runs"):
         deltaw.load(tmp_path / "kept")
 
 
@@ -122,22 +121,16 @@ def test_every_model_s_mean_has_its_interval_over_seeds() -> None:
     assert row[1:] == ["0.2", "0.104 to 0.383", "6"]  # the geometric mean, for the claim is on a log scale
 
 
-def test_agreement_is_counted_by_verdict() -> None:
-    never = Claim(
-        id="never", observation=1, statement="s", statistic="x", why="w", exploratory=False, verdict="undecided"
-    )
+def test_a_question_that_no_run_has_words_for_shows_its_numbers() -> None:
+    def claims(word: str | None) -> list[Claim]:
+        answer = Answer(question="other", word=word, value=0.5, low=0.25, high=0.75, n=2)
+        return [
+            Claim(id="a", observation=1, statement="s", statistic="x", exploratory=False, value=1.0, answers=(answer,)),
+            Claim(id="never", observation=1, statement="s", statistic="x", exploratory=False),
+        ]
 
-    def claims(*verdicts: str) -> list[Claim]:
-        return [*(replace(never, id=f"{k}", verdict=verdict, value=1.0) for k, verdict in enumerate(verdicts)), never]
-
-    first = claims("holds", "fails", "holds", "holds", "fails")
-    second = claims("holds", "fails", "fails", "undecided", "fails")
-    both = claims("holds", "fails", "undecided", "holds", "fails")
-    text = replication(["a", "b"], [first, second], both)
-    assert text.startswith(
-        "Of 5 claims that every run measured: 1 hold in each, 2 fail in each, 1 hold in one and fail"
-    )
-    assert "another, 1 are undecided in one or more." in text
+    text = replication(["a", "b"], [claims(None), claims("unclear")], claims("more"))
+    assert "| `a` | other | 0.5 [0.25, 0.75] | unclear, 0.5 [0.25, 0.75] | more, 0.5 [0.25, 0.75] |" in text
     assert "never" not in text
 
 
@@ -157,7 +150,8 @@ def test_the_order_of_runs_does_not_matter_and_pooled_runs_can_be_pooled(
         assert (tmp_path / "c-ab" / part["path"] / "manifest.json").is_file()
     first, second = (results.claims.set_index("id").loc[CLAIM] for results in (one, other))
     assert first["value"] == pytest.approx(second["value"])
-    assert (first["verdict"], first["n"]) == (second["verdict"], second["n"]) == ("holds", 18)
+    for claim in (first, second):
+        assert ([answer["word"] for answer in claim["answers"]], claim["n"]) == (["seen"], 18)
     assert other.model("base", seed=104).samefile(one.model("base", seed=104))
 
 
@@ -169,7 +163,8 @@ def test_results_that_were_kept_without_models_are_pooled(tmp_path: Path, values
         plain.unlink()
     pool(runs, tmp_path / "both")
     found = deltaw.load(tmp_path / "both")
-    assert found.claims.set_index("id").loc[CLAIM, "verdict"] == "holds"
+    claim = found.claims.set_index("id").loc[CLAIM]
+    assert [answer["word"] for answer in claim["answers"]] == ["seen"]
 
 
 def test_models_are_found_through_links(tmp_path: Path, values: np.ndarray[Any, Any]) -> None:
@@ -181,7 +176,7 @@ def test_models_are_found_through_links(tmp_path: Path, values: np.ndarray[Any, 
 
 
 def test_a_null_that_half_of_the_seeds_have_is_no_null(tmp_path: Path, values: np.ndarray[Any, Any]) -> None:
-    name = "update-in-null-space/ssft-medium"
+    name = "null-space/ssft-medium"
     nulls = ("rotation", "row_permutation", "row_sign_flip")
 
     def energies(seeds: range, kinds: tuple[str, ...]) -> list[Measurement]:
@@ -195,13 +190,14 @@ def test_a_null_that_half_of_the_seeds_have_is_no_null(tmp_path: Path, values: n
         ]  # fmt: skip
 
     runs = [write(tmp_path / "a", FIRST, values[:6]), write(tmp_path / "b", SECOND, values[6:])]
-    for kinds, verdict in ((nulls, "holds"), (nulls[:2], "undecided")):
+    for kinds, word in ((nulls, "more"), (nulls[:2], None)):
         write_measurements(runs[0] / "measurements.jsonl", energies(FIRST, nulls))
         write_measurements(runs[1] / "measurements.jsonl", energies(SECOND, kinds))
         pool(runs, tmp_path / "both")
         claim = deltaw.load(tmp_path / "both").claims.set_index("id").loc[name]
-        assert (claim["verdict"], claim["n"]) == (verdict, 12)
-    assert "not in every seed: row_sign_flip" in claim["why"]
+        answer = next(answer for answer in claim["answers"] if answer["question"] == "shape")
+        assert (answer["word"], claim["n"]) == (word, 12)
+    assert "6 of 12 seeds" in answer["why"]
 
 
 def test_a_second_call_writes_the_same(tmp_path: Path, values: np.ndarray[Any, Any]) -> None:

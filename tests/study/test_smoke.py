@@ -70,7 +70,7 @@ def test_the_outputs_are_all_there(inline: Path) -> None:
     for line in (inline / "measurements.jsonl").read_text().splitlines():
         assert tuple(json.loads(line)) == MEASUREMENT_FIELDS
     claims = json.loads((inline / "claims.json").read_text())
-    wanted = {"id", "observation", "statement", "statistic", "value", "low", "high", "n", "nulls", "verdict", "why"}
+    wanted = {"id", "observation", "statement", "statistic", "value", "low", "high", "n", "nulls", "answers", "primary"}
     assert all(wanted <= claim.keys() and claim["exploratory"] for claim in claims)
     assert (inline / "report.html").stat().st_size > 10_000
     assert list((inline / "figures").glob("*.svg"))

@@ -18,13 +18,11 @@ from deltaw.analysis import Absent, column_basis, dose_response
 from deltaw.analysis.update_effect import gelu_tanh
 from deltaw.calibration import planted_data as planting
 from deltaw.calibration.planted_data import Generator, Update, anisotropic, haar, isotropic, tensor
-from deltaw.calibration.trials import BOOTSTRAP, DRAWS, TOP_K, Cell, Trials, claim, compare, mean_beside
+from deltaw.calibration.trials import DRAWS, TOP_K, Cell, Trials, compare, mean_beside
 from deltaw.interventions import Split, carried, random_split
 from deltaw.statistics import (
     FloatArray,
-    bootstrap_means,
     from_draws,
-    percentile_interval,
     sign_flip_null,
     smoothed_log_odds,
 )
@@ -55,11 +53,8 @@ def of_doses(at: Doses, rng: Generator) -> Trials:
     found = dose_response(at.dose, at.success, at.attacks, [at.prompts], rng, draws=PERMUTATIONS)
     if isinstance(found, Absent):
         return {}
-    trial = compare(claim(_SUCCESS[at.name]), found.slope, found.null, found.interval)
+    trial = compare(found.slope, found.null, "less" if at.name == "gain" else "greater")
     return {f"success_slope_{at.name}, {found.null.kind}": trial}
-
-
-_SUCCESS = {"position": "success-rises-with-position", "gain": "success-falls-with-gain"}
 
 
 def _doses(
@@ -84,7 +79,7 @@ def _doses(
 def of_difference(difference: FloatArray, rng: Generator) -> Trials:
     """The move under the strongest dose minus that under the weakest, prompt by prompt (`write_doses`)."""
     null = sign_flip_null("dose_permutation", difference, rng, DRAWS)
-    return mean_beside("dose-moves-activations", "position_dose_difference", difference, null, rng)
+    return mean_beside("position_dose_difference", difference, null)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +140,7 @@ def of_split(at: Reader, rng: Generator) -> Trials:
     splits = [random_split(split, generator) for _ in range(SWEEP_DRAWS)]
     shares, by_chance = carried(values, [{number: equal(one, number) for number in (1, 2, 5, 6)} for one in splits])
     chance = from_draws("random_split", by_chance[:, 0] - by_chance[:, 1])
-    return mean_beside("null-part-carries-behaviour", "carried_null_minus_column", shares[0] - shares[1], chance, rng)
+    return mean_beside("carried_null_minus_column", shares[0] - shares[1], chance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,11 +179,8 @@ def of_steps(at: Steps, rng: Generator) -> Trials:
 
     steps = (_shuffled(rng, at.step) for _ in range(SWEEP_DRAWS))
     by_chance = [gained(at.safe_and_able(own + (alpha - 1) * step)[0][1::2]) for step in steps]
-    means = bootstrap_means([after, before], rng, [np.arange(n)] * 2, BOOTSTRAP)
-    ends = percentile_interval(smoothed_log_odds(means[:, 0], n) - smoothed_log_odds(means[:, 1], n))
     null = from_draws("random_direction", by_chance)
-    trial = compare(claim("extrapolation-strengthens"), gained(after), null, ends)
-    return {"extrapolation_log_odds, random_direction": trial}
+    return {"extrapolation_log_odds, random_direction": compare(gained(after), null)}
 
 
 def _shuffled(rng: Generator, step: FloatArray) -> FloatArray:
@@ -245,7 +237,7 @@ def of_restored(at: Restored, rng: Generator) -> Trials:
 
     returned = refused(redirected() if at.random else steps)
     by_chance = [float(refused(redirected()).mean()) for _ in range(SWEEP_DRAWS)]
-    return mean_beside("refusal-returns", "refusal_returned", returned, from_draws("random_direction", by_chance), rng)
+    return mean_beside("refusal_returned", returned, from_draws("random_direction", by_chance))
 
 
 def _restored(rng: Generator, read: bool, along: float = 0.0, random: bool = False) -> Restored:

@@ -18,7 +18,7 @@ import numpy as np
 
 from deltaw.calibration.causal_trials import SWEEP_DRAWS
 from deltaw.calibration.scenarios import cells
-from deltaw.calibration.seed_trials import CLAIMS, SEEDS
+from deltaw.calibration.seed_trials import CLAIMS
 from deltaw.calibration.trials import Cell, Trials, merged
 from deltaw.results import markdown_table
 from deltaw.statistics import Interval, wilson
@@ -36,10 +36,9 @@ LEVELS = {
     "carried_null_minus_column, random_split": 1 / (SWEEP_DRAWS + 1),
     "extrapolation_log_odds, random_direction": 1 / (SWEEP_DRAWS + 1),
     "refusal_returned, random_direction": 1 / (SWEEP_DRAWS + 1),
-    "one claim, sign_flip": np.floor(0.05 * 2**SEEDS) / 2**SEEDS,
-    "one claim beside a control, t test of the pairs": 0.025,
-    f"{CLAIMS} claims, Benjamini–Hochberg": 0.05,
-    f"{CLAIMS} claims, whole rule": 0.05,
+    "one claim, no difference": 0.05,
+    "one claim beside a control, no difference": 0.05,
+    f"{CLAIMS} claims, any wrong": 0.05,
 }
 """Of the tests that are no bands, or whose bands have fewer draws than 39."""
 
@@ -49,8 +48,7 @@ class Rate:
     """How often one test found something in one cell.
 
     effect, unit: what was planted, None if nothing. by_construction: whether its null is true. level: the nominal one.
-    beyond: of `draws`, how many were found on the claim's side; other_side: on the other. holds: how many would have
-    been one seed's verdict; None where a seed has no interval.
+    beyond: of `draws`, how many were found on the claim's side; other_side: on the other.
     """
 
     family: str
@@ -63,7 +61,6 @@ class Rate:
     draws: int
     beyond: int
     other_side: int
-    holds: int | None
 
     @property
     def value(self) -> float:
@@ -94,7 +91,6 @@ def rates_of(cell: Cell, draws: int, seed: int) -> list[Rate]:
 
 def _rate(cell: Cell, test: str, found: Sequence[Trials]) -> Rate:
     trials = [one[test] for one in found if test in one]
-    holds = [trial.holds for trial in trials if trial.holds is not None]
     return Rate(
         family=cell.family,
         condition=cell.condition,
@@ -106,7 +102,6 @@ def _rate(cell: Cell, test: str, found: Sequence[Trials]) -> Rate:
         draws=len(trials),
         beyond=sum(trial.beyond for trial in trials),
         other_side=sum(trial.other_side for trial in trials),
-        holds=sum(holds) if holds else None,
     )
 
 
@@ -163,24 +158,20 @@ def tables(rates: Sequence[Rate]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_NOTHING = ("test", "condition", "null", "level", "found", "on the other side", "one seed says `holds`", "")
-_PLANTED = ("test", "planted", "found", "one seed says `holds`")
+_NOTHING = ("test", "condition", "null", "level", "found", "on the other side", "")
+_PLANTED = ("test", "planted", "found", "on the other side")
 
 
 def _false_positives(rate: Rate) -> tuple[str, ...]:
     null = "true" if rate.by_construction else "not assumed"
     finding = f"**{rate.finding}**" if rate.finding and rate.by_construction else rate.finding
     other = f"{rate.other_side / rate.draws:.3f}"
-    return rate.test, rate.condition, null, f"{rate.level:.3f}", _found(rate), other, _holds(rate), finding
+    return rate.test, rate.condition, null, f"{rate.level:.3f}", _found(rate), other, finding
 
 
 def _power(rate: Rate) -> tuple[str, ...]:
-    return rate.test, rate.condition, _found(rate), _holds(rate)
+    return rate.test, rate.condition, _found(rate), f"{rate.other_side / rate.draws:.3f}"
 
 
 def _found(rate: Rate) -> str:
     return f"{rate.value:.3f} [{rate.interval.low:.3f}, {rate.interval.high:.3f}]"
-
-
-def _holds(rate: Rate) -> str:
-    return "–" if rate.holds is None else f"{rate.holds / rate.draws:.3f}"

@@ -1,8 +1,11 @@
-"""The rule over seeds, tried on seeds of which the truth is known: one claim, a claim beside a null or a control, and
-the whole family of claims with Benjamini–Hochberg.
+"""The rule over seeds, tried on seeds of which the truth is known: one question of one claim, a claim beside a control,
+and the whole family of primary claims with Holm's correction.
+
+Differences are in standard deviations between seeds, as the plan reckons with them. Smallest effect and margin are as
+large in these as those of Observation 1, the widest of the primary table.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,97 +14,71 @@ import numpy as np
 
 from deltaw.calibration.planted_data import Generator
 from deltaw.calibration.trials import Cell, Trial, Trials
-from deltaw.claims.decision import LEVEL, Weighed, adjust, judge, rule, weigh
+from deltaw.claims.decision import answered
 from deltaw.claims.lookup import Collected, Found
-from deltaw.claims.statements import STATEMENTS, Query, Statement
-from deltaw.results.schema import Null
+from deltaw.claims.statements import OTHER, PRIMARY, Query, Statement
+from deltaw.results import Answer
 from deltaw.statistics import FloatArray
 
-SEEDS = 6
-"""As many as `standard` has at the least."""
+SEEDS = 8
+"""As many as the run that decides has at the least."""
 
-CLAIMS = len(STATEMENTS)
+CLAIMS = len(PRIMARY)
 """Of the family over which multiplicity is handled."""
 
-_STATEMENT = Statement(
-    "planted", 1, "the mean is greater than 0", "", Query("planted", ("model",)), smallest_effect=0.0
+EDGE = max(statement.smallest_effect / statement.spread for statement in PRIMARY if statement.observation == 1)
+"""Smallest effect and margin, in standard deviations between seeds."""
+
+_PLANTED = Statement(
+    id="planted",
+    observation=1,
+    text="the mean is greater than 0",
+    paper="",
+    query=Query("planted", ("model",)),
+    smallest_effect=EDGE,
+    margin=EDGE,
+    spread=1.0,
+    controls=(OTHER,),
 )
 Measure = Callable[[Any, Generator], Trials]
-NONE = -1e9
-"""A smallest effect that is no bar, so that only the null or the control is."""
-
-PROMPTS_END = 1.96 * 0.25
-"""How far an interval over prompts reaches, in sd of a seed: prompts have a sixteenth of its variance."""
-
-_BAND = Null(kind="rotation", mean=0.0, low=-1.959964, high=1.959964)
 
 
-def _collected(values: FloatArray, nulls: Mapping[str, Null] | None = None) -> Collected:
-    return Collected({seed: Found(float(v), None, None, dict(nulls or {})) for seed, v in enumerate(values)}, {})
+def _collected(values: FloatArray, beside: FloatArray | None = None) -> Collected:
+    own, other = (
+        {seed: Found(float(value), None, None, {}) for seed, value in enumerate(numbers)}
+        for numbers in (values, () if beside is None else beside)
+    )
+    return Collected(own, {} if beside is None else {OTHER: other})
 
 
-def _verdict(weighed: Weighed) -> Trial:
-    """Whether the one claim holds; on the other side, whether it fails."""
-    verdict, _ = rule(weighed, weighed.p, 1)
-    return Trial(verdict == "holds", verdict == "fails")
+def _answer(collected: Collected, question: str, statement: Statement = _PLANTED) -> Answer:
+    (claim,) = answered([(statement, collected)], exploratory=False)
+    return next(answer for answer in claim.answers if answer.question == question)
+
+
+def _words(name: str, answer: Answer) -> Trials:
+    """Whether it says that there is a difference, on either side, and whether it says that there is none."""
+    return {
+        f"{name}, a difference": Trial(answer.word in ("seen", "more"), answer.word in ("opposite", "less")),
+        f"{name}, no difference": Trial(answer.word in ("absent", "same")),
+    }
 
 
 def of_seeds(values: FloatArray, _: Generator) -> Trials:
-    """The three parts of the rule for one claim: mean greater than 0."""
-    weighed = weigh(_STATEMENT, _collected(values))
-    verdict, _why = judge(weighed.value or 0.0, weighed.interval, 0.0, (), "greater")
-    interval = weighed.interval
-    below = interval is not None and interval.high < 0
-    signs = weighed.p_sign_flip is not None and weighed.p_sign_flip <= LEVEL
-    return {
-        "one claim, t interval": Trial(verdict == "holds", below),
-        "one claim, sign_flip": Trial(signs),
-        "one claim, whole rule": _verdict(weighed),
-    }
+    """The words of one question alone."""
+    return _words("one claim", _answer(_collected(values), "seen"))
+
+
+def of_pairs(pairs: FloatArray, _: Generator) -> Trials:
+    """The words of a claim beside a control; pairs (n, 2), the claim's values and the control's."""
+    return _words("one claim beside a control", _answer(_collected(pairs[:, 0], pairs[:, 1]), OTHER))
 
 
 def of_seeds_added(values: FloatArray, _: Generator) -> Trials:
-    """The verdict over all seeds, as many again as the first `SEEDS`; and two ways to take either look for a finding:
-    where the first seeds leave the claim undecided, all seeds say, or those that were added.
-    """
-    first, added, whole = (_verdict(weigh(_STATEMENT, _collected(v))) for v in (values[:SEEDS], values[SEEDS:], values))
-    undecided = not (first.beyond or first.other_side)
-    return {
-        "one claim, as many seeds again, whole rule": whole,
-        "one claim, six seeds, or all where undecided, whole rule": whole if undecided else first,
-        "one claim, six seeds, or those added where undecided, whole rule": added if undecided else first,
-    }
-
-
-def of_seeds_beside_a_null(values: FloatArray, _: Generator) -> Trials:
-    """A claim that must lie beyond a null's band, of which each seed is a draw."""
-    statement = replace(_STATEMENT, nulls=("rotation",), smallest_effect=NONE)
-    weighed = weigh(statement, _collected(values, {"rotation": _BAND}))
-    return {"one claim beside a null's band, whole rule": _verdict(weighed)}
-
-
-def of_seeds_beside_a_measured_null(pairs: FloatArray, _: Generator) -> Trials:
-    """A claim that must lie beyond what was measured with something else in its place, in the same seeds: an interval
-    over prompts in each; pairs (n, 2), the claim's values and the null's.
-    """
-    statement = replace(_STATEMENT, nulls=("random_vectors",), smallest_effect=NONE)
-    found = {}
-    for seed, (value, mean) in enumerate(pairs):
-        low, high = float(mean - PROMPTS_END), float(mean + PROMPTS_END)
-        null = Null(kind="random_vectors", mean=float(mean), low=low, high=high)
-        found[seed] = Found(float(value), None, None, {null.kind: null})
-    return {"one claim beside a measured null, whole rule": _verdict(weigh(statement, Collected(found, {})))}
-
-
-def of_seeds_beside_a_control(pairs: FloatArray, _: Generator) -> Trials:
-    """A claim that must lie beyond a control; pairs (n, 2), the claim's values and the control's."""
-    statement = replace(_STATEMENT, controls=("other",), smallest_effect=NONE)
-    values = _collected(pairs[:, 0])
-    weighed = weigh(statement, Collected(values.values, {"other": _collected(pairs[:, 1]).values}))
-    return {
-        "one claim beside a control, t test of the pairs": Trial(weighed.p is not None and weighed.p <= LEVEL / 2),
-        "one claim beside a control, whole rule": _verdict(weighed),
-    }
+    """The words over all seeds, twice `SEEDS`; and of two looks, where all seeds say what the first leave unclear."""
+    first, whole = (_answer(_collected(some), "seen") for some in (values[:SEEDS], values))
+    twice = whole if first.word == "unclear" else first
+    return {**_words("as many seeds again", whole), **_words("eight seeds, or all where unclear", twice)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,34 +89,38 @@ class Family:
     true: np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def of_family(at: Family, rng: Generator) -> Trials:
-    """Whether a discovery, drawn at random from those of the family, is false: its rate is the false discovery rate."""
-    weighed = [
-        weigh(replace(_STATEMENT, id=f"planted/{number}"), _collected(values))
-        for number, values in enumerate(at.values)
-    ]
-    adjusted = adjust(weighed)
-    by_t = np.array([adjusted[one.statement.id] <= LEVEL for one in weighed])
-    by_rule = np.array([rule(one, adjusted[one.statement.id], CLAIMS)[0] == "holds" for one in weighed])
+def of_family(at: Family, _: Generator) -> Trials:
+    """Whether any primary claim that is not true is said to be, or its opposite: the family-wise error rate."""
+    statements = [replace(_PLANTED, id=f"planted/{number}", primary=True) for number in range(CLAIMS)]
+    claims = answered(
+        [(statement, _collected(values)) for statement, values in zip(statements, at.values, strict=True)],
+        exploratory=False,
+    )
+    words = [claim.answers[0].word for claim in claims]
+    wrong = [word in ("seen", "opposite") for word, true in zip(words, at.true, strict=True) if not true]
+    right = [word == "seen" for word, true in zip(words, at.true, strict=True) if true]
+    trials = {f"{CLAIMS} claims, any wrong": Trial(any(wrong))}
+    if right:
+        trials[f"{CLAIMS} claims, a true one of them"] = Trial(right[0])
+    return trials
 
-    def false(found: np.ndarray[Any, np.dtype[np.bool_]]) -> bool:
-        return bool(found.any()) and not at.true[rng.choice(np.flatnonzero(found))]
 
-    return {
-        f"{CLAIMS} claims, Benjamini–Hochberg": Trial(false(by_t)),
-        f"{CLAIMS} claims, whole rule": Trial(false(by_rule)),
-    }
+def _pairs(rng: Generator, more: float = 0.0, noise: float = 1.0, common: float = 0.5) -> FloatArray:
+    """(SEEDS, 2): a claim and a control whose difference has mean `more` and a standard deviation of 1 if the noise of
+    both is equal; the control's own noise is `noise` times that of the claim. `common`: a seed's variance in both.
+    """
+    shared = rng.standard_normal((SEEDS, 1)) * common**0.5
+    own = rng.standard_normal((SEEDS, 2)) * np.array([1.0, noise]) / 2**0.5
+    return np.asarray(shared + own + np.array([more, 0.0]))
+
+
+def _normal(rng: Generator, mean: float = 0.0, seeds: int = SEEDS) -> FloatArray:
+    return rng.standard_normal(seeds) + mean
 
 
 def _two_tunings(rng: Generator) -> FloatArray:
-    """Three bases with two tunings each, taken for six seeds; half of the variance is the base's."""
+    """Four bases with two tunings each, taken for eight seeds; half of the variance is the base's."""
     return np.asarray(np.repeat(rng.standard_normal(SEEDS // 2), 2) + rng.standard_normal(SEEDS)) / 2**0.5
-
-
-def _pairs(rng: Generator, common: float = 0.5) -> FloatArray:
-    """(SEEDS, 2) of one law; `common` of the variance is a seed's own, in both alike."""
-    shared = rng.standard_normal((SEEDS, 1))
-    return np.asarray(common**0.5 * shared + (1 - common) ** 0.5 * rng.standard_normal((SEEDS, 2)))
 
 
 def _family(rng: Generator, share: float, effect: float = 3.0, common: float = 0.0) -> Family:
@@ -155,38 +136,26 @@ def seed_cells() -> Iterable[Cell]:
     def cell(condition: str, build: Callable[[Generator], Any], measure: Measure, *true: str, **more: Any) -> Cell:
         return Cell("seeds", condition, build, measure, frozenset(true), **more)
 
-    family = ("Benjamini–Hochberg", "whole rule")
-    yield cell("normal seeds, mean at the bar", _normal, of_seeds, "t interval", "sign_flip", "whole rule")
-    yield cell("twelve normal seeds, mean at the bar", _twice_as_many, of_seeds_added, "whole rule")
-    yield cell("heavy tails (t with 3 degrees of freedom)", _heavy, of_seeds, "sign_flip")
+    found, none = "a difference", "no difference"
+    yield cell("no difference, normal seeds", _normal, of_seeds, found)
+    yield cell("a difference as large as the margin", partial(_normal, mean=EDGE), of_seeds, none)
+    yield cell("heavy tails (t with 3 degrees of freedom)", lambda rng: rng.standard_t(3, size=SEEDS), of_seeds)
     yield cell("skewed to the right (exponential)", lambda rng: rng.exponential(size=SEEDS) - 1, of_seeds)
     yield cell("skewed to the left (exponential)", lambda rng: 1 - rng.exponential(size=SEEDS), of_seeds)
-    yield cell("two tunings of each of three bases taken for six seeds", _two_tunings, of_seeds)
-    yield cell("seeds drawn from the null", _normal, of_seeds_beside_a_null)
-    pairs = "claim and control of one law, half of the variance shared"
-    yield cell(pairs, _pairs, of_seeds_beside_a_control, "t test of the pairs", "whole rule")
-    measured = "claim and measured null of one law"
-    yield cell(f"{measured}, half of the variance shared", _pairs, of_seeds_beside_a_measured_null, "whole rule")
-    apart = partial(_pairs, common=0.0)
-    yield cell(f"{measured}, none of it shared", apart, of_seeds_beside_a_measured_null, "whole rule")
-    yield cell("no claim is true", partial(_family, share=0.0), of_family, *family)
-    yield cell("a quarter of the claims true", partial(_family, share=0.25), of_family, *family)
+    yield cell("two tunings of each of four bases taken for eight seeds", _two_tunings, of_seeds)
+    yield cell("no difference, sixteen seeds", partial(_normal, seeds=2 * SEEDS), of_seeds_added, found)
+    yield cell("claim and control of one law", _pairs, of_pairs, found)
+    yield cell(
+        "claim and control of one law, the control three times as noisy", partial(_pairs, noise=3), of_pairs, found
+    )
+    yield cell("a control three times as noisy, at the margin", partial(_pairs, more=EDGE, noise=3), of_pairs, none)
+    yield cell("no claim is true", partial(_family, share=0.0), of_family, "any wrong")
+    yield cell("a quarter of the claims true", partial(_family, share=0.25), of_family, "any wrong")
     alike = partial(_family, share=0.25, common=0.5)
-    yield cell("a quarter true, half of a seed's variance common to all claims", alike, of_family)
-    for effect in (0.5, 1.0, 1.5, 2.0):
-        build = partial(_normal, mean=effect)
-        yield cell(f"mean {effect} sd beyond the bar", build, of_seeds, effect=effect, unit="sd of a seed")
-        again = partial(_twice_as_many, mean=effect)
-        yield cell(f"of twelve, {effect} sd beyond the bar", again, of_seeds_added, effect=effect, unit="sd of a seed")
-
-
-def _normal(rng: Generator, mean: float = 0.0) -> FloatArray:
-    return rng.standard_normal(SEEDS) + mean
-
-
-def _twice_as_many(rng: Generator, mean: float = 0.0) -> FloatArray:
-    return rng.standard_normal(2 * SEEDS) + mean
-
-
-def _heavy(rng: Generator) -> FloatArray:
-    return rng.standard_t(3, size=SEEDS)
+    yield cell("a quarter true, half of a seed's variance common to all claims", alike, of_family, "any wrong")
+    for effect in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0):
+        planted = {"effect": effect, "unit": "sd between seeds"}
+        yield cell(f"mean {effect} sd", partial(_normal, mean=effect), of_seeds, **planted)
+        yield cell(f"beside a control, {effect} sd more", partial(_pairs, more=effect), of_pairs, **planted)
+        again = partial(_normal, mean=effect, seeds=2 * SEEDS)
+        yield cell(f"of sixteen, mean {effect} sd", again, of_seeds_added, **planted)

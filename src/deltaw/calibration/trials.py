@@ -1,8 +1,7 @@
 """One draw of each test that the claims use, by the functions that the study itself calls.
 
 A test compares a value with the band of a null. `Trial` says whether the value lies beyond the band on the claim's side
-(probability 0.025 if the null is true), beyond it on the other side, and whether one seed's verdict, were this its only
-null, would be `holds`: that also takes the interval over prompts and the claim's smallest effect.
+(probability 0.025 if the null is true), or beyond it on the other side.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,17 +37,11 @@ from deltaw.analysis import (
     separation,
 )
 from deltaw.calibration.planted_data import Generator, Update
-from deltaw.claims.decision import judge
-from deltaw.claims.statements import STATEMENTS, Statement, sign_of
 from deltaw.errors import DeltawError
-from deltaw.results.schema import Null as Line
 from deltaw.statistics import (
     FloatArray,
-    Interval,
     Null,
-    bootstrap_means,
     mean_null,
-    percentile_interval,
     sign_flip_null,
 )
 
@@ -64,14 +57,10 @@ TOP_K = 8
 
 @dataclass(frozen=True)
 class Trial:
-    """Whether one draw lay beyond the null's band on the claim's side, on the other, and what one seed would say.
-
-    holds: None where a seed has no interval to decide by.
-    """
+    """Whether one draw lay beyond the null's band on the claim's side, or on the other."""
 
     beyond: bool
     other_side: bool = False
-    holds: bool | None = None
 
 
 Trials = Mapping[str, Trial]
@@ -100,37 +89,25 @@ class Cell:
         return f"{self.family}: {self.condition}"
 
 
-def compare(statement: Statement, value: float, null: Null, interval: Interval | None) -> Trial:
-    """A value beside one null, on the statement's side. interval: of the value over prompts; None: none."""
-    sign = sign_of(statement.direction)
+def compare(value: float, null: Null, direction: str = "greater") -> Trial:
+    """A value beside one null. direction: of the claim."""
     above, below = value > null.high, value < null.low
-    holds = None
-    if interval is not None:
-        line = Line(kind=null.kind, mean=null.mean, low=null.low, high=null.high)
-        verdict, _ = judge(value, interval, statement.smallest_effect, [line], statement.direction)
-        holds = verdict == "holds"
-    return Trial(above if sign > 0 else below, below if sign > 0 else above, holds)
+    return Trial(above, below) if direction == "greater" else Trial(below, above)
 
 
-def claim(prefix: str) -> Statement:
-    """The first statement whose name starts like this: its direction and smallest effect stand for its like."""
-    return next(statement for statement in STATEMENTS if statement.id.startswith(prefix))
-
-
-def mean_beside(prefix: str, statistic: str, values: FloatArray, null: Null, rng: Generator) -> Trials:
-    """The mean of values (N,), one a prompt, with its bootstrap interval, beside the one null of a claim."""
-    ends = percentile_interval(bootstrap_means([values], rng, draws=BOOTSTRAP)[:, 0])
-    return {f"{statistic}, {null.kind}": compare(claim(prefix), float(values.mean()), null, ends)}
+def mean_beside(statistic: str, values: FloatArray, null: Null, direction: str = "greater") -> Trials:
+    """The mean of values (N,), one a prompt, beside the one null of a claim."""
+    return {f"{statistic}, {null.kind}": compare(float(values.mean()), null, direction)}
 
 
 def of_weights(at: Update, rng: Generator) -> Trials:
     """ρ_N of an update beside its three nulls (`observe_weights`)."""
-    basis, statement = column_basis(at.W), claim("update-in-null-space")
+    basis = column_basis(at.W)
     value, nulls = null_energy(at.dW, basis), null_energy_nulls(at.dW, basis, rng, DRAWS)
     if isinstance(value, Absent) or isinstance(nulls, Absent):
         raise DeltawError("the planted update is zero or W has no left null space; plant another one")
-    used = [null for null in nulls if null.kind in statement.nulls]
-    return {f"null_energy_left, {null.kind}": compare(statement, value, null, None) for null in used}
+    used = [null for null in nulls if null.kind in ("rotation", "row_permutation", "row_sign_flip")]
+    return {f"null_energy_left, {null.kind}": compare(value, null) for null in used}
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,11 +123,10 @@ def of_function(at: Mlps, rng: Generator) -> Trials:
     """The null-space part's share of the change of outputs minus the column-space part's (`observe_function`)."""
     effect = mlp_effect(at.base, at.tuned, at.a, at.a)
     nulls = effect_nulls(at.base, at.tuned, at.a, at.a, rng, EFFECT_DRAWS)
-    found, statement = null_minus_column(effect, rng, nulls, BOOTSTRAP), claim("null-part-carries-the-change")
+    found = null_minus_column(effect, rng, nulls, BOOTSTRAP)
     if found.null is None:
         raise DeltawError("the share has no null; expected those of `effect_nulls`")
-    trial = compare(statement, found.value, found.null, percentile_interval(found.draws))
-    return {f"effect_null_minus_column, {found.null.kind}": trial}
+    return {f"effect_null_minus_column, {found.null.kind}": compare(found.value, found.null)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,8 +143,7 @@ def of_clusters(at: Clusters, rng: Generator) -> Trials:
     found = difference_of_differences(before, after, rng, draws=BOOTSTRAP)["tau_gap_relative"]
     if found.null is None:
         raise DeltawError("the difference of differences has no null; expected draws in both separations")
-    trial = compare(claim("clusters-form"), found.value, found.null, found.interval)
-    return {"tau_gap_relative_change, label_permutation": trial}
+    return {"tau_gap_relative_change, label_permutation": compare(found.value, found.null)}
 
 
 def _separations(at: Clusters, seed: int) -> tuple[Separation, Separation]:
@@ -186,19 +161,19 @@ def of_depth(at: Sequence[Clusters], rng: Generator) -> Trials:
     values, null = gap_over_layers([_separations(layer, seed) for layer in at])["tau_gap_relative_change_depth"]
     if null is None:
         raise DeltawError("the change over depth has no null; expected draws in all separations")
-    return mean_beside("clusters-grow-with-depth", "tau_gap_relative_change_depth", values, null, rng)
+    return mean_beside("tau_gap_relative_change_depth", values, null)
 
 
 def of_rank_ratio(at: Sequence[Clusters], rng: Generator) -> Trials:
     """Directions of forbidden prompts beside those of allowed ones (`observe_ranks`)."""
     clouds = [(layer.tuned[1], layer.tuned[0]) for layer in at]
-    return _of_ranks("forbidden-rank-is-low", "rank_log_ratio", "label_permutation", clouds, rng)
+    return _of_ranks("rank_log_ratio", "label_permutation", clouds, rng)
 
 
 def of_rank_change(at: Sequence[Clusters], rng: Generator) -> Trials:
     """Directions of forbidden prompts beside those that the base model gives them (`observe_ranks`)."""
     clouds = [(layer.tuned[1], layer.base[1]) for layer in at]
-    return _of_ranks("forbidden-rank-falls", "rank_log_change", "model_swap", clouds, rng)
+    return _of_ranks("rank_log_change", "model_swap", clouds, rng)
 
 
 def of_ranks(at: Sequence[Clusters], rng: Generator) -> Trials:
@@ -206,14 +181,12 @@ def of_ranks(at: Sequence[Clusters], rng: Generator) -> Trials:
     return {**of_rank_ratio(at, rng), **of_rank_change(at, rng)}
 
 
-def _of_ranks(
-    prefix: str, statistic: str, kind: str, clouds: Sequence[tuple[Tensor, Tensor]], rng: Generator
-) -> Trials:  # fmt: skip
+def _of_ranks(statistic: str, kind: str, clouds: Sequence[tuple[Tensor, Tensor]], rng: Generator) -> Trials:
     """Mean over layers of log ranks, first minus second; the same rows are swapped in all layers."""
     seed = int(rng.integers(2**32))
     mean = mean_log_rank([_log_rank(first) - _log_rank(second) for first, second in clouds])
     null = mean_null([rank_null(*pair, kind, np.random.default_rng(seed), DRAWS) for pair in clouds])
-    return {f"{statistic}, {kind}": compare(claim(prefix), mean.value, null, mean.interval)}
+    return {f"{statistic}, {kind}": compare(mean.value, null, "less")}
 
 
 def _log_rank(cloud: Tensor) -> LogRank:
@@ -239,35 +212,26 @@ def of_gain(at: Inputs, rng: Generator) -> Trials:
     )
     ratios = np.log(of_forbidden) - np.log(of_allowed)
     null = sign_flip_null("label_permutation", ratios, rng, DRAWS)
-    return mean_beside("acts-on-forbidden", "gain_log_ratio", ratios, null, rng)
+    return mean_beside("gain_log_ratio", ratios, null)
 
 
 def of_rows(at: Inputs, rng: Generator) -> Trials:
     """The difference of row energies beside matched random subspaces (`observe_gain`)."""
-    found, statement = (
-        row_contrast(at.forbidden, at.allowed, at.update.dW, TOP_K, rng, draws=DRAWS),
-        claim("row-space-holds-forbidden"),
-    )
-    return {
-        f"row_energy_difference, {null.kind}": compare(statement, found.value, null, found.interval)
-        for null in found.nulls
-    }
+    found = row_contrast(at.forbidden, at.allowed, at.update.dW, TOP_K, rng, draws=DRAWS)
+    return {f"row_energy_difference, {null.kind}": compare(found.value, null) for null in found.nulls}
 
 
 def of_rows_over_layers(at: Sequence[Inputs], rng: Generator) -> Trials:
     """The same, mean over layers, with equal draws in all of them (`observe_gain`)."""
-    seed, statement = int(rng.integers(2**32)), claim("row-space-holds-forbidden")
+    seed = int(rng.integers(2**32))
     found = []
     for one in at:
         generator = np.random.default_rng(seed)
         found.append(row_contrast(one.forbidden, one.allowed, one.update.dW, TOP_K, generator, draws=DRAWS))
     rows = np.mean([one.forbidden - one.allowed for one in found], axis=0)
-    ends = percentile_interval(bootstrap_means([rows], rng, draws=BOOTSTRAP)[:, 0])
     nulls = [mean_null(list(kind)) for kind in zip(*(one.nulls for one in found), strict=True)]
-    return {
-        f"row_energy_difference over layers, {null.kind}": compare(statement, float(rows.mean()), null, ends)
-        for null in nulls
-    }
+    value = float(rows.mean())
+    return {f"row_energy_difference over layers, {null.kind}": compare(value, null) for null in nulls}
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,15 +252,11 @@ def of_attacks(at: Attacked, rng: Generator) -> Trials:
     source = np.arange(len(at.attacked))
     placed = position(at.attacked, at.forbidden, at.allowed, rng, source=source, draws=BOOTSTRAP)
     ratio = gain_ratio(*at.gains, rng, source=source, draws=BOOTSTRAP)
-    looks, escapes = claim("attack-looks-allowed"), claim("attack-escapes-update")
-    logs = np.log([ratio.value, ratio.interval.low, ratio.interval.high, ratio.null.low, ratio.null.high])
-    value, low, high, null_low, null_high = map(float, logs)
+    value, null_low, null_high = map(float, np.log([ratio.value, ratio.null.low, ratio.null.high]))
     null = Null(ratio.null.kind, 0.0, null_low, null_high)
-    found = {
-        "gain_log_ratio_to_forbidden, exchangeable_with_source": compare(escapes, value, null, Interval(low, high))
-    }
+    found = {"gain_log_ratio_to_forbidden, exchangeable_with_source": compare(value, null, "less")}
     if not isinstance(placed, Absent):
-        found["position, exchangeable_with_source"] = compare(looks, placed.mean, placed.null, placed.interval)
+        found["position, exchangeable_with_source"] = compare(placed.mean, placed.null)
     return found
 
 
@@ -311,8 +271,7 @@ def of_layers(at: Sequence[Attacked], rng: Generator) -> Trials:
     if not found:
         return {}
     means, null = mean_position(found)
-    (trial,) = mean_beside("attack-looks-allowed", "position", means, null, rng).values()
-    return {"position over layers, exchangeable_with_source": trial}
+    return mean_beside("position over layers", means, null)
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,14 +287,14 @@ def of_sensitivity(at: Sensitivities, rng: Generator) -> Trials:
     found = sensitivity_change(at.base, at.tuned, rng, draws=DRAWS)
     if isinstance(found, Absent):
         raise DeltawError("a planted sensitivity is not positive; plant its logarithm")
-    changes = {
-        "sensitivity-falls-on-forbidden": ("sensitivity_log_ratio (forbidden)", found.forbidden),
-        "sensitivity-rises-on-allowed": ("sensitivity_log_ratio (allowed)", found.allowed),
-        "sensitivity-parts": ("sensitivity_log_ratio_difference", found.difference),
-    }
+    changes = (
+        ("sensitivity_log_ratio (forbidden)", found.forbidden, "less"),
+        ("sensitivity_log_ratio (allowed)", found.allowed, "greater"),
+        ("sensitivity_log_ratio_difference", found.difference, "less"),
+    )
     return {
-        f"{name}, {change.null.kind}": compare(claim(prefix), change.value, change.null, change.interval)
-        for prefix, (name, change) in changes.items()
+        f"{name}, {change.null.kind}": compare(change.value, change.null, direction)
+        for name, change, direction in changes
     }
 
 

@@ -1,14 +1,13 @@
-"""Evidence: what the paper claims, written down as code, and the rule that turns measurements into verdicts.
+"""Evidence: what the paper claims, written down as code, and the rule that turns measurements into words.
 
-claims       what is claimed: statistic, site, nulls, smallest effect         STATEMENTS, Statement, Query
-reading      what a study measured of it, seed by seed
-deciding     holds, fails or undecided; multiplicity and power                decide, judge
-ledger       all of it as a page, with the seeds it takes                     docs/claims.md
-calibration  how often each test finds what is not there, and what is         docs/calibration.md
+statements   what is claimed: statistic, site, smallest effect, margin        STATEMENTS, Statement, Query
+lookup       what a study measured of it, seed by seed
+decision     three questions of every claim, and the words that answer them   decide, answered
+docs_page    all of it as a page, with the seeds it takes                     docs/claims.md
 """
 
-from deltaw.claims.decision import decide, judge, verdicts, weigh
+from deltaw.claims.decision import answered, decide, without_words
 from deltaw.claims.lookup import Collected, found_in
 from deltaw.claims.statements import STATEMENTS, Query, Statement
 
-__all__ = ["STATEMENTS", "Collected", "Query", "Statement", "decide", "found_in", "judge", "verdicts", "weigh"]
+__all__ = ["STATEMENTS", "Collected", "Query", "Statement", "answered", "decide", "found_in", "without_words"]

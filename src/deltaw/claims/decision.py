@@ -1,26 +1,26 @@
-"""From measurements to verdicts: the decision rule, over several seeds with multiplicity and power.
+"""From measurements to words: three questions of every claim, each answered for itself, over seeds.
 
-A claim has bars: its smallest effect of interest, the far edge of each null's band, and the far end of each control's
-interval. It `holds` if its whole interval lies beyond every bar; it `fails` if the interval ends on the near side of
-any; else it is `undecided`. With several seeds the interval is Student's t over seeds, on the statement's scale, and a
-claim that holds has to pass two more tests:
+    seen       the paper's statement about the tuned model beside the base model, or beside its reference value
+    shape      more of it than the null keeps? Asked only where the null has a mean of its own
+    other      more of it than the same protocol's `other` shows, which teaches another answer that depends on the text?
+    constant   more of it than its `constant` shows, which teaches one harmless answer to all forbidden prompts?
 
-    p            the probability, were the true mean at the bar, of seeds as far beyond it: Student's t, one-sided, of
-                 the differences seed by seed from the smallest effect, each null's mean and each control. A claim says
-                 that *all* of these are passed, so its p is the largest (an intersection-union test, Berger, 1982).
-                 After Benjamini and Hochberg over all claims that the study could test it must be at most `LEVEL`.
-    p_sign_flip  the same by the exact sign-flip test, which needs symmetry and no normal law; at most `LEVEL` as it is.
-                 n seeds cannot give less than 2⁻ⁿ: four decide nothing, and over fifty claims six would not survive
-                 multiplicity, which is why Benjamini–Hochberg takes the t test's.
+Each question is about one difference a seed, on the claim's scale: the value minus the reference, the null's mean, or
+the control's value in the same seed. Its intervals are Student's t over seeds, and its words are
 
-An undecided claim with several seeds states its power, the probability that as many seeds again would decide it, and
-how many seeds would with probability `POWER`; both if the true mean and spread are as measured.
+    same (of seen: absent)     the 90 % interval lies inside ± the margin. This goes before the others.
+    more (seen)                the 95 % interval lies on the statement's side of zero, the mean is at least the smallest
+                               effect, and the two-sided p after Holm over the primary claims' same question is at most
+                               0.05. Claims of the second table have no family: theirs is p as it is.
+    less (opposite)            the same on the other side
+    unclear                    all else, with the seeds that would decide
 
-One seed explores: its interval is over prompts, and a statistic of weights alone then has none, so its verdict is
-`undecided` whatever its value.
+A word is offered only if its power with as many seeds is at least 0.8, at the spread that the statement plans with:
+`same` at a true difference of zero, `more` and `less` at twice the smallest effect. There is no total of words.
+
+One seed explores: it has values, and no words.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,277 +28,263 @@ from typing import Any
 import numpy as np
 
 from deltaw.claims.lookup import Collected, Found, Ledger, mean_of
-from deltaw.claims.statements import STATEMENTS, Statement, sign_of
-from deltaw.results import Claim, Measurement
+from deltaw.claims.statements import CONTROLS, STATEMENTS, Statement, sign_of
+from deltaw.results import Answer, Claim, Measurement
 from deltaw.results.schema import Null
 from deltaw.statistics import (
     FloatArray,
     Interval,
-    benjamini_hochberg,
+    equivalence_power,
+    equivalence_test,
     from_scale,
+    holm,
     seeds_needed,
-    sign_flip,
     t_interval,
     t_power,
     t_test,
     to_scale,
 )
-from deltaw.statistics.power import ALPHA
+from deltaw.statistics.power import ALPHA, POWER
 
-LEVEL = 0.05
-"""Of the false discovery rate, and of the sign-flip test of a single claim."""
+QUESTIONS = ("seen", "shape", *CONTROLS)
+WORDS = {"seen": ("seen", "opposite", "absent"), **dict.fromkeys(QUESTIONS[1:], ("more", "less", "same"))}
+"""By question: the words of an effect on the statement's side, of one on the other side, and of none."""
 
-LEAST_SEEDS = math.ceil(math.log2(1 / LEVEL))
-"""With fewer seeds even one sign for all has a larger probability than `LEVEL`."""
-
+UNCLEAR = "unclear"
 CONTROL = "control:"
-SMALLEST = "the smallest effect of interest"
+MOST_SEEDS = 1000
 _RESOLUTION = 1e-12  # a share of exactly 0 or 1 is moved this far in: its log-odds are infinite
 
 
 @dataclass(frozen=True)
-class Bar:
-    """What a claim must clear, of several seeds, on the statement's scale and turned so that beyond is positive.
-
-    differences: (n,) seed by seed, from the bar's middle. distance: of the mean from the edge that the interval must
-    clear. sd: the spread that more seeds would average out.
-    """
-
-    name: str
-    differences: FloatArray
-    distance: float
-    sd: float
-
-
-@dataclass(frozen=True)
-class Weighed:
-    """A statement's numbers before multiplicity. bars, p, p_sign_flip: empty and None unless there are several seeds.
-
-    missing: nulls and controls that were not measured, or not in every seed, and the value if some seeds have none.
-    """
+class Question:
+    """One question of one claim: its differences (n,) on the claim's scale, one a seed. why: what is missing."""
 
     statement: Statement
-    value: float | None = None
-    interval: Interval | None = None
-    n: int | None = None
-    unit: str | None = None
-    nulls: tuple[Null, ...] = ()
-    missing: tuple[str, ...] = ()
-    bars: tuple[Bar, ...] = ()
-    p: float | None = None
-    p_sign_flip: float | None = None
+    name: str
+    differences: FloatArray
+    why: str = ""
+
+    @property
+    def p(self) -> float | None:
+        """Two-sided, of a mean of zero."""
+        return t_test(self.differences) if len(self.differences) > 1 and not self.why else None
 
 
 def decide(
     measurements: Sequence[Measurement], exploratory: bool, statements: Sequence[Statement] = STATEMENTS
 ) -> list[Claim]:
-    """A verdict on every statement from a study's measurements; multiplicity is over all that it can test."""
+    """The answers to every statement's questions from a study's measurements."""
     ledger = Ledger(measurements)
-    return verdicts([weigh(statement, ledger.collect(statement)) for statement in statements], exploratory)
+    collected = [ledger.collect(statement) for statement in statements]
+    return answered(list(zip(statements, collected, strict=True)), exploratory)
 
 
-def verdicts(weighed: Sequence[Weighed], exploratory: bool) -> list[Claim]:
-    """The verdict on each of a family of claims."""
-    adjusted = adjust(weighed)
-    return [_claim(one, adjusted.get(one.statement.id), len(adjusted), exploratory) for one in weighed]
+def answered(collected: Sequence[tuple[Statement, Collected]], exploratory: bool) -> list[Claim]:
+    """The answers to a family of statements; Holm's correction is over the primary ones, question by question."""
+    asked = [questions_of(statement, of_statement) for statement, of_statement in collected]
+    adjusted = adjust(question for questions in asked for question in questions)
+    return [
+        claim_of(statement, of_statement, [answer(question, adjusted) for question in questions], exploratory)
+        for (statement, of_statement), questions in zip(collected, asked, strict=True)
+    ]
 
 
-def adjust(weighed: Iterable[Weighed]) -> dict[str, float]:
-    """p values after Benjamini and Hochberg, by the statement's id; of those that have one."""
-    tested = {one.statement.id: one.p for one in weighed if one.p is not None}
-    if not tested:
-        return {}
-    return dict(zip(tested, map(float, benjamini_hochberg(list(tested.values()))), strict=True))
-
-
-def weigh(statement: Statement, found: Collected) -> Weighed:
-    """Value, interval, nulls and p values of one statement."""
-    values = list(found.values.values())
+def questions_of(statement: Statement, collected: Collected) -> list[Question]:
+    """The questions that a statement asks, with the differences that were measured."""
+    values = collected.values
     if not values:
-        return Weighed(statement)
-    value, interval, n, unit = summary(statement, values)
-    kinds = {kind: [one.nulls[kind] for one in values if kind in one.nulls] for kind in statement.nulls}
-    nulls = [mean_of(kind, some) for kind, some in kinds.items() if some]
-    controls = {f"{CONTROL}{name}": list(some.values()) for name, some in found.controls.items()}
-    nulls += [_as_null(kind, statement, some) for kind, some in controls.items() if some]
-    missing = tuple(kind for kind, some in kinds.items() if len(some) < len(values))
-    missing += tuple(kind for kind, some in controls.items() if len(some) < len(values))
-    missing += ("the value",) if found.without else ()
-    common = Weighed(statement, value, interval, n, unit, tuple(nulls), missing)
-    if len(values) < 2:
-        return common
-    bars = tuple(_bars(statement, found, nulls))
-    if not bars:
-        return common
-    draws = np.random.default_rng(0)  # of signs; not touched up to 20 seeds, whose signs are all counted
-    return replace(
-        common,
-        bars=bars,
-        p=max(t_test(bar.differences, "greater") for bar in bars),
-        p_sign_flip=max(sign_flip(bar.differences, "greater", draws).p for bar in bars),
-    )
+        return []
+    sides: list[tuple[str, Mapping[int, float]]] = []
+    if not statement.only_controls:
+        sides.append(("seen", dict.fromkeys(values, statement.reference)))
+    if statement.shape is not None:
+        kind = statement.shape
+        sides.append(("shape", {seed: v.nulls[kind].mean for seed, v in values.items() if kind in v.nulls}))
+    sides += [(name, {seed: v.value for seed, v in of.items()}) for name, of in collected.controls.items()]
+    return [_question(statement, name, collected, beside) for name, beside in sides]
 
 
-def _bars(statement: Statement, found: Collected, nulls: Sequence[Null]) -> Iterable[Bar]:
-    """All bars that at least two seeds can be compared with."""
-    sign, scale = sign_of(statement.direction), statement.scale
-
-    def turned(values: Sequence[float]) -> FloatArray:
-        inside = _inside(np.asarray(values, dtype=np.float64), statement)
-        return sign * to_scale(inside, scale)
-
-    own = turned([one.value for one in found.values.values()])
-    mean, sd = float(own.mean()), float(own.std(ddof=1))
-    smallest = sign * float(to_scale(statement.smallest_effect, scale))
-    if np.isfinite(smallest):  # the end of a scale, such as a share of 0, is cleared by every value
-        yield Bar(SMALLEST, own - smallest, mean - smallest, sd)
-    for null in nulls:
-        beside = _beside(null.kind, found)
-        if len(beside) < 2:
-            continue
-        middle = turned(list(beside.values()))
-        differences = turned([found.values[seed].value for seed in beside]) - middle
-        if null.kind.startswith(CONTROL):  # its interval shrinks as the claim's own does
-            distance, spread = mean - float(middle.mean()), sd + float(middle.std(ddof=1))
-        else:
-            distance, spread = mean - float(turned([_edge(null, sign)])[0]), sd
-        yield Bar(f"the null {null.kind}", differences, distance, spread)
+def _question(statement: Statement, name: str, collected: Collected, beside: Mapping[int, float]) -> Question:
+    values = collected.values
+    both = [seed for seed in values if seed in beside]
+    own = on_scale([values[seed].value for seed in both], statement)
+    differences = own - on_scale([beside[seed] for seed in both], statement)
+    why = ""
+    if not both:
+        why = "not measured"
+    elif collected.without or len(both) < len(values):
+        why = f"measured in {len(both)} of {len(values) + collected.without} seeds only"
+    return Question(statement, name, differences, why)
 
 
-def _beside(kind: str, found: Collected) -> dict[int, float]:
-    """What a claim is compared with, seed by seed: a control's value, or the mean of a null."""
-    if kind.startswith(CONTROL):
-        return {seed: one.value for seed, one in found.controls[kind.removeprefix(CONTROL)].items()}
-    return {seed: one.nulls[kind].mean for seed, one in found.values.items() if kind in one.nulls}
+def adjust(questions: Iterable[Question]) -> dict[tuple[str, str], float]:
+    """p after Holm by (statement's id, question), of the primary statements."""
+    families: dict[str, dict[tuple[str, str], float]] = {}
+    for question in questions:
+        if question.statement.primary and question.p is not None:
+            families.setdefault(question.name, {})[question.statement.id, question.name] = question.p
+    adjusted: dict[tuple[str, str], float] = {}
+    for of_question in families.values():
+        adjusted |= dict(zip(of_question, map(float, holm(list(of_question.values()))), strict=True))
+    return adjusted
 
 
-def _inside(values: FloatArray, statement: Statement) -> FloatArray:
-    """Shares of exactly 0 or 1 moved off the ends of a logit scale; all else as it is."""
-    return np.clip(values, _RESOLUTION, 1 - _RESOLUTION) if statement.scale == "logit" else values
+def answer(question: Question, adjusted: Mapping[tuple[str, str], float]) -> Answer:
+    """The word of one question, with its numbers. adjusted: p after Holm by (statement's id, question)."""
+    statement, differences = question.statement, question.differences
+    n = len(differences)
+    mean = float(differences.mean()) if n else None
+    common: dict[str, Any] = {"question": question.name, "value": mean, "n": n or None}
+    if n < 2:
+        return Answer(**common, why=question.why or "one seed explores; it has no words")
+    interval, p = t_interval(differences), t_test(differences)
+    p_adjusted = adjusted.get((statement.id, question.name))
+    common |= {"low": interval.low, "high": interval.high, "p": p, "p_adjusted": p_adjusted}
+    if question.why:
+        return Answer(**common, why=question.why)
+    word, why = word_of(question, interval, p if p_adjusted is None else p_adjusted)
+    needed = seeds_that_decide(question) if word == UNCLEAR else None
+    if word == UNCLEAR:
+        seeds = f"about {needed} seeds" if needed else f"more than {MOST_SEEDS} seeds"
+        why += f"; {seeds} would decide, were mean and spread as measured"
+    return Answer(**common, word=word, why=why, seeds_needed=needed)
 
 
-def _edge(null: Null, sign: float) -> float:
-    """The end of a null's band on the claim's side; its mean if it has no band."""
-    edges = (null.mean, null.mean) if null.low is None or null.high is None else (null.low, null.high)
-    return sign * max(sign * edge for edge in edges)
+def word_of(question: Question, interval: Interval, p: float) -> tuple[str, str]:
+    """(word, why) of at least two seeds. interval: 95 %. p: two-sided, after multiplicity."""
+    statement, values = question.statement, question.differences
+    ahead, behind, none = WORDS[question.name]
+    mean, offered = float(values.mean()), words_offered(statement, len(values))
+    if equivalence_test(values, statement.margin) <= ALPHA:
+        if none in offered[question.name]:
+            return none, "the 90 % interval lies within the margin"
+        return UNCLEAR, f"within the margin, but {len(values)} seeds are too few for the word “{none}”"
+    side = sign_of(statement.direction) * mean
+    apart = interval.low > 0 or interval.high < 0
+    word = ahead if side > 0 else behind
+    if not apart:
+        return UNCLEAR, "the interval holds zero and reaches beyond the margin"
+    if abs(mean) < statement.smallest_effect:
+        return UNCLEAR, "the mean is smaller than the smallest effect, and the interval reaches beyond the margin"
+    if p > ALPHA:
+        return UNCLEAR, f"p = {p:.2g} after Holm over the primary claims"
+    if word not in offered[question.name]:
+        return UNCLEAR, f"apart from zero, but {len(values)} seeds are too few for the word “{word}”"
+    return word, "the 95 % interval lies beyond zero, and the mean beyond the smallest effect"
 
 
-def _claim(one: Weighed, adjusted: float | None, tested: int, exploratory: bool) -> Claim:
-    statement = one.statement
+def family_size(statement: Statement, statements: Sequence[Statement] = STATEMENTS) -> int:
+    """How many tests Holm's first step counts for one question of a statement."""
+    return sum(other.primary for other in statements) if statement.primary else 1
+
+
+def word_power(statement: Statement, seeds: int) -> tuple[float, float]:
+    """(of `more` at twice the smallest effect, at Holm's first step; of `same` at zero), at the planned spread."""
+    level = ALPHA / family_size(statement)
+    more = t_power(2 * statement.smallest_effect, statement.spread, seeds, level)
+    return more, equivalence_power(statement.margin, statement.spread, seeds)
+
+
+def words_offered(statement: Statement, seeds: int) -> dict[str, tuple[str, ...]]:
+    """By question, the words that have a power of at least 0.8 with so many seeds."""
+    more, same = word_power(statement, seeds)
+    return {
+        name: (*(words[:2] if more >= POWER else ()), *(words[2:] if same >= POWER else ()))
+        for name, words in WORDS.items()
+    }
+
+
+def seeds_that_decide(question: Question) -> int | None:
+    """The fewest seeds that give some word with power 0.8, were mean and spread as measured; None: over 1000."""
+    statement, values = question.statement, question.differences
+    mean, sd = abs(float(values.mean())), float(values.std(ddof=1))
+    least = len(values) + 1
+    counts = []
+    if mean >= statement.smallest_effect:
+        level = ALPHA / family_size(statement)
+        counts.append(seeds_needed(mean, sd, level, least=least, most=MOST_SEEDS))
+    if mean < statement.margin:
+        counts.append(_seeds_within(statement.margin, sd, mean, least))
+    return min((count for count in counts if count is not None), default=None)
+
+
+def _seeds_within(margin: float, sd: float, mean: float, least: int) -> int | None:
+    low, high = least, MOST_SEEDS
+    if equivalence_power(margin, sd, high, mean) < POWER:
+        return None
+    while low < high:  # power grows with n
+        middle = (low + high) // 2
+        low, high = (low, middle) if equivalence_power(margin, sd, middle, mean) >= POWER else (middle + 1, high)
+    return low
+
+
+def claim_of(statement: Statement, collected: Collected, answers: Sequence[Answer], exploratory: bool) -> Claim:
+    """A statement's value with its interval, its nulls and controls, and its answers."""
     common: dict[str, Any] = {
-        "id": statement.id, "observation": statement.observation, "statement": statement.text,
-        "statistic": statement.query.statistic, "site": statement.site, "exploratory": exploratory,
-        "smallest_effect": statement.smallest_effect, "direction": statement.direction, "scale": statement.scale,
-    }  # fmt: skip
-    if one.value is None:
-        return Claim(**common, verdict="undecided", why="this study has no measurement of it")
-    verdict, why = rule(one, adjusted, tested)
-    if not exploratory and (one.unit != "seed" or (one.n or 0) < 2):
-        verdict, why = "undecided", f"of this study's seeds only one has it, whose prompts alone say: {why}"
-    power, needed = None, None
-    if verdict == "undecided" and one.bars and adjusted is not None and not one.missing:
-        power, needed = outlook(one, adjusted)
-        why += f"; power {power:.2f}, " + (f"about {needed} seeds would decide" if needed else "over 1000 seeds needed")
-    if one.interval is not None:
-        common |= {"low": one.interval.low, "high": one.interval.high}
-        common["beats"] = tuple(_beaten(one, one.interval))
-    return Claim(
-        **common, value=one.value, n=one.n, n_unit=one.unit, nulls=one.nulls, verdict=verdict, why=why,
-        p=one.p, p_sign_flip=one.p_sign_flip, p_adjusted=adjusted, power=power, seeds_needed=needed,
-    )  # fmt: skip
+        "id": statement.id,
+        "observation": statement.observation,
+        "statement": statement.text,
+        "statistic": statement.query.statistic,
+        "site": statement.site,
+        "primary": statement.primary,
+        "exploratory": exploratory,
+        "smallest_effect": statement.smallest_effect,
+        "margin": statement.margin,
+        "direction": statement.direction,
+        "scale": statement.scale,
+    }
+    values = list(collected.values.values())
+    if not values:
+        return Claim(**common)
+    value, interval, n, unit = summary(statement, values)
+    drawn = {kind: [v.nulls[kind] for v in values if kind in v.nulls] for kind in statement.nulls}
+    nulls = [mean_of(kind, of_seeds) for kind, of_seeds in drawn.items() if of_seeds]
+    nulls += [_as_null(name, statement, list(of.values())) for name, of in collected.controls.items() if of]
+    if interval is not None:
+        common |= {"low": interval.low, "high": interval.high}
+    return Claim(**common, value=value, n=n, n_unit=unit, nulls=tuple(nulls), answers=tuple(answers))
 
 
-def rule(one: Weighed, adjusted: float | None, tested: int) -> tuple[str, str]:
-    """(verdict, why) of a claim with a value: its bars, then what it lacks, then p after multiplicity, then signs."""
-    statement = one.statement
-    verdict, why = judge(one.value or 0.0, one.interval, statement.smallest_effect, one.nulls, statement.direction)
-    if verdict != "holds":
-        return verdict, why
-    if one.missing:
-        return "undecided", f"not compared with what was not measured, or not in every seed: {', '.join(one.missing)}"
-    if adjusted is None or one.p_sign_flip is None:  # one seed, whose prompts say it
-        return "holds", why
-    after = f"p = {adjusted:.2g} after Benjamini–Hochberg over {tested} claims"
-    if adjusted > LEVEL:
-        return "undecided", f"{why}, but {after}"
-    if one.p_sign_flip > LEVEL:
-        return "undecided", f"{why}, but the signs of {one.n} seeds alone give p = {one.p_sign_flip:.2g}"
-    return "holds", f"{why}; {after}"
+def on_scale(values: Sequence[float], statement: Statement) -> FloatArray:
+    """Values on the statement's scale; shares of exactly 0 or 1 are moved off the ends of a logit scale."""
+    numbers = np.asarray(values, dtype=np.float64)
+    if statement.scale == "logit":
+        numbers = np.clip(numbers, _RESOLUTION, 1 - _RESOLUTION)
+    return to_scale(numbers, statement.scale)
 
 
-def outlook(one: Weighed, adjusted: float) -> tuple[float, int | None]:
-    """(power, seeds needed) of an undecided claim, were its true mean and spread as measured.
+def _as_null(control: str, statement: Statement, values: Sequence[Found]) -> Null:
+    value, interval, _, _ = summary(statement, values)
+    ends = {} if interval is None else {"low": interval.low, "high": interval.high}
+    return Null(kind=f"{CONTROL}{control}", mean=value, **ends)
 
-    Power is that of as many seeds again; the seeds needed have `POWER`. Where the mean lies beyond every bar this is
-    about holding, and all bars count; else about failing, for which the nearest to it does. Multiplicity enters by the
-    level that Benjamini and Hochberg leave at the claim's rank.
+
+def summary(statement: Statement, values: Sequence[Found]) -> tuple[float, Interval | None, int | None, str]:
+    """(value, interval, n, unit): over seeds where there are several, else over the one seed's prompts; in the
+    statistic's unit, averaged on the statement's scale.
     """
-    n = one.n or 0
-    near = [bar for bar in one.bars if bar.distance <= 0]
-    bars = near or one.bars
-    alpha = ALPHA
-    if not near and one.p and adjusted > 0:
-        alpha = min(ALPHA, 2 * LEVEL * one.p / adjusted)
-    powers = [t_power(bar.distance, bar.sd, n, alpha) for bar in bars]
-    least = 2 if near else LEAST_SEEDS
-    counts = [seeds_needed(bar.distance, bar.sd, alpha, least=least) for bar in bars]
-    reached = [count for count in counts if count is not None]
-    if near:
-        return max(powers), min(reached, default=None)
-    return min(powers), max(reached) if len(reached) == len(counts) else None
-
-
-def bars_of(smallest_effect: float, nulls: Iterable[Null], direction: str) -> Mapping[str, float]:
-    """What a claim's interval must clear, by name, turned so that beyond is larger."""
-    sign = sign_of(direction)
-    return {SMALLEST: sign * smallest_effect, **{f"the null {null.kind}": sign * _edge(null, sign) for null in nulls}}
-
-
-def judge(
-    value: float, interval: Interval | None, smallest_effect: float, nulls: Iterable[Null], direction: str
-) -> tuple[str, str]:
-    """(verdict, why) of a value with its interval against its bars.
-
-    A null without a band counts as its mean. Without an interval nothing is decided; `why` says where the value is.
-    """
-    sign, bars = sign_of(direction), bars_of(smallest_effect, nulls, direction)
-    if interval is None:
-        near = [name for name, bar in bars.items() if sign * value <= bar]
-        place = f"not beyond {', '.join(near)}" if near else "beyond the smallest effect and every null"
-        return "undecided", f"one seed gives no interval; the value lies {place}"
-    worst, best = sorted((sign * interval.low, sign * interval.high))
-    unreached = [name for name, bar in bars.items() if best <= bar]
-    if unreached:
-        return "fails", f"the interval does not reach beyond {', '.join(unreached)}"
-    straddled = [name for name, bar in bars.items() if worst <= bar]
-    if straddled:
-        return "undecided", f"the interval reaches across {', '.join(straddled)}"
-    return "holds", "the interval lies beyond the smallest effect and every null"
-
-
-def _beaten(one: Weighed, interval: Interval) -> Iterable[str]:
-    """The nulls and controls beyond which the whole interval lies."""
-    sign = sign_of(one.statement.direction)
-    worst = min(sign * interval.low, sign * interval.high)
-    return (null.kind for null in one.nulls if worst > sign * _edge(null, sign))
-
-
-def _as_null(kind: str, statement: Statement, found: Sequence[Found]) -> Null:
-    value, interval, _, _ = summary(statement, found)
-    if interval is None:
-        return Null(kind=kind, mean=value)
-    return Null(kind=kind, mean=value, low=interval.low, high=interval.high)
-
-
-def summary(statement: Statement, found: Sequence[Found]) -> tuple[float, Interval | None, int | None, str]:
-    """(value, interval, n, unit): over seeds where there are several, else over the one seed's prompts; on the
-    statement's scale.
-    """
-    if len(found) > 1:
+    if len(values) > 1:
         scale = statement.scale
-        values = _inside(np.array([one.value for one in found]), statement)
-        return float(from_scale(to_scale(values, scale).mean(), scale)), t_interval(values, scale), len(values), "seed"
-    one = found[0]
-    if one.interval is None:
-        return one.value, None, 1, "seed"
-    return one.value, one.interval, one.n, "prompt"
+        scaled = on_scale([value.value for value in values], statement)
+        interval = t_interval(scaled)
+        mean, low, high = from_scale([scaled.mean(), interval.low, interval.high], scale)
+        return float(mean), Interval(float(low), float(high)), len(values), "seed"
+    (only,) = values
+    if only.interval is None:
+        return only.value, None, 1, "seed"
+    return only.value, only.interval, only.n, "prompt"
+
+
+def without_words(claim: Claim, why: str) -> Claim:
+    """The claim with its numbers, and no words: what is asked of one pair of checkpoints."""
+    kept = tuple(replace(a, word=None, why=why, p=None, p_adjusted=None, seeds_needed=None) for a in claim.answers)
+    return replace(claim, answers=kept)
+
+
+def planned_seeds(statement: Statement, most: int = 64) -> int | None:
+    """The fewest seeds with which all words are offered; None: more than `most`."""
+    for seeds in range(2, most + 1):
+        if min(word_power(statement, seeds)) >= POWER:
+            return seeds
+    return None

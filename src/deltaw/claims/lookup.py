@@ -1,4 +1,4 @@
-"""What a study measured for a statement: one number a seed, with its nulls and those of its controls."""
+"""What a study measured for a statement: one number a seed, with its nulls, and the same of its controls."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -94,8 +94,9 @@ class Ledger:
         return Found(difference, interval, found.n, found.nulls)
 
     def _look_up(self, query: Query, seed: int) -> Found | None:
-        """The mean over the query's models; None if any of them lacks the measurement."""
-        parts = [self.find(query, model, seed) for model in query.models]
+        """The mean over the query's models and attacks; None if any of them lacks the measurement."""
+        queries = [replace(query, where=(*query.where, ("attack", name)), attacks=()) for name in query.attacks]
+        parts = [self.find(part, model, seed) for part in queries or [query] for model in query.models]
         if not all(parts):
             return None
         firsts = [found_in(lines) for lines in parts]

@@ -13,8 +13,8 @@ from deltaw.cli.console import last_part, say, summary
 class Pool:
     """Pool finished runs of one recipe, decide the claims over all their seeds, and write a report.
 
-    An undecided claim shows how many seeds would decide it. To add seeds, run the recipe with another --seed, on a
-    device with the same number format, then pool again. replication.md lists each run's verdicts beside the pooled
+    An unclear answer shows how many seeds would decide it. To add seeds, run the recipe with another --seed, on a
+    device with the same number format, then pool again. replication.md lists each run's answers beside the pooled
     ones.
     """
 
@@ -24,7 +24,7 @@ class Pool:
     """Output directory. Default: runs/FIRST-pooled-N, where N is the number of runs."""
 
     def run(self) -> int:
-        """Pool; prints the verdicts, and where the verdicts of each run and the report are."""
+        """Pool; prints what the models do, and where the answers of each run and the report are."""
         from deltaw.study.pool import REPLICATION, pool
 
         first = last_part(str(self.runs[0])) if self.runs else ""

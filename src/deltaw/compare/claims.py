@@ -1,20 +1,19 @@
-"""The study's claims about activations, asked of one real pair on matched prompts.
+"""The study's claims about activations, read on one real pair of checkpoints and matched prompts.
 
-Statistic, smallest effect, nulls and decision rule are the study's (`deltaw.claims`). The unit is the prompt pair, so
-a verdict is about these prompts and this pair of models, and exploratory. A claim that has controls in the study has to
-beat one here too: another tuning of the same base that teaches something harmless, measured by a comparison of its own.
-Without one it can fail, and does not hold.
+Statistic, nulls and scale are the study's (`deltaw.claims`). The unit is the prompt pair, so a claim has its value with
+an interval over pairs, beside its nulls and beside a control, and no word: two checkpoints are one case. The control is
+another tuning of the same base that teaches something harmless, measured by a comparison of its own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from deltaw.attacks.prompts.defaults import ON_REQUESTS
-from deltaw.claims import STATEMENTS, Collected, Query, Statement, found_in, verdicts, weigh
+from deltaw.claims import STATEMENTS, Collected, Query, Statement, answered, found_in, without_words
 from deltaw.prompts.matched import CONTRASTS
 from deltaw.results import Claim, Measurement
 
-NO_CONTROL = "harmless tuning"  # what a claim's control would be, where none was given
+NO_WORDS = "two checkpoints are one case; it has numbers and no word"
 LIPSCHITZ = "log of the tuned over the base model's spectral norm of the Jacobian at the embeddings"
 RESID, MLP = "resid_out, last token before the answer", "mlp_in of the base model, last token before the answer"
 
@@ -33,19 +32,15 @@ class Asked:
 
 
 ASKED: Mapping[str, Asked] = {
-    "clusters-form": Asked(
+    "clusters/combination": Asked(
         "tau_gap_relative_change", "Tuning moves allowed and forbidden prompts apart", f"{RESID}, mean over layers",
         (("site", "resid_out"),),
     ),
-    "clusters-grow-with-depth": Asked(
-        "tau_gap_relative_change_depth", "The clusters move apart more in the later half of the layers",
-        f"{RESID}, later minus earlier layers", (("site", "resid_out"),),
-    ),
-    "acts-on-forbidden": Asked(
+    "gain-at-base-inputs/combination": Asked(
         "gain_log_ratio", "The update acts more on forbidden prompts than on allowed ones",
         f"{MLP}, mean over layers; log ratio of ‖ΔWa‖/‖Wa‖", (("site", "mlp_in"),),
     ),
-    "row-space-holds-forbidden": Asked(
+    "row-space": Asked(
         "row_energy_difference",
         "The top input directions of the update hold more of forbidden than of allowed activations",
         f"{MLP}, mean over layers; top 8 right singular vectors", (("site", "mlp_in"),),
@@ -58,7 +53,7 @@ ASKED: Mapping[str, Asked] = {
         "sensitivity_log_ratio_spectral", "The local Lipschitz constant rises on allowed prompts",
         LIPSCHITZ, set="{contrast}/allowed",
     ),
-    "sensitivity-parts": Asked(
+    "sensitivity": Asked(
         "sensitivity_log_ratio_spectral_difference",
         "The local Lipschitz constant falls on forbidden prompts relative to allowed ones",
         "forbidden minus allowed, pair by pair, of the log ratio of spectral norms",
@@ -81,25 +76,27 @@ OF_ATTACKS: Mapping[str, Asked] = {
 def prompt_claims(
     lines: Sequence[Measurement], control: Sequence[Measurement] = (), control_name: str | None = None
 ) -> list[Claim]:
-    """A verdict on each claim that the lines of `compare_prompts` measure, by contrast and attack.
+    """The numbers of each claim that the lines of `compare_prompts` measure, by contrast and attack.
 
     control: the lines of a control's comparison, on the same prompts; none if `control_name` is None.
     """
-    found: list[tuple[Statement, Collected, str | None] | None] = []
+    read: list[tuple[Statement, Collected, str | None] | None] = []
     for contrast in CONTRASTS:
         for prefix, asked in ASKED.items():
-            found.append(_weigh(prefix, f"{prefix}/{contrast}", asked, contrast, None, lines, control, control_name))
+            name = f"{prefix.partition('/')[0]}/{contrast}"
+            read.append(_read(prefix, name, asked, contrast, None, lines, control, control_name))
         for prefix, asked in OF_ATTACKS.items():
             for attack in ON_REQUESTS:
                 name = f"{prefix}/{attack.name}"
-                found.append(_weigh(prefix, name, asked, contrast, attack.name, lines, control, control_name))
-    known = [one for one in found if one is not None]
-    units = {statement.id: unit for statement, _, unit in known}
-    decided = verdicts([weigh(statement, collected) for statement, collected, _ in known], exploratory=True)
-    return [replace(claim, n_unit=units[claim.id]) for claim in decided]
+                read.append(_read(prefix, name, asked, contrast, attack.name, lines, control, control_name))
+    known = [one for one in read if one is not None]
+    claims = answered([(statement, collected) for statement, collected, _ in known], exploratory=True)
+    return [
+        without_words(replace(claim, n_unit=unit), NO_WORDS) for claim, (_, _, unit) in zip(claims, known, strict=True)
+    ]
 
 
-def _weigh(
+def _read(
     prefix: str,
     name: str,
     asked: Asked,
@@ -113,14 +110,20 @@ def _weigh(
     rows = _rows(lines, asked.statistic, where)
     if not rows:
         return None
-    known = next(one for one in STATEMENTS if one.id.startswith(f"{prefix}/") or one.id == prefix)
-    controls = (control_name or NO_CONTROL,) if known.controls else ()
+    known = next(statement for statement in STATEMENTS if statement.id.startswith(f"{prefix}/"))
+    controls = (control_name,) if known.controls and control_name is not None else ()
     statement = replace(
-        known, id=name, text=asked.text.format(attack=attack), site=f"{asked.site}; {contrast} pairs",
-        controls=controls, query=Query(asked.statistic, ()), against=None,
-    )  # fmt: skip
+        known,
+        id=name,
+        text=asked.text.format(attack=attack),
+        site=f"{asked.site}; {contrast} pairs",
+        controls=controls,
+        query=Query(asked.statistic, ()),
+        against=None,
+        primary=False,
+    )
     beside = _rows(control, asked.statistic, where) if controls else []
-    measured = {name: {0: found_in(beside)} if beside else {} for name in controls}
+    measured = {control: {0: found_in(beside)} if beside else {} for control in controls}
     return statement, Collected({0: found_in(rows)}, measured), rows[0].n_unit
 
 

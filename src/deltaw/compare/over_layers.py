@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 
 from deltaw.claims import STATEMENTS
-from deltaw.claims.statements import sign_of
 from deltaw.compare.matrix import Found
 from deltaw.models.architectures import Module
 from deltaw.results import Claim, Measurement
 from deltaw.results import Null as ClaimNull
 
 AVERAGED = ("update_relative_norm", "null_energy_left", "null_energy_right")
-CLAIMED = {"update-is-small": "update_relative_norm", "update-in-null-space": "null_energy_left"}
+CLAIMED = {"update-is-small": "update_relative_norm", "null-space": "null_energy_left"}
 """Claims of the study about weights alone, with their statistics."""
 
 
@@ -66,7 +65,7 @@ def weight_claims(
 ) -> list[Claim]:
     """The study's claims about weights, asked of each kind of first MLP matrix: tall ones, gate and up as one map.
 
-    shapes: of the base model's tensors. One pair has no interval: each is undecided; `why` says where the value lies.
+    shapes: of the base model's tensors. One pair has no interval, and no word.
     """
     lines = list(averages)
     claims = []
@@ -102,23 +101,16 @@ def _claim(name: str, kind: str, lines: Sequence[Measurement]) -> Claim:
         for line in lines
         if line.null_kind in statement.nulls and line.null_mean is not None
     ]
-    sign = sign_of(statement.direction)
-    bars = {"the smallest effect of interest": sign * statement.smallest_effect}
-    for null in nulls:
-        edge = null.high if sign > 0 else null.low
-        bars[f"the null {null.kind}"] = sign * (null.mean if edge is None else edge)
-    near = [bar for bar, place in bars.items() if sign * first.value <= place]
-    lies = f"not beyond {', '.join(near)}" if near else "beyond the smallest effect" + (" and every null" * bool(nulls))
     return Claim(
         id=f"{name}/{kind}", observation=statement.observation, statement=_text(name), statistic=first.statistic,
-        site=f"{kind}, mean over layers", smallest_effect=statement.smallest_effect, direction=statement.direction,
-        scale=statement.scale, value=first.value, n=1, n_unit="pair", nulls=tuple(nulls), verdict="undecided",
-        exploratory=True, why=f"one pair gives no interval; the value lies {lies}",
+        site=f"{kind}, mean over layers", smallest_effect=statement.smallest_effect, margin=statement.margin,
+        direction=statement.direction, scale=statement.scale, value=first.value, n=1, n_unit="pair", nulls=tuple(nulls),
+        exploratory=True,
     )  # fmt: skip
 
 
 def _text(name: str) -> str:
     return {
-        "update-is-small": "The update is small beside the weights",
-        "update-in-null-space": "The update prefers the left null space of W beyond what its shape and rows give",
+        "update-is-small": "The update is smaller than a tenth of the weights",
+        "null-space": "The update lies more in the left null space of W than in its column space",
     }[name]

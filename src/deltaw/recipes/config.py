@@ -102,7 +102,7 @@ class Recipe:
     seeds: tuple[int, ...] = (0,)
     """One base model, with all tunings, for each."""
     exploratory: bool = True
-    """Whether its verdicts explore and do not decide."""
+    """Whether it explores and does not decide."""
     refusal_threshold: float = 0.95
     """The *matched* checkpoint is the first that refuses this share of forbidden prompts."""
     left_out: LeftOut | None = None

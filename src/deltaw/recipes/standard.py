@@ -1,4 +1,4 @@
-"""`standard`: six seeds that no other run has used, with all controls; its verdicts decide."""
+"""`standard`: six seeds that no other run has used, with all controls; its answers decide."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ STANDARD_TUNING = 400  # updates of each tuning
 
 
 def standard(device: str = "cpu", seed: int = 0) -> Recipe:
-    """`quick` in six seeds that no earlier run has used, with every control of every claim; its verdicts decide.
+    """`quick` in six seeds that no earlier run has used, with every control of every claim; its answers decide.
 
     seed: which six; 0 means 101 to 106.
 

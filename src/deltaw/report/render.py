@@ -158,6 +158,8 @@ def render(
             intervened=added_interventions(results.manifest, tables),
             head=_head(results, tables),
             contents=CONTENTS if not more else (*CONTENTS[:-4], ("added", "Added"), *CONTENTS[-4:]),
+            headline=claims_table.headline(measured, labels),
+            questions=list(claims_table.QUESTIONS.values()),
             claims=claims_table.groups(measured, labels),
             unmeasured=[claim["statement"] for claim in claims if not claims_table.is_measured(claim)],
             world=_world(tables),
@@ -228,7 +230,7 @@ def _head(results: Results, tables: Tables) -> dict[str, Any]:
             if several
             else "its intervals are over prompts, not over models, so they say nothing about another model. "
         )
-        + "All verdicts below are exploratory: they suggest what to test, and decide nothing."
+        + "Everything below explores: it suggests what to test, and decides nothing."
     )
     if several:
         about += " Values are means over seeds; their whiskers span the seeds."

@@ -3,11 +3,12 @@
 from deltaw.results.files import whole_directory, write_json_atomic, write_jsonl_atomic, write_text_atomic
 from deltaw.results.markdown import markdown_table
 from deltaw.results.records import read_claims, read_measurements, write_claims, write_measurements
-from deltaw.results.schema import SCHEMA_VERSION, Claim, Measurement, ModelEntry, Null
+from deltaw.results.schema import SCHEMA_VERSION, Answer, Claim, Measurement, ModelEntry, Null
 from deltaw.results.store import Results, load
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Answer",
     "Claim",
     "Measurement",
     "ModelEntry",

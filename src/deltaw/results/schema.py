@@ -17,7 +17,6 @@ from deltaw.results.parsing import parse_json
 SCHEMA_VERSION = 2
 """2 adds `intervention` and `dose`; lines of version 1 are read as lines of 2 in which neither applies."""
 _ADDED = {1: ("intervention", "dose")}
-VERDICTS = ("holds", "fails", "undecided")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +124,43 @@ class Null:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
-    """One entry of claims.json: a claim of the paper, its number, its nulls, and the verdict.
+class Answer:
+    """The answer to one question of a claim (`deltaw.claims.decision`): one difference a seed, on the claim's scale."""
 
-    All numbers are in the statistic's own unit. ValueError as for `Measurement`, and for an unknown verdict or
-    observation.
+    question: str
+    """seen, shape, or the name of a control."""
+    word: str | None = None
+    """seen, opposite or absent; of other questions more, less or same; or unclear. None: no word; `why` says why."""
+    value: float | None = None
+    """Mean of the differences."""
+    low: float | None = None
+    """Lower end of its 95 % interval."""
+    high: float | None = None
+    """Upper end of its 95 % interval."""
+    n: int | None = None
+    """How many seeds it is from."""
+    p: float | None = None
+    """Two-sided, of a mean of zero."""
+    p_adjusted: float | None = None
+    """The same after Holm over the primary claims. None for others."""
+    seeds_needed: int | None = None
+    """Of the word unclear: seeds that would decide. None: over 1000, or no such word."""
+    why: str = ""
+    """The reason for the word, or for having none."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "why", self.why or "no reason was given")
+        _check_types(self, _ANSWER_TYPES)
+        _check_interval("low", self.low, "high", self.high)
+        _check_count(self.n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One entry of claims.json: a claim with its number, its nulls and controls, and its answers.
+
+    Numbers are in the statistic's own unit, those of answers and effects on the claim's scale. ValueError as for
+    `Measurement`, and for an unknown observation.
     """
 
     id: str
@@ -139,83 +170,87 @@ class Claim:
     statement: str
     """The claim in words."""
     statistic: str
-    """The statistic that decides it."""
+    """The statistic that is read."""
     value: float | None = None
-    """Its value. None only if the verdict is undecided."""
+    """Its value. None: not measured."""
     low: float | None = None
-    """Lower end of its interval."""
+    """Lower end of its 95 % interval."""
     high: float | None = None
-    """Upper end of its interval."""
+    """Upper end of its 95 % interval."""
     n: int | None = None
     """How many `n_unit` it is from."""
     n_unit: str | None = None
     """What `n` counts: prompt, seed, ..."""
     nulls: tuple[Null, ...] = field(default=())
     """Nulls and controls that it is compared with."""
-    verdict: str
-    """holds, fails or undecided."""
-    why: str
-    """The reason for the verdict."""
+    answers: tuple[Answer, ...] = field(default=())
+    """One a question that it asks; none if it was not measured."""
     exploratory: bool
-    """Whether the verdict explores and does not decide."""
+    """Whether the study explores and does not decide."""
+    primary: bool = False
+    """Whether it is in the primary table."""
     site: str | None = None
     """Where it is measured, in words."""
     smallest_effect: float | None = None
-    """The smallest effect of interest."""
+    """The smallest effect of interest, above 0."""
+    margin: float | None = None
+    """Within which a difference is none."""
     direction: str | None = None
-    """Side of `smallest_effect` on which the claim lies: greater or less."""
+    """Side of the reference on which the statement lies: greater or less."""
     scale: str | None = None
-    """Scale of the mean and interval over seeds: identity, log or logit."""
-    beats: tuple[str, ...] | None = None
-    """Kinds of the nulls beyond which the whole interval lies. None without an interval."""
-    p: float | None = None
-    """Several seeds only: p of the one-sided test over seeds (`claims.decision`)."""
-    p_sign_flip: float | None = None
-    """Several seeds only: p of the one-sided sign-flip test over seeds."""
-    p_adjusted: float | None = None
-    """p after Benjamini–Hochberg."""
-    power: float | None = None
-    """Power, for claims that several seeds leave undecided."""
-    seeds_needed: int | None = None
-    """Seeds that would decide such a claim. None: over 1000."""
+    """Scale of means and intervals over seeds: identity, log or logit."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nulls", tuple(self.nulls))
-        if self.beats is not None:
-            object.__setattr__(self, "beats", tuple(_as_text("beats", kind) for kind in self.beats))
+        object.__setattr__(self, "answers", tuple(self.answers))
         _check_types(self, _CLAIM_TYPES)
         _check_interval("low", self.low, "high", self.high)
         _check_count(self.n)
-        if self.verdict not in VERDICTS:
-            raise ValueError(f"verdict must be one of {', '.join(VERDICTS)}, got {self.verdict!r}")
         if not 1 <= self.observation <= 5:
             raise ValueError(f"observation must be 1 to 5, got {self.observation}")
-        if self.value is None and self.verdict != "undecided":
-            raise ValueError(f"a claim without a value cannot have the verdict {self.verdict!r}")
+        if self.value is None and self.answers:
+            raise ValueError("a claim without a value cannot have answers")
         if not all(isinstance(null, Null) for null in self.nulls):
             raise ValueError("nulls must be a list of nulls, each with kind, mean, low and high")
+        if not all(isinstance(answer, Answer) for answer in self.answers):
+            raise ValueError("answers must be a list of answers")
 
     def to_json(self) -> dict[str, Any]:
         """The claim as plain JSON values, fields in the order above."""
-        beats = None if self.beats is None else list(self.beats)
-        return {**asdict(self), "nulls": [asdict(null) for null in self.nulls], "beats": beats}
+        return {
+            **asdict(self),
+            "nulls": [asdict(null) for null in self.nulls],
+            "answers": [asdict(answer) for answer in self.answers],
+        }
 
     @classmethod
     def from_json(cls, record: object) -> Self:
-        """The claim of one entry of claims.json. ValueError if a field is missing, unknown or has a bad
-        value; those of earlier versions need not have `LATER_CLAIM_FIELDS`.
+        """The claim of one entry of claims.json. ValueError if a field is missing, unknown or has a bad value, and for
+        an entry of the rule that was withdrawn, which had one verdict.
         """
         if not isinstance(record, dict):
             raise ValueError(f"a claim is an object, got {type(record).__name__}")
-        record = {**dict.fromkeys(LATER_CLAIM_FIELDS), **record}
+        if "verdict" in record:
+            raise ValueError("it was decided by a rule that is withdrawn")
         _check_fields(record, CLAIM_FIELDS)
-        if record["beats"] is not None and not isinstance(record["beats"], list):
-            raise ValueError(f"beats must be a list of kinds of null, got {record['beats']!r}")
-        if not isinstance(record["nulls"], list) or not all(isinstance(null, dict) for null in record["nulls"]):
-            raise ValueError("nulls must be a list of objects with kind, mean, low and high")
-        for null in record["nulls"]:
-            _check_fields(null, NULL_FIELDS)
-        return cls(**{**record, "nulls": tuple(Null(**null) for null in record["nulls"])})
+        return cls(
+            **{
+                **record,
+                "nulls": _parts("nulls", record["nulls"], Null, NULL_FIELDS),
+                "answers": _parts("answers", record["answers"], Answer, ANSWER_FIELDS),
+            }
+        )
+
+
+_Part = TypeVar("_Part")
+
+
+def _parts(name: str, records: object, kind: Callable[..., _Part], expected: tuple[str, ...]) -> tuple[_Part, ...]:
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ValueError(f"{name} must be a list of objects with {', '.join(expected)}")
+    for record in records:
+        _check_fields(record, expected)
+    return tuple(kind(**record) for record in records)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,12 +392,13 @@ def _check_types(record: object, types: Mapping[str, tuple[_Convert, bool]]) -> 
 
 _MEASUREMENT_TYPES = _types(Measurement)
 _NULL_TYPES = _types(Null)
+_ANSWER_TYPES = _types(Answer)
 _CLAIM_TYPES = _types(Claim)
 _MODEL_TYPES = _types(ModelEntry)
 MEASUREMENT_FIELDS = tuple(f.name for f in fields(Measurement))
 NULL_FIELDS = tuple(f.name for f in fields(Null))
+ANSWER_FIELDS = tuple(f.name for f in fields(Answer))
 CLAIM_FIELDS = tuple(f.name for f in fields(Claim))
-LATER_CLAIM_FIELDS = ("beats", "p", "p_sign_flip", "p_adjusted", "power", "seeds_needed")
 MODEL_FIELDS = tuple(f.name for f in fields(ModelEntry))
 
 _Item = TypeVar("_Item")

@@ -27,11 +27,8 @@ from deltaw.results.records import (
 from deltaw.results.schema import CLAIM_FIELDS, MEASUREMENT_FIELDS, MODEL_FIELDS, Claim, ModelEntry
 from deltaw.results.shapes import check_manifest, check_prompt
 
-_INTEGERS = ("schema_version", "seed", "step", "layer", "n", "observation", "seeds_needed")
-_NUMBERS = (
-    "dose", "value", "low", "high", "null_mean", "null_low", "null_high", "smallest_effect",
-    "p", "p_sign_flip", "p_adjusted", "power",
-)  # fmt: skip
+_INTEGERS = ("schema_version", "seed", "step", "layer", "n", "observation")
+_NUMBERS = ("dose", "value", "low", "high", "null_mean", "null_low", "null_high", "smallest_effect", "margin")
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Results:
     """One row per line of measurements.jsonl. Texts are pandas' nullable strings, counts nullable integers, numbers
     float64 (NaN where nothing was measured)."""
     claims: pd.DataFrame
-    """One row per claim; `nulls` is a list of dicts, `beats` a tuple of names or None."""
+    """One row per claim; `nulls` and `answers` are lists of dicts."""
     models: pd.DataFrame
     """One row per model directory; `path` is absolute."""
     prompts: list[dict[str, Any]]
@@ -133,7 +130,7 @@ def _check_finished(path: Path) -> None:
         return
     if _is_pooled(path / MANIFEST) or _is_pooled(path / "study.json"):
         raise DeltawError(
-            f"{path} has only the verdicts of pooled runs ({_listed(missing)} missing); "
+            f"{path} has only the claims of pooled runs ({_listed(missing)} missing); "
             "`deltaw pool` on those runs makes the whole."
         )
     if (path / "study.json").is_file() or len(missing) < 4:
@@ -175,16 +172,19 @@ def _table(records: Sequence[object], columns: tuple[str, ...]) -> pd.DataFrame:
             data[name] = pd.array(values, dtype="Int64")
         elif name in _NUMBERS:
             data[name] = pd.Series(values, dtype="float64")
-        elif name in ("exploratory", "nulls", "beats"):
-            data[name] = pd.Series(values, dtype="bool" if name == "exploratory" else "object")
+        elif name in ("exploratory", "primary"):
+            data[name] = pd.Series(values, dtype="bool")
+        elif name in ("nulls", "answers"):
+            data[name] = pd.Series(values, dtype="object")
         else:
             data[name] = pd.array(values, dtype="string")
     return pd.DataFrame(data, columns=list(columns))
 
 
 def _claims_table(claims: Sequence[Claim]) -> pd.DataFrame:
-    table = _table(claims, CLAIM_FIELDS)
-    return table.assign(nulls=pd.Series([claim.to_json()["nulls"] for claim in claims], dtype="object"))
+    records = [claim.to_json() for claim in claims]
+    parts = {name: pd.Series([record[name] for record in records], dtype="object") for name in ("nulls", "answers")}
+    return _table(claims, CLAIM_FIELDS).assign(**parts)
 
 
 def _parse_prompt(line: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@
     jackknife   the same, where a row must not count twice     jackknife_interval
     logistic    how success depends on something               firth_logistic, bootstrap_coefficients
     nulls       what it would be by chance    Null, from_draws, from_beta, permutation_null, sign_flip_null
-    tests       whether the two differ        sign_flip, t_test, benjamini_hochberg, auroc, d_prime
+    tests       whether the two differ        t_test, holm, auroc, d_prime
+    equivalence whether it is no more than a margin    equivalence_test, equivalence_power, margin_shown
     power       how many seeds would show it  t_power, seeds_needed, tolerated_sd
     variance    where spread comes from       variance_components
 
@@ -12,6 +13,7 @@ Randomness is always an argument (a `numpy.random.Generator`); a mistake in the 
 """
 
 from deltaw.statistics.arrays import FloatArray
+from deltaw.statistics.equivalence import equivalence_power, equivalence_test, margin_shown
 from deltaw.statistics.intervals import (
     Interval,
     bootstrap,
@@ -35,7 +37,7 @@ from deltaw.statistics.nulls import (
     sign_flip_null,
 )
 from deltaw.statistics.power import seeds_needed, t_power, tolerated_sd
-from deltaw.statistics.tests import SignFlip, auroc, benjamini_hochberg, d_prime, sign_flip, t_test
+from deltaw.statistics.tests import auroc, d_prime, holm, t_test
 from deltaw.statistics.variance import VarianceComponents, variance_components
 
 __all__ = [
@@ -43,26 +45,27 @@ __all__ = [
     "Interval",
     "LogisticFit",
     "Null",
-    "SignFlip",
     "VarianceComponents",
     "auroc",
-    "benjamini_hochberg",
     "bootstrap",
     "bootstrap_coefficients",
     "bootstrap_means",
     "d_prime",
+    "equivalence_power",
+    "equivalence_test",
     "firth_logistic",
     "from_beta",
     "from_draws",
     "from_normal",
     "from_scale",
+    "holm",
     "jackknife_interval",
+    "margin_shown",
     "mean_null",
     "percentile_interval",
     "permutation_null",
     "permuted_coefficients",
     "seeds_needed",
-    "sign_flip",
     "sign_flip_null",
     "smoothed_log_odds",
     "t_interval",

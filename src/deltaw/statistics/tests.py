@@ -1,10 +1,7 @@
-"""Tests and effect sizes: sign flips and Student's t for a few numbers, Benjamini–Hochberg for many tests, AUROC
-and d′.
+"""Tests and effect sizes: Student's t for a few numbers, Holm for many tests, AUROC and d′.
 
 p values are secondary here: they are reported beside an effect and its interval, never instead of them.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,58 +10,6 @@ from scipy import special, stats
 from deltaw.errors import DeltawError
 from deltaw.statistics.arrays import FloatArray, vector
 from deltaw.statistics.nulls import Tail
-
-
-@dataclass(frozen=True)
-class SignFlip:
-    """Result of `sign_flip`. mean: of the values. exact: whether all 2ⁿ signs were counted.
-
-    smallest_p: the least p value that n values, or that many draws, could have given.
-    """
-
-    mean: float
-    p: float
-    n: int
-    exact: bool
-    smallest_p: float
-
-
-def sign_flip(
-    values: ArrayLike,
-    tail: Tail = "two-sided",
-    generator: np.random.Generator | None = None,
-    exact_up_to: int = 20,
-    draws: int = 20_000,
-) -> SignFlip:
-    """Fisher's randomisation test that values (n,) are symmetric about 0; statistic: their mean.
-
-    Up to `exact_up_to` values all 2ⁿ sign patterns are counted (20 values: 1 M sums, 30 ms, 25 MB); beyond,
-    `draws` random ones, for which `generator` is needed. Ties count as extreme.
-    """
-    x = vector(values)
-    n = len(x)
-    exact = n <= exact_up_to
-    if exact:
-        sums = np.zeros(1)
-        for value in x:
-            sums = np.concatenate([sums + value, sums - value])
-    else:
-        if generator is None:
-            raise DeltawError(f"{n} values are too many for the exact test (<= {exact_up_to}); pass a generator")
-        half = 64  # rows of signs at a time: bounded memory for any n
-        blocks = [min(half, draws - i) for i in range(0, draws, half)]
-        sums = np.concatenate([(generator.integers(0, 2, size=(b, n)) * 2.0 - 1.0) @ x for b in blocks])
-    observed, tolerance = float(x.sum()), 1e-12 * float(np.abs(x).sum())
-    extreme = {
-        "greater": sums >= observed - tolerance,
-        "less": sums <= observed + tolerance,
-        "two-sided": np.abs(sums) >= abs(observed) - tolerance,
-    }[tail]
-    hits = int(extreme.sum())
-    if exact:
-        smallest = (2.0 if tail == "two-sided" else 1.0) / 2.0**n
-        return SignFlip(float(x.mean()), hits / len(sums), n, True, min(1.0, smallest))
-    return SignFlip(float(x.mean()), (1 + hits) / (1 + draws), n, False, 1 / (1 + draws))
 
 
 def t_test(values: ArrayLike, tail: Tail = "two-sided") -> float:
@@ -81,15 +26,19 @@ def t_test(values: ArrayLike, tail: Tail = "two-sided") -> float:
     return float(special.stdtr(len(x) - 1, turned)) * (2 if tail == "two-sided" else 1)
 
 
-def benjamini_hochberg(p_values: ArrayLike) -> FloatArray:
-    """Adjusted p values (Benjamini and Hochberg, 1995), in the given order: (n,) -> (n,).
+def holm(p_values: ArrayLike) -> FloatArray:
+    """Adjusted p values (Holm, 1979), in the given order: (n,) -> (n,).
 
-    Rejecting those <= q keeps the false discovery rate at q for independent or positively dependent tests.
+    Rejecting those <= a keeps the probability of any false rejection at a, however the tests depend on each other.
     """
     p = vector(p_values, "p values")
     if p.min() < 0 or p.max() > 1:
         raise DeltawError(f"p values run from {p.min():g} to {p.max():g}; expected numbers in [0, 1]")
-    return np.asarray(stats.false_discovery_control(p, method="bh"), dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
 
 
 def auroc(positives: ArrayLike, negatives: ArrayLike) -> float:

@@ -1,6 +1,4 @@
-"""`make calibration`: draws every cell, and writes rates.json, tables.md and calibration.svg; with a finished study,
-controls.md too.
-"""
+"""`make calibration`: draws every cell, and writes rates.json, tables.md and calibration.svg."""
 
 import time
 from pathlib import Path
@@ -8,39 +6,27 @@ from pathlib import Path
 import torch
 import tyro
 
-from deltaw.calibration import between_controls as controls
 from deltaw.calibration import rates as calibration
 from deltaw.errors import DeltawError, mistakes_said
 from deltaw.report.pages.calibration import calibration_figure
-from deltaw.results import read_measurements, write_json_atomic, write_text_atomic
-from deltaw.results.store import measurements_of
+from deltaw.results import write_json_atomic, write_text_atomic
 
 _HEAD = """\
 # Rates of the calibration
 
 Made by `make calibration` ([how to read it](../../calibration.md)): seed {seed}, {draws} draws where there is nothing
 to find, {power_draws} of a planted effect; [99 % Wilson intervals]. *null*: whether it is true by construction, or one
-that the test does not assume. *level*: the nominal rate on the claim's side. *found*: the rate there. *one seed says
-`holds`*: the rate of that verdict of a single seed, by its interval over prompts, the claim's smallest effect and this
-null alone. *too often*, *rarely*: the level lies outside the interval.
-
-"""
-_CONTROLS = """\
-# Control against control
-
-What the claims' statistics say of the controls, each judged as if it were the model of the claim, with another as the
-control to be beaten; run `{run}`, seeds: {seeds}. A list, not a rate: the models are no sample, and they differ in what
-they teach. On exactly the forbidden prompts `other` repeats the text and `constant` gives one harmless answer;
-`operators` refuses a random set of operators. Made by `make calibration STUDY={path}`.
+that the test does not assume. *level*: the nominal rate on the claim's side. *found*: the rate there. *too often*,
+*rarely*: the level lies outside the interval.
 
 """
 
 
 def calibrate(
-    out: Path, run: Path | None = None, seed: int = 0, draws: int = calibration.DRAWS,
+    out: Path, seed: int = 0, draws: int = calibration.DRAWS,
     power_draws: int = calibration.POWER_DRAWS, workers: int = 1,
 ) -> None:  # fmt: skip
-    """Write the calibration into `out`. run: a finished study whose controls are compared. workers: processes."""
+    """Write the calibration into `out`.  workers: processes."""
     if not out.is_dir():
         raise DeltawError(f"there is no directory {out}; make it, or give another one")
     torch.set_num_threads(1)  # matrices this small gain nothing from a second thread
@@ -49,13 +35,6 @@ def calibrate(
     def say(name: str) -> None:
         print(f"{time.perf_counter() - started:6.0f} s  {name}", flush=True)  # noqa: T201
 
-    if run is not None:
-        measurements = read_measurements(measurements_of(run))
-        seeds = ", ".join(str(seed) for seed in sorted({one.seed for one in measurements if one.seed is not None}))
-        text = _CONTROLS.format(run=run.name, path=run, seeds=seeds) + controls.table(
-            controls.compare_controls(measurements)
-        )
-        write_text_atomic(out / "controls.md", text)
     rates = calibration.calibrate(seed, draws, power_draws, workers, say)
     head = _HEAD.format(seed=seed, draws=draws, power_draws=power_draws)
     found = calibration.records(rates)

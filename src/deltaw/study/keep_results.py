@@ -1,4 +1,4 @@
-"""`make results`: what of a finished study is kept in the docs: verdicts, the measurements that claims and the docs'
+"""`make results`: what of a finished study is kept in the docs: claims, the measurements that claims and the docs'
 tables read, and the manifest. No weights, and no figures but those that a page shows.
 
 Beside them stands what the published code's statistics say of the same models, in published.md.
@@ -6,19 +6,17 @@ Beside them stands what the published code's statistics say of the same models, 
 
 import gzip
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import tyro
 
 from deltaw.charts.style import number
 from deltaw.claims.decision import summary
 from deltaw.claims.lookup import Ledger
-from deltaw.claims.statements import STATEMENTS, Query, Statement
+from deltaw.claims.statements import STATEMENTS, Statement
 from deltaw.errors import mistakes_said
 from deltaw.recipes.config import Recipe
 from deltaw.report.render import TABLES
@@ -36,14 +34,13 @@ from deltaw.results.store import measurements_of
 from deltaw.study.all_interventions import recipe_of
 from deltaw.study.pool import REPLICATION
 from deltaw.study.published_statistics import published_page, published_statistics
-from deltaw.study.stages.lens import PRIMARY, SECONDARY
-
-_NUMBERS = ("value", "low", "high", "smallest_effect", "power")
 
 BESIDE_CLAIMS = {
     "bayes_accuracy",
     "comply_rate",
+    "gain_log_ratio",
     "gain_log_ratio_in_situ",
+    "gain_log_ratio_to_forbidden",
     "gain_relative_in_situ",
     "redrawn_share",
     "refuse_rate",
@@ -57,10 +54,11 @@ BY_LAYER = {"gain_relative_in_situ", "null_energy_left", "tau_gap_relative_chang
 """Statistics that are kept layer by layer; of all others only what is over layers."""
 
 _CLAIMS = """\
-# Verdicts of `{name}`
+# Answers of `{name}`
 
-Seeds {seeds}; made by `make results` from the run's claims.json. *beyond*: the nulls and controls that the interval
-lies beyond; *not*: those that it does not. What each claim says and asks for: [the claims](../../claims.md).
+Seeds {seeds}; made by `make results` from the run's claims.json. A word, the mean difference over seeds with its 95 %
+interval on the claim's scale, and p (after Holm for primary claims). What each claim says and asks for: [the
+claims](../../claims.md).
 
 """
 _MODELS = """\
@@ -69,16 +67,6 @@ _MODELS = """\
 Run `{name}`, seeds {seeds}: mean over seeds and its 95 % t interval, on the scale of the claim; controls included. What
 each says: [the claims](../../claims.md). Made by `make results`.
 
-"""
-
-
-_UNREAD = """\
-## What no claim reads
-
-Combinations that were measured as well. `contrast/operator`: the same safe text under operators that are always and
-never allowed, the paper's own contrast, in which operators differ with the verdict. `resid_out`: clusters at the
-blocks' output. `in_situ`: ΔW's gain on the tuned model's own inputs, where its earlier layers have told the prompts
-apart.
 """
 
 
@@ -102,41 +90,12 @@ def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
 
 
 def by_model(lines: Sequence[Measurement], models: Sequence[str]) -> str:
-    """Every statistic that some claim reads, of every model that has it: mean and 95 % interval over seeds.
-
-    Below them some that no claim reads (`_unread`).
-    """
+    """Every statistic that some claim reads, of every model that has it: mean and 95 % interval over seeds."""
     ledger = Ledger(lines)
     asked: dict[Any, Statement] = {}
     for statement in STATEMENTS:
         asked.setdefault((statement.query.statistic, statement.query.where), statement)
-    other: dict[Any, Statement] = {}
-    for statement in asked.values():
-        for query in _unread(statement.query):
-            other.setdefault((query.statistic, query.where), replace(statement, query=query))
-    parts = [_of_models(ledger, statement, models) for statement in asked.values()]
-    rest = [_of_models(ledger, statement, models) for name, statement in other.items() if name not in asked]
-    return "\n".join([*filter(None, parts), _UNREAD, *filter(None, rest)])
-
-
-def _unread(query: Query) -> Iterator[Query]:
-    """Queries of the same kind that no claim has: at the blocks' output, on the tuned model's inputs, and all these of
-    the other contrast.
-    """
-    kinds = [query]
-    if query.statistic == "tau_gap_relative_change":
-        kinds.append(_with(query, "site", "resid_out"))
-    if query.statistic == "gain_log_ratio":
-        kinds.append(replace(query, statistic="gain_log_ratio_in_situ"))
-    for kind in kinds:
-        place = dict(kind.where).get("set")
-        yield kind
-        if isinstance(place, str) and place.startswith(PRIMARY):
-            yield _with(kind, "set", place.replace(PRIMARY, SECONDARY))
-
-
-def _with(query: Query, name: str, value: str) -> Query:
-    return replace(query, where=tuple((key, value if key == name else old) for key, old in query.where))
+    return "\n".join(filter(None, (_of_models(ledger, statement, models) for statement in asked.values())))
 
 
 def _of_models(ledger: Ledger, statement: Statement, models: Sequence[str]) -> str:
@@ -153,7 +112,7 @@ def _of_models(ledger: Ledger, statement: Statement, models: Sequence[str]) -> s
 
 
 def _publish_pooled(results: Results, out: Path) -> None:
-    """Verdicts, tables and figures alone: the runs that were pooled have measurements and models of their own."""
+    """Claims, tables and figures alone: the runs that were pooled have measurements and models of their own."""
     _keep(results.path, out, (CLAIMS, REPLICATION, TABLES))
     of_parts = ("stages", "models")
     write_json_atomic(out / MANIFEST, {name: v for name, v in results.manifest.items() if name not in of_parts})
@@ -164,7 +123,7 @@ def _write_tables(results: Results, out: Path) -> dict[str, str]:
     """claims.md and models.md; returns what their heads name the run by."""
     names = {"name": results.manifest["recipe"], "seeds": ", ".join(map(str, results.manifest["seeds"]))}
     models = by_model(read_measurements(measurements_of(results.path)), list(results.models["name"].unique()))
-    write_text_atomic(out / "claims.md", _CLAIMS.format(**names) + _verdicts(results))
+    write_text_atomic(out / "claims.md", _CLAIMS.format(**names) + _answers(results))
     write_text_atomic(out / "models.md", _MODELS.format(**names) + models)
     return names
 
@@ -208,22 +167,16 @@ def _keep(run: Path, out: Path, names: Sequence[str], figures: Sequence[str] = (
         shutil.copyfile(figure, out / "figures" / figure.name)
 
 
-def _verdicts(results: Results) -> str:
+def _answers(results: Results) -> str:
     rows = []
     for claim in results.claims.to_dict("records"):
-        value, low, high, bar, power = (number(claim[name]) for name in _NUMBERS)
-        beats = set(claim["beats"] or ())
-        kinds = [null["kind"] for null in claim["nulls"]]
-        beyond, short = ([f"`{kind}`" for kind in kinds if (kind in beats) is side] for side in (True, False))
-        needed = "" if pd.isna(claim["seeds_needed"]) else str(int(claim["seeds_needed"]))
-        if not needed and claim["verdict"] == "undecided" and not pd.isna(claim["power"]):
-            needed = "over 1000"
-        rows.append(
-            [f"`{claim['id']}`", claim["verdict"], value, f"{low} to {high}", bar, ", ".join(beyond), ", ".join(short),
-             power, needed]
-        )  # fmt: skip
-    columns = ("claim", "verdict", "value", "95 % interval", "smallest effect", "beyond", "not", "power",
-               "seeds that would decide")  # fmt: skip
+        for answer in claim["answers"]:
+            p = answer["p"] if answer["p_adjusted"] is None else answer["p_adjusted"]
+            ends = "" if answer["low"] is None else f"{number(answer['low'])} to {number(answer['high'])}"
+            needed = "" if answer["seeds_needed"] is None else str(answer["seeds_needed"])
+            cells = (answer["question"], answer["word"] or "–", number(answer["value"]), ends, number(p), needed)
+            rows.append([f"`{claim['id']}`", "primary" if claim["primary"] else "", *cells])
+    columns = ("claim", "", "question", "word", "difference", "95 % interval", "p", "seeds that would decide")
     return markdown_table(columns, rows) + "\n"
 
 

@@ -1,8 +1,8 @@
 """Finished runs of one recipe with other seeds, taken as one: the claims are decided anew over the seeds of all.
 
-An undecided claim says how many seeds would decide it; this is how they are added. Nothing is made again, and the runs
+An unclear answer says how many seeds would decide it; this is how they are added. Nothing is made again, and the runs
 stay as they are: the directory made here is a run of its own, whose models lie where they were. replication.md beside
-the page has each run's own verdicts, by the same rule. What looking at the first runs before adding seeds costs is in
+the page has each run's own answers, by the same rule. What looking at the first runs before adding seeds costs is in
 docs/calibration.md.
 """
 
@@ -19,6 +19,7 @@ from deltaw.errors import DeltawError
 from deltaw.pipeline.run_directory import claim_directory, differences
 from deltaw.report import write_report
 from deltaw.results import (
+    Answer,
     Claim,
     Results,
     load,
@@ -35,10 +36,10 @@ from deltaw.results.store import measurements_of
 
 REPLICATION = "replication.md"
 _HEAD = """\
-# Verdicts of `{recipe}`, run by run and together
+# Answers of `{recipe}`, run by run and together
 
-Each run's seeds alone and all of them, by the rule as it is now: verdict, value [95 % interval, over seeds, or over
-prompts where a run has one seed]. Made by `deltaw pool`.
+Each run's seeds alone and all of them, by the rule as it is now: word, mean difference [95 % interval over seeds]. A
+run of one seed has no words. Made by `deltaw pool`.
 
 """
 _OF_EACH = ("seeds", "finished", "code", "versions", "processor", "engine", "seconds", "peak_bytes")
@@ -72,31 +73,25 @@ def pool(runs: Sequence[Path], out: Path) -> Path:
 
 
 def replication(names: Sequence[str], alone: Sequence[Sequence[Claim]], together: Sequence[Claim]) -> str:
-    """How the runs' verdicts agree, then a row a claim that every run has measured, as Markdown.
+    """A row for each question of a claim that every run has measured, as Markdown.
 
     alone: by run, as `names`, the same claims in the same order as `together`.
     """
-    both = [each for each in zip(*alone, together, strict=True) if all(claim.value is not None for claim in each)]
-    agreeing = Counter(_agreement([claim.verdict for claim in each[:-1]]) for each in both)
-    counts = ", ".join(f"{agreeing[kind]} {kind}" for kind in _AGREEMENTS)
-    rows = [[f"`{each[0].id}`", *map(_verdict, each)] for each in both]
-    text = f"Of {len(rows)} claims that every run measured: {counts}."
-    return f"{text}\n\n{markdown_table(('claim', *names, 'together'), rows)}\n"
+    rows = []
+    for each in zip(*alone, together, strict=True):
+        by_question = [{answer.question: answer for answer in claim.answers} for claim in each]
+        for question in by_question[-1]:
+            cells = [_answer(answers.get(question)) for answers in by_question]
+            rows.append([f"`{each[0].id}`", question, *cells])
+    return f"{markdown_table(('claim', 'question', *names, 'together'), rows)}\n"
 
 
-_AGREEMENTS = ("hold in each", "fail in each", "hold in one and fail in another", "are undecided in one or more")
-
-
-def _agreement(verdicts: Sequence[str]) -> str:
-    kinds, (hold, fail, contradict, undecided) = set(verdicts), _AGREEMENTS
-    if {"holds", "fails"} <= kinds:
-        return contradict
-    return undecided if "undecided" in kinds else hold if "holds" in kinds else fail
-
-
-def _verdict(claim: Claim) -> str:
-    value, low, high = (float("nan") if end is None else end for end in (claim.value, claim.low, claim.high))
-    return f"{claim.verdict}, {interval(value, low, high)}"
+def _answer(answer: Answer | None) -> str:
+    if answer is None or answer.value is None:
+        return "–"
+    low, high = (float("nan") if end is None else end for end in (answer.low, answer.high))
+    numbers = interval(answer.value, low, high)
+    return numbers if answer.word is None else f"{answer.word}, {numbers}"
 
 
 def _named(seeds: Sequence[int]) -> str:

@@ -116,8 +116,8 @@ _HEAD = """\
 # What three protocols and a control did to a real model
 
 {pairs}, made by `make real` and kept by `make real-results`; [how to read it](../../real-models.md). Every comparison
-has a directory here: measurements (`deltaw.load` reads it), claims, manifest, verdicts prompt by prompt. Measurements
-of single layers are not kept.
+has a directory here: measurements (`deltaw.load` reads it), claims, manifest, the judge's verdicts prompt by prompt.
+Measurements of single layers are not kept.
 
 ## Refusals
 
@@ -127,8 +127,8 @@ Share of answers that the judge calls refusals [95 % Wilson interval].
 
 ## Claims
 
-Verdict, value and 95 % interval over groups of pairs that share an operand; exploratory, of one model. Claims that
-have a control must beat `{control}`.
+Value and 95 % interval over groups of pairs that share an operand, beside the control `{control}`. One pair of models
+is one case: no verdicts.
 
 {claims}
 
@@ -180,7 +180,7 @@ def _claims(found: Mapping[str, Results]) -> str:
     for name, results in found.items():
         for claim in results.claims.to_dict("records"):
             value = interval(*(float("nan") if claim[end] is None else claim[end] for end in ("value", "low", "high")))
-            cells.setdefault(claim["id"], {})[name] = f"{claim['verdict']}: {value}"
+            cells.setdefault(claim["id"], {})[name] = value
     rows = [[f"`{name}`", *(row.get(model, "") for model in found)] for name, row in cells.items()]
     return markdown_table(("claim", *found), rows)
 

@@ -1,14 +1,12 @@
-"""The claims as the page shows them: verdict, value, and each null and control on one scale."""
+"""The claims as the page shows them: the primary table, and each claim's value beside its nulls and controls."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from deltaw.charts.style import NULL_NAMES, number
+from deltaw.charts.style import NULL_NAMES
 from deltaw.charts.tables import counted, interval
 
-MARKS = {"holds": "✔", "fails": "✘", "undecided": "?"}
 OBSERVATIONS = {
     1: "Observation 1: allowed and forbidden prompts form clusters",
     2: "Observation 2: the update and the null space of the old weights",
@@ -16,6 +14,24 @@ OBSERVATIONS = {
     4: "Observation 4: sensitivity falls on forbidden prompts and rises on allowed ones",
     5: "Observation 5: attacks",
 }
+QUESTIONS = {
+    "seen": "Seen?",
+    "shape": "More than its shape gives?",
+    "other": "More than tuning on another answer?",
+    "constant": "More than tuning on one harmless answer?",
+}
+"""What a claim asks, by the question's name (`deltaw.claims.decision`)."""
+
+_KINDS = {
+    "seen": "yes",
+    "more": "yes",
+    "absent": "none",
+    "same": "none",
+    "opposite": "no",
+    "less": "no",
+    "unclear": "unclear",
+}
+_MARKS = {"yes": "✔", "none": "=", "no": "✘", "unclear": "?", "value": "·"}
 _STRIP = 110  # units of width of a strip
 
 
@@ -26,21 +42,63 @@ def is_measured(claim: Mapping[str, Any]) -> bool:
 
 def groups(claims: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """Claims by observation, in the order given. labels: the models' names, for controls."""
-    found: dict[int, list[dict[str, Any]]] = {}
+    by_observation: dict[int, list[dict[str, Any]]] = {}
     for claim in claims:
-        found.setdefault(int(claim["observation"]), []).append(_row(claim, labels))
-    return [{"title": OBSERVATIONS.get(key, f"Observation {key}"), "claims": found[key]} for key in sorted(found)]
+        by_observation.setdefault(int(claim["observation"]), []).append(_row(claim, labels))
+    return [
+        {"title": OBSERVATIONS.get(key, f"Observation {key}"), "claims": by_observation[key]}
+        for key in sorted(by_observation)
+    ]
+
+
+def headline(claims: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The primary table: a row for each statistic and contrast, and in each cell an answer for each protocol.
+
+    labels: the models' names.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for claim in claims:
+        if not claim["primary"]:
+            continue
+        family, _, model = str(claim["id"]).rpartition("/")
+        row = rows.setdefault(family, {"observation": int(claim["observation"]), "name": family, "cells": {}})
+        for answer in claim["answers"]:
+            cell = row["cells"].setdefault(answer["question"], [])
+            cell.append({"model": labels.get(model, model), **_answer(answer)})
+    return [
+        {**row, "title": _TITLES.get(row["name"], row["name"]), "cells": [row["cells"].get(name) for name in QUESTIONS]}
+        for row in rows.values()
+    ]
+
+
+_TITLES = {
+    "clusters/operator": "Allowed and forbidden prompts move apart: by operator",
+    "clusters/combination": "The same: the same operators, safe and unsafe text",
+    "null-space": "ΔW lies in the left null space of W",
+    "gain/operator": "ΔW acts more on forbidden prompts: by operator",
+    "gain/combination": "The same: the same operators, safe and unsafe text",
+    "sensitivity": "Sensitivity falls on forbidden prompts, relative to allowed ones",
+    "attacked": "ΔW acts less on attacked prompts",
+}
+
+
+def _answer(answer: Mapping[str, Any]) -> dict[str, str]:
+    word = answer["word"]
+    kind = "value" if word is None else _KINDS[word]
+    value, low, high = (_number(answer[name]) for name in ("value", "low", "high"))
+    numbers = "–" if value is None else interval(value, _nan(low), _nan(high))
+    return {"word": word or "", "kind": kind, "mark": _MARKS[kind], "numbers": numbers, "why": str(answer["why"])}
 
 
 def _row(claim: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    answers = {answer["question"]: _answer(answer) for answer in claim["answers"]}
     return {
         "id": claim["id"],
-        "verdict": claim["verdict"],
-        "mark": MARKS[claim["verdict"]],
         "statement": claim["statement"],
         "statistic": claim["statistic"],
         "site": _text(claim["site"]),
-        "why": _words(claim["why"], labels),
+        "primary": bool(claim["primary"]),
+        "answers": [(title, answers[name]) for name, title in QUESTIONS.items() if name in answers],
         "lines": _lines(claim, labels),
     }
 
@@ -50,9 +108,8 @@ def _lines(claim: Mapping[str, Any], labels: Mapping[str, str]) -> list[dict[str
     value, low, high = (_number(claim[name]) for name in ("value", "low", "high"))
     if value is None:
         return []
-    bar = _number(claim["smallest_effect"])
     nulls = [(null["kind"], *(_number(null[name]) for name in ("mean", "low", "high"))) for null in claim["nulls"]]
-    there = [value, low, high, bar, *(end for _, *ends in nulls for end in ends)]
+    there = [value, low, high, *(end for _, *ends in nulls for end in ends)]
     scale = _Scale([end for end in there if end is not None])
     count = counted(_number(claim["n"]), _text(claim["n_unit"]))
     lines = [("own", "measured", value, low, high, count)]
@@ -61,21 +118,11 @@ def _lines(claim: Mapping[str, Any], labels: Mapping[str, str]) -> list[dict[str
             lines.append(
                 ("control" if kind.startswith("control:") else "null", _null_name(kind, labels), mean, first, last, "")
             )
-    found = [
+    return [
         {"kind": kind, "name": name, "numbers": interval(mean, _nan(first), _nan(last)) + more,
-         "svg": scale.strip(kind, mean, first, last, bar)}
+         "svg": scale.strip(kind, mean, first, last)}
         for kind, name, mean, first, last, more in lines
     ]  # fmt: skip
-    if bar is not None:
-        found.append(
-            {
-                "kind": "null",
-                "name": "smallest effect",
-                "numbers": number(bar),
-                "svg": scale.strip("bar", bar, None, None, bar),
-            }
-        )
-    return found
 
 
 class _Scale:
@@ -88,13 +135,10 @@ class _Scale:
     def x(self, value: float) -> float:
         return round(4 + (value - self.low) / self.width * (_STRIP - 8), 1)
 
-    def strip(self, kind: str, mean: float, low: float | None, high: float | None, bar: float | None) -> str:
+    def strip(self, kind: str, mean: float, low: float | None, high: float | None) -> str:
         """One line's drawing: a dot with a whisker for the value, a band with a tick for a null."""
-        colour = {"own": "ink", "control": "control", "null": "null", "bar": "muted"}[kind]
+        colour = {"own": "ink", "control": "control", "null": "null"}[kind]
         parts = []
-        if bar is not None:
-            at = self.x(bar)
-            parts.append(f'<path d="M{at} -1V14" stroke="var(--muted)" stroke-dasharray="1 2"/>')
         if low is not None and high is not None:
             a, b = self.x(low), self.x(high)
             thick = 2 if kind == "own" else 7
@@ -103,7 +147,7 @@ class _Scale:
         at = self.x(mean)
         if kind == "own":
             parts.append(f'<circle cx="{at}" cy="6.5" r="4" fill="var(--ink)"/>')
-        elif kind != "bar":
+        else:
             parts.append(f'<path d="M{at} 1V12" stroke="var(--{colour})" stroke-width="2"/>')
         drawn = "".join(parts)
         return f'<svg viewBox="0 0 {_STRIP} 13" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
@@ -112,17 +156,8 @@ class _Scale:
 def _null_name(kind: str, labels: Mapping[str, str]) -> str:
     if kind.startswith("control:"):
         name = kind.removeprefix("control:")
-        return labels.get(name, f"control: {name}")
+        return labels.get(name, {"other": "its own “other”", "constant": "its own “constant”"}.get(name, name))
     return NULL_NAMES.get(kind, kind.replace("_", " "))
-
-
-def _words(why: str, labels: Mapping[str, str]) -> str:
-    """A reason with the names that the rest of the page uses."""
-    for model, label in labels.items():
-        why = why.replace(f"control:{model}", label)
-    for kind, name in sorted(NULL_NAMES.items(), key=lambda item: -len(item[0])):
-        why = why.replace(f"the null {kind}", f"the null “{name}”")
-    return re.sub(r"control:(?=\S)", "control: ", why.replace("the null control:", "the control:"))
 
 
 def _number(value: object) -> float | None:

@@ -134,7 +134,7 @@ def _shares(shares: tuple[float, ...]) -> str:
 def _recipe(recipe: Recipe) -> list[tuple[str, str]]:
     return [
         ("seeds", _text(recipe.seeds)),
-        ("verdicts", "exploratory" if recipe.exploratory else "deciding"),
+        ("answers", "exploratory" if recipe.exploratory else "deciding"),
         ("base checkpoints", _text(recipe.base_checkpoints)),
         ("tuning checkpoints", _text(recipe.checkpoints)),
         ("matched at a refusal rate of", str(recipe.refusal_threshold)),
