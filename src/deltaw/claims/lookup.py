@@ -59,10 +59,10 @@ class Ledger:
             if line.step == step and all(getattr(line, name) == value for name, value in where.items())
         ]
 
-    def of_model(self, query: Query, model: str) -> dict[int, Found]:
-        """What one model has of a query, by seed."""
-        found = {seed: self._look_up(replace(query, models=(model,)), seed) for seed in self.seeds}
-        return {seed: one for seed, one in found.items() if one is not None}
+    def values_of(self, query: Query) -> dict[int, Found]:
+        """What a query finds, by seed."""
+        found = {seed: self._look_up(query, seed) for seed in self.seeds}
+        return {seed: value for seed, value in found.items() if value is not None}
 
     def collect(self, statement: Statement) -> Collected:
         """All that the study measured for a statement. A control counts at seeds where the statement has a value."""

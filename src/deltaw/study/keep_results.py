@@ -7,6 +7,7 @@ Beside them stands what the published code's statistics say of the same models, 
 import gzip
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def _of_models(ledger: Ledger, statement: Statement, models: Sequence[str]) -> s
     """The table of one statistic; empty if no model has it in two seeds."""
     rows = []
     for model in models:
-        found = list(ledger.of_model(statement.query, model).values())
+        found = list(ledger.values_of(replace(statement.query, models=(model,))).values())
         mean, ends, seeds, _ = summary(statement, found) if len(found) > 1 else (0.0, None, 0, "")
         if ends is not None:
             rows.append([f"`{model}`", number(mean), f"{number(ends.low)} to {number(ends.high)}", str(seeds)])
