@@ -25,7 +25,7 @@ class Study:
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
     """The configuration:
     - quick: one seed, to explore; minutes on two cores
-    - standard: six seeds and all controls, to decide; hours
+    - standard: eight seeds and all controls, to decide; hours
     - smoke: seconds; tests the code, and its numbers mean nothing
     - grid: attacks on prompts in worlds that differ in one thing each
     - paper-laptop: the paper's world and model, with faster training; in progress, its tunings are not settled
@@ -36,7 +36,7 @@ class Study:
     """Output directory. Default: runs/RECIPE, with -sSEED added for a seed other than 0."""
     seed: int = 0
     """Random seed of the world's samples, of initialisation and of the training order.
-    standard has six: 101 to 106 for seed 0, the next six for seed 1, and so on."""
+    standard has eight: 201 to 208 for seed 0, the next eight for seed 1, and so on."""
     protocols: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Protocols to fine-tune with, in place of the recipe's: names from `deltaw list`, or FILE.py:NAME."""
     controls: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()

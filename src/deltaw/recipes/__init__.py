@@ -1,7 +1,7 @@
 """Recipes: functions that return the whole configuration of a study. `--recipe` sets everything else.
 
 quick          explores: one seed, minutes on two cores, marked exploratory
-standard       decides: six seeds that no other run has used, all controls, the same world, hours on two cores
+standard       decides: eight seeds that no other run has used, all controls, the same world, hours on two cores
 smoke          runs every stage in seconds, to test that everything runs; its numbers mean nothing
 grid           when attacks on prompts work, in worlds that differ from that of `quick` in one thing each
 paper-laptop   the paper's world and model on a laptop, by faster training

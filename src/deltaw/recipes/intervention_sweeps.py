@@ -28,7 +28,6 @@ ON_MEDIUM = Sweep(
     interventions=every(Interpolation(), SubspaceParts(), RankCut(), Patches(everywhere=False), MeanDifference())
 )
 ON_SMALL = Sweep(prompts=256, interventions=(Interpolation(scopes=()),))
-ON_CONTROL = Sweep(interventions=(SubspaceParts(),))
 ON_OTHER = Sweep(interventions=(SubspaceParts(), Patches(ks=(8,), everywhere=False)))
 
 STANDARD: Sweeps = (
@@ -41,7 +40,6 @@ STANDARD: Sweeps = (
         for name in (protocol, f"other-{protocol}")
     ),
     *((f"other-{protocol}-medium", ON_OTHER) for protocol in ("ssft", "dpo", "unlearn")),
-    *((f"{control}-ssft-medium", ON_CONTROL) for control in ("operators", "constant")),
 )
 """The sweeps of `standard`: everything that its claims use, and no more."""
 
