@@ -92,7 +92,7 @@ def rows_of(run: Path) -> Iterator[tuple[str, str, str]]:
                 values = gap.drop_duplicates("layer")["value"].tolist()
                 yield model, f"1: change of the relative gap, {site}, {contrast}", shown(values)
             gains = [
-                layers("gain_absolute_in_situ", set=f"{contrast}/{name}")["value"].to_numpy()
+                layers("gain_to_input_in_situ", set=f"{contrast}/{name}")["value"].to_numpy()
                 for name in ("forbidden", "allowed")
             ]
             yield model, f"3: log gain in situ, forbidden over allowed, {contrast}", shown(np.log(gains[0] / gains[1]))

@@ -33,14 +33,14 @@ def test_gain_by_hand() -> None:
     for i in range(7):
         a = A[i].float().double()
         change = (dW @ a + db).norm()
-        assert found.absolute[i] == pytest.approx(float(change / a.norm()))
+        assert found.to_input[i] == pytest.approx(float(change / a.norm()))
         assert found.relative[i] == pytest.approx(float(change / (W @ a + b).norm()))
 
 
 def test_bias_changes_count() -> None:
     A, W, zero = draw(0, 7, D), draw(2, M, D), torch.zeros(M, D)
-    assert gain(A, zero, None, W, None).absolute == pytest.approx(np.zeros(7))
-    assert (gain(A, zero, draw(3, M), W, None).absolute > 0).all()
+    assert gain(A, zero, None, W, None).to_input == pytest.approx(np.zeros(7))
+    assert (gain(A, zero, draw(3, M), W, None).to_input > 0).all()
     with pytest.raises(DeltawError, match="db"):
         gain(A, zero, torch.ones(D), W, None)
 
@@ -51,7 +51,7 @@ def test_squared_gain_is_the_energy_weighted_by_singular_values() -> None:
     by_direction = np.stack([row_energy(A, top_right(dW, k)) for k in range(1, D + 1)])
     single = np.diff(by_direction, axis=0, prepend=0)
     squared = (single * (s.numpy()[:, None] ** 2)).sum(0)
-    assert gain(A, dW, None, draw(2, M, D), None).absolute ** 2 == pytest.approx(squared)
+    assert gain(A, dW, None, draw(2, M, D), None).to_input ** 2 == pytest.approx(squared)
 
 
 def test_contrast_finds_an_update_made_of_forbidden_inputs() -> None:

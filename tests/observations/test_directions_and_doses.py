@@ -264,32 +264,41 @@ def test_what_attacks_keep_is_what_they_measure_and_keeping_changes_nothing() ->
         assert min(layers) <= np.mean(part.positions) <= max(layers)
         ratio = one(found, "gain_log_ratio_to_forbidden", attack=attack, layer=None)
         assert np.mean(part.gain_log_ratios) == pytest.approx(ratio.value)
+        in_situ = one(found, "gain_log_ratio_to_forbidden_in_situ", attack=attack, layer=None)
+        assert np.mean(part.gain_in_situ_log_ratios) == pytest.approx(in_situ.value)
+        assert in_situ.value != pytest.approx(ratio.value)
         rate = one(found, "comply_rate", attack=attack, set="forbidden/conditional/unsafe")
         assert np.mean(part.success) == pytest.approx(rate.value)
         assert part.prompts.tolist() == list(range(6))
     assert of(found, "position", attack="soft_2/random") == []
 
 
-def planted_rows(slope: float, doubling: float) -> list[Doses]:
+def planted_rows(slope: float, doubling: float, in_situ: float = 0.0) -> list[Doses]:
     generator, parts = np.random.default_rng(0), []
     for number, attack in enumerate(("a", "b", "c")):
         position = 0.3 * number + 0.4 * generator.standard_normal(60)
         ratios = generator.standard_normal(60) * np.log(2)
-        hits = generator.random(60) < 1 / (1 + np.exp(-slope * (position - 0.3) - doubling * ratios / np.log(2)))
-        parts.append(Doses(attack, np.arange(60), position, ratios, hits))
+        inside = generator.standard_normal(60) * np.log(2)
+        log_odds = slope * (position - 0.3) + (doubling * ratios + in_situ * inside) / np.log(2)
+        hits = generator.random(60) < 1 / (1 + np.exp(-log_odds))
+        parts.append(Doses(attack, np.arange(60), position, ratios, inside, hits))
     return parts
 
 
 def test_slopes_are_in_the_units_that_the_claims_are_written_in() -> None:
     """One at a time: the slope on one dose alone is smaller where the other counts too."""
     at = compared(tiny(0))
-    for name, slope, doubling in (("position", 4.0, 0.0), ("gain", 0.0, -2.0)):
+    for name, slopes in (
+        ("position", (4.0, 0.0, 0.0)),
+        ("gain", (0.0, -2.0, 0.0)),
+        ("gain_in_situ", (0.0, 0.0, -2.0)),
+    ):
         sheet = Sheet(**FIELDS).with_(set="forbidden/conditional/unsafe")
-        write_responses(Rows.of(planted_rows(slope, doubling)), at, 10, sheet)
+        write_responses(Rows.of(planted_rows(*slopes)), at, 10, sheet)
         found = one(sheet.lines, f"success_slope_{name}")
         assert found.low is not None
         assert found.high is not None
-        assert found.low < slope + doubling < found.high
+        assert found.low < sum(slopes) < found.high
         assert found.low > 0 or found.high < 0
     bins = of(sheet.lines, "success_by_position")
     assert sum(x.n or 0 for x in bins) == 180
@@ -300,7 +309,7 @@ def test_slopes_are_in_the_units_that_the_claims_are_written_in() -> None:
 def placed(attack: str, positions: FloatArray) -> Doses:
     """An attack of which only positions are looked at."""
     n = len(positions)
-    return Doses(attack, np.arange(n), positions, np.zeros(n), np.zeros(n, dtype=np.bool_))
+    return Doses(attack, np.arange(n), positions, np.zeros(n), np.zeros(n), np.zeros(n, dtype=np.bool_))
 
 
 def test_a_dose_is_compared_prompt_by_prompt_with_random_vectors_beside() -> None:

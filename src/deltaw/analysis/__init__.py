@@ -4,7 +4,9 @@ the paper.
     Observation 1   clusters    separation, difference_of_differences     are allowed and forbidden apart?
     Observation 2   nullspace   null_energy, null_profile, null_curve     does ΔW write where W could not?
                     chance      null_energy_nulls                         ... more than by chance?
+    Over layers     peak        split_peak                                where is it largest, chosen and read apart?
     Observation 3   rowspace    gain, row_energy, row_contrast            does ΔW act on forbidden ones more?
+                    best_update best_update, best_ratio                   ... and could any update, there?
     Observation 4   sensitivity sensitivity, sensitivity_change           does the next token move with the prompt?
                     lipschitz   power_iteration, finite_lipschitz         ... without the whole Jacobian?
     Observation 5   between     position, gain_ratio                      do attacked prompts look allowed?
@@ -24,7 +26,17 @@ its nulls; a question that has no answer (a left null space of a square matrix) 
 """
 
 from deltaw.analysis.attack_position import GainRatio, Position, gain_ratio, mean_position, position, precision_weights
-from deltaw.analysis.clusters import Difference, Separation, difference_of_differences, gap_over_layers, separation
+from deltaw.analysis.best_update import BestRatio, BestUpdate, best_ratio, best_update
+from deltaw.analysis.clusters import (
+    BY_PAIR,
+    Difference,
+    Separation,
+    difference_of_differences,
+    gap_over_layers,
+    pair_contributions,
+    peaks_over_layers,
+    separation,
+)
 from deltaw.analysis.dose_response import Bin, DoseResponse, dose_response, success_by_dose
 from deltaw.analysis.inputs import Absent
 from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, frobenius_norm, power_iteration
@@ -49,6 +61,7 @@ from deltaw.analysis.nullspace import (
     null_energy_cholesky,
     null_profile,
 )
+from deltaw.analysis.peak import Direction, Halves, Peak, read_peaks, split_halves, split_peak
 from deltaw.analysis.principal_angles import (
     Overlap,
     matched_overlap_null,
@@ -113,16 +126,20 @@ from deltaw.analysis.update_effect import (
 )
 
 __all__ = [
+    "BY_PAIR",
     "KINDS",
     "SOURCES",
     "Absent",
     "ActivationRank",
     "Along",
+    "BestRatio",
+    "BestUpdate",
     "Beyond",
     "Bin",
     "Change",
     "ColumnBasis",
     "Difference",
+    "Direction",
     "DirectionShare",
     "DoseResponse",
     "Effect",
@@ -130,6 +147,7 @@ __all__ = [
     "Gain",
     "GainRatio",
     "GaussianSpectrum",
+    "Halves",
     "KindShare",
     "LogRank",
     "LowerBound",
@@ -138,6 +156,7 @@ __all__ = [
     "NullCurve",
     "NullProfile",
     "Overlap",
+    "Peak",
     "Position",
     "PowerIteration",
     "Probe",
@@ -149,6 +168,8 @@ __all__ = [
     "TensorShare",
     "UpdateSpectrum",
     "activation_rank",
+    "best_ratio",
+    "best_update",
     "column_basis",
     "component_along",
     "difference_of_differences",
@@ -178,6 +199,8 @@ __all__ = [
     "null_energy_nulls",
     "null_minus_column",
     "null_profile",
+    "pair_contributions",
+    "peaks_over_layers",
     "pooled_root",
     "pooled_terms",
     "position",
@@ -185,6 +208,7 @@ __all__ = [
     "precision_weights",
     "probe",
     "rank_null",
+    "read_peaks",
     "rotation_angle_null",
     "rotation_null",
     "rotation_overlap_null",
@@ -197,6 +221,8 @@ __all__ = [
     "sensitivity_change",
     "separation",
     "share_draws",
+    "split_halves",
+    "split_peak",
     "subspace_overlap",
     "success_by_dose",
     "top_left",

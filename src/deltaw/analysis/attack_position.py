@@ -134,21 +134,24 @@ def gain_ratio(
     generator: np.random.Generator,
     *,
     source: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
     draws: int = 1000,
 ) -> GainRatio:
     """Ratio of gains (N,) of attacked to gains (N_f,) of forbidden prompts; `source` as in `position`.
 
-    DeltawError if a gain is not positive: its logarithm does not exist.
+    ids: (N_f,) of forbidden prompts, where there is a source: equal ones, and what was made from them, are resampled
+    and change signs together. None: all differ. DeltawError if a gain is not positive: its logarithm does not exist.
     """
     x, f = vector(attacked, "gains of attacked prompts"), vector(forbidden, "gains of forbidden prompts")
     if min(x.min(), f.min()) <= 0:
         raise DeltawError("a gain is 0 or less, so ratios do not exist; expected an update that acts on every prompt")
     log_x, log_f = np.log(x), np.log(f)
     origin = None if source is None else _rows(source, len(x), len(f))
-    ids = [np.arange(len(f)), len(f) + np.arange(len(x)) if origin is None else origin]
-    means = bootstrap_means([log_f, log_x], generator, ids, draws)
+    (of_f,), _ = clusters_of([np.arange(len(f)) if ids is None or origin is None else ids])
+    of_x = len(f) + np.arange(len(x)) if origin is None else of_f[origin]
+    means = bootstrap_means([log_f, log_x], generator, [of_f, of_x], draws)
     inside = percentile_interval(means[:, 1] - means[:, 0])
-    null = _null_of_mean(log_x, log_f, origin, generator, draws)
+    null = _null_of_mean(log_x, log_f, origin, generator, draws, None if origin is None else of_x)
     of_ratio = None if null.draws is None else np.exp(null.draws)
     return GainRatio(
         value=float(np.exp(log_x.mean() - log_f.mean())),

@@ -7,13 +7,14 @@ With μ_S and μ_U the mean activations of allowed (safe) and forbidden (unsafe)
 τ has the unit of the activations: scale them by 40 and it grows by 40. So it comes with τ / ‖μ_S − μ_U‖ in
 [−1, 1], and with d′ and AUROC of the projection on μ_S − μ_U, all cross-fitted (`crossfit`). Its null
 permutes labels and *refits*. The base model separates the classes too (operators differ, letters differ):
-what tuning did is the difference of differences, tuned minus base on the same prompts.
+what tuning did is the difference of differences, tuned minus base on the same prompts. The largest change over layers
+is read on other pairs than it is chosen on (`peak`).
 
 Cost: 6 N w operations a labelling; 1,000 prompts, width 512 and 200 permutations take 0.2 s on one core.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from deltaw.analysis.crossfit import cross_fit, deal, permuted_labels
 from deltaw.analysis.inputs import array, matrix
+from deltaw.analysis.peak import Halves, Peak, split_peak
 from deltaw.errors import DeltawError
 from deltaw.statistics import FloatArray, Interval, Null, auroc, bootstrap_means, from_draws, percentile_interval
 from deltaw.statistics.arrays import IntArray, clusters_of
@@ -33,6 +35,9 @@ CROSS_FITTED = ("d_prime", "auroc", "tau_gap", "tau_gap_relative", "nearest_mean
 
 WHOLE = ("fisher_ratio", "delta_norm")
 """Statistics of the whole sample: they have nulls."""
+
+BY_PAIR = ("d_prime", "auroc", "tau_gap_relative")
+"""Statistics that are means of what each pair contributes, exactly or to first order: they have halves and a peak."""
 
 _CHUNK = 1 << 21  # scores of permuted labels held at once: 16 MB an array
 
@@ -62,6 +67,8 @@ class Separation:
     radius: float
     folds: IntArray
     ids: tuple[IntArray, IntArray]
+    half_draws: Mapping[str, FloatArray] = field(default_factory=dict)
+    """By name of `BY_PAIR`, (draws, 2) the statistic over each half of the pairs under the null's labellings."""
 
 
 def separation(
@@ -74,6 +81,7 @@ def separation(
     folds: int = 5,
     null_draws: int = 200,
     bootstrap_draws: int = 1000,
+    halves: Halves | None = None,
 ) -> Separation:
     """Separation of allowed (N_a, w) and forbidden (N_f, w) activations at one site.
 
@@ -82,12 +90,15 @@ def separation(
     resampled together; default the pair, or the row. The unpaired null takes rows of a fold as exchangeable:
     with repeated ids, pair them. The generator deals folds, then permutes, then resamples: equal generators
     give two models equal folds and permutations, which `difference_of_differences` needs. null_draws = 0
-    leaves the nulls out. DeltawError if a class has fewer ids than folds, or paired classes differ in size.
+    leaves the nulls out. halves: (N,) of paired classes, whether each pair is in the first half, for the null of a peak
+    over layers (`half_draws`). DeltawError if a class has fewer ids than folds, or paired classes differ in size.
     """
     a = matrix(allowed, "allowed")
     f = matrix(forbidden, "forbidden", columns=a.shape[1])
     if paired and len(a) != len(f):
         raise DeltawError(f"{len(a)} allowed and {len(f)} forbidden rows; expected as many of both, since paired")
+    if halves is not None and not (paired and len(halves) == len(a)):
+        raise DeltawError(f"{len(halves)} pairs are in halves, of {len(a)}; expected one entry for each matched pair")
     names = _numbered(ids or _default_ids(len(a), len(f), paired))
     fold = np.concatenate(deal(names, folds, generator))
     groups = names[0] if paired else None
@@ -95,7 +106,7 @@ def separation(
     labels = truth[None]
     if null_draws:
         labels = np.concatenate([labels, permuted_labels(truth, fold, generator, null_draws, groups)])
-    table, scores = _statistics(x, labels, fold, paired)
+    table, scores, by_half = _statistics(x, labels, fold, paired, halves if null_draws else None)
     held = np.stack(scores, axis=1)
     kind = "label_permutation"
     nulls = {name: from_draws(kind, column[1:]) for name, column in table.items()} if null_draws else {}
@@ -111,6 +122,7 @@ def separation(
         radius=_radius(a, f),
         folds=fold,
         ids=names,
+        half_draws=MappingProxyType(by_half),
     )
 
 
@@ -195,6 +207,58 @@ def gap_over_layers(found: Sequence[tuple[Separation, Separation]]) -> dict[str,
     }
 
 
+def pair_contributions(at: Separation) -> dict[str, FloatArray]:
+    """What each pair (N,) contributes to each statistic of `BY_PAIR`, whose mean is the statistic.
+
+    Of the relative gap it is exact. AUROC enters by placement values (DeLong et al., 1988), d′ by its first-order
+    expansion: a pair moves the gap, and the spread that the gap is divided by.
+    """
+    rows = _contributions(at.allowed, at.forbidden)
+    count = len(at.allowed)
+    gap = at.allowed[:, 0] - at.forbidden[:, 0]
+    squares = [(scores[:, 0] - scores[:, 0].mean()) ** 2 for scores in (at.allowed, at.forbidden)]
+    squared = (squares[0] + squares[1]) / 2 * count / max(count - 1, 1)
+    variance = max(float(squared.mean()), float(np.finfo(np.float64).tiny))
+    return {
+        "d_prime": (gap - gap.mean() * (squared - variance) / (2 * variance)) / np.sqrt(variance),
+        "auroc": (rows[4] + rows[5]) / 2,
+        "tau_gap_relative": rows[8] - rows[9],
+    }
+
+
+def peaks_over_layers(
+    pairs: Sequence[tuple[Separation, Separation]],
+    halves: Halves,
+    generator: Callable[[], np.random.Generator],
+    draws: int = 1000,
+) -> dict[str, Peak]:
+    """The peak over layers of each statistic's change, from the (base, tuned) separations of the same pairs in each
+    layer, by `BY_PAIR`; all made with `halves`.
+
+    generator: gives one in the same state for every statistic. Each draw of the null permutes the same labels in all
+    layers and both models, fits anew, and goes through the same choice of the layer.
+    """
+    contributions = [tuple(pair_contributions(model) for model in pair) for pair in pairs]
+    out = {}
+    for name in BY_PAIR:
+        values = np.array([after[name] - before[name] for before, after in contributions])
+        curves = None
+        if all(name in model.half_draws for pair in pairs for model in pair):
+            shifts = np.array([after.half_draws[name] - before.half_draws[name] for before, after in pairs])
+            curves = shifts[:, :, 0].T, shifts[:, :, 1].T
+        out[name] = split_peak(
+            values,
+            halves,
+            generator(),
+            clusters=pairs[0][0].ids[0],
+            kind="label_permutation",
+            null_curves=curves,
+            null_draws=0,
+            draws=draws,
+        )
+    return out
+
+
 def _numbered(ids: tuple[ArrayLike, ArrayLike]) -> tuple[IntArray, IntArray]:
     (first, second), _ = clusters_of(ids)
     return first, second
@@ -205,21 +269,70 @@ def _default_ids(n_a: int, n_f: int, paired: bool) -> tuple[IntArray, IntArray]:
 
 
 def _statistics(
-    x: Tensor, labels: IntArray, fold: IntArray, paired: bool
-) -> tuple[dict[str, FloatArray], list[FloatArray]]:
-    """Every statistic for every labelling, (R,) each; and the scores under the first one, three of (N,)."""
-    step, columns, kept = max(1, _CHUNK // len(x)), [], []
+    x: Tensor, labels: IntArray, fold: IntArray, paired: bool, halves: Halves | None = None
+) -> tuple[dict[str, FloatArray], list[FloatArray], dict[str, FloatArray]]:
+    """Every statistic for every labelling, (R,) each; the scores under the first one, three of (N,); and `half_draws`
+    of the others.
+    """
+    step, columns, kept, by_half = max(1, _CHUNK // len(x)), [], [], []
+    weights = None
+    if halves is not None:
+        sides = np.stack([halves, ~halves], axis=1)
+        weights = torch.from_numpy(np.tile(sides / sides.sum(0), (2, 1))).to(x.device)
     for start in range(0, len(labels), step):
         y = torch.from_numpy(labels[start : start + step].astype(np.float64)).to(x.device)
         scores = cross_fit(x, y, fold)
         if start == 0:
             kept = [array(s[0]) for s in (scores.projection, scores.tau, scores.relative)]
-        columns.append(_whole(x, y, paired) | _held_out(scores.projection, scores.tau, scores.relative, y))
+        order, ranks = _ranks(array(scores.projection))
+        columns.append(_whole(x, y, paired) | _held_out(scores.projection, scores.tau, scores.relative, y, ranks))
+        if weights is not None:
+            by_half.append(_by_half(scores.projection, scores.relative, y, order, weights))
     names = CROSS_FITTED + WHOLE
-    return {name: np.concatenate([c[name] for c in columns]) for name in names}, kept
+    table = {name: np.concatenate([c[name] for c in columns]) for name in names}
+    halved = {name: np.concatenate([part[name] for part in by_half])[1:] for name in (BY_PAIR if by_half else ())}
+    return table, kept, halved
 
 
-def _held_out(projection: Tensor, tau: Tensor, relative: Tensor, y: Tensor) -> dict[str, FloatArray]:
+def _ranks(scores: FloatArray) -> tuple[IntArray, FloatArray]:
+    """The order of each row of scores (R, N), and ranks from 1, ties sharing their mean."""
+    order = np.argsort(scores, axis=1)
+    ranks = np.empty_like(scores)
+    np.put_along_axis(ranks, order, np.arange(1.0, scores.shape[1] + 1)[None], axis=1)
+    tied = (np.diff(np.take_along_axis(scores, order, axis=1), axis=1) == 0).any(1)
+    if tied.any():
+        ranks[tied] = stats.rankdata(scores[tied], axis=1)
+    return order, ranks
+
+
+def _by_half(
+    projection: Tensor, relative: Tensor, y: Tensor, order: IntArray, weights: Tensor
+) -> dict[str, FloatArray]:
+    """The statistics of `BY_PAIR` over each half, (R, 2), as the means of `pair_contributions` of all rows.
+
+    weights: (2 N, 2) one over a half's number of pairs, for its rows. Placements of tied scores are in any order.
+    """
+    side = 2 * y - 1
+    ones, zeros = float(y[0].sum()), float((1 - y[0]).sum())
+    means = [(projection * part).sum(1, keepdim=True) / part[0].sum() for part in (y, 1 - y)]
+    squared = (projection - y * means[0] - (1 - y) * means[1]) ** 2 * (ones / max(ones - 1, 1))
+    variance = (squared.mean(1, keepdim=True)).clamp_min(torch.finfo(y.dtype).tiny)
+    gap = means[0] - means[1]
+    moved = (projection * side) @ weights - gap * ((squared @ weights) / 2 - variance) / (2 * variance)
+    ordered, at = torch.from_numpy(order).to(y.device), y.cpu().numpy()
+    sorted_y = np.take_along_axis(at, order, axis=1)
+    below = np.cumsum(1 - sorted_y, axis=1) / zeros
+    above = 1 - np.cumsum(sorted_y, axis=1) / ones
+    placed = torch.from_numpy(np.where(sorted_y == 1, below, above)).to(y.device)
+    auroc_halves = torch.stack([(placed * weights[:, half][ordered]).sum(1) / 2 for half in (0, 1)], dim=1)
+    return {
+        "d_prime": array(moved / variance.sqrt()),
+        "auroc": array(auroc_halves),
+        "tau_gap_relative": array((relative * side) @ weights),
+    }
+
+
+def _held_out(projection: Tensor, tau: Tensor, relative: Tensor, y: Tensor, ranks: FloatArray) -> dict[str, FloatArray]:
     n_s, n_u = y[0].sum(), (1 - y[0]).sum()
 
     def means(s: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,7 +345,6 @@ def _held_out(projection: Tensor, tau: Tensor, relative: Tensor, y: Tensor) -> d
     m_s, m_u = means(projection)
     centred = projection - y * m_s[:, None] - (1 - y) * m_u[:, None]
     variance = ((centred**2 * y).sum(1) / (n_s - 1) + (centred**2 * (1 - y)).sum(1) / (n_u - 1)) / 2
-    ranks = stats.rankdata(array(projection), axis=1)
     ones, zeros = float(n_s), float(n_u)
     area = ((ranks * array(y)).sum(1) - ones * (ones + 1) / 2) / (ones * zeros)
     right_s, wrong_u = means((torch.sign(tau) + 1) / 2)

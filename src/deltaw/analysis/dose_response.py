@@ -8,9 +8,13 @@ Firth's penalised logistic regression, since attacks often succeed always or nev
     pooled   one intercept: attacks are compared as well. Attacks that move more may succeed more for other reasons, so
              a pooled slope alone shows nothing about mechanism.
 
-Attacks of which all or none succeeded say nothing about the slope within, and are left out of it. The null permutes
-successes within attacks. A prompt is under many attacks, so intervals are robust to clusters of prompts (and of seeds,
-where several are pooled).
+Attacks of which all or none succeeded say nothing about the slope within, and are left out of it. A prompt is under
+many attacks, so intervals are robust to clusters of prompts (and of seeds, where several are pooled).
+
+The null permutes successes, within attacks or among all rows. Where clusters hold several rows of an attack (prompts
+that share operators), they move as blocks, in the same order under every attack: rows are listed cluster by cluster in
+two random orders, and the successes in one order are given to the rows in the other. Clusters of one size are thus
+exchanged whole; of unequal sizes, a block is cut where it meets the next one.
 """
 
 from collections.abc import Sequence
@@ -22,7 +26,7 @@ from numpy.typing import ArrayLike
 from deltaw.analysis.inputs import Absent
 from deltaw.errors import DeltawError
 from deltaw.statistics import FloatArray, Interval, Null, from_draws, wilson
-from deltaw.statistics.arrays import clusters_of, vector
+from deltaw.statistics.arrays import IntArray, clusters_of, vector
 from deltaw.statistics.logistic import firth_logistic, permuted_coefficients
 
 
@@ -49,7 +53,8 @@ def dose_response(
 ) -> DoseResponse | Absent:
     """Slope of success (n,), 0 or 1, on dose (n,), for rows of which attacks (n,) names the attack.
 
-    clusters: arrays of names (n,), of prompts first. Absent if there is no row of an attack that sometimes succeeds
+    clusters: arrays of names (n,), of prompts or of what several prompts share first: the first moves as a block in the
+    null. Absent if there is no row of an attack that sometimes succeeds
     (pooled: if all or none of all did), or the dose does not vary.
     """
     x, y = vector(dose, "doses"), vector(success, "successes")
@@ -70,8 +75,15 @@ def dose_response(
     if not (spread**2).sum() > 1e-20 * max(1.0, float((x**2).sum())):
         return Absent("all prompts have the same dose, so success has no slope on it")
     design = np.column_stack([centred, intercepts])
-    fit = firth_logistic(design, y, [np.asarray(ids)[keep] for ids in clusters])
-    by_chance = permuted_coefficients(design, y, generator, names if within else np.zeros(len(y)), draws)
+    kept = [np.asarray(ids)[keep] for ids in clusters]
+    fit = firth_logistic(design, y, kept)
+    (blocks,), _ = clusters_of(kept[:1] or [np.arange(len(y))])
+    if len(set(zip(names.tolist(), blocks.tolist(), strict=True))) < len(y):
+        within_of = names if within else np.zeros_like(names)
+        moved = (moved_blocks(y, within_of, blocks, generator) for _ in range(draws))
+        by_chance = np.array([firth_logistic(design, draw).coefficients for draw in moved])
+    else:
+        by_chance = permuted_coefficients(design, y, generator, names if within else np.zeros(len(y)), draws)
     return DoseResponse(
         slope=float(fit.coefficients[0]),
         interval=fit.interval(0),
@@ -79,6 +91,15 @@ def dose_response(
         n=len(y),
         attacks=len(strata),
     )
+
+
+def moved_blocks(y: FloatArray, strata: IntArray, blocks: IntArray, generator: np.random.Generator) -> FloatArray:
+    """Values y (n,) exchanged within strata (n,), blocks (n,) by blocks (see the module's docstring)."""
+    count = int(blocks.max()) + 1
+    orders = [np.lexsort((generator.random(len(y)), generator.permutation(count)[blocks], strata)) for _ in range(2)]
+    out = np.empty_like(y)
+    out[orders[1]] = y[orders[0]]
+    return out
 
 
 @dataclass(frozen=True)

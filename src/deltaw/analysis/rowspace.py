@@ -55,10 +55,12 @@ def row_energy(A: Tensor, V: Tensor) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class Gain:
-    """How strongly an update acts on each prompt: ‖ΔW a + Δb‖ over ‖a‖, and over ‖W a + b‖. (N,) each."""
+    """How strongly an update acts on each prompt."""
 
-    absolute: FloatArray
+    to_input: FloatArray
+    """(N,) ‖ΔW a + Δb‖ / ‖a‖."""
     relative: FloatArray
+    """(N,) ‖ΔW a + Δb‖ / ‖W a + b‖."""
 
 
 def gain(A: Tensor, dW: Tensor, db: Tensor | None, W: Tensor, b: Tensor | None) -> Gain:

@@ -40,7 +40,7 @@ from deltaw.statistics import (
     permutation_null,
     sign_flip_null,
 )
-from deltaw.statistics.arrays import vector
+from deltaw.statistics.arrays import clusters_of, vector
 
 Readout = Callable[[Tensor], Tensor]
 """From embeddings (B, T, D) to the logits (B, V) that predict the first response token, each row for itself."""
@@ -212,6 +212,7 @@ def sensitivity_change(
     generator: np.random.Generator,
     *,
     paired: bool = True,
+    clusters: ArrayLike | None = None,
     draws: int = 1000,
 ) -> SensitivityChange | Absent:
     """How tuning changed a sensitivity of allowed (N,) and forbidden (M,) prompts, given as (allowed, forbidden).
@@ -219,18 +220,21 @@ def sensitivity_change(
     Each prompt is compared with itself, so how sensitive prompts are cancels, and so does their length. Null of the
     means ("model_swap"): the two models are exchangeable, prompt by prompt. Null of the difference
     ("label_permutation"): the verdicts are; within pairs (row i with row i) if `paired`, else among all prompts.
-    Absent if a sensitivity is not positive: it has no logarithm. DeltawError if prompts or pairs do not fit.
+    clusters: (N,) of pairs: those of one are exchanged and resampled together; None: each is its own. Absent if a
+    sensitivity is not positive: it has no logarithm. DeltawError if prompts or pairs do not fit.
     """
     if min(vector(x, "sensitivities").min() for x in (*base, *tuned)) <= 0:
         return Absent("a sensitivity is 0 or less: the model does not read that prompt, to rounding")
     allowed, forbidden = (_log_ratio(old, new) for old, new in zip(base, tuned, strict=True))
-    of_allowed, of_forbidden = (_mean(x, "model_swap", generator, draws) for x in (allowed, forbidden))
+    if clusters is not None and not paired:
+        raise DeltawError("clusters are of pairs; give none where prompts are not paired")
+    of_allowed, of_forbidden = (_mean(x, "model_swap", generator, draws, clusters) for x in (allowed, forbidden))
     if paired and len(allowed) != len(forbidden):
         raise DeltawError(
             f"{len(allowed)} allowed and {len(forbidden)} forbidden prompts make no pairs; give as many of each"
         )
     if paired:
-        difference = _mean(forbidden - allowed, "label_permutation", generator, draws)
+        difference = _mean(forbidden - allowed, "label_permutation", generator, draws, clusters)
     else:
         means = bootstrap_means([forbidden, allowed], generator, draws=draws)
         difference = Change(
@@ -255,7 +259,11 @@ def _log_ratio(base: ArrayLike, tuned: ArrayLike) -> FloatArray:
     return np.asarray(np.log(new) - np.log(old))
 
 
-def _mean(values: FloatArray, kind: str, generator: np.random.Generator, draws: int) -> Change:
-    null = sign_flip_null(kind, values, generator, draws)
-    means = bootstrap_means([values], generator, draws=draws)
+def _mean(
+    values: FloatArray, kind: str, generator: np.random.Generator, draws: int, clusters: ArrayLike | None = None
+) -> Change:
+    (numbers,), count = clusters_of([np.arange(len(values)) if clusters is None else clusters])
+    sums = np.bincount(numbers, weights=values) * count / len(values)
+    null = sign_flip_null(kind, sums, generator, draws)
+    means = bootstrap_means([values], generator, [numbers], draws=draws)
     return Change(float(values.mean()), percentile_interval(means[:, 0]), null, values)

@@ -15,8 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deltaw.analysis import Absent, ColumnBasis, column_basis, gaussian_spectrum
+from deltaw.analysis import (
+    Absent,
+    ColumnBasis,
+    Direction,
+    Halves,
+    Peak,
+    column_basis,
+    gaussian_spectrum,
+    split_halves,
+    split_peak,
+)
 from deltaw.analysis.spectrum import GaussianSpectrum
+from deltaw.errors import DeltawError
 from deltaw.models import MlpWeights
 from deltaw.models.taps import Place
 from deltaw.observations.draws import Draw, key_of
@@ -102,12 +113,14 @@ class Contrast:
     """N forbidden prompts."""
     clusters: Clusters = None
     """(N,) id of each pair's cluster; pairs of a cluster are resampled together. None: pairs are independent."""
+    every_checkpoint: bool = False
+    """Whether it is measured at checkpoints before the last, as the primary contrast always is."""
 
     def first(self, count: int) -> "Contrast":
         """The first `count` pairs."""
         rows = slice(0, count)
         clusters = None if self.clusters is None else self.clusters[rows]
-        return Contrast(self.name, self.allowed[rows], self.forbidden[rows], clusters)
+        return Contrast(self.name, self.allowed[rows], self.forbidden[rows], clusters, self.every_checkpoint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,8 +256,9 @@ class Lens:
     tuned: ObservedModel
     """The checkpoint."""
     last: bool = True
-    """Whether it is the end of its tuning. Earlier checkpoints use the primary contrast only, with a quarter of the
-    draws of nulls and intervals; `before` may hold fewer pairs for them."""
+    """Whether it is the end of its tuning. Earlier checkpoints use the primary contrast and those that say so
+    (`Contrast.every_checkpoint`), with a quarter of the draws of nulls and intervals; `before` may hold fewer pairs for
+    them."""
     absent: dict[str, str] = field(default_factory=dict)
     """What was not measured, and why."""
 
@@ -252,8 +266,11 @@ class Lens:
         self.layers, self.generator, self.primary = self.before.layers, self.before.generator, self.before.primary
         effort, share = self.before.effort, 1 if self.last else 4
         self.effort = replace(effort, draws=effort.draws // share, bootstrap=effort.bootstrap // share)
-        names = tuple(self.before.contrasts)
-        self.names = names if self.last else names[:1]
+        self.names = tuple(
+            name
+            for name, contrast in self.before.contrasts.items()
+            if self.last or contrast.every_checkpoint or name == self.primary
+        )
         self._after: dict[str, tuple[Places, Places]] = {}
         self._mlps: dict[int, MlpWeights] = {}
         self._kept: dict[Hashable, Any] = {}
@@ -296,6 +313,53 @@ class Lens:
         """(N,) id of each pair's cluster, by which pairs of a contrast are resampled. None: pairs are independent."""
         return self.before.contrasts[name].clusters
 
+    def halves(self, name: str, count: int | None = None) -> Halves:
+        """(N,) which of a contrast's pairs are in the first half, where a layer is chosen on one half and read on the
+        other. Equal for all models, sites and observations. count: of the first pairs alone; None: of all.
+        """
+        return self.before.once(("halves", name, count), lambda: self._halves(name, count))
+
+    def _halves(self, name: str, count: int | None) -> Halves:
+        contrast, clusters = self.before.contrasts[name], self.clusters(name)
+        number = len(contrast.allowed) if count is None else count
+        rows = None if clusters is None else clusters[:number]
+        return split_halves(number, self.generator(Draw.PEAK_HALVES), rows)
+
+    def peak(
+        self,
+        values: Mapping[int, FloatArray],
+        name: str,
+        kind: str,
+        direction: Direction = "greater",
+    ) -> Peak | None:
+        """The peak over layers of a mean over a contrast's pairs (`analysis.peak`).
+
+        values: by layer, what each pair (N,) contributes; of the first pairs, if there are fewer than the contrast has.
+        kind: what its null is called, which gives clusters random signs. None, with the reason in `absent`, where the
+        pairs cannot be split.
+        """
+        table = np.array(list(values.values()))
+        clusters, count = self.clusters(name), table.shape[1]
+        try:
+            return split_peak(
+                table,
+                self.halves(name, None if count == len(self.before.contrasts[name].allowed) else count),
+                self.generator(Draw.PEAK),
+                clusters=None if clusters is None else clusters[:count],
+                direction=direction,
+                kind=kind,
+                null_draws=self.draws,
+                draws=self.bootstrap,
+                depths=[self.depth(layer) for layer in values],
+            )
+        except DeltawError as error:
+            self.absent[f"peak over layers, {name}"] = str(error)
+            return None
+
+    def depth(self, layer: int) -> float:
+        """How deep a layer lies: 0 the first, 1 the last."""
+        return layer / max(len(self.layers) - 1, 1)
+
     def present(self, value: T | Absent, what: str) -> T | None:
         """The value; None, and the reason in `absent`, where an analysis says that the question has no answer."""
         if isinstance(value, Absent):
@@ -323,3 +387,16 @@ class Lens:
         ids = None if clusters is None else [clusters]
         means = bootstrap_means([values], self.generator(draw), ids, self.bootstrap)
         sheet.add(statistic, float(values.mean()), percentile_interval(means[:, 0]), nulls)
+
+
+DEPTH = "share of depth"
+"""The unit of where a peak lies: 0 the first layer, 1 the last."""
+
+
+def write_peak(sheet: Sheet, statistic: str, peak: Peak | None, where: bool = False) -> None:
+    """The line `statistic`_peak, if there is a peak. where: also how deep it lies, as `statistic`_peak_layer."""
+    if peak is None:
+        return
+    sheet.add(f"{statistic}_peak", peak.value, peak.interval, [] if peak.null is None else [peak.null])
+    if where:
+        sheet.add(f"{statistic}_peak_layer", peak.depth, peak.depth_interval, unit=DEPTH)

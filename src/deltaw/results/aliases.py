@@ -2,7 +2,12 @@
 
 from typing import Any
 
-STATISTICS = {"gain_log_ratio_attacked": "gain_log_ratio_to_forbidden", "gain_ratio": "gain_ratio_to_forbidden"}
+STATISTICS = {
+    "gain_absolute": "gain_to_input",
+    "gain_absolute_in_situ": "gain_to_input_in_situ",
+    "gain_log_ratio_attacked": "gain_log_ratio_to_forbidden",
+    "gain_ratio": "gain_ratio_to_forbidden",
+}
 """Old name -> new name."""
 
 SET_PARTS = {"harmless": "allowed", "harmful": "forbidden"}

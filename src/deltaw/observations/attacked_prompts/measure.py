@@ -3,7 +3,10 @@
 position                        where they lie between forbidden (0) and allowed (1) prompts, in the tuned model
 position_base                   the same in the base model
 gain_ratio_to_forbidden         how strongly ΔW acts on them, over how it acts on the prompts they were made from
-gain_log_ratio_to_forbidden     its log, prompt by prompt, mean over layers
+gain_log_ratio_to_forbidden     its log, prompt by prompt, by layer and mean over layers
+..._in_situ                     the same where the tuned model's own activations enter the MLP, not the base model's
+gain_log_ratio_to_forbidden_in_situ_peak   its smallest value over layers, the layer chosen on one half of the prompts
+                                           and read on the other
 """
 
 from collections.abc import Mapping
@@ -14,10 +17,14 @@ from torch import Tensor
 
 from deltaw.analysis import Position, gain, gain_ratio, mean_position, position
 from deltaw.observations.draws import SITE_KEYS, Draw
-from deltaw.observations.lens import SITES, Clusters, Lens, Places
+from deltaw.observations.gain.measure import write_log_ratios
+from deltaw.observations.lens import SITES, Clusters, Lens, Places, write_peak
 from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray
+
+FOLDS = 5
+"""Of positions, which `analysis.position` makes."""
 
 Updates = Mapping[int, tuple[Tensor, Tensor]]
 """By layer, (ΔW, Δb) of the MLP's first map."""
@@ -31,24 +38,43 @@ class AttackedPrompts(Observation):
     label = "attacked prompts"
     statistics = (
         *with_base(Statistic("position", "share of the way to allowed", "0 at forbidden prompts, 1 at allowed ones.")),
-        Statistic("gain_ratio_to_forbidden", "ratio", "Gain of ΔW over that on the prompt that was attacked."),
-        Statistic("gain_log_ratio_to_forbidden", "log ratio", "Its log, prompt by prompt, mean over layers."),
+        *(
+            Statistic(f"{name}{suffix}", unit, f"{sentence}{where}.")
+            for suffix, where in (("", ""), ("_in_situ", ", at the tuned model's own inputs"))
+            for name, unit, sentence in (
+                ("gain_ratio_to_forbidden", "ratio", "Gain of ΔW over that on the prompt that was attacked"),
+                ("gain_log_ratio_to_forbidden", "log ratio", "Its log, prompt by prompt"),
+            )
+        ),
+        Statistic(
+            "gain_log_ratio_to_forbidden_in_situ_peak",
+            "log ratio",
+            "The smallest log ratio over layers, the layer chosen on one half of the prompts and read on the other.",
+        ),
     )
 
+    sites: tuple[str, ...] = SITES
+    """Where positions are read."""
+
     def measure(self, lens: Lens, sheet: Sheet) -> None:
-        """Positions in the tuned model, and at the last checkpoint in the base model too; gains over the sources'."""
+        """Positions in the tuned model, and at the last checkpoint in the base model too; gains over the sources'.
+
+        Before the last checkpoint, of attacks on the primary contrast.
+        """
         before = lens.before
         for attacked in before.attacked:
-            if attacked.contrast not in lens.names:
+            if attacked.contrast != lens.primary and not lens.last:
                 continue
             key = (attacked.contrast, attacked.attack)
             at_base, at_tuned = (side.activations(key, attacked.prompts) for side in (before, lens))
             view = sheet.with_(set=attacked.set, attack=attacked.attack, n=len(attacked.prompts), n_unit="prompt")
-            clusters = lens.clusters(attacked.contrast)
-            write_positions(lens, "position", lens.after(attacked.contrast), at_tuned, view, clusters)
+            name, clusters = attacked.contrast, lens.clusters(attacked.contrast)
+            of_base, of_tuned = before.contrast(name), lens.after(name)
+            write_positions(lens, "position", of_tuned, at_tuned, view, clusters, self.sites)
             if lens.last:
-                write_positions(lens, "position_base", before.contrast(attacked.contrast), at_base, view, clusters)
-            write_gain_ratios(lens, at_base, before.contrast(attacked.contrast)[1], view, clusters=clusters)
+                write_positions(lens, "position_base", of_base, at_base, view, clusters, self.sites)
+            write_gain_ratios(lens, name, at_base, of_base[1], view)
+            write_gain_ratios(lens, name, at_tuned, of_tuned[1], view, "_in_situ")
 
 
 def write_positions(
@@ -58,6 +84,7 @@ def write_positions(
     attacked_at: Places,
     sheet: Sheet,
     clusters: Clusters = None,
+    sites: tuple[str, ...] = SITES,
 ) -> dict[str, FloatArray]:
     """Where attacked prompts lie between the reference, (allowed, forbidden); row i was made from forbidden row i.
 
@@ -65,7 +92,7 @@ def write_positions(
     """
     view = sheet.with_(unit="share of the way to allowed")
     means: dict[str, FloatArray] = {}
-    for site in SITES:
+    for site in sites:
         placed = positions(lens, reference, attacked_at, site, clusters)
         for layer, of_layer in placed.items():
             view.add(statistic, of_layer.mean, of_layer.interval, [of_layer.null], site=site, layer=layer)
@@ -79,8 +106,13 @@ def write_positions(
 def positions(
     lens: Lens, reference: tuple[Places, Places], attacked_at: Places, site: str, clusters: Clusters = None
 ) -> dict[int, Position]:
-    """By layer, where there is a scale: where attacked prompts lie at one site, with equal folds and draws in all."""
+    """By layer, where there is a scale: where attacked prompts lie at one site, with equal folds and draws in all.
+
+    clusters: of the reference's pairs; fewer of them than folds cannot be kept apart, and prompts then count singly.
+    """
     allowed, forbidden = reference
+    if clusters is not None and len(np.unique(clusters)) < FOLDS:
+        clusters = None
     placed = {}
     for layer in lens.layers:
         place = (layer, site)
@@ -92,6 +124,7 @@ def positions(
             generator,
             source=source,
             ids=None if clusters is None else (clusters, clusters),
+            folds=FOLDS,
             draws=lens.bootstrap,
         )
         present = lens.present(of_layer, f"position, {site}, layer {layer}")
@@ -102,18 +135,21 @@ def positions(
 
 def write_gain_ratios(
     lens: Lens,
+    name: str,
     attacked_at: Places,
     forbidden_at: Places,
     sheet: Sheet,
+    suffix: str = "",
     left: Updates | None = None,
-    clusters: Clusters = None,
 ) -> FloatArray | None:
     """How strongly ΔW acts on attacked prompts over how it acts on those they were made from, row by row.
 
-    Both are the base model's activations. left: the update that acts on the attacked ones, by layer, if the attack has
-    changed it. Returns each prompt's mean log ratio over layers; None if nothing was updated.
+    name: of the contrast. attacked_at, forbidden_at: activations of the base model, or with the suffix `_in_situ` of
+    the tuned one. left: the update that acts on the attacked ones, by layer, if the attack has changed it. Returns each
+    prompt's mean log ratio over layers; None if nothing was updated.
     """
-    logs: list[FloatArray] = []
+    logs: dict[int, FloatArray] = {}
+    clusters, rows = lens.clusters(name), None
     for layer in lens.layers:
         old, new = lens.mlps(layer)
         delta, shift = new.w_in - old.w_in, new.b_in - old.b_in
@@ -122,17 +158,18 @@ def write_gain_ratios(
         place = (layer, "mlp_in")
         update = left[layer] if left else (delta, shift)
         on_attacked = gain(attacked_at[place].double(), *update, old.w_in, old.b_in).relative
-        on_forbidden = gain(forbidden_at[place].double(), delta, shift, old.w_in, old.b_in).relative
+        source_at = forbidden_at[place][: len(on_attacked)].double()
+        on_forbidden = gain(source_at, delta, shift, old.w_in, old.b_in).relative
         source, generator = np.arange(len(on_attacked)), lens.generator(Draw.ATTACKED_GAIN_NULL, layer)
-        ratio = gain_ratio(on_attacked, on_forbidden, generator, source=source, draws=lens.bootstrap)
+        rows = None if clusters is None else clusters[: len(on_attacked)]
+        ratio = gain_ratio(on_attacked, on_forbidden, generator, source=source, ids=rows, draws=lens.bootstrap)
         view = sheet.with_(site="mlp_in", layer=layer, unit="ratio")
-        view.add("gain_ratio_to_forbidden", ratio.value, ratio.interval, [ratio.null])
-        logs.append(np.log(on_attacked) - np.log(on_forbidden[: len(on_attacked)]))
+        view.add(f"gain_ratio_to_forbidden{suffix}", ratio.value, ratio.interval, [ratio.null])
+        logs[layer] = np.asarray(np.log(on_attacked) - np.log(on_forbidden))
     if not logs:
         return None
     view = sheet.with_(site="mlp_in", unit="log ratio")
-    over_layers: FloatArray = np.mean(logs, axis=0)
-    rows = None if clusters is None else clusters[: len(over_layers)]
-    null = lens.sign_flips("exchangeable_with_source", over_layers, rows)
-    lens.add_mean(view, "gain_log_ratio_to_forbidden", over_layers, [null], rows)
-    return over_layers
+    statistic, kind = f"gain_log_ratio_to_forbidden{suffix}", "exchangeable_with_source"
+    if suffix:
+        write_peak(view, statistic, lens.peak(logs, name, kind, "less"))
+    return write_log_ratios(lens, view, statistic, logs, kind, rows)

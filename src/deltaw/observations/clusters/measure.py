@@ -4,15 +4,25 @@ d_prime, auroc, tau_gap, tau_gap_relative    how far apart they are in the tuned
 ..._base                                     the same in the base model
 ..._change                                   their difference, and its mean over layers without `layer`
 tau_gap_relative_change_depth                how much more of it there is in the later half of the layers
+..._change_peak                              the largest change over layers, the layer chosen on one half of the pairs
+                                             and read on the other; not of `tau_gap`: its unit differs between layers
+tau_gap_relative_change_peak_layer           where that is, 0 the first layer and 1 the last
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from deltaw.analysis import Separation, difference_of_differences, gap_over_layers, separation
+from deltaw.analysis import (
+    BY_PAIR,
+    Separation,
+    difference_of_differences,
+    gap_over_layers,
+    peaks_over_layers,
+    separation,
+)
 from deltaw.observations.draws import SITE_KEYS, Draw
-from deltaw.observations.lens import SITES, Lens, Places
+from deltaw.observations.lens import DEPTH, SITES, Lens, Places, write_peak
 from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
 
@@ -45,12 +55,26 @@ class ClusterSeparation(Observation):
             UNITS["tau_gap_relative"],
             "The change in the later half of the layers minus that in the earlier half.",
         ),
+        *(
+            Statistic(
+                f"{name}_change_peak",
+                UNITS[name],
+                "The largest change over layers: the layer is chosen on one half of the pairs and read on the other.",
+            )
+            for name in BY_PAIR
+        ),
+        Statistic(
+            "tau_gap_relative_change_peak_layer", DEPTH, "Where the gap changes most: 0 the first layer, 1 the last."
+        ),
     )
+
+    sites: tuple[str, ...] = SITES
+    """Where activations are compared."""
 
     def measure(self, lens: Lens, sheet: Sheet) -> None:
         """Separation in both models and the difference of their differences, by contrast, site and layer."""
         for name in lens.names:
-            for site in SITES:
+            for site in self.sites:
                 pairs = [(of_base(lens, name, site, layer), of_tuned(lens, name, site, layer)) for layer in lens.layers]
                 _write(lens, name, pairs, sheet.with_(set=name, site=site))
 
@@ -80,6 +104,7 @@ def separate(lens: Lens, name: str, places: tuple[Places, Places], site: str, la
         ids=None if clusters is None else (clusters, clusters),
         null_draws=lens.draws,
         bootstrap_draws=lens.bootstrap,
+        halves=lens.halves(name),
     )
 
 
@@ -107,3 +132,7 @@ def _write(lens: Lens, name: str, pairs: list[tuple[Separation, Separation]], sh
             lens.clusters(name),
             draw=Draw.CLUSTER_MEANS,
         )
+    peaks = peaks_over_layers(pairs, lens.halves(name), lambda: lens.generator(Draw.PEAK), lens.bootstrap)
+    for statistic, peak in peaks.items():
+        view = sheet.with_(unit=UNITS[statistic], **count)
+        write_peak(view, f"{statistic}_change", peak, where=statistic == "tau_gap_relative")

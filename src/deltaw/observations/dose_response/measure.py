@@ -1,14 +1,18 @@
 """Do attacks succeed where they move activations, or where ΔW then acts less? Dose-response, prompt by prompt.
 
-Each row is a forbidden prompt of the primary contrast under an attack, with its position at mlp_post of the tuned model
-(0 forbidden, 1 allowed), the log₂ ratio of ΔW's gain on it to that on the prompt it was made from (mlp_in of the base
-model), and whether the attack succeeded. Both doses are means over layers, of positions weighted by precision: where
-the classes hardly differ, their distance is too short a unit. Unattacked prompts are rows too.
+Each row is a forbidden prompt of the primary contrast under an attack, and whether the attack succeeded. Its doses are
 
-    success_slope_position, success_slope_gain    log odds a unit, within attacks; what the claims read
-    ..._pooled                                    the same with one intercept for all attacks
-    success_by_position, success_by_gain          success in bins; `set` is the bin
-    position_dose_difference                      position under the strongest soft prompt minus that under the weakest
+    position        at mlp_post of the tuned model: 0 forbidden, 1 allowed
+    gain            log₂ ratio of ΔW's gain on it to that on the prompt it was made from, at the base model's inputs
+    gain_in_situ    the same at the tuned model's own inputs
+
+All are means over layers, of positions weighted by precision: where the classes hardly differ, their distance is too
+short a unit. Unattacked prompts are rows too. Prompts of one operator pair stay together in intervals and nulls.
+
+    success_slope_<dose>        log odds a unit, within attacks; what the claims read
+    ..._pooled                  the same with one intercept for all attacks
+    success_by_<dose>           success in bins; `set` is the bin
+    position_dose_difference    position under the strongest soft prompt minus that under the weakest
 """
 
 from collections.abc import Sequence
@@ -27,27 +31,34 @@ from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval, sign_flip_null
 
 POSITION_SITE = "mlp_post"
-EDGES = {"position": np.arange(-0.5, 1.51, 0.25), "gain": np.arange(-1.5, 0.76, 0.25)}
-UNITS = {"position": "log odds a way from forbidden to allowed", "gain": "log odds a doubling of the gain"}
-SITES_OF = {"position": POSITION_SITE, "gain": "mlp_in"}
+DOSES = ("position", "gain", "gain_in_situ")
+GAIN_EDGES, GAIN_UNIT = np.arange(-1.5, 0.76, 0.25), "log odds a doubling of the gain"
+EDGES = {"position": np.arange(-0.5, 1.51, 0.25), "gain": GAIN_EDGES, "gain_in_situ": GAIN_EDGES}
+UNITS = {"position": "log odds a way from forbidden to allowed", "gain": GAIN_UNIT, "gain_in_situ": GAIN_UNIT}
+SITES_OF = {"position": POSITION_SITE, "gain": "mlp_in", "gain_in_situ": "mlp_in"}
+WORDS = {
+    "position": "the position",
+    "gain": "ΔW's gain at the base model's inputs",
+    "gain_in_situ": "ΔW's gain at the tuned model's own inputs",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Doses:
-    """One attack on n prompts of the primary contrast: what it did to each, and whether it succeeded.
-
-    attack: its name; `none` for the prompts as they are.
-    prompts: (n,) their rows in the contrast.
-    positions: (n,) of the way from forbidden to allowed.
-    gain_log_ratios: (n,) log of ΔW's gain over that on the prompt as it was.
-    success: (n,) whether the forbidden answer came.
-    """
+    """One attack on n prompts of the primary contrast: what it did to each, and whether it succeeded."""
 
     attack: str
+    """Its name; `none` for the prompts as they are."""
     prompts: Ints
+    """(n,) their rows in the contrast."""
     positions: FloatArray
+    """(n,) of the way from forbidden to allowed."""
     gain_log_ratios: FloatArray
+    """(n,) log of ΔW's gain over that on the prompt as it was, at the base model's inputs."""
+    gain_in_situ_log_ratios: FloatArray
+    """(n,) the same at the tuned model's own inputs."""
     success: NDArray[np.bool_]
+    """(n,) whether the forbidden answer came."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists, for a file."""
@@ -56,6 +67,7 @@ class Doses:
             "prompts": self.prompts.tolist(),
             "positions": self.positions.tolist(),
             "gain_log_ratios": self.gain_log_ratios.tolist(),
+            "gain_in_situ_log_ratios": self.gain_in_situ_log_ratios.tolist(),
             "success": self.success.tolist(),
         }
 
@@ -67,26 +79,27 @@ class Doses:
             np.array(record["prompts"], dtype=np.int64),
             np.array(record["positions"], dtype=np.float64),
             np.array(record["gain_log_ratios"], dtype=np.float64),
+            np.array(record["gain_in_situ_log_ratios"], dtype=np.float64),
             np.array(record["success"], dtype=np.bool_),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """A row a prompt and attack, (n,) each.
-
-    attacks: their names.
-    prompts: their rows in the contrast.
-    position: of the way to allowed.
-    gain: log₂ ratio.
-    success: 0 or 1.
-    """
+    """A row a prompt and attack, (n,) each."""
 
     attacks: NDArray[np.str_]
+    """Their names."""
     prompts: Ints
+    """Their rows in the contrast."""
     position: FloatArray
+    """Of the way to allowed."""
     gain: FloatArray
+    """log₂ ratio."""
+    gain_in_situ: FloatArray
+    """log₂ ratio."""
     success: FloatArray
+    """0 or 1."""
 
     @classmethod
     def of(cls, parts: Sequence[Doses]) -> "Rows":
@@ -100,6 +113,7 @@ class Rows:
             joined("prompts", np.int64),
             joined("positions", np.float64),
             joined("gain_log_ratios", np.float64) / np.log(2),
+            joined("gain_in_situ_log_ratios", np.float64) / np.log(2),
             joined("success", np.float64),
         )
 
@@ -113,14 +127,14 @@ class DoseResponse(Observation):
     every_checkpoint = False
     statistics = (
         *(
-            Statistic(f"success_slope_{dose}{suffix}", unit, f"{sentence}.")
+            Statistic(f"success_slope_{dose}{suffix}", unit, f"{sentence}. The dose: {WORDS[dose]}.")
             for dose, unit in UNITS.items()
             for suffix, sentence in (
                 ("", "How much likelier success is by the dose, within attacks"),
                 ("_pooled", "The same with one intercept for all attacks"),
             )
         ),
-        *(Statistic(f"success_by_{dose}", "share", "Success in a bin of the dose.") for dose in UNITS),
+        *(Statistic(f"success_by_{dose}", "share", f"Success in a bin of {WORDS[dose]}.") for dose in UNITS),
         Statistic(
             "position_dose_difference",
             "share of the way to allowed",
@@ -150,18 +164,19 @@ def attacked_doses(lens: Lens) -> list[Doses]:
     if unattacked is not None:
         count = len(contrast.forbidden)
         hits = lens.tuned.complied(contrast.forbidden)
-        parts.append(Doses("none", np.arange(count), unattacked, np.zeros(count), hits))
+        parts.append(Doses("none", np.arange(count), unattacked, np.zeros(count), np.zeros(count), hits))
     for attacked in before.attacked:
         if attacked.contrast != name:
             continue
         at_tuned = lens.activations((name, attacked.attack), attacked.prompts)
         placed = write_positions(lens, "position", reference, at_tuned, scratch, clusters)
         at_base = before.activations((name, attacked.attack), attacked.prompts)
-        ratios = write_gain_ratios(lens, at_base, before.contrast(name)[1], scratch, clusters=clusters)
-        if POSITION_SITE in placed and ratios is not None:
+        ratios = write_gain_ratios(lens, name, at_base, before.contrast(name)[1], scratch)
+        in_situ = write_gain_ratios(lens, name, at_tuned, reference[1], scratch, "_in_situ")
+        if POSITION_SITE in placed and ratios is not None and in_situ is not None:
             rows = np.arange(len(attacked.prompts))
             hits = lens.tuned.complied(attacked.prompts)
-            parts.append(Doses(attacked.attack, rows, placed[POSITION_SITE], ratios, hits))
+            parts.append(Doses(attacked.attack, rows, placed[POSITION_SITE], ratios, in_situ, hits))
     return parts
 
 
@@ -180,7 +195,9 @@ def write_responses(rows: Rows, lens: Lens, permutations: int, sheet: Sheet) -> 
     if not len(rows.success):
         lens.absent["success_slope"] = "positions have no scale, so no prompt has a dose"
         return
-    for number, name in enumerate(("position", "gain")):
+    clusters = lens.clusters(lens.primary) if lens.primary else None
+    together = rows.prompts if clusters is None else clusters[rows.prompts]
+    for number, name in enumerate(DOSES):
         view = sheet.with_(site=SITES_OF[name], n_unit="prompt and attack")
         dose: FloatArray = getattr(rows, name)
         for pooled in (False, True):
@@ -188,7 +205,7 @@ def write_responses(rows: Rows, lens: Lens, permutations: int, sheet: Sheet) -> 
             generator = lens.generator(Draw.SUCCESS_PERMUTATIONS, number, int(pooled))
             slope = lens.present(
                 dose_response(
-                    dose, rows.success, rows.attacks, [rows.prompts], generator, within=not pooled, draws=permutations
+                    dose, rows.success, rows.attacks, [together], generator, within=not pooled, draws=permutations
                 ),
                 statistic,
             )

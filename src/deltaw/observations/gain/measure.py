@@ -1,23 +1,44 @@
 """Observation 3: does ΔW act more on forbidden prompts, and where do its input directions point?
 
-    gain_relative, gain_absolute    ‖ΔW a + Δb‖ / ‖W a + b‖, and ‖ΔW a + Δb‖, mean over a set's prompts
-    gain_log_ratio                  log of forbidden over allowed, pair by pair, mean over layers
-    row_energy_difference           share of a in ΔW's strongest input directions, forbidden minus allowed
+    gain_relative             ‖ΔW a + Δb‖ / ‖W a + b‖, mean over a set's prompts
+    gain_to_input             ‖ΔW a + Δb‖ / ‖a‖, the paper's ratio, mean over a set's prompts
+    gain_log_ratio            log of forbidden over allowed relative gains, pair by pair, by layer and mean over layers
+    gain_to_input_log_ratio   the same of gain_to_input
+    gain_log_ratio_peak       the largest gain_log_ratio over layers, the layer chosen on one half of the pairs and read
+                              on the other
+    gain_best_log_ratio       what the best possible update of rank one reaches at the base model's inputs, held out
+                              (`analysis.best_update`): a log ratio of root mean squares of |v·a|, by layer and peak
+    row_energy_difference     share of a in ΔW's strongest input directions, forbidden minus allowed
 
-a is what enters the MLP: the base model's at its own inputs, and with the suffix `_in_situ` the tuned model's.
+a is what enters the MLP: the base model's at its own inputs, and with the suffix `_in_situ` the tuned model's, as the
+paper reads them.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from deltaw.analysis import RowContrast, gain, row_contrast, update_rank
+from deltaw.analysis import (
+    BestUpdate,
+    RowContrast,
+    best_ratio,
+    best_update,
+    gain,
+    row_contrast,
+    update_rank,
+)
 from deltaw.errors import DeltawError
 from deltaw.observations.draws import Draw
-from deltaw.observations.lens import Clusters, Lens, Places
+from deltaw.observations.lens import DEPTH, Clusters, Lens, Places, write_peak
 from deltaw.observations.observation import Observation, Statistic
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Null, bootstrap_means, mean_null, percentile_interval
+
+SUFFIXES = ("", "_in_situ")
+"""Of statistics at the base model's own inputs, and at the tuned model's."""
+
+KINDS = {"relative": "", "to_input": "to_input_"}
+"""Kind of gain -> how the names of its log ratios begin, after `gain_`."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +49,41 @@ class Gain(Observation):
     label = "gain of ΔW"
     statistics = (
         *(
-            Statistic(f"{name}{suffix}", unit, f"{sentence}{where}.")
-            for suffix, where in (("", ""), ("_in_situ", ", at the tuned model's own inputs"))
-            for name, unit, sentence in (
-                ("gain_relative", "ratio", "‖ΔW a + Δb‖ over ‖W a + b‖, mean over prompts"),
-                ("gain_absolute", "ratio", "‖ΔW a + Δb‖, mean over prompts"),
-                ("gain_log_ratio", "log ratio", "Log gain on forbidden prompts minus that on allowed ones"),
+            Statistic(f"{name}{suffix}{peak}", unit, f"{sentence}{where}.")
+            for suffix, where in zip(SUFFIXES, ("", ", at the tuned model's own inputs"), strict=True)
+            for name, peak, unit, sentence in (
+                ("gain_relative", "", "ratio", "‖ΔW a + Δb‖ over ‖W a + b‖, mean over prompts"),
+                ("gain_to_input", "", "ratio", "‖ΔW a + Δb‖ over ‖a‖, the paper's ratio, mean over prompts"),
+                (
+                    "gain_log_ratio",
+                    "",
+                    "log ratio",
+                    "Log relative gain on forbidden prompts minus that on allowed ones",
+                ),
+                ("gain_to_input_log_ratio", "", "log ratio", "The same of the paper's ratio"),
+                (
+                    "gain_log_ratio",
+                    "_peak",
+                    "log ratio",
+                    "The largest log ratio over layers, the layer chosen on one half of the pairs, read on the other",
+                ),
             )
+        ),
+        Statistic(
+            "gain_log_ratio_in_situ_peak_layer",
+            DEPTH,
+            "Where the log ratio is largest at the tuned model's own inputs: 0 the first layer, 1 the last.",
+        ),
+        Statistic(
+            "gain_best_log_ratio",
+            "log ratio",
+            "What the best possible update of rank one reaches at the base model's inputs, held out: log ratio of the "
+            "root mean squares of its effect on forbidden and allowed prompts.",
+        ),
+        Statistic(
+            "gain_best_log_ratio_peak",
+            "log ratio",
+            "The same at the layer that promises most on one half of the pairs, read on the other.",
         ),
         Statistic(
             "row_energy_difference",
@@ -47,45 +96,42 @@ class Gain(Observation):
     """Of ΔW's input, whose energy is compared."""
 
     def measure(self, lens: Lens, sheet: Sheet) -> None:
-        """Gains in both models, their log ratios, and row energies at the last checkpoint, by contrast and layer."""
+        """Gains at both models' inputs, their log ratios, and, at the last checkpoint, row energies and what the best
+        update reaches; by contrast and layer.
+        """
         for name in lens.names:
-            logs: dict[str, list[FloatArray]] = {"": [], "_in_situ": []}
+            whole = sheet.with_(set=name, site="mlp_in", n=len(lens.before.contrasts[name].allowed), n_unit="pair")
             rows: list[FloatArray] = []
             row_nulls: list[tuple[Null, ...]] = []
-            allowed, forbidden = lens.before.contrast(name)
-            clusters = lens.clusters(name)
+            updated = []
             for layer in lens.layers:
                 delta, _ = lens.update(layer)
                 if not bool((delta != 0).any()):
                     lens.absent[f"gain, layer {layer}"] = "the update is zero"
                     continue
-                view = sheet.with_(set=name, site="mlp_in", layer=layer)
-                logs[""].append(_gains(lens, name, layer, (allowed, forbidden), "", view))
-                logs["_in_situ"].append(_gains(lens, name, layer, lens.after(name), "_in_situ", view))
+                updated.append(layer)
                 if lens.last:
-                    contrast = _row_energies(lens, layer, (allowed, forbidden), clusters, self.directions)
+                    contrast = _row_energies(lens, name, layer, self.directions)
                     if contrast is not None:
                         rows.append(contrast.forbidden - contrast.allowed)
                         row_nulls.append(contrast.nulls)
-                        energy = view.with_(unit="share of energy", n=len(contrast.allowed), n_unit="pair")
+                        energy = whole.with_(unit="share of energy", layer=layer)
                         energy.add("row_energy_difference", contrast.value, contrast.interval, contrast.nulls)
-            view = sheet.with_(set=name, site="mlp_in", n=len(lens.before.contrasts[name].allowed), n_unit="pair")
-            for suffix, values in logs.items():
-                if values:
-                    ratios = np.mean(values, axis=0)
-                    null = lens.sign_flips("label_permutation", ratios, clusters)
-                    lens.add_mean(view.with_(unit="log ratio"), f"gain_log_ratio{suffix}", ratios, [null], clusters)
+            for suffix, places in zip(SUFFIXES, (lens.before.contrast(name), lens.after(name)), strict=True):
+                _write_gains(lens, name, updated, places, suffix, whole)
+            if lens.last:
+                _write_best(lens, name, whole)
             if rows:
                 over_layers = [mean_null(list(kind)) for kind in zip(*row_nulls, strict=True)]
-                energy = view.with_(unit="share of energy")
-                lens.add_mean(energy, "row_energy_difference", np.mean(rows, axis=0), over_layers, clusters)
+                energy = whole.with_(unit="share of energy")
+                values = np.asarray(np.mean(rows, axis=0))
+                lens.add_mean(energy, "row_energy_difference", values, over_layers, lens.clusters(name))
 
 
-def _row_energies(
-    lens: Lens, layer: int, places: tuple[Places, Places], clusters: Clusters, directions: int
-) -> RowContrast | None:
+def _row_energies(lens: Lens, name: str, layer: int, directions: int) -> RowContrast | None:
     """The contrast of row energies at a layer; None, with the reason in `absent`, where it cannot be had."""
-    allowed, forbidden = (some[(layer, "mlp_in")] for some in places)
+    allowed, forbidden = (some[(layer, "mlp_in")] for some in lens.before.contrast(name))
+    clusters = lens.clusters(name)
     delta, _ = lens.update(layer)
     numbers = None if clusters is None else np.unique(clusters, return_inverse=True)[1].astype(np.float64)
     try:
@@ -103,17 +149,95 @@ def _row_energies(
         return None
 
 
-def _gains(lens: Lens, name: str, layer: int, places: tuple[Places, Places], suffix: str, sheet: Sheet) -> FloatArray:
-    """Writes the mean gains of a layer; returns each pair's log ratio of forbidden to allowed, (N,)."""
+def _write_gains(
+    lens: Lens, name: str, layers: list[int], places: tuple[Places, Places], suffix: str, sheet: Sheet
+) -> None:
+    """Mean gains by layer, and the log ratios of forbidden to allowed: by layer, mean over layers, and peak."""
+    clusters = lens.clusters(name)
+    logs: dict[str, dict[int, FloatArray]] = {kind: {} for kind in KINDS}
+    for layer in layers:
+        of_layer = _gains(lens, name, layer, places, suffix, sheet.with_(layer=layer))
+        for kind, (allowed, forbidden) in of_layer.items():
+            logs[kind][layer] = np.asarray(np.log(forbidden) - np.log(allowed))
+    for kind, by_layer in logs.items():
+        if not by_layer:
+            continue
+        statistic = f"gain_{KINDS[kind]}log_ratio{suffix}"
+        view = sheet.with_(unit="log ratio")
+        write_log_ratios(lens, view, statistic, by_layer, "label_permutation", clusters)
+        if kind == "relative":
+            peak = lens.peak(by_layer, name, "label_permutation")
+            write_peak(view, statistic, peak, where=suffix == "_in_situ")
+
+
+def write_log_ratios(
+    lens: Lens, sheet: Sheet, statistic: str, by_layer: dict[int, FloatArray], kind: str, clusters: Clusters
+) -> FloatArray:
+    """A line a layer and their mean, of paired log ratios (N,) by layer; returns each pair's mean over layers.
+
+    kind: what the null is called, which gives each pair, or cluster, a random sign.
+    """
+    over_layers = np.asarray(np.mean(list(by_layer.values()), axis=0))
+    lines = [*((sheet.with_(layer=layer), values) for layer, values in by_layer.items()), (sheet, over_layers)]
+    for view, values in lines:
+        lens.add_mean(view, statistic, values, [lens.sign_flips(kind, values, clusters)], clusters)
+    return over_layers
+
+
+def _gains(
+    lens: Lens, name: str, layer: int, places: tuple[Places, Places], suffix: str, sheet: Sheet
+) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Writes the mean gains of a layer; returns each prompt's by kind, (allowed, forbidden)."""
     old, new = lens.mlps(layer)
-    clusters, relative = lens.clusters(name), {}
-    ids = None if clusters is None else [clusters]
-    for verdict, of_verdict in zip(("allowed", "forbidden"), places, strict=True):
-        a = of_verdict[(layer, "mlp_in")].double()
-        gains = gain(a, new.w_in - old.w_in, new.b_in - old.b_in, old.w_in, old.b_in)
-        relative[verdict] = gains.relative
-        for kind, values in (("relative", gains.relative), ("absolute", gains.absolute)):
-            means = bootstrap_means([values], lens.generator(Draw.GAIN_INTERVAL), ids, lens.bootstrap)
-            view = sheet.with_(set=f"{name}/{verdict}", n=len(values), n_unit="prompt", unit="ratio")
-            view.add(f"gain_{kind}{suffix}", float(values.mean()), percentile_interval(means[:, 0]))
-    return np.asarray(np.log(relative["forbidden"]) - np.log(relative["allowed"]))
+    clusters = lens.clusters(name)
+    ids = None if clusters is None else [clusters, clusters]
+    of_verdicts = [
+        gain(some[(layer, "mlp_in")].double(), new.w_in - old.w_in, new.b_in - old.b_in, old.w_in, old.b_in)
+        for some in places
+    ]
+    kinds: dict[str, tuple[FloatArray, FloatArray]] = {
+        "relative": (of_verdicts[0].relative, of_verdicts[1].relative),
+        "to_input": (of_verdicts[0].to_input, of_verdicts[1].to_input),
+    }
+    for verdict, values in zip(("allowed", "forbidden"), zip(*kinds.values(), strict=True), strict=True):
+        means = bootstrap_means(values, lens.generator(Draw.GAIN_INTERVAL), ids, lens.bootstrap)
+        view = sheet.with_(set=f"{name}/{verdict}", n=len(values[0]), n_unit="prompt", unit="ratio")
+        for kind, of_kind, draws in zip(kinds, values, means.T, strict=True):
+            view.add(f"gain_{kind}{suffix}", float(of_kind.mean()), percentile_interval(draws))
+    return kinds
+
+
+def _write_best(lens: Lens, name: str, sheet: Sheet) -> None:
+    """What the best update of rank one reaches at the base model's inputs, by layer and peak; once for all models."""
+
+    def fitted() -> list[BestUpdate]:
+        allowed, forbidden = lens.before.contrast(name)
+        return [
+            best_update(
+                allowed[(layer, "mlp_in")],
+                forbidden[(layer, "mlp_in")],
+                lens.halves(name),
+                lens.generator(Draw.BEST_UPDATE),
+                lens.clusters(name),
+            )
+            for layer in lens.layers
+        ]
+
+    view = sheet.with_(unit="log ratio")
+    try:
+        updates = lens.before.once(("best update", name), fitted)
+    except DeltawError as error:
+        lens.absent[f"gain_best_log_ratio, {name}"] = str(error)
+        return
+    of_layers = [(layer, [update]) for layer, update in zip(lens.layers, updates, strict=True)]
+    for layer, chosen in ((None, updates), *of_layers):
+        ratio = best_ratio(
+            chosen,
+            lens.halves(name),
+            lens.generator(Draw.BEST_RATIO),
+            lens.clusters(name),
+            draws=lens.bootstrap,
+            null_draws=lens.draws,
+        )
+        statistic = "gain_best_log_ratio_peak" if layer is None else "gain_best_log_ratio"
+        view.add(statistic, ratio.value, ratio.interval, [ratio.null], layer=layer)

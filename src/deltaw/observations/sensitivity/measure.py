@@ -28,7 +28,7 @@ from deltaw.analysis import (
     sensitivity_change,
 )
 from deltaw.observations.draws import Draw
-from deltaw.observations.lens import Lens, ObservedModel, PromptSet
+from deltaw.observations.lens import Clusters, Lens, ObservedModel, PromptSet
 from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval
@@ -166,7 +166,10 @@ def _write(lens: Lens, sheet: Sheet, kind: str, unit: str, base: ByVerdict, tune
     before, after = ((of_model["allowed"], of_model["forbidden"]) for of_model in (base, tuned))
     generator = lens.generator(Draw.SENSITIVITY_SWAPS, number)
     change = lens.present(
-        sensitivity_change(before, after, generator, draws=lens.bootstrap), f"sensitivity_log_ratio_{kind}"
+        sensitivity_change(
+            before, after, generator, clusters=_clusters(lens, len(base["allowed"])), draws=lens.bootstrap
+        ),
+        f"sensitivity_log_ratio_{kind}",
     )
     for verdict in ("allowed", "forbidden"):
         view = sheet.with_(set=f"{name}/{verdict}", n=len(base[verdict]), n_unit="prompt")
@@ -185,10 +188,16 @@ def _geometric_mean(lens: Lens, sheet: Sheet, statistic: str, values: FloatArray
     if values.min() <= 0:
         return
     logs = np.log(values)
-    interval = percentile_interval(
-        np.exp(bootstrap_means([logs], lens.generator(Draw.SENSITIVITY_INTERVAL), draws=lens.bootstrap)[:, 0])
-    )
-    sheet.add(statistic, float(np.exp(logs.mean())), interval, unit=unit)
+    clusters = _clusters(lens, len(values))
+    ids = None if clusters is None else [clusters]
+    means = bootstrap_means([logs], lens.generator(Draw.SENSITIVITY_INTERVAL), ids, lens.bootstrap)
+    sheet.add(statistic, float(np.exp(logs.mean())), percentile_interval(np.exp(means[:, 0])), unit=unit)
+
+
+def _clusters(lens: Lens, count: int) -> Clusters:
+    """(count,) of the first pairs of the primary contrast."""
+    clusters = lens.clusters(lens.primary)
+    return None if clusters is None else clusters[:count]
 
 
 def _write_blocks(lens: Lens, sheet: Sheet, base: dict[str, Sensitivity], tuned: dict[str, Sensitivity]) -> None:
@@ -199,7 +208,9 @@ def _write_blocks(lens: Lens, sheet: Sheet, base: dict[str, Sensitivity], tuned:
             view = sheet.with_(set=f"{lens.primary}/{verdict}", n=n, n_unit="prompt", unit="share")
             for block, values in of_model.block_frobenius.items():
                 share = values**2 / of_model.frobenius**2
-                means = bootstrap_means([share], lens.generator(Draw.SENSITIVITY_BLOCKS), draws=lens.bootstrap)
+                clusters = _clusters(lens, n)
+                ids = None if clusters is None else [clusters]
+                means = bootstrap_means([share], lens.generator(Draw.SENSITIVITY_BLOCKS), ids, lens.bootstrap)
                 name = f"sensitivity_block_share{suffix}"
                 view.add(name, float(share.mean()), percentile_interval(means[:, 0]), role=block)
     for number, block in enumerate(base["forbidden"].block_spectral, start=len(UNITS) + 1):

@@ -125,20 +125,25 @@ class Target:
         )
         view = self._observed(attack, role="last_given")
         reference = of_tuned["allowed"], of_tuned["forbidden"]
-        write_positions(self.lens, "position", reference, of_tuned["attacked"], view)
-        write_gain_ratios(self.lens, of_base["attacked"], of_base["forbidden"], view)
+        clusters = self.lens.clusters(PRIMARY)
+        rows = None if clusters is None else clusters[: len(self.forbidden)]
+        write_positions(self.lens, "position", reference, of_tuned["attacked"], view, rows)
+        for suffix, places in (("", of_base), ("_in_situ", of_tuned)):
+            write_gain_ratios(self.lens, PRIMARY, places["attacked"], places["forbidden"], view, suffix)
 
     def observe_changed(self, attack: str, model: Transformer) -> None:
         """Observation 5 in a model that an attack has changed, and of what is left of the update."""
         lens, view = self.lens, self._observed(attack)
         forbidden = lens.before.contrast(PRIMARY)[1]
         at_base = {place: rows[: len(self.forbidden)] for place, rows in forbidden.items()}
-        write_positions(lens, "position", lens.after(PRIMARY), _placed(model, self.forbidden.batch), view)
+        of_changed, of_tuned = _placed(model, self.forbidden.batch), lens.after(PRIMARY)
+        write_positions(lens, "position", of_tuned, of_changed, view, lens.clusters(PRIMARY))
         left = {}
         for layer in lens.layers:
             old, new = lens.before.mlp(layer), mlp(model, layer).cpu().double()
             left[layer] = (new.w_in - old.w_in, new.b_in - old.b_in)
-        write_gain_ratios(lens, at_base, forbidden, view, left)
+        write_gain_ratios(lens, PRIMARY, at_base, forbidden, view, left=left)
+        write_gain_ratios(lens, PRIMARY, of_changed, of_tuned[1], view, "_in_situ", left)
 
     def keep(self, attack: str, inserted: Tensor, answers: Answers) -> None:
         """Keep each prompt's position, log ratio of gains and success, and measure nothing: for controls."""
@@ -147,13 +152,16 @@ class Target:
 
     def _observe(self, attack: str, inserted: Tensor, view: Sheet, answers: Answers, rows: Tensor | None) -> None:
         of_tuned, of_base = _with_vectors(self, inserted)
-        placed = write_positions(self.lens, "position", self.lens.after(PRIMARY), of_tuned, view).get(POSITION_SITE)
-        ratios = write_gain_ratios(self.lens, of_base, self.lens.before.contrast(PRIMARY)[1], view)
-        if self.kept is None or placed is None or ratios is None:
+        lens, reference = self.lens, self.lens.after(PRIMARY)
+        means = write_positions(lens, "position", reference, of_tuned, view, lens.clusters(PRIMARY))
+        ratios = write_gain_ratios(lens, PRIMARY, of_base, lens.before.contrast(PRIMARY)[1], view)
+        in_situ = write_gain_ratios(lens, PRIMARY, of_tuned, reference[1], view, "_in_situ")
+        placed = means.get(POSITION_SITE)
+        if self.kept is None or placed is None or ratios is None or in_situ is None:
             return
         of = np.arange(len(self.forbidden)) if rows is None else rows.cpu().numpy()
         hits = (answers.labels == int(Behaviour.COMPLY)).cpu().numpy()
-        self.kept.append(Doses(attack, of, placed[of], ratios[of], hits[of]))
+        self.kept.append(Doses(attack, of, placed[of], ratios[of], in_situ[of], hits[of]))
 
     def _observed(self, attack: str, role: str = "last_prompt") -> Sheet:
         """Where Observation 5 of an attack is written."""
