@@ -4,6 +4,7 @@ import pytest
 
 from deltaw.claims import STATEMENTS, decide
 from deltaw.claims.statements import ATTACKS, CONTROLS, PRIMARY, PROTOCOLS, WORKING_ATTACKS
+from deltaw.plugins import all_of
 from deltaw.results import Claim, Measurement
 
 GAIN = {"statistic": "gain_log_ratio_in_situ_peak", "set": "contrast/operator", "site": "mlp_in", "module": None}
@@ -99,3 +100,11 @@ def test_every_statement_is_complete() -> None:
             f"{name}-{rate}" for name in ("ssft", "dpo", "unlearn") for rate in ("medium", "small")
         }
         assert set(statement.query.attacks) <= set(ATTACKS)
+
+
+def test_every_statistic_that_is_read_is_measured_by_an_observation() -> None:
+    measured = {
+        statistic.name for observation in all_of("observation").values() for statistic in observation.statistics
+    }
+    of_observations = {s.query.statistic for s in STATEMENTS if "stage" not in dict(s.query.where)}
+    assert of_observations <= measured

@@ -497,7 +497,7 @@ def _of_dose() -> list[Statement]:
             observation=5,
             text="Under one attack, prompts on which the update acts more are answered less",
             paper="section 5, observation 5",
-            query=Query("success_slope_gain", models, _where(set=FORBIDDEN, site="mlp_in")),
+            query=Query("success_slope_gain_in_situ", models, _where(set=FORBIDDEN, site="mlp_in")),
             smallest_effect=float(np.log(1.5)),
             margin=float(np.log(1.5)),
             spread=0.3,
