@@ -1,6 +1,6 @@
 """The smallest study that has a stage of every kind: what the faults are tried on. Its numbers mean nothing."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import cache
 
 from deltaw.attacks.models import Prefilling, SoftPrompts, UniversalSoftPrompt
@@ -30,22 +30,11 @@ SWEEP = Sweep(
 )
 
 
-@dataclass(frozen=True)
-class Narrow(Recipe):
-    """A study of which no stage takes a second thread: several may be on the machine."""
-
-    @property
-    def base_threads(self) -> int:
-        """Of pre-training."""
-        return 1
-
-
 def miniature(device: str = "cpu", seed: int = 0) -> Recipe:
     """`smoke` with two tunings and fewer prompts."""
     whole = smoke(device, seed)
     attacks = {attack.name: attack for attack in whole.model_attacks.attacks}
     optimiser = replace(whole.pretraining.optimiser, steps=12, decay_end=12)
-    whole = Narrow(**{field.name: getattr(whole, field.name) for field in fields(whole)})
     return replace(
         whole,
         name=NAME,

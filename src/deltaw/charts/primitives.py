@@ -4,8 +4,11 @@ A panel is narrow enough for a phone; a figure is panels side by side that wrap 
 their domain from the whole figure, so that panels can be compared.
 """
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Literal
 
 import altair as alt
@@ -106,6 +109,15 @@ def dodged(frame: pd.DataFrame, x: str, series: Sequence[Series], step: float) -
     return frame.assign(at=frame[x], x=frame[x] + frame["series"].map(places))
 
 
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as JSON holds them: what is missing or not finite is null."""
+    columns = [
+        [None if isinstance(value, float) and not math.isfinite(value) else value for value in frame[name].tolist()]
+        for name in frame
+    ]
+    return [dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
 def layered(
     *layers: alt.Chart | Panel,
     title: str | alt.Title | None = None,
@@ -114,10 +126,22 @@ def layered(
 ) -> Panel:
     """Charts and panels drawn over each other.
 
-    They are joined as dictionaries: Altair's own layers copy every chart many times.
+    They are joined as dictionaries: Altair's own layers copy every chart many times, and convert its data as often.
     """
-    parts = [part if isinstance(part, dict) else part.to_dict(validate=False) for part in layers]
     datasets: dict[str, Any] = {}
+    names: dict[int, str] = {}  # of each frame, which several charts show
+
+    def converted(chart: alt.Chart) -> Panel:
+        frame = chart.data
+        if id(frame) not in names:
+            rows = _rows(frame)
+            names[id(frame)] = f"data-{sha256(json.dumps(rows).encode()).hexdigest()[:32]}"
+            datasets[names[id(frame)]] = rows
+        chart = chart.copy(deep=False)
+        chart.data = alt.NamedData(names[id(frame)])
+        return chart.to_dict(validate=False)
+
+    parts = [part if isinstance(part, dict) else converted(part) for part in layers]
     for part in parts:
         datasets |= part.get("datasets", {})
     # The whole has a title and a size, the figure a configuration, and an address the page needs none.
@@ -135,9 +159,11 @@ def null_band(frame: pd.DataFrame, x: str, axis_x: Axis, axis_y: Axis) -> Panel:
     chart = alt.Chart(data, width=WIDTH, height=HEIGHT)
     # The axis is given in full here too: in a layered chart the first layer's counts.
     low = alt.Y("null_low:Q", scale=axis_y.scale(), axis=axis_y.axis())
-    area = chart.mark_area(color=light("band"), opacity=0.75).encode(x=place, y=low, y2="null_high:Q")
-    bars = chart.mark_rule(color=light("band"), strokeWidth=9).encode(x=place, y=low, y2="null_high:Q")
-    mean = chart.mark_line(color=light("null"), strokeDash=[3, 3], strokeWidth=1).encode(x=place, y="null_mean:Q")
+    area = chart.mark_area(color=light("band"), opacity=0.75).encode(x=place, y=low, y2=alt.Y2("null_high:Q"))
+    bars = chart.mark_rule(color=light("band"), strokeWidth=9).encode(x=place, y=low, y2=alt.Y2("null_high:Q"))
+    mean = chart.mark_line(color=light("null"), strokeDash=[3, 3], strokeWidth=1).encode(
+        x=place, y=alt.Y("null_mean:Q")
+    )
     return layered(area if data["x"].nunique() > 1 else bars, mean)
 
 
@@ -152,14 +178,14 @@ def null_whiskers(
     x = alt.X("x:Q", scale=axis_x.scale(), axis=axis_x.axis())
     chart = alt.Chart(data, width=WIDTH, height=HEIGHT)
     y = alt.Y("null_low:Q", scale=axis_y.scale(), axis=axis_y.axis())
-    whisker = chart.mark_rule(color=light("null"), strokeWidth=1.5).encode(x=x, y=y, y2="null_high:Q")
+    whisker = chart.mark_rule(color=light("null"), strokeWidth=1.5).encode(x=x, y=y, y2=alt.Y2("null_high:Q"))
     scale = alt.Scale(domain=list(kinds), range=list(NULL_SHAPES[: len(kinds)]))
     key = alt.Legend(
         title="nulls", orient="bottom", symbolStrokeColor=light("null"), symbolFillColor="transparent", symbolSize=60
     )
     mean = chart.mark_point(color=light("null"), filled=False, size=34, strokeWidth=1.5).encode(
         x=x,
-        y="null_mean:Q",
+        y=alt.Y("null_mean:Q"),
         shape=alt.Shape("null:N", scale=scale, legend=key),
         tooltip=_tooltips(data[["null_shown"]], "layer"),
     )
@@ -184,11 +210,11 @@ def rule(value: float, text: str, axis: Axis, vertical: bool = False, align: Sid
             dx=4 if side == "right" else -4,
             dy=-3,
             baseline="bottom",
-        ).encode(x=place, y=alt.value(0), text="text:N")
+        ).encode(x=place, y=alt.value(0), text=alt.Text("text:N"))
     else:
         words = chart.mark_text(
             color=light("muted"), fontSize=10, align="right", dx=-2, dy=-3, baseline="bottom"
-        ).encode(y=place, x=alt.value(WIDTH), text="text:N")
+        ).encode(y=place, x=alt.value(WIDTH), text=alt.Text("text:N"))
     return layered(line, words)
 
 
@@ -213,7 +239,7 @@ def curves(
     if len(with_interval):
         low = alt.Y("low:Q", scale=axis_y.scale(), axis=axis_y.axis())
         whiskers = alt.Chart(with_interval).mark_rule(strokeWidth=1.2, opacity=0.75)
-        layers.append(whiskers.encode(x=x, y=low, y2="high:Q", color=looks["color"]))
+        layers.append(whiskers.encode(x=x, y=low, y2=alt.Y2("high:Q"), color=looks["color"]))
     if marks:
         fill = alt.Fill("fill:N", scale=None, legend=None)
         dots_ = chart.mark_point(size=38, strokeWidth=1.4, opacity=1).encode(
@@ -264,12 +290,14 @@ def dots(
         bands = _slim(null.assign(row=null[row]), "row", "null_low", "null_high", "null_shown")
         layers.append(
             alt.Chart(bands, width=width, height=height).mark_bar(color=light("band"), height=ROW - 8).encode(
-                y=y, x=alt.X("null_low:Q", **place), x2="null_high:Q", tooltip=_tooltips(bands)
+                y=y, x=alt.X("null_low:Q", **place), x2=alt.X2("null_high:Q"), tooltip=_tooltips(bands)
             )
         )  # fmt: skip
     stroke_ = alt.Stroke("stroke:N", scale=None)
     layers += [
-        chart.mark_rule(strokeWidth=1.4).encode(y=y, **offset, x=alt.X("low:Q", **place), x2="high:Q", stroke=stroke_),
+        chart.mark_rule(strokeWidth=1.4).encode(
+            y=y, **offset, x=alt.X("low:Q", **place), x2=alt.X2("high:Q"), stroke=stroke_
+        ),
         chart.mark_point(size=46, strokeWidth=1.4, opacity=1).encode(
             y=y,
             **offset,
@@ -310,13 +338,15 @@ def bars(frame: pd.DataFrame, null: pd.DataFrame, kinds: dict[str, str], one: Se
         edge, mean = (alt.Y(f"null_{end}:Q", scale=scale, axis=axis) for end in ("low", "mean"))
         layers += [
             base.mark_rule(color=light("band"), strokeWidth=6, opacity=0.9).encode(
-                x=x, xOffset=offset, y=edge, y2="null_high:Q"
+                x=x, xOffset=offset, y=edge, y2=alt.Y2("null_high:Q")
             ),
             base.mark_tick(color=light("ink"), thickness=1.5, width=10).encode(
                 x=x, xOffset=offset, y=mean, tooltip=_tooltips(bands[["null_shown"]])
             ),
         ]
-    layers.append(chart.mark_rule(color=light("ink"), strokeWidth=1).encode(x=x, xOffset=offset, y=low, y2="high:Q"))
+    layers.append(
+        chart.mark_rule(color=light("ink"), strokeWidth=1).encode(x=x, xOffset=offset, y=low, y2=alt.Y2("high:Q"))
+    )
     return layered(*layers, title=named(one), width=WIDTH, height=HEIGHT)
 
 

@@ -17,7 +17,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class _Import:
     bound: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Module:
     name: str
     path: Path
@@ -46,17 +46,7 @@ class _Module:
 
     @cached_property
     def digest(self) -> str:
-        return _digest([self.tree]) + "".join(f" {name} {digest}" for name, digest in self._data())
-
-    def _data(self) -> Iterator[tuple[str, str]]:
-        """Data files in the folders beside this module that hold no modules."""
-        if self.name.partition(".")[0] != _OWN_PACKAGE:  # a user's folder may hold anything, runs of studies too
-            return
-        for folder in sorted(self.path.parent.iterdir()):
-            if folder.is_dir() and not (folder / "__init__.py").exists():
-                for file in sorted(folder.glob("*")):
-                    if file.is_file() and file.suffix not in (".py", ".pyc"):
-                        yield f"{folder.name}/{file.name}", sha256(file.read_bytes()).hexdigest()
+        return _digest([self.tree])
 
     @cached_property
     def imports(self) -> list[_Import]:
@@ -72,12 +62,13 @@ class _Module:
 
 
 class Sources:
-    """The project's sources, parsed at most once each: those of deltaw and of the packages of the functions
+    """The project's sources as they are when first asked for: those of deltaw and of the packages of the functions
     asked about.
     """
 
     def __init__(self) -> None:
         self._modules: dict[str, _Module | None] = {}
+        self._data: dict[Path, str] = {}
         # A study of a hundred seeds asks ten thousand times about the same thirty sets of definitions.
         self._fingerprints: dict[frozenset[object], str] = {}
 
@@ -97,7 +88,10 @@ class Sources:
         wanted: list[tuple[str, str | None]] = []
         for item in definitions:
             module, name = _module_name(item), str(getattr(item, "__qualname__", ""))
-            digest, imports = self._reached(module, name)
+            source = self._find(module)
+            if source is None:
+                raise ValueError(f"the source of {module} cannot be found, so {name} cannot be a stage's function")
+            digest, imports = _reached(source, name)
             parts[f"{module}:{name}"] = digest
             wanted += _demands(imports)
             wanted += [(parent, None) for parent in _parents(module) if not self._is_page(parent)]
@@ -112,44 +106,22 @@ class Sources:
 
     def _follow(self, module: str, name: str | None, parts: dict[str, str]) -> Iterator[tuple[str, str | None]]:
         """Notes what `from module import name` brings in, and yields what that needs in turn."""
-        found = self._find(module)
-        if found is None:
+        source = self._find(module)
+        if source is None:
             return
         yield from ((parent, None) for parent in _parents(module) if not self._is_page(parent))
         if name is not None and name != "*":
-            if found.is_package and self._find(f"{module}.{name}") is not None:
+            if source.is_package and self._find(f"{module}.{name}") is not None:
                 yield (f"{module}.{name}", None)
-            source = [entry for entry in found.imports if entry.bound == name]
-            if found.is_page and source:
-                yield from _demands(source)
+            entries = [entry for entry in source.imports if entry.bound == name]
+            if source.is_page and entries:
+                yield from _demands(entries)
                 return
-            if found.is_page and self._find(f"{module}.{name}") is not None:
+            if source.is_page and self._find(f"{module}.{name}") is not None:
                 return
-        if not found.is_page:
-            parts[module] = found.digest
-        yield from _demands(found.imports)
-
-    def _reached(self, module: str, name: str) -> tuple[str, list[_Import]]:
-        """Digest of the definitions that `name` reaches inside its module, and the imports that these use."""
-        found = self._find(module)
-        if found is None:
-            raise ValueError(f"the source of {module} cannot be found, so {name} cannot be a stage's function")
-        definitions = {node.name: node for node in found.tree.body if isinstance(node, _DEFINITIONS)}
-        if name not in definitions:
-            raise ValueError(f"{module}.{name} must be defined at the top level of its module")
-        top_imports = [node for node in found.tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        rest = [node for node in found.tree.body if not isinstance(node, (*_DEFINITIONS, ast.Import, ast.ImportFrom))]
-        reached = {name}
-        nodes: list[ast.stmt] = [*rest, definitions[name]]
-        names = _names(nodes)
-        while new := [other for other in definitions if other in names and other not in reached]:
-            reached.update(new)
-            nodes += [definitions[other] for other in new]
-            names |= _names([definitions[other] for other in new])
-        used = [entry for entry in _imports(top_imports, found) if entry.bound in names or entry.name == "*"]
-        # The order of the source, not of discovery: adding a call must not look like moving a function.
-        nodes.sort(key=lambda node: node.lineno)
-        return _digest(nodes), [*used, *_imports(nodes, found)]
+        if not source.is_page:
+            parts[module] = source.digest + self._data_beside(source)
+        yield from _demands(source.imports)
 
     def _is_page(self, module: str) -> bool:
         found = self._find(module)
@@ -158,17 +130,60 @@ class Sources:
     def _find(self, name: str) -> _Module | None:
         if name not in self._modules:
             path = _locate(name)
-            self._modules[name] = None if path is None else _parse(name, path)
+            self._modules[name] = None if path is None else _read(name, path)
         return self._modules[name]
 
+    def _data_beside(self, module: _Module) -> str:
+        """Names and digests of data files in the folders beside a module that hold no modules."""
+        place = module.path.parent
+        if module.name.partition(".")[0] != _OWN_PACKAGE:  # a user's folder may hold anything, runs of studies too
+            return ""
+        if place not in self._data:
+            self._data[place] = "".join(
+                f" {folder.name}/{file.name} {sha256(file.read_bytes()).hexdigest()}"
+                for folder in sorted(place.iterdir())
+                if folder.is_dir() and not (folder / "__init__.py").exists()
+                for file in sorted(folder.glob("*"))
+                if file.is_file() and file.suffix not in (".py", ".pyc")
+            )
+        return self._data[place]
 
-def _parse(name: str, path: Path) -> _Module:
+
+def _read(name: str, path: Path) -> _Module:
+    state = path.stat()
+    return _parse(name, path, state.st_mtime_ns, state.st_size)
+
+
+@cache
+def _parse(name: str, path: Path, changed: int, size: int) -> _Module:
+    """A module's source. changed, size: of its file, which is read again when they are others."""
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     for node in ast.walk(tree):
         if isinstance(node, (*_DEFINITIONS, ast.Module)):
             code = [statement for statement in node.body if not _is_text(statement)]
             node.body = code or [ast.Pass(lineno=1, col_offset=0)]
     return _Module(name, path, tree)
+
+
+@cache
+def _reached(module: _Module, name: str) -> tuple[str, list[_Import]]:
+    """Digest of the definitions that `name` reaches inside its module, and the imports that these use."""
+    definitions = {node.name: node for node in module.tree.body if isinstance(node, _DEFINITIONS)}
+    if name not in definitions:
+        raise ValueError(f"{module.name}.{name} must be defined at the top level of its module")
+    top_imports = [node for node in module.tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    rest = [node for node in module.tree.body if not isinstance(node, (*_DEFINITIONS, ast.Import, ast.ImportFrom))]
+    reached = {name}
+    nodes: list[ast.stmt] = [*rest, definitions[name]]
+    names = _names(nodes)
+    while new := [other for other in definitions if other in names and other not in reached]:
+        reached.update(new)
+        nodes += [definitions[other] for other in new]
+        names |= _names([definitions[other] for other in new])
+    used = [entry for entry in _imports(top_imports, module) if entry.bound in names or entry.name == "*"]
+    # The order of the source, not of discovery: adding a call must not look like moving a function.
+    nodes.sort(key=lambda node: node.lineno)
+    return _digest(nodes), [*used, *_imports(nodes, module)]
 
 
 def _is_text(statement: ast.stmt) -> bool:

@@ -21,6 +21,9 @@ from deltaw.training.pretraining import PretrainingConfig
 from deltaw.world import WorldConfig
 from deltaw.world.config import check
 
+NARROW = 64
+"""A base model of a smaller width gains nothing from a second thread."""
+
 
 @dataclass(frozen=True)
 class ModelAttacks:
@@ -131,8 +134,8 @@ class Recipe:
 
     @property
     def base_threads(self) -> int:
-        """Torch threads of pre-training. Several base models are trained in parallel, with one thread each."""
-        return 1 if self.cells or len(self.seeds) > 1 else 2
+        """Torch threads of pre-training: two, or one for a narrow model and where several are trained in parallel."""
+        return 1 if self.cells or len(self.seeds) > 1 or self.pretraining.width < NARROW else 2
 
     def in_world(self, world: WorldConfig, name: str) -> "Recipe":
         """The same study in another world, under another name. DeltawError if that world does not fit together.

@@ -6,7 +6,7 @@ same in every set of a split, so that row by row two sets differ in nothing but 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,14 @@ class Ceiling:
     n: int
 
 
+@lru_cache(maxsize=32)
+def _texts(source: str, unsafe_level_5: str | None, longest: int) -> tuple[Language, dict[str, WindowSampler]]:
+    """A language whose every text fills the longest window, and the samplers of its four grammars, made once."""
+    whole = language(source, unsafe_level_5)
+    filling = replace(whole, held_out=long_enough(whole.held_out, longest))
+    return filling, {name: WindowSampler(grammar, longest) for name, grammar in filling.grammars.items()}
+
+
 class World:
     """The ground truth: vocabulary, operators, policy, grammars, and every prompt that can be drawn from them."""
 
@@ -82,22 +90,20 @@ class World:
                 f"the window of {compat.window} tokens does not hold a sequence of {self.layout.length} and its end; "
                 f"make it {self.layout.length + 1} or more"
             )
-        self.languages = {grammar.number: self._language(grammar) for grammar in grammars}
+        texts = {grammar.number: self._texts(grammar) for grammar in grammars}
+        self.languages = {number: spoken for number, (spoken, _) in texts.items()}
         self.samplers = {
-            (number, text): WindowSampler(getattr(self.languages[number], text), config.longest)
-            for number in self.numbers
-            for text in ("full", "safe", "unsafe", "held_out")
+            (number, text): sampler for number, (_, samplers) in texts.items() for text, sampler in samplers.items()
         }
 
-    def _language(self, grammar: GrammarConfig) -> Language:
-        found = language(grammar.source, self.config.unsafe_level_5)
-        largest = max(found.letters_used)
+    def _texts(self, grammar: GrammarConfig) -> tuple[Language, dict[str, WindowSampler]]:
+        largest = max(language(grammar.source, self.config.unsafe_level_5).letters_used)
         if largest >= self.config.alphabet:
             raise DeltawError(
                 f"grammar {grammar.number} uses letter {largest}, and alphabet is {self.config.alphabet}; "
                 f"make it {largest + 1} or more"
             )
-        return replace(found, held_out=long_enough(found.held_out, self.config.longest))
+        return _texts(grammar.source, self.config.unsafe_level_5, self.config.longest)
 
     @property
     def sequence_length(self) -> int:

@@ -107,7 +107,7 @@ def _matrix(frame: pd.DataFrame, series: tuple[Series, ...], title: str) -> Pane
     strength = alt.Opacity("value:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 0.75]), legend=None)
     layers = [
         chart.mark_rect(color=light("ssft")).encode(x=x, y=y, opacity=strength, tooltip=tooltip),
-        chart.mark_text(dy=-6, color=light("ink"), fontSize=10.5).encode(x=x, y=y, text="said:N"),
-        chart.mark_text(dy=7, color=light("ink"), fontSize=9).encode(x=x, y=y, text="bound:N"),
+        chart.mark_text(dy=-6, color=light("ink"), fontSize=10.5).encode(x=x, y=y, text=alt.Text("said:N")),
+        chart.mark_text(dy=7, color=light("ink"), fontSize=9).encode(x=x, y=y, text=alt.Text("bound:N")),
     ]
     return layered(*layers, title=title, width=width, height=height)

@@ -181,7 +181,7 @@ def _set_curves(frame: pd.DataFrame, one: Series, axis_x: Axis, axis_y: Axis) ->
         alt.Chart(data[data["series"] == verdict])
         .mark_line(color=one.colour, strokeDash=dash)
         .encode(
-            x=x, y=y, detail="set:N", strokeWidth=alt.StrokeWidth("width:Q", scale=None),
+            x=x, y=y, detail=alt.Detail("set:N"), strokeWidth=alt.StrokeWidth("width:Q", scale=None),
             opacity=alt.Opacity("shade:Q", scale=None),
         )
         for verdict, dash in zip(_LINES, ([1, 0], [5, 3]), strict=True)

@@ -54,7 +54,7 @@ def _panel(family: str, rates: Sequence[Mapping[str, Any]]) -> Panel:
     colour = alt.Color("null:N", scale=colours, legend=alt.Legend(title=None, symbolType="circle"))
     chart = alt.Chart(frame, width=190, height=ROW * len(frame))
     level = chart.mark_tick(color=light("muted"), thickness=1.5, height=ROW).encode(y=y, x=alt.X("level:Q", **place))
-    whisker = chart.mark_rule(strokeWidth=1.4).encode(y=y, x=alt.X("low:Q", **place), x2="high:Q", color=colour)
+    whisker = chart.mark_rule(strokeWidth=1.4).encode(y=y, x=alt.X("low:Q", **place), x2=alt.X2("high:Q"), color=colour)
     point = chart.mark_point(size=36, filled=True, opacity=1).encode(
         y=y, x=alt.X("rate:Q", **place), color=colour, tooltip=["row:N", "null:N", "shown:N"]
     )
