@@ -14,6 +14,7 @@ from torch import Tensor
 
 import deltaw
 from deltaw.analysis import Absent, column_basis, null_curve, null_energy, row_sign_flip_null, update_spectrum
+from deltaw.analysis.rounding import rounding, steps
 from deltaw.compare import Progress, compare
 from deltaw.errors import DeltawError
 from deltaw.results import Measurement, read_measurements
@@ -207,9 +208,7 @@ def test_the_floor_is_what_rounding_does(tmp_path: Path, dtype: torch.dtype) -> 
     first, second = ((hidden + 50 * eps * draw(seed, 200, 100)).to(dtype) for seed in (1, 2))
     unrounded = [hidden + 50 * eps * draw(seed, 200, 100) for seed in (1, 2)]
     noise = (first.double() - unrounded[0]) - (second.double() - unrounded[1])
-    from deltaw.models.checkpoint_files import ulp_energy
-
-    assert ulp_energy(first) + ulp_energy(second) == pytest.approx(float(noise.square().sum()), rel=0.05)
+    assert rounding([steps(first)], [steps(second)]).expected == pytest.approx(float(noise.square().sum()), rel=0.05)
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -272,3 +271,41 @@ def test_matrices_of_an_unknown_architecture_are_named_by_patterns(tmp_path: Pat
     compare(a, b, tmp_path / "out", ["net.{layer}.ffn.w1", "*.attn:transposed"])
     assert numbers(tmp_path / "out", "net.1.ffn.w1")["null_energy_left"] == pytest.approx(1)
     assert numbers(tmp_path / "out", "net.0.mix.attn")["null_energy_left"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("master", [torch.float32, torch.bfloat16])
+def test_near_the_floor_the_share_of_rounding_is_said_and_null_energy_is_corrected(
+    tmp_path: Path, master: torch.dtype
+) -> None:
+    """Planted in the column space of W and stored in bfloat16: ρ_N is 0 before it is rounded."""
+    before = {name: 0.02 * x.double() for name, x in tensors("opt").items()}
+    name = "model.decoder.layers.0.fc1"
+    rows, columns = 400, 40
+    W = (0.02 * draw(1, rows, columns)).to(master).double()
+    inside = W @ draw(2, columns, columns)
+    out = {}
+    for times in (0.2, 1.7, 2.5, 4.0, 50.0):
+        D_ = inside * times * 0.0017 * W.norm() / inside.norm()
+        pair = (W.to(master), (W + D_).to(torch.bfloat16))
+        a, b = (
+            write(tmp_path / f"{label}-{times}", {**before, f"{name}.weight": x}, config("opt"))
+            for label, x in zip("ab", pair, strict=True)
+        )
+        compare(a, b, tmp_path / f"out-{times}")
+        absent = manifest(tmp_path / f"out-{times}")["absent"]
+        out[times] = numbers(tmp_path / f"out-{times}", name), absent[name]
+    values = {times: found.get("null_energy_left") for times, (found, _) in out.items()}
+    shares = {times: found.get("rounding_share") for times, (found, _) in out.items()}
+    assert "below the rounding floor" in out[0.2][1].get("*", "") or "zero" in out[0.2][1]["*"]
+    assert shares[50.0] is None
+    assert values[50.0] == pytest.approx(0, abs=0.01)
+    near = [times for times in (1.7, 2.5, 4.0) if shares[times] is not None]
+    assert 2.5 in near
+    for times in near:  # right or withheld, with the reason
+        if values[times] is None:
+            assert "energy is rounding" in out[times][1]["null_energy_left"]
+        else:
+            assert values[times] == pytest.approx(0, abs=0.02)
+    if master == torch.float32:  # only the tuned side was rounded, so the correction is known
+        assert shares[2.5] == pytest.approx(1 / (1 + 2.5**2), rel=0.1)
+        assert values[2.5] is not None

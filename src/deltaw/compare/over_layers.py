@@ -61,12 +61,17 @@ def _mean(kind: str, layers: Sequence[Measurement]) -> Measurement:
 
 
 def weight_claims(
-    modules: Sequence[Module], shapes: Mapping[str, tuple[int, ...]], averages: Iterable[Measurement]
+    modules: Sequence[Module],
+    shapes: Mapping[str, tuple[int, ...]],
+    averages: Iterable[Measurement],
+    found: Mapping[str, Found],
 ) -> list[Claim]:
     """The study's claims about weights, asked of each kind of first MLP matrix: tall ones, gate and up as one map.
 
-    shapes: of the base model's tensors. One pair has no interval, and no word.
+    shapes: of the base model's tensors. Nothing is claimed of a kind that rounding alone could have changed. One pair
+    has no interval, and no word.
     """
+    modules = [module for module in modules if module.name in found and "*" not in found[module.name].absent]
     lines = list(averages)
     claims = []
     for kind in _first_matrices(modules, shapes):

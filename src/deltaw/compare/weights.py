@@ -236,7 +236,7 @@ def _finish(
     averages = over_layers(modules, found)
     shapes = {name: stored.shape for name, stored in sources.base.tensors.items()}
     write_measurements(out / "measurements.jsonl", [*(line for one in found.values() for line in one.lines), *averages])
-    write_claims(out / "claims.json", weight_claims(modules, shapes, averages))
+    write_claims(out / "claims.json", weight_claims(modules, shapes, averages, found))
     write_text_atomic(out / "prompts.jsonl", "")
     absent = {name: one.absent for name, one in found.items() if one.absent}
     manifest = {

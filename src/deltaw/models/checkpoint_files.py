@@ -201,36 +201,3 @@ def _damaged(path: Path, error: Exception) -> DeltawError:
         empty = path.is_file() and path.stat().st_size == 0
     how = "is empty" if empty else f"is truncated or not a safetensors file ({error})"
     return DeltawError(f"{path} {how}; fetch or save it again")
-
-
-def ulp_energy(tensor: Tensor) -> float:
-    """Σ (u²/12) over the entries, u the distance to the next number of the tensor's own format: what rounding adds.
-
-    An entry rounded to the nearest is off by a uniform draw from ±u/2, of variance u²/12.
-    """
-    info = torch.finfo(tensor.dtype)
-    total = 0.0
-    for low in range(0, len(tensor), 512):
-        _, exponent = torch.frexp(tensor[low : low + 512].double())
-        smallest = torch.frexp(torch.tensor(info.smallest_normal, dtype=torch.float64))[1]
-        # frexp's fraction lies in [0.5, 1), so a number's ulp is eps · 2^(exponent − 1).
-        ulp = info.eps * torch.exp2((torch.maximum(exponent, smallest) - 1).double())
-        total += float(ulp.square().sum()) / 12
-    return total
-
-
-def identical(a: Tensor, b: Tensor) -> float:
-    """Share of entries that are equal bit for bit (a signed zero differs from a plain one); of equal values, if the
-    formats differ.
-    """
-    if a.dtype != b.dtype:
-        same = sum(int((a[i : i + 512].double() == b[i : i + 512].double()).sum()) for i in range(0, len(a), 512))
-        return same / a.numel()
-    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
-    return (
-        sum(
-            int((a[i : i + 512].contiguous().view(whole) == b[i : i + 512].contiguous().view(whole)).sum())
-            for i in range(0, len(a), 512)
-        )
-        / a.numel()
-    )

@@ -89,9 +89,10 @@ def sizes(pair: Pair) -> Figure | None:
     return figure(
         "pair-size",
         "Size of the update, ‖ΔW‖/‖W‖, by layer",
-        "Dashed: the rounding floor, the size that rounding to the stored format gives an update of zero, from the "
-        "distances between neighbouring numbers. An update below it cannot be told from rounding and is not "
-        "interpreted. Layers without a mark did not change.",
+        "Dashed: the rounding floor, the largest size that rounding to the stored formats gives an update of zero. An "
+        "update below it cannot be told from rounding and is not "
+        "interpreted; up to five floors the share of rounding is in the table of every matrix, and null-space energies "
+        "are corrected for it. Layers without a mark did not change.",
         ("update_relative_norm", "rounding_floor"),
         panels,
     )

@@ -130,8 +130,8 @@ def _matrices(pair: Pair) -> Table | None:
     frame = frame[
         (frame["stage"] == "compare") & frame["set"].isna() & ~((frame["n_unit"] == "layer") & frame["layer"].isna())
     ]
-    plain = ("update_relative_norm", "rounding_floor", "identical_share", "stable_rank", "participation_ratio",
-             "cosine_with_weight")  # fmt: skip
+    plain = ("update_relative_norm", "rounding_floor", "rounding_share", "identical_share", "stable_rank",
+             "participation_ratio", "cosine_with_weight")  # fmt: skip
     rows = []
     for module, part in frame.groupby("module", sort=False):
         cells = {str(row["statistic"]): row for row in part.to_dict("records")}
@@ -140,14 +140,16 @@ def _matrices(pair: Pair) -> Table | None:
         rotation = energy[energy["null_kind"] == "rotation"].to_dict("records")
         rows.append(
             (
-                str(module), *(number(cells[name]["value"]) if name in cells else "–" for name in plain[:3]),
+                str(module), *(number(cells[name]["value"]) if name in cells else "–" for name in plain[:4]),
                 number(strict[0]["value"]) if strict else "–",
                 interval(*(strict[0][f"null_{end}"] for end in ("mean", "low", "high"))) if strict else "–",
                 number(rotation[0]["null_mean"]) if rotation else "–",
-                *(number(cells[name]["value"]) if name in cells else "–" for name in plain[3:]),
+                *(number(cells[name]["value"]) if name in cells else "–" for name in plain[4:]),
             )
         )  # fmt: skip
-    columns = ("matrix", "‖ΔW‖/‖W‖", "rounding floor", "identical entries", "null-space energy",
-               "with random signs", "chance", "stable rank", "participation ratio", "cosine with W")  # fmt: skip
+    columns = (
+        "matrix", "‖ΔW‖/‖W‖", "rounding floor", "energy that is rounding, at most", "identical entries",
+        "null-space energy", "with random signs", "chance", "stable rank", "participation ratio", "cosine with W",
+    )  # fmt: skip
     title = "Every matrix. Null-space energy: left of tall matrices, right of wide ones, with its strictest null [95 %]"
     return Table(title, columns, tuple(rows)) if rows else None

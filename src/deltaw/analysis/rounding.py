@@ -1,0 +1,129 @@
+"""How large an update storing numbers alone can make: rounding to a format, and the spread of its energy.
+
+An entry rounded to the nearest number is off by a draw from ±u/2, u the distance between neighbouring numbers: variance
+u²/12, and of the squared error variance u⁴/180. Four things move the energy of a whole matrix away from Σ u²/12:
+
+    grids        a number that lies on a finer grid of distance d already is rounded with u²/12 · (1 + 2 (d/u)²): the
+                 finer side counts three times
+    detours      float32 → float16 → bfloat16 rounds twice; ties of the first rounding go wrong half of the time,
+                 which adds d²/4 for the hidden grid of float16 (3/64 of u²/12; more below float16's normal numbers)
+    equal grids  two numbers of one format differ by 0 or by a whole u; with the mean u²/6 the squared difference has
+                 the variance 5 u⁴/36
+    chance       the sum over N entries has the relative spread √(Σ variance) / Σ mean
+
+`limit` is an energy that rounding does not exceed, with all four; `expected` is its mean without detours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SPREADS = 5.0
+"""Standard deviations of chance below the limit: one matrix in three million exceeds it by chance."""
+MOST = 6.0
+"""An entry's squared error over its mean at most, for any of these roundings."""
+_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Sums over the entries of one side of a matrix, u the distance to the next number that it can be stored as."""
+
+    squares: float
+    """Σ u²/12."""
+    fourths: float
+    """Σ u⁴/180."""
+    hidden: float
+    """Σ d²/4, d the distance to the next number of float16."""
+    format: str
+    """Such as bfloat16: of the formats that hold every entry, the one with the largest steps."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The energy ‖ΔW‖² that rounding alone gives an update of zero."""
+
+    expected: float
+    """Its mean, if both sides were rounded from one matrix."""
+    after: float
+    """The part that is due to the tuned side: all of it if the stored base was the start of the tuning."""
+    limit: float
+    """An energy that rounding to the nearest does not exceed."""
+    format: str
+    """The coarser side's."""
+
+
+def rounding(before: Sequence[Steps], after: Sequence[Steps]) -> Rounding:
+    """Of a matrix, from the steps of its parts on both sides."""
+    first, second = sum(x.squares for x in before), sum(x.squares for x in after)
+    formats = {x.format for x in before}, {x.format for x in after}
+    coarser = after if second >= first else before
+    mean, fourths = first + second, [sum(x.fourths for x in side) for side in (before, after)]
+    if formats[0] == formats[1]:
+        spread = (25 * max(fourths)) ** 0.5
+    else:
+        spread = sum(fourths) ** 0.5
+        mean += 2 * min(first, second)
+        if "bfloat16" in formats[0] | formats[1]:
+            mean += sum(x.hidden for x in coarser)
+    return Rounding(first + second, second, mean + min(SPREADS * spread, (MOST - 1) * mean), coarser[0].format)
+
+
+def steps(tensor: Tensor) -> Steps:
+    """Of a tensor as stored; of one whose entries all have a coarser format (an upcast), those of that format."""
+    own = [_steps(tensor, tensor.dtype)]
+    for coarser in (torch.bfloat16, torch.float16, torch.float32):
+        parts = (tensor[low : low + _ROWS] for low in range(0, len(tensor), _ROWS))
+        if torch.finfo(coarser).eps > torch.finfo(tensor.dtype).eps and all(_holds(part, coarser) for part in parts):
+            own.append(_steps(tensor, coarser))
+    return max(own, key=lambda x: x.squares)
+
+
+def scaled_steps(stored: Tensor, scale: Tensor) -> Steps:
+    """Of numbers in an 8-bit format times a scale of the same shape."""
+    return _steps(stored, stored.dtype, scale)
+
+
+def _steps(tensor: Tensor, dtype: torch.dtype, scale: Tensor | None = None) -> Steps:
+    squares = fourths = hidden = 0.0
+    for low in range(0, len(tensor), _ROWS):
+        part = tensor[low : low + _ROWS]
+        square = _step(part, dtype).square()
+        if scale is not None:
+            square = square * scale[low : low + _ROWS].double().square()
+        squares += float(square.sum()) / 12
+        fourths += float(square.square().sum()) / 180
+        hidden += float(_step(part, torch.float16).square().sum()) / 4
+    return Steps(squares, fourths, hidden, str(dtype).removeprefix("torch."))
+
+
+def _step(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """The distance to the next number of a format."""
+    info = torch.finfo(dtype)
+    _, exponent = torch.frexp(part.double())
+    smallest = torch.frexp(torch.tensor(info.smallest_normal, dtype=torch.float64))[1]
+    # frexp's fraction lies in [0.5, 1), so a number's step is eps · 2^(exponent − 1).
+    return info.eps * torch.exp2((torch.maximum(exponent, smallest) - 1).double())
+
+
+def _holds(part: Tensor, dtype: torch.dtype) -> bool:
+    return bool((part.to(dtype).to(part.dtype) == part).all())
+
+
+def identical(a: Tensor, b: Tensor) -> float:
+    """Share of entries that are equal bit for bit (a signed zero differs from a plain one); of equal values, if the
+    formats differ.
+    """
+    if a.dtype != b.dtype:
+        same = sum(int((a[i : i + _ROWS].double() == b[i : i + _ROWS].double()).sum()) for i in range(0, len(a), _ROWS))
+        return same / a.numel()
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    return (
+        sum(
+            int((a[i : i + _ROWS].contiguous().view(whole) == b[i : i + _ROWS].contiguous().view(whole)).sum())
+            for i in range(0, len(a), _ROWS)
+        )
+        / a.numel()
+    )
