@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 
-.PHONY: study interventions test slow faults fuzz real real-results benchmark gpu-check calibration ledger results lint types contract check help
+.PHONY: study interventions test browser slow faults fuzz real real-results benchmark gpu-check calibration ledger results lint types contract check help
 .DEFAULT_GOAL := help
 
 help:  ## show what there is to make
@@ -18,6 +18,12 @@ interventions: $(READY)  ## every intervention on the models of the finished stu
 
 test: $(READY)  ## the test suite
 	$(RUN)/python -m pytest -n 2 --dist loadfile
+
+browser: $(READY)  ## the report in a browser; gets Chromium by apt where there is none
+	$(RUN)/python -m pip install -q -c constraints.txt playwright
+	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null) || true
+	@command -v chromium >/dev/null && $(RUN)/python -m pytest -m browser tests/browser \
+		|| (command -v chromium >/dev/null && exit 1 || echo "No Chromium could be installed: the report was not tried in a browser.")
 
 slow: $(READY)  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow

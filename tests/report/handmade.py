@@ -202,8 +202,21 @@ def _interventions(maker: Maker, fields: dict[str, Any]) -> None:
     rates(0.9, intervention="unpatched")
 
 
+def _view(maker: Maker, size: float, fields: dict[str, Any]) -> None:
+    here = {**fields, "site": "mlp_post", "layer": LAYERS[-1]}
+    for contrast in ("conditional", "operator"):
+        for side, place in (("allowed", -2 * size), ("forbidden", 2 * size)):
+            for number in range(5):
+                row = {**here, "set": f"contrast/{contrast}/{side}/{number:02d}"}
+                for suffix, across in (("", place + number / 9), ("_base", number / 7)):
+                    maker.add(f"view_across{suffix}", across, None, **row)
+                    maker.add(f"view_beside{suffix}", number / 5, None, **row)
+
+
 def _analysis(maker: Maker, size: float, fields: dict[str, Any]) -> None:
     last = fields["step"] == STEPS[-1]
+    if last:
+        _view(maker, size, fields)
     gap = {"role": "last_prompt", "set": "contrast/conditional"}
     for site in ("mlp_post", "resid_out"):
         null = [("label_permutation", 0.0, 0.15)] if last else []
@@ -225,6 +238,10 @@ def _analysis(maker: Maker, size: float, fields: dict[str, Any]) -> None:
         if layer is None:
             for suffix in ("", "_in_situ"):
                 maker.add(f"gain_log_ratio{suffix}", 0.4 * size, 0.05, **inside, set="contrast/conditional")
+        else:
+            for contrast, more in (("conditional", 0.2), ("operator", 0.6)):
+                value = more * size * (layer + 1) / 2
+                maker.add("gain_log_ratio_in_situ", value, 0.05, **inside, set=f"contrast/{contrast}")
         module = "mlp.in_proj" if layer is None else f"blocks.{layer}.mlp.in_proj"
         where = {**fields, "layer": layer, "module": module}
         maker.add("update_relative_norm", 0.08 * size, **where)

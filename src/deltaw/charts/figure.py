@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
@@ -40,7 +40,7 @@ class Figure:
 
     name: of its file. title: what is shown, with units. marks: what the marks are, nulls included. width: of the
     widest panel with its axis, in pixels. shared: whether colours and dashes mean the same in all panels. whiskers:
-    what they are, if there are any.
+    what they are, if there are any. params: Vega-Lite's, which the page's choices set.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Figure:
     width: int = 345
     shared: bool = True
     whiskers: str = ""
+    params: Sequence[Mapping[str, Any]] = ()
 
     @property
     def caption(self) -> str:
@@ -73,6 +74,7 @@ class Figure:
         panels = [{key: value for key, value in panel.items() if key != "datasets"} for panel in self.panels]
         how = "shared" if self.shared else "independent"
         return {
+            **({"params": list(self.params)} if self.params else {}),
             "concat": panels, "columns": self.columns, "spacing": 26, "datasets": datasets, "config": CONFIG,
             "resolve": {
                 "scale": {"color": how, "strokeDash": how},

@@ -1,5 +1,6 @@
 """The observations that recipes make."""
 
+from deltaw.observations.activation_view.measure import ActivationView
 from deltaw.observations.attacked_prompts.measure import AttackedPrompts
 from deltaw.observations.clusters.measure import ClusterSeparation
 from deltaw.observations.dose_response.measure import DoseResponse
@@ -21,8 +22,9 @@ OBSERVED: tuple[Observation, ...] = (
     UpdateEffect(),
     PromptSensitivity(),
     AttackedPrompts(),
+    ActivationView(),
 )
-"""The paper's, and what the parts of ΔW do: of every tuned model of every study that is no grid."""
+"""The paper's, what the parts of ΔW do, and a view: of every tuned model of every study that is no grid."""
 
 
 def subspaces(

@@ -14,6 +14,7 @@ from deltaw.charts.style import COLOURS, number
 from deltaw.charts.tables import Table, Tables
 from deltaw.errors import DeltawError
 from deltaw.report.added import Added, added, added_interventions
+from deltaw.report.cards import behaviour, cards, choices, committed
 from deltaw.report.pages import claims_table
 from deltaw.report.pages import compare as comparison
 from deltaw.report.pages.attacks_table import attack_tables
@@ -27,7 +28,8 @@ from deltaw.results import Results, load, write_text_atomic
 
 TABLES = "tables.md"
 CONTENTS = (
-    ("claims", "Claims"), ("behaviour", "Behaviour"), ("training", "Training"), ("clusters", "1 Clusters"),
+    ("glance", "At a glance"), ("claims", "Claims"), ("behaviour", "Behaviour"), ("training", "Training"),
+    ("clusters", "1 Clusters"),
     ("null-space", "2 Null space"), ("row-space", "3 Row space"), ("sensitivity", "4 Sensitivity"),
     ("subspaces", "Ranks and angles"), ("function", "Function"), ("interventions", "Interventions"),
     ("attacks", "5 Attacks"), ("prompts", "Prompts"), ("time", "Time"), ("words", "How to read"), ("files", "Files"),
@@ -143,6 +145,9 @@ def render(
     added observations, whose sections are called `added-NAME`.
     """
     labels = {one.model: one.label for one in tables.series}
+    protocols = {one.model: one.label.partition(",")[0] for one in tables.series}
+    chosen = choices(tables)
+    first = cards(tables, chosen)
     claims: list[Mapping[str, Any]] = results.claims.to_dict("records")  # type: ignore[assignment]
     measured = [claim for claim in claims if claims_table.is_measured(claim)]
     return (
@@ -158,7 +163,12 @@ def render(
             intervened=added_interventions(results.manifest, tables),
             head=_head(results, tables),
             contents=CONTENTS if not more else (*CONTENTS[:-4], ("added", "Added"), *CONTENTS[-4:]),
-            headline=claims_table.headline(measured, labels),
+            choices=chosen,
+            cards=first,
+            answers=claims_table.by_observation(measured, protocols),
+            committed=committed(),
+            behaviour=behaviour(tables),
+            headline=claims_table.headline(measured, protocols),
             questions=list(claims_table.QUESTIONS.values()),
             claims=claims_table.groups(measured, labels),
             unmeasured=[claim["statement"] for claim in claims if not claims_table.is_measured(claim)],
@@ -216,21 +226,14 @@ def _head(results: Results, tables: Tables) -> dict[str, Any]:
     parameters = manifest.get("parameters")
     size = f" of {parameters:,} parameters".replace(",", " ") if parameters else ""
     about = (
-        f"A small language model{size} learns to apply operators to texts, in a synthetic world where the truth about "
-        f"safety is known exactly. {tuned} fine-tunings then teach it to refuse some requests, by several protocols "
-        "and strengths, or, as controls, to do something else. This page shows what their weight updates ΔW do, how "
-        "attacks get past them, and which claims of “What Makes and Breaks Safety Fine-tuning? A Mechanistic Study” "
-        "(NeurIPS 2024) the measurements support. Every number has its value by chance or for a control."
+        f"A small language model{size} learns to apply operators to texts in a synthetic world. {tuned} fine-tunings "
+        "teach it to refuse some of them or, as controls, something else. The page shows what their weight updates ΔW "
+        "do and how attacks get past them, beside what “What Makes and Breaks Safety Fine-tuning? A Mechanistic Study” "
+        "(NeurIPS 2024) claims."
     )
     several = len(seeds) > 1
-    exploratory = (
-        f"The recipe “{manifest.get('recipe')}” has {len(seeds)} seed{'s' if several else ''}: "
-        + (
-            ""
-            if several
-            else "its intervals are over prompts, not over models, so they say nothing about another model. "
-        )
-        + "Everything below explores: it suggests what to test, and decides nothing."
+    exploratory = "It decides nothing: " + (
+        "it was made to explore." if several else "intervals are over prompts, and say nothing about another model."
     )
     if several:
         about += " Values are means over seeds; their whiskers span the seeds."

@@ -71,6 +71,21 @@ def headline(claims: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> 
     ]
 
 
+def by_observation(claims: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> dict[int, list[dict[str, Any]]]:
+    """For the cards: of each observation the primary claims, with each protocol's value and first word."""
+    families: dict[int, dict[str, list[dict[str, str]]]] = {}
+    for claim in claims:
+        if claim["primary"] and claim["answers"]:
+            family, _, model = str(claim["id"]).rpartition("/")
+            ends = [_nan(_number(claim[name])) for name in ("value", "low", "high")]
+            told = {**_answer(claim["answers"][0]), "model": labels.get(model, model), "numbers": interval(*ends)}
+            families.setdefault(int(claim["observation"]), {}).setdefault(family, []).append(told)
+    return {
+        number: [{"title": _TITLES.get(family, family), "answers": answers} for family, answers in rows.items()]
+        for number, rows in families.items()
+    }
+
+
 _TITLES = {
     "clusters/operator": "Allowed and forbidden prompts move apart: by operator",
     "clusters/combination": "The same: the same operators, safe and unsafe text",

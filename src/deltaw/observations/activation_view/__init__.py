@@ -1,0 +1,1 @@
+"""Where do prompts lie, in a plane, before and after tuning?"""

@@ -1,0 +1,93 @@
+"""The first screen: five cards, what choices there are, and what the pictures show by default."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import vl_convert
+from handmade import measurements, write_run
+
+from deltaw.charts.tables import Tables
+from deltaw.report import write_report
+from deltaw.report.cards import Card, behaviour, cards, choices, committed
+from deltaw.results import load
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    return Tables(load(write_run(tmp_path_factory.mktemp("run"))))
+
+
+@pytest.fixture(scope="module")
+def made(tables: Tables) -> list[Card]:
+    return cards(tables, choices(tables))
+
+
+def drawn(card: Card, **signals: str) -> str:
+    """The card's picture as its choices have it."""
+    assert card.drawing is not None
+    spec: dict[str, Any] = card.drawing.figure.spec()
+    spec["params"] = [{**one, "value": signals.get(one["name"], one["value"])} for one in spec["params"]]
+    return str(vl_convert.vegalite_to_svg(json.dumps(spec)))
+
+
+def test_choices_are_what_the_run_has(tables: Tables) -> None:
+    by_signal = {choice.signal: choice for choice in choices(tables)}
+    assert [value for value, _ in by_signal["P"].options] == ["all", "SSFT", "DPO+NLL", "Unlearning"]
+    assert [value for value, _ in by_signal["S"].options] == ["medium", "small"]
+    assert [value for value, _ in by_signal["C"].options] == ["operator", "combination"]
+    assert by_signal["L"].options[0][0] == "mean"
+    assert by_signal["T"].options[0][0] == "last"
+
+
+def test_there_are_five_cards_each_with_a_picture(made: list[Card]) -> None:
+    assert [card.observation for card in made] == [1, 2, 3, 4, 5]
+    assert all(card.drawing is not None for card in made)
+
+
+def test_a_picture_shows_what_is_chosen_and_nothing_else(made: list[Card]) -> None:
+    gain = made[2]
+    assert drawn(gain).count("<path") > drawn(gain, P="DPO+NLL").count("<path")
+    assert drawn(gain, C="combination") != drawn(gain)
+    assert drawn(made[1], C="combination") == drawn(made[1])
+    assert drawn(made[1], L="0") != drawn(made[1])
+
+
+def test_the_default_never_has_seventeen_lines(made: list[Card]) -> None:
+    card = made[2]
+    assert card.drawing is not None
+    (panel,) = card.drawing.figure.panels
+    (rows,) = panel["datasets"].values()
+    shown = {
+        (row["protocol"], row["kind"])
+        for row in rows
+        if (row["strength"], row["contrast"], row["checkpoint"]) == ("medium", "operator", "last")
+    }
+    assert 3 <= len(shown) <= 9
+    assert {kind for _, kind in shown} <= {"tuned", "other", "constant"}
+
+
+def test_behaviour_stands_beside_the_ceiling(tables: Tables) -> None:
+    rows = behaviour(tables)
+    assert [row["name"] for row in rows] == ["SSFT", "DPO+NLL", "Unlearning"]
+    assert all(row["ceiling"] != "–" for row in rows)
+
+
+def test_a_study_without_these_measurements_has_cards_that_say_so(tmp_path: Path) -> None:
+    kept = [line for line in measurements() if not line.statistic.startswith(("view_", "sensitivity_"))]
+    run = write_run(tmp_path / "run", kept)
+    made = cards(Tables(load(run)), choices(Tables(load(run))))
+    assert [card.drawing is None for card in made] == [True, False, False, True, False]
+    text = write_report(run).read_text(encoding="utf-8")
+    assert text.count("Not measured by this study.") == 2
+
+
+def test_committed_words_are_those_of_the_statements() -> None:
+    from deltaw.claims.decision import UNCLEAR, WORDS
+    from deltaw.claims.statements import PRIMARY
+
+    found = committed()
+    assert found["words"].keys() <= {statement.id for statement in PRIMARY}
+    for words in found["words"].values():
+        assert all(word in (*WORDS[question], UNCLEAR, None) for question, word in words.items())
