@@ -23,6 +23,7 @@ One seed explores: it has values, and no words.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,7 @@ def word_power(statement: Statement, seeds: int) -> tuple[float, float]:
     return more, equivalence_power(statement.margin, statement.spread, seeds)
 
 
+@lru_cache(maxsize=4096)
 def words_offered(statement: Statement, seeds: int) -> dict[str, tuple[str, ...]]:
     """By question, the words that have a power of at least 0.8 with so many seeds."""
     more, same = word_power(statement, seeds)

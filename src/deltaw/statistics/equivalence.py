@@ -1,13 +1,14 @@
 """Is a difference no larger than a margin? Two one-sided tests (Schuirmann, 1987), and the power of finding it so."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
 from deltaw.errors import DeltawError
-from deltaw.statistics.arrays import vector
+from deltaw.statistics.arrays import FloatArray, vector
 from deltaw.statistics.power import ALPHA, POWER
 
 
@@ -39,11 +40,17 @@ def equivalence_power(margin: float, sd: float, n: int, mean: float = 0.0, alpha
     if sd == 0:
         return float(abs(mean) < margin)
     edge = float(stats.t.ppf(1 - alpha, n - 1))
-    spreads = sd * np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, n - 1) / (n - 1))
+    spreads = sd * _spreads(n)
     room = np.maximum(margin - edge * spreads / math.sqrt(n), 0.0)
     error = sd / math.sqrt(n)
     inside = special.ndtr((room - mean) / error) - special.ndtr((-room - mean) / error)
     return float(inside.mean())
+
+
+@lru_cache(maxsize=2048)
+def _spreads(n: int) -> FloatArray:
+    """Quantiles of the standard deviation of n standard normal values, equally likely."""
+    return np.asarray(np.sqrt(stats.chi2.ppf((np.arange(1000) + 0.5) / 1000, n - 1) / (n - 1)))
 
 
 def margin_shown(sd: float, n: int, power: float = POWER, alpha: float = ALPHA) -> float:
