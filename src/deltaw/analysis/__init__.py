@@ -40,13 +40,6 @@ from deltaw.analysis.clusters import (
 from deltaw.analysis.dose_response import Bin, DoseResponse, dose_response, success_by_dose
 from deltaw.analysis.inputs import Absent
 from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, frobenius_norm, power_iteration
-from deltaw.analysis.null_energy_nulls import (
-    gaussian_null,
-    null_energy_nulls,
-    rotation_null,
-    row_permutation_null,
-    row_sign_flip_null,
-)
 from deltaw.analysis.nullspace import (
     Along,
     ColumnBasis,
@@ -123,6 +116,13 @@ from deltaw.analysis.update_effect import (
     null_minus_column,
     pooled_terms,
     share_draws,
+)
+from deltaw.analysis.update_nulls import (
+    gaussian_null,
+    null_energy_nulls,
+    rotation_null,
+    row_permutation_null,
+    row_sign_flip_null,
 )
 
 __all__ = [
