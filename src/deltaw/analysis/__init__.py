@@ -27,7 +27,7 @@ from deltaw.analysis.attack_position import GainRatio, Position, gain_ratio, mea
 from deltaw.analysis.clusters import Difference, Separation, difference_of_differences, gap_over_layers, separation
 from deltaw.analysis.dose_response import Bin, DoseResponse, dose_response, success_by_dose
 from deltaw.analysis.inputs import Absent
-from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, frobenius_norm, power_iteration
+from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, power_iteration
 from deltaw.analysis.null_energy_nulls import (
     gaussian_null,
     null_energy_nulls,
@@ -38,15 +38,12 @@ from deltaw.analysis.null_energy_nulls import (
 from deltaw.analysis.nullspace import (
     Along,
     ColumnBasis,
-    Enrichment,
     NullCurve,
     NullProfile,
     column_basis,
     component_along,
-    enrichment,
     null_curve,
     null_energy,
-    null_energy_cholesky,
     null_profile,
 )
 from deltaw.analysis.principal_angles import (
@@ -126,7 +123,6 @@ __all__ = [
     "DirectionShare",
     "DoseResponse",
     "Effect",
-    "Enrichment",
     "Gain",
     "GainRatio",
     "GaussianSpectrum",
@@ -156,9 +152,7 @@ __all__ = [
     "dose_response",
     "effect_nulls",
     "energy_rank",
-    "enrichment",
     "finite_lipschitz",
-    "frobenius_norm",
     "gain",
     "gain_ratio",
     "gap_over_layers",
@@ -174,7 +168,6 @@ __all__ = [
     "module_budget",
     "null_curve",
     "null_energy",
-    "null_energy_cholesky",
     "null_energy_nulls",
     "null_minus_column",
     "null_profile",
