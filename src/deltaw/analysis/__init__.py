@@ -39,19 +39,16 @@ from deltaw.analysis.clusters import (
 )
 from deltaw.analysis.dose_response import Bin, DoseResponse, dose_response, success_by_dose
 from deltaw.analysis.inputs import Absent
-from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, frobenius_norm, power_iteration
+from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, power_iteration
 from deltaw.analysis.nullspace import (
     Along,
     ColumnBasis,
-    Enrichment,
     NullCurve,
     NullProfile,
     column_basis,
     component_along,
-    enrichment,
     null_curve,
     null_energy,
-    null_energy_cholesky,
     null_profile,
 )
 from deltaw.analysis.peak import Direction, Halves, Peak, read_peaks, split_halves, split_peak
@@ -143,7 +140,6 @@ __all__ = [
     "DirectionShare",
     "DoseResponse",
     "Effect",
-    "Enrichment",
     "Gain",
     "GainRatio",
     "GaussianSpectrum",
@@ -177,9 +173,7 @@ __all__ = [
     "dose_response",
     "effect_nulls",
     "energy_rank",
-    "enrichment",
     "finite_lipschitz",
-    "frobenius_norm",
     "gain",
     "gain_ratio",
     "gap_over_layers",
@@ -195,7 +189,6 @@ __all__ = [
     "module_budget",
     "null_curve",
     "null_energy",
-    "null_energy_cholesky",
     "null_energy_nulls",
     "null_minus_column",
     "null_profile",
