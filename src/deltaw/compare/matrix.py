@@ -313,4 +313,5 @@ def _null_energy_of_rounding(pair: MatrixPair, leverages: Tensor) -> float:
 
 def _without(null: Null, noise: Noise, of_noise: float) -> Null:
     """The null of the same update without rounding: it moves as the value does."""
-    return Null(null.kind, *(noise.moved(end, of_noise) for end in (null.mean, null.low, null.high)))
+    mean, low, high = (noise.moved(end, of_noise) for end in (null.mean, null.low, null.high))
+    return Null(null.kind, mean, low, high)
