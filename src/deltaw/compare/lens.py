@@ -322,13 +322,16 @@ def stored_maps(models: TwoModels, tuned: bool, layer: int) -> tuple[Tensor, Ten
         name = stored_name(sources, f"{family.block}.{path}.weight".format(layer=layer))
         if name is None or name not in side.tensors:
             return None
-        weight = side.read(name).double()
+        adapter = sources.after if tuned and isinstance(sources.after, Adapter) else None
+
+        def stored(tensor: str) -> Tensor:
+            before = side.read(tensor)
+            return before.double() if adapter is None else adapter.after(tensor, before, family.transposed)
+
+        weight = stored(name)
         weight = weight.T if family.transposed else weight
-        if tuned and isinstance(sources.after, Adapter) and name in sources.after.factors:
-            update = sources.after.update(name)
-            weight = weight + update.left @ update.right.T
         bias = f"{name.removesuffix('.weight')}.bias"
-        return weight, side.read(bias).double() if bias in side.tensors else weight.new_zeros(len(weight))
+        return weight, stored(bias) if bias in side.tensors else weight.new_zeros(len(weight))
 
     maps = [linear(part.path) for part in (*family.mlp_in, family.mlp_out)]
     present = [one for one in maps if one is not None]
