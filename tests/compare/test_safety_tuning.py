@@ -11,8 +11,9 @@ from tiny_chat import next_token_logits, write_model
 
 from deltaw.compare import Rules, SafetyTuning, Verdict, compare, load_chat, safety_tune
 from deltaw.errors import DeltawError
+from deltaw.models.answers import answer, text_of
 from deltaw.models.batch import Role
-from deltaw.models.huggingface import Chat, answer, logits_of, padded, text_of
+from deltaw.models.huggingface import Chat, logits_of, padded
 from deltaw.prompts.matched import Prompt
 from deltaw.prompts.requests import Requests, tuning_texts
 from deltaw.protocols import Protocol

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from deltaw.attacks.prompts import ON_REQUESTS, PromptAttack, under_attack
 from deltaw.behaviour.judge import Judge, Verdict, verdict_of
-from deltaw.models.huggingface import Chat, answer, chat_text, opens_thoughts, text_of
+from deltaw.models.answers import answer, text_of
+from deltaw.models.huggingface import Chat, chat_text
 from deltaw.prompts.matched import CONTRASTS, LABELS, Prompt, matched, spread
+from deltaw.prompts.thoughts import open_tags, without_thoughts
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval, sign_flip_null, wilson
 
@@ -97,10 +99,7 @@ def evenly(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
 def ask(
     chat: Chat, prompts: Sequence[Prompt], judge: Judge, effort: Effort, progress: Callable[[int, int], None]
 ) -> list[Verdict]:
-    """The judge's verdict on the greedy answer to each prompt; a prefill counts as part of the answer.
-
-    Where the template opens the model's thoughts, the judge is given the tag that opens them too.
-    """
+    """The judge's verdict on the greedy answer to each prompt; a prefill counts as part of the answer."""
     verdicts = []
     answers = answer(chat, prompts, effort.new_tokens, effort.batch, progress)
     for prompt, tokens in zip(prompts, answers, strict=True):
@@ -109,9 +108,15 @@ def ask(
 
 
 def judged_answer(chat: Chat, prompt: Prompt, tokens: Sequence[int], judge: Judge) -> Verdict:
-    """The judge's verdict on an answer, given as tokens."""
-    opening = "<think>" if opens_thoughts(chat_text(chat, prompt)) else ""
-    return verdict_of(judge, prompt.text, (opening + prompt.prefill + text_of(chat, list(tokens))).strip())
+    """The judge's verdict on an answer, given as tokens. Thoughts are kept from the judge; of thoughts alone, whose
+    answer had not begun, the verdict is `neither`.
+    """
+    tags = open_tags(chat_text(chat, prompt))
+    text = (tags[0] if tags else "") + prompt.prefill + text_of(chat, tokens)
+    spoken = without_thoughts(text).strip()
+    if not spoken and text.strip():
+        return Verdict.NEITHER
+    return verdict_of(judge, prompt.text, spoken)
 
 
 def write_rates(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> None:

@@ -21,20 +21,10 @@ from deltaw.compare.two_models import TwoModels
 from deltaw.errors import DeltawError
 from deltaw.interventions import Edit, Patch, Place, Responses, State, check_patch, editing, holding, patching
 from deltaw.models import MlpWeights
+from deltaw.models.answers import answers_to_rows, decoded
 from deltaw.models.architectures import family_of
 from deltaw.models.freezing import frozen
-from deltaw.models.huggingface import (
-    Chat,
-    Encoded,
-    activations_of,
-    answers_to_rows,
-    decoded,
-    embedded,
-    logits_of,
-    padded,
-    readout,
-    rows_of,
-)
+from deltaw.models.huggingface import Chat, Encoded, activations_of, embedded, logits_of, padded, readout, rows_of
 from deltaw.models.lora import Adapter
 from deltaw.models.mlp_maps import mlp_of
 from deltaw.models.taps import tap

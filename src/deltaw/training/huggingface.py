@@ -28,9 +28,10 @@ from deltaw.behaviour.judge import Judge, Verdict, verdict_of
 from deltaw.behaviour.judges.rules import RULES
 from deltaw.errors import DeltawError
 from deltaw.models import choose_precision
+from deltaw.models.answers import answer, text_of
 from deltaw.models.batch import Batch, Role
 from deltaw.models.freezing import frozen
-from deltaw.models.huggingface import Chat, answer, chat_text, load_chat, text_of, token_ids
+from deltaw.models.huggingface import Chat, chat_text, load_chat, token_ids
 from deltaw.prompts.matched import ALLOWED, FORBIDDEN, Prompt
 from deltaw.prompts.requests import Requests, train_requests, tuning_texts
 from deltaw.protocols.loss import Loss

@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass
 
 from deltaw.behaviour.judge import Judge, Verdict
+from deltaw.prompts.thoughts import without_thoughts
 
 OPENING = 300  # characters
 _I = (
@@ -106,7 +107,7 @@ class Rules(Judge):
 
     def verdict(self, request: str, answer: str) -> Verdict:
         """By the rules above."""
-        spoken = re.sub(r"<think>.*?(?:</think>|\Z)", " ", answer, flags=re.DOTALL | re.IGNORECASE)
+        spoken = without_thoughts(answer)
         text = " ".join(spoken.replace("’", "'").lower().split())
         if _is_no_answer(text):
             return Verdict.NEITHER
