@@ -24,11 +24,20 @@ def checked_device(name: str) -> str:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeltawError(f"device is '{name}'; it can be cpu or cuda") from error
+        raise DeltawError(f"device is '{name}'; it can be cpu, cuda or auto") from error
     if device.type not in ("cpu", "cuda"):
-        raise DeltawError(f"device is '{name}'; it can be cpu or cuda")
+        raise DeltawError(f"device is '{name}'; it can be cpu, cuda or auto")
     choose_precision(device)  # raises if there is no such device
     return name
+
+
+def chosen_device(name: str) -> str:
+    """The name of a device that this machine has; of `auto`, cuda where there is one. DeltawError otherwise."""
+    if name != "auto":
+        return checked_device(name)
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def summary(run_dir: Path) -> str:

@@ -250,9 +250,9 @@ def prompts_of(
     return Prompts(tuple(contrasts), lambda: _attacked(contrasts[0], attacks, effort), (_question(contrasts[0]),))
 
 
-def attacked_pairs(effort: Effort) -> int:
-    """How many forbidden prompts are read under every attack."""
-    return max(effort.attacked, 2 * FOLDS)
+def attacked_pairs(effort: Effort) -> int | None:
+    """How many forbidden prompts are read under every attack; None: all."""
+    return None if effort.attacked is None else max(effort.attacked, 2 * FOLDS)
 
 
 def _attacked(contrast: Contrast, attacks: Sequence[PromptAttack], effort: Effort) -> tuple[Attacked, ...]:

@@ -26,6 +26,7 @@ from deltaw.compare.asking import (
     attacked_to_ask,
     between,
     first_contrast,
+    left_out,
     to_ask,
     write_changes,
     write_gaps,
@@ -36,7 +37,7 @@ from deltaw.compare.interventions import intervene_on_checkpoints, judged_by
 from deltaw.compare.lens import Complied, attacked_pairs, prompts_of, real_lens
 from deltaw.compare.over_layers import CLAIMED
 from deltaw.compare.questions import attack_key, questions_of, read_control
-from deltaw.compare.two_models import Loading, TwoModels, asking_files, tuned_name
+from deltaw.compare.two_models import Loading, TwoModels, asking_files
 from deltaw.compare.weights import Sources, open_sources
 from deltaw.errors import DeltawError, PluginError
 from deltaw.interventions import Intervention
@@ -142,14 +143,15 @@ def compare_prompts(
         **questions_of(asked, judge, effort),
     }
     beside = None if control is None else read_control(control, base, asked, judge, effort, attacks)
-    shared = {"model": tuned_name(sources), "seed": effort.seed}
+    shared = {"model": sources.names[1], "seed": effort.seed}
     try:
         journal = Journal.open(out / JOURNAL, header)
         of_base = {**header, "pair": sources.base.fingerprint(), "asked_with": header["asked_with"]["base"]}
         base_journal = journal if base_parts is None else Journal.open(base_parts, of_base)
         models = models or open_models(base, tuned, asked, effort, loading, attacks, say)
         sheet = Sheet(**shared)
-        work = _Work(models, sources, effort, tuple(attacks), journal, base_journal, sheet, {}, say)
+        absent = left_out(asked, effort)
+        work = _Work(models, sources, effort, tuple(attacks), journal, base_journal, sheet, absent, say)
         verdicts = _behaviour(work, asked, judge, out)
         _observe(work, asked, verdicts, judge, observations, interventions)
         manifest = {
@@ -222,14 +224,14 @@ def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) 
     sheet = work.sheet.with_(stage="behaviour")
     for model, found in (("base", base), (work.sheet.shared["model"], tuned)):
         view = sheet.with_(model=model)
-        write_rates(view, whole, found)
+        write_rates(view, whole, found, judge)
         write_gaps(view, whole, found, effort)
     write_changes(sheet, whole, base, tuned, effort)
     places = {id(prompt): place for place, prompt in reversed(list(enumerate(whole)))}
     for alpha, found in verdicts.items():
         if alpha in (0.0, 1.0):
             found = [found[places[id(prompt)]] for prompt in few]
-        _write_step(work, few, found, alpha)
+        _write_step(work, few, found, alpha, judge)
     write_jsonl_atomic(out / "prompts.jsonl", _records(whole, base, tuned))
     return dict(zip(whole, base, strict=True)), dict(zip(whole, tuned, strict=True))
 
@@ -265,10 +267,12 @@ def _ask_parts(
     return [next(said[part_of.get(prompt, "")]) for prompt in prompts]
 
 
-def _write_step(work: _Work, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], alpha: float) -> None:
+def _write_step(
+    work: _Work, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], alpha: float, judge: Judge
+) -> None:
     """Rates of the plain pairs at a step between the models; `set` holds the step."""
     sheet = Sheet(**work.sheet.shared, stage="interpolation")
-    write_rates(sheet, prompts, verdicts)
+    write_rates(sheet, prompts, verdicts, judge)
     for line in sheet.lines:
         work.sheet.lines.append(type(line)(**{**asdict(line), "set": f"{line.set}/alpha={alpha:g}"}))
 

@@ -222,12 +222,6 @@ def tokenizer_directory(sources: Sources, tuned: bool) -> Path:
     return sources.directory if own else sources.base.directory
 
 
-def tuned_name(sources: Sources) -> str:
-    """What results call the tuned model: its directory's name; never `base`, which is the other one."""
-    name = sources.directory.resolve().name
-    return name if name not in ("", "base") else "tuned"
-
-
 def _hash(files: Sequence[Path], chosen: str) -> str:
     digest = hashlib.sha256(chosen.encode())
     for path in files:
