@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from deltaw.cli.console import chosen_device, last_part, say
+from deltaw.cli.console import chosen_device, last_part, say, use_allowed_cores
 from deltaw.errors import DeltawError
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class Compare:
         if self.prompts is None and any(about_prompts.values()):
             named = next(option for option, names in about_prompts.items() if names)
             raise DeltawError(f"{named} is about prompts; give --prompts too")
+        use_allowed_cores()
         judge, chosen = resolve("judge", self.judge), self._chosen()
         base, tuned = (at_revision(source, self.revision) for source in (self.base, self.tuned))
         if self.control is not None and self.prompts is None:

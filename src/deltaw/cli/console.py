@@ -31,6 +31,18 @@ def checked_device(name: str) -> str:
     return name
 
 
+def use_allowed_cores() -> None:
+    """Compute on as many threads as this process may use; in a container torch takes one for each of the machine's."""
+    import os
+
+    import torch
+
+    from deltaw.pipeline.cores import available_cores
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
+
+
 def chosen_device(name: str) -> str:
     """The name of a device that this machine has; of `auto`, cuda where there is one. DeltawError otherwise."""
     if name != "auto":
