@@ -21,20 +21,10 @@ from deltaw.compare.two_models import TwoModels
 from deltaw.errors import DeltawError
 from deltaw.interventions import Edit, Patch, Place, Responses, State, check_patch, editing, holding, patching
 from deltaw.models import MlpWeights
+from deltaw.models.answers import answers_to_rows, decoded
 from deltaw.models.architectures import family_of
 from deltaw.models.freezing import frozen
-from deltaw.models.huggingface import (
-    Chat,
-    Encoded,
-    activations_of,
-    answers_to_rows,
-    decoded,
-    embedded,
-    logits_of,
-    padded,
-    readout,
-    rows_of,
-)
+from deltaw.models.huggingface import Chat, Encoded, activations_of, embedded, logits_of, padded, readout, rows_of
 from deltaw.models.lora import Adapter
 from deltaw.models.mlp_maps import mlp_of
 from deltaw.models.taps import tap
@@ -260,9 +250,9 @@ def prompts_of(
     return Prompts(tuple(contrasts), lambda: _attacked(contrasts[0], attacks, effort), (_question(contrasts[0]),))
 
 
-def attacked_pairs(effort: Effort) -> int:
-    """How many forbidden prompts are read under every attack."""
-    return max(effort.attacked, 2 * FOLDS)
+def attacked_pairs(effort: Effort) -> int | None:
+    """How many forbidden prompts are read under every attack; None: all."""
+    return None if effort.attacked is None else max(effort.attacked, 2 * FOLDS)
 
 
 def _attacked(contrast: Contrast, attacks: Sequence[PromptAttack], effort: Effort) -> tuple[Attacked, ...]:

@@ -70,6 +70,7 @@ def open_sources(base: str | Path, tuned: str | Path) -> Sources:
     """Both sides, headers only. DeltawError if one cannot be read, or if they are of different architectures."""
     first, second = find_directory(base), find_directory(tuned)
     names = _name(base, first), _name(tuned, second)
+    names = (names[0], names[1] if names[1] not in ("", "base") else "tuned")  # `base` is the other one in results
     if is_adapter(first):
         raise DeltawError(f"{base} is an adapter; give the checkpoint that it was made for first, then the adapter")
     before = open_checkpoint(first)
