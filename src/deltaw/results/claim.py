@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self, TypeVar
 
-from deltaw.results.schema import check_count, check_fields, check_interval, types
+from deltaw.results.schema import check_count, check_fields, check_interval, check_types, types
 
 
 @dataclass(frozen=True, kw_only=True)
