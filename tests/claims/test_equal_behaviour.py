@@ -48,13 +48,13 @@ def model_lines(model: str, seed: int, updates_to_learn: float, control: str | N
 
 
 def test_models_are_read_where_each_has_learned() -> None:
-    """The control learns in half the updates and gains twice as much in each: at equal behaviour they are the same."""
+    """The control learns in two thirds of the updates and gains half as much again in each: at equal behaviour they are the same."""
     rng = np.random.default_rng(0)
     lines = []
     for seed in range(8):
         noise = 0.02 * rng.standard_normal(2) / 300
         lines += model_lines("ssft-medium", seed, 300, None, 0.002 + noise[0])
-        lines += model_lines("other-ssft-medium", seed, 150, "other", 0.004 + noise[1])
+        lines += model_lines("other-ssft-medium", seed, 200, "other", 0.003 + noise[1])
     claims, places = equal_behaviour_claims(lines)
     claim = next(one for one in claims if one.id == "equal-behaviour/gain/operator/ssft-medium")
     assert claim.value == pytest.approx(0.6, abs=0.01)
@@ -64,9 +64,9 @@ def test_models_are_read_where_each_has_learned() -> None:
     assert by_question["constant"].why == "not measured"
     assert {(place.model, round(place.updates)) for place in places} == {
         ("ssft-medium", 300),
-        ("other-ssft-medium", 150),
+        ("other-ssft-medium", 200),
     }
-    assert {round(place.size or 0, 4) for place in places} == {0.03, 0.015}
+    assert {round(place.size or 0, 4) for place in places} == {0.03, 0.02}
 
 
 def test_a_seed_that_does_not_get_there_is_said() -> None:
