@@ -17,7 +17,7 @@ interventions: $(READY)  ## every intervention on the models of the finished stu
 	$(RUN)/deltaw interventions --run runs/quick
 
 test: $(READY)  ## the test suite
-	$(RUN)/python -m pytest -n 2 --dist loadfile
+	$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(READY)  ## the tests that take minutes
 	$(RUN)/python -m pytest -m slow
