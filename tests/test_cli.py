@@ -20,21 +20,6 @@ Outcome = tuple[int, str, str]
 """Exit status, standard output, standard error."""
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Outcome]:
-    """Runs a command in an empty directory, in this process."""
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["deltaw", *arguments])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(exit.value.code or 0), out, err
-
-    return call
-
-
 def surface() -> dict[str, dict[str, object]]:
     """Every option of every command with its default."""
     found: dict[str, dict[str, object]] = {}
