@@ -48,7 +48,7 @@ def model_lines(model: str, seed: int, updates_to_learn: float, control: str | N
 
 
 def test_models_are_read_where_each_has_learned() -> None:
-    """The control learns in two thirds of the updates and gains half as much again in each: at equal behaviour they are the same."""
+    """The control learns faster, and gains more in each update: at equal behaviour they are the same."""
     rng = np.random.default_rng(0)
     lines = []
     for seed in range(8):
