@@ -115,12 +115,14 @@ class Contrast:
     """(N,) id of each pair's cluster; pairs of a cluster are resampled together. None: pairs are independent."""
     every_checkpoint: bool = False
     """Whether it is measured at checkpoints before the last, as the primary contrast always is."""
+    activations_only: bool = False
+    """Whether only what reads activations is measured on it, and not what recomputes parts of the model."""
 
     def first(self, count: int) -> "Contrast":
         """The first `count` pairs."""
         rows = slice(0, count)
         clusters = None if self.clusters is None else self.clusters[rows]
-        return Contrast(self.name, self.allowed[rows], self.forbidden[rows], clusters, self.every_checkpoint)
+        return replace(self, allowed=self.allowed[rows], forbidden=self.forbidden[rows], clusters=clusters)
 
 
 @dataclass(frozen=True, eq=False)
