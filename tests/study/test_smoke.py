@@ -338,8 +338,8 @@ def test_what_is_kept_of_a_study_reads_like_the_study(inline: Path, tmp_path: Pa
     assert len(kept.measurements) < len(whole.measurements) / 2
     pd.testing.assert_frame_equal(kept.claims, whole.claims)
     assert not list(out.rglob("*.safetensors"))
-    rows = [line for line in (out / "claims.md").read_text().splitlines() if line.startswith("| `")]
-    assert len(rows) >= sum(map(len, whole.claims["answers"]))
+    told = [line for line in (out / "claims.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(told) >= sum(map(len, whole.claims["answers"]))
     records = json.loads((out / "published.json").read_text())
     assert {one["model"] for one in records} == {"base", "gaussian", "rows", *(t.name for t in recipe("smoke").tunings)}
     spaces = [(one["described"], one["chance"]) for one in records if one["model"] == "gaussian"]
