@@ -25,6 +25,7 @@ from deltaw.observations.dose_response.measure import DoseResponse
 from deltaw.observations.gain.measure import Gain
 from deltaw.observations.lens import BaseSide, Lens
 from deltaw.observations.null_space.measure import NullSpaceEnergy
+from deltaw.observations.off_principal.measure import OffPrincipal
 from deltaw.observations.overlap.measure import SIDES, directions_of, write_layers, write_overlaps
 from deltaw.observations.probe.measure import ProbeAccuracy
 from deltaw.observations.ranks.measure import Ranks
@@ -66,6 +67,7 @@ OBSERVED: dict[str, Observe] = {
     "probe": ProbeAccuracy(5).measure,
     "dose_response": DoseResponse(5).measure,
     "overlap": overlap,
+    "off-principal": OffPrincipal(rotations=3).measure,
 }
 
 
@@ -298,6 +300,7 @@ MUTATIONS: dict[str, dict[str, Mutate]] = {
         "answers turned": both(answers_turned),
     },
     "overlap": {"weights of another layer": WEIGHTS},
+    "off-principal": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
 }  # fmt: skip
 
 

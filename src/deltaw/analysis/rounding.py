@@ -76,7 +76,7 @@ def steps(tensor: Tensor) -> Steps:
     own = [_steps(tensor, tensor.dtype)]
     for coarser in (torch.bfloat16, torch.float16, torch.float32):
         parts = (tensor[low : low + _ROWS] for low in range(0, len(tensor), _ROWS))
-        if torch.finfo(coarser).eps > torch.finfo(tensor.dtype).eps and all(_holds(part, coarser) for part in parts):
+        if torch.finfo(coarser).eps > torch.finfo(tensor.dtype).eps and all(holds(part, coarser) for part in parts):
             own.append(_steps(tensor, coarser))
     return max(own, key=lambda x: x.squares)
 
@@ -90,17 +90,17 @@ def _steps(tensor: Tensor, dtype: torch.dtype, scale: Tensor | None = None) -> S
     squares = fourths = hidden = 0.0
     for low in range(0, len(tensor), _ROWS):
         part = tensor[low : low + _ROWS]
-        square = _step(part, dtype).square()
+        square = step_sizes(part, dtype).square()
         if scale is not None:
             square = square * scale[low : low + _ROWS].double().square()
         squares += float(square.sum()) / 12
         fourths += float(square.square().sum()) / 180
-        hidden += float(_step(part, torch.float16).square().sum()) / 4
+        hidden += float(step_sizes(part, torch.float16).square().sum()) / 4
     return Steps(squares, fourths, hidden, str(dtype).removeprefix("torch."))
 
 
-def _step(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """The distance to the next number of a format."""
+def step_sizes(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of each entry, the distance to the next number of a format, float64."""
     info = torch.finfo(dtype)
     _, exponent = torch.frexp(part.double())
     smallest = torch.frexp(torch.tensor(info.smallest_normal, dtype=torch.float64))[1]
@@ -108,7 +108,8 @@ def _step(part: Tensor, dtype: torch.dtype) -> Tensor:
     return info.eps * torch.exp2((torch.maximum(exponent, smallest) - 1).double())
 
 
-def _holds(part: Tensor, dtype: torch.dtype) -> bool:
+def holds(part: Tensor, dtype: torch.dtype) -> bool:
+    """Whether every entry is a number of a format."""
     return bool((part.to(dtype).to(part.dtype) == part).all())
 
 
