@@ -30,6 +30,7 @@ from deltaw.observations.overlap.measure import SIDES, directions_of, write_laye
 from deltaw.observations.probe.measure import ProbeAccuracy
 from deltaw.observations.ranks.measure import Ranks
 from deltaw.observations.refusal_direction.measure import RefusalDirection
+from deltaw.observations.safety_subspace.measure import SafetySubspace
 from deltaw.observations.sensitivity.measure import PromptSensitivity
 from deltaw.observations.update_effect.measure import UpdateEffect
 from deltaw.plugins import resolve
@@ -68,6 +69,7 @@ OBSERVED: dict[str, Observe] = {
     "dose_response": DoseResponse(5).measure,
     "overlap": overlap,
     "off-principal": OffPrincipal(rotations=3).measure,
+    "safety-subspace": SafetySubspace().measure,
 }
 
 
@@ -300,6 +302,7 @@ MUTATIONS: dict[str, dict[str, Mutate]] = {
         "answers turned": both(answers_turned),
     },
     "overlap": {"weights of another layer": WEIGHTS},
+    "safety-subspace": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
     "off-principal": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
 }  # fmt: skip
 

@@ -14,9 +14,13 @@ from deltaw.observations.lens import BaseSide, Contrast, Effort, Lens, Prompts
 from deltaw.observations.observation import Observation
 from deltaw.observations.off_principal.figures import off_principal
 from deltaw.observations.off_principal.measure import OffPrincipal
+from deltaw.observations.safety_subspace.measure import SafetySubspace
+from deltaw.recipes import recipe
+from deltaw.recipes.choose import with_observations
 from deltaw.report.added import added
 from deltaw.results import Measurement
 from deltaw.results.recorder import Sheet
+from deltaw.study.graph import stages
 
 LAYERS, WIDTH, HIDDEN = range(2), 16, 40
 
@@ -114,3 +118,63 @@ def test_off_principal_of_no_update_says_so() -> None:
     lens = lens_of(base, base)
     assert {line.statistic for line in measured(OffPrincipal(), lens)} == {"changed_share"}
     assert "the update is zero" in lens.absent["principal_energy, layer 0"]
+
+
+def moved(layer: int, *directions: int, size: float = 0.1, seed: int = 50) -> MlpWeights:
+    """An update of rank two whose outputs are these coordinates of its layer's hidden units."""
+    columns = torch.zeros(HIDDEN, len(directions)).double()
+    columns[list(directions), range(len(directions))] = 1.0
+    return mlp(layer, mlp(layer).w_in + size * columns @ draw(seed + layer, len(directions), WIDTH))
+
+
+def test_updates_that_share_a_subspace_keep_each_others_energy_and_others_only_by_chance() -> None:
+    base = Planted({layer: mlp(layer) for layer in LAYERS})
+    tuned = Planted({layer: moved(layer, 3, 4) for layer in LAYERS})
+    lens = lens_of(base, tuned)
+    others: dict[str, Any] = {
+        "twin": Planted({layer: moved(layer, 3, 4, size=0.3, seed=60) for layer in LAYERS}),
+        "stranger": Planted({layer: mlp(layer, mlp(layer).w_in + draw(70 + layer, HIDDEN, WIDTH)) for layer in LAYERS}),
+    }
+    lens.others = others
+    lines = measured(SafetySubspace(directions=2), lens)
+    for layer in LAYERS:
+        for name in ("own", "with=twin"):
+            assert one(lines, "energy_kept", layer=layer, set=f"outputs/{name}").value == pytest.approx(1)
+        assert one(lines, "mode_overlap", layer=layer, set="outputs/with=twin").value == pytest.approx(1)
+        delta, other = (x[layer].w_in - mlp(layer).w_in for x in (tuned.mlps, others["stranger"].mlps))
+        U, s, _ = np.linalg.svd(other.numpy())
+        expected = np.sum((U[:, :2].T @ delta.numpy()) ** 2) / np.sum(delta.numpy() ** 2)
+        line = one(lines, "energy_kept", layer=layer, set="outputs/with=stranger")
+        assert line.value == pytest.approx(expected)
+        assert line.null_mean == pytest.approx(2 / HIDDEN)
+        k = int(np.searchsorted(np.cumsum(s**2) / np.sum(s**2), 0.9)) + 1
+        mine = np.linalg.svd(delta.numpy())[0][:, :2]
+        overlap = one(lines, "mode_overlap", layer=layer, set="outputs/with=stranger")
+        assert overlap.value == pytest.approx(np.sum((mine.T @ U[:, :k]) ** 2) / 2)
+        assert overlap.null_mean == pytest.approx(k / HIDDEN)
+    own = one(lines, "energy_kept", layer=0, set="outputs/own")
+    gaussian = np.linalg.svd(np.random.default_rng(0).standard_normal((200, HIDDEN, WIDTH)), compute_uv=False) ** 2
+    assert own.null_mean == pytest.approx(float(np.mean(gaussian[:, :2].sum(1) / gaussian.sum(1))), abs=0.01)
+    assert drawn(SafetySubspace(), lines) == ("energy-kept", "energy-kept-by-others")
+
+
+def test_one_tuned_model_alone_is_beside_w() -> None:
+    base = Planted({layer: mlp(layer) for layer in LAYERS})
+    lens = lens_of(base, Planted({layer: on_principal(layer, True) for layer in LAYERS}))
+    lines = measured(SafetySubspace(directions=2), lens)
+    assert {line.set for line in lines} == {f"{side}/{of}" for side in ("outputs", "inputs") for of in ("own", "W")}
+    assert one(lines, "energy_kept", layer=0, set="inputs/W").value == pytest.approx(1)
+    assert drawn(SafetySubspace(), lines) == ("energy-kept",)
+
+
+def test_a_study_gives_an_observation_the_other_tunings_of_its_base() -> None:
+    tunings = recipe("smoke").tunings
+    graph = stages(with_observations(recipe("smoke"), [SafetySubspace(), OffPrincipal()]))
+    made = {stage.name: stage for stage in graph if stage.name.startswith("observe-")}
+    followed = {tuned.name for tuned in tunings if not tuned.curve_only}
+    assert followed
+    for name in followed:
+        beside = made[f"observe-safety-subspace-{name}-s0"]
+        assert beside.config.others == tuple(t.name for t in tunings if t.name in followed - {name})
+        assert {f"with {other}" for other in beside.config.others} == beside.inputs.keys() - {"base", "tuned"}
+        assert made[f"observe-off-principal-{name}-s0"].inputs.keys() == {"base", "tuned"}

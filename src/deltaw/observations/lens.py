@@ -261,6 +261,9 @@ class Lens:
     them."""
     absent: dict[str, str] = field(default_factory=dict)
     """What was not measured, and why."""
+    others: Mapping[str, ObservedModel] = field(default_factory=dict)
+    """Other models tuned from the same base, by name, for observations that ask for them
+    (`Observation.beside_others`)."""
 
     def __post_init__(self) -> None:
         self.layers, self.generator, self.primary = self.before.layers, self.before.generator, self.before.primary
