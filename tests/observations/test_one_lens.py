@@ -25,10 +25,12 @@ from deltaw.observations.dose_response.measure import DoseResponse
 from deltaw.observations.gain.measure import Gain
 from deltaw.observations.lens import BaseSide, Lens
 from deltaw.observations.null_space.measure import NullSpaceEnergy
+from deltaw.observations.off_principal.measure import OffPrincipal
 from deltaw.observations.overlap.measure import SIDES, directions_of, write_layers, write_overlaps
 from deltaw.observations.probe.measure import ProbeAccuracy
 from deltaw.observations.ranks.measure import Ranks
 from deltaw.observations.refusal_direction.measure import RefusalDirection
+from deltaw.observations.safety_subspace.measure import SafetySubspace
 from deltaw.observations.sensitivity.measure import PromptSensitivity
 from deltaw.observations.update_effect.measure import UpdateEffect
 from deltaw.plugins import resolve
@@ -66,6 +68,8 @@ OBSERVED: dict[str, Observe] = {
     "probe": ProbeAccuracy(5).measure,
     "dose_response": DoseResponse(5).measure,
     "overlap": overlap,
+    "off-principal": OffPrincipal(rotations=3).measure,
+    "safety-subspace": SafetySubspace().measure,
 }
 
 
@@ -299,6 +303,8 @@ MUTATIONS: dict[str, dict[str, Mutate]] = {
         "answers turned": both(answers_turned),
     },
     "overlap": {"weights of another layer": WEIGHTS},
+    "safety-subspace": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
+    "off-principal": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
 }  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def steps(tensor: Tensor) -> Steps:
     own = [_steps(tensor, tensor.dtype)]
     for coarser in (torch.bfloat16, torch.float16, torch.float32):
         parts = (tensor[low : low + _ROWS] for low in range(0, len(tensor), _ROWS))
-        if torch.finfo(coarser).eps > torch.finfo(tensor.dtype).eps and all(_holds(part, coarser) for part in parts):
+        if torch.finfo(coarser).eps > torch.finfo(tensor.dtype).eps and all(holds(part, coarser) for part in parts):
             own.append(_steps(tensor, coarser))
     return max(own, key=lambda x: x.squares)
 
@@ -108,7 +108,14 @@ def _squared_step(exponent: Tensor, dtype: torch.dtype) -> Tensor:
     return info.eps**2 * torch.exp2((2 * power).double())
 
 
-def _holds(part: Tensor, dtype: torch.dtype) -> bool:
+def step_sizes(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of each entry, the distance to the next number of a format, float64."""
+    _, exponent = torch.frexp(part.double())
+    return _squared_step(exponent, dtype).sqrt()
+
+
+def holds(part: Tensor, dtype: torch.dtype) -> bool:
+    """Whether every entry is a number of a format."""
     return bool((part.to(dtype).to(part.dtype) == part).all())
 
 

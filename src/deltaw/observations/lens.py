@@ -263,6 +263,9 @@ class Lens:
     them."""
     absent: dict[str, str] = field(default_factory=dict)
     """What was not measured, and why."""
+    others: Mapping[str, ObservedModel] = field(default_factory=dict)
+    """Other models tuned from the same base, by name, for observations that ask for them
+    (`Observation.beside_others`)."""
 
     def __post_init__(self) -> None:
         self.layers, self.generator, self.primary = self.before.layers, self.before.generator, self.before.primary
@@ -389,16 +392,3 @@ class Lens:
         ids = None if clusters is None else [clusters]
         means = bootstrap_means([values], self.generator(draw), ids, self.bootstrap)
         sheet.add(statistic, float(values.mean()), percentile_interval(means[:, 0]), nulls)
-
-
-DEPTH = "share of depth"
-"""The unit of where a peak lies: 0 the first layer, 1 the last."""
-
-
-def write_peak(sheet: Sheet, statistic: str, peak: Peak | None, where: bool = False) -> None:
-    """The line `statistic`_peak, if there is a peak. where: also how deep it lies, as `statistic`_peak_layer."""
-    if peak is None:
-        return
-    sheet.add(f"{statistic}_peak", peak.value, peak.interval, [] if peak.null is None else [peak.null])
-    if where:
-        sheet.add(f"{statistic}_peak_layer", peak.depth, peak.depth_interval, unit=DEPTH)
