@@ -56,7 +56,7 @@ BESIDE_CLAIMS = {
 }
 """Statistics that no claim reads and that the docs' tables do (`benchmarks/standard.py`)."""
 
-BY_LAYER = {"gain_relative_in_situ", "null_energy_left", "tau_gap_relative_change"}
+BY_LAYER = {"gain_log_ratio_in_situ", "gain_relative_in_situ", "null_energy_left", "tau_gap_relative_change"}
 """Statistics that are kept layer by layer; of all others only what is over layers."""
 
 _CLAIMS = """\
