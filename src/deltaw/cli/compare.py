@@ -64,7 +64,7 @@ class Compare:
     """Branch, tag or commit of models that are hub names; NAME@REVISION gives one to a single model."""
     control: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A finished comparison of the same BASE, on the same prompts, with a fine-tuning that teaches something harmless.
-    A claim that has a control in the study holds only if it exceeds this control."""
+    Its numbers stand beside those of each claim."""
     observations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """With --prompts: observations to make, in place of the nine that are made otherwise.
     Names from `deltaw list`, or FILE.py:NAME."""
