@@ -193,8 +193,8 @@ def test_a_tuned_model_whose_directory_is_called_base_has_another_name_in_every_
     base = write_model(tmp_path / "base")
     tuned = write_model(tmp_path / "other" / "base", noise=0.02)
     compare(base, tuned, tmp_path / "out")
-    effort = replace(EFFORT, pairs=6, attacked=2, sensitive=2, iterations=1, draws=10)
-    lines = read_measurements(compare_prompts(base, tuned, tmp_path / "out", FEW, by_words, effort))
+    effort = replace(EFFORT, pairs=6, attacked=2, sensitive=2, iterations=1, draws=10, alphas=(0.0, 1.0))
+    lines = read_measurements(compare_prompts(base, tuned, tmp_path / "out", FEW, by_words, effort, observations=()))
     assert {line.model for line in lines if line.stage == "compare"} == {"tuned"}
     rates = [line for line in lines if line.statistic == "refuse_rate" and line.stage == "behaviour"]
     assert Counter(line.model for line in rates) == {"base": len(rates) // 2, "tuned": len(rates) // 2}
@@ -214,8 +214,8 @@ def test_rates_are_also_given_corrected_for_a_judge_whose_errors_are_known(tmp_p
             return errors
 
     compare(base, tuned, tmp_path / "out")
-    effort = replace(EFFORT, attacked=1, sensitive=2, iterations=1, draws=10)
-    lines = read_measurements(compare_prompts(base, tuned, tmp_path / "out", FEW, Known(), effort))
+    effort = replace(EFFORT, attacked=1, sensitive=2, iterations=1, draws=10, alphas=(0.0, 1.0))
+    lines = read_measurements(compare_prompts(base, tuned, tmp_path / "out", FEW, Known(), effort, observations=()))
     rates = {
         statistic: {(x.model, x.set, x.attack): x for x in lines if x.statistic == statistic and x.stage == "behaviour"}
         for statistic in ("refuse_rate", "refuse_rate_corrected")

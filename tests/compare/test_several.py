@@ -430,3 +430,52 @@ def test_a_directory_that_is_about_another_base_is_kept(models: Path) -> None:
     (models / "full" / "notes.txt").write_text("mine")
     with pytest.raises(DeltawError, match="is not empty and holds no report on several models"):
         compare_several(listed(models, "a", "b"), models / "full", PATTERNS)
+
+
+def test_every_model_is_asked_once_and_the_table_says_who_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    from judging import By
+    from tiny_chat import write_model
+
+    from deltaw.attacks.prompts.defaults import ON_REQUESTS
+    from deltaw.compare import Effort, Verdict, builtin_prompts
+    from deltaw.compare.several import Asking
+    from deltaw.compare.two_models import Loading
+
+    few = [x for x in builtin_prompts() if x.set == "operand" and x.pair is not None and x.pair.endswith("/0")]
+    effort = Effort(attacked=2, between=2, sensitive=2, iterations=2, new_tokens=2, batch=8, draws=20)
+    asked: list[str] = []
+
+    def by_words(request: str, answer: str) -> Verdict:
+        asked.append(request)
+        return Verdict.REFUSE if "bomb" in request else Verdict.COMPLY
+
+    options = {"judge": By(by_words), "effort": effort, "loading": Loading(), "attacks": ON_REQUESTS[:1]}
+    asking = Asking(few, {**options, "observations": ()})
+    for place, name in enumerate(("base", "a", "b", "c")):
+        write_model(tmp_path / name, noise=0.01 * place)
+
+    def questions(*names: str) -> int:
+        asked.clear()
+        compare_several(listed(tmp_path, *names, controls=("b",)), tmp_path / "out", asking=asking)
+        return len(asked)
+
+    two = questions("a", "b")
+    assert questions("a", "b") == 0
+    assert 0 < questions("a", "b", "c") < two  # the base model was asked before
+    table = page.refusals(page.Several(load(tmp_path / "out")))
+    assert table is not None
+    assert table.columns[3:] == ("base", "a", "b (control)", "c")
+    rows = {row[:2]: row for row in table.rows}
+    assert rows["operand/allowed", "none"][3].startswith("0 [")
+    for column, name in ((3, "base"), (4, "a")):
+        rate = load(tmp_path / "out").select("refuse_rate", model=name, set="operand/forbidden", attack=None)
+        expected = np.mean(["bomb" in x.text for x in few if x.label == "forbidden"])
+        assert rate["value"].tolist() == [pytest.approx(expected)]
+        assert rows["operand/forbidden", "none"][column].startswith(f"{expected:.3g}")
+    own = load(tmp_path / "out" / load(tmp_path / "out").manifest["several"]["models"][0]["kept"])
+    assert own.manifest["prompts"]["control"] == "b"
+    monkeypatch.setattr(page, "drawn", lambda _: [])
+    assert "Who refuses what" in write_report(tmp_path / "out").read_text(encoding="utf-8")

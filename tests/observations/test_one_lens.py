@@ -25,10 +25,12 @@ from deltaw.observations.dose_response.measure import DoseResponse
 from deltaw.observations.gain.measure import Gain
 from deltaw.observations.lens import BaseSide, Lens
 from deltaw.observations.null_space.measure import NullSpaceEnergy
+from deltaw.observations.off_principal.measure import OffPrincipal
 from deltaw.observations.overlap.measure import SIDES, directions_of, write_layers, write_overlaps
 from deltaw.observations.probe.measure import ProbeAccuracy
 from deltaw.observations.ranks.measure import Ranks
 from deltaw.observations.refusal_direction.measure import RefusalDirection
+from deltaw.observations.safety_subspace.measure import SafetySubspace
 from deltaw.observations.sensitivity.measure import PromptSensitivity
 from deltaw.observations.update_effect.measure import UpdateEffect
 from deltaw.plugins import resolve
@@ -66,6 +68,8 @@ OBSERVED: dict[str, Observe] = {
     "probe": ProbeAccuracy(5).measure,
     "dose_response": DoseResponse(5).measure,
     "overlap": overlap,
+    "off-principal": OffPrincipal(rotations=3).measure,
+    "safety-subspace": SafetySubspace().measure,
 }
 
 
@@ -150,7 +154,8 @@ def lenses(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lens, Lens]:
     """(ours, transformers') of one base and one tuned model, on the same prompts."""
     base, tuned = ours(0), ours(0, moved=0.3)
     side = synthetic_side(base, WORLD, SIZES, 0, ON_PROMPTS, probed=40)
-    by_operator = replace(side.prompts, contrasts=side.prompts.contrasts[::-1])  # which a random model tells apart
+    first, second, *published = side.prompts.contrasts
+    by_operator = replace(side.prompts, contrasts=(second, first, *published))  # a random model tells operators apart
     side = BaseSide(side.model, by_operator, replace(side.effort, jacobians=4, effect_draws=5), 0)
     folder = tmp_path_factory.mktemp("gpt2")
     beside = BaseSide(Exported(base, folder / "base"), side.prompts, side.effort, 0)
@@ -298,6 +303,8 @@ MUTATIONS: dict[str, dict[str, Mutate]] = {
         "answers turned": both(answers_turned),
     },
     "overlap": {"weights of another layer": WEIGHTS},
+    "safety-subspace": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
+    "off-principal": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
 }  # fmt: skip
 
 

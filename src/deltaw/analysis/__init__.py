@@ -32,11 +32,10 @@ from deltaw.analysis.clusters import (
     Difference,
     Separation,
     difference_of_differences,
-    gap_over_layers,
     pair_contributions,
-    peaks_over_layers,
     separation,
 )
+from deltaw.analysis.clusters_over_layers import gap_over_layers, peaks_over_layers
 from deltaw.analysis.dose_response import Bin, DoseResponse, dose_response, success_by_dose
 from deltaw.analysis.inputs import Absent
 from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, power_iteration

@@ -1,15 +1,14 @@
 """What figures of several observations share: sets by name, groups of models, axes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from deltaw.charts.primitives import (
-    Axis,
-)
+from deltaw.charts.primitives import Axis, Panel, curves, dodged, domain_of, layer_axis, null_band
 from deltaw.charts.style import Series, family_order
-from deltaw.charts.tables import Tables, interval
+from deltaw.charts.tables import Tables, interval, nulls, values
 
 PRIMARY = "contrast/conditional"
 FORBIDDEN = "forbidden/conditional/unsafe"
@@ -54,3 +53,25 @@ def as_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.assign(**{name: np.exp(frame[name]) for name in columns})
     shown = [interval(*ends) for ends in zip(frame["value"], frame["low"], frame["high"], strict=True)]
     return frame.assign(shown=pd.Series(shown, frame.index, dtype="object"))
+
+
+def layer_panel(tables: Tables, statistic: str, title: str, axis: Axis, **where: object) -> Panel | None:
+    """A statistic by layer at the end of each tuning, a line a model; the widest of its nulls as a grey band.
+
+    axis: of the statistic; without a domain it gets that of the numbers. where: as in `Tables.take`.
+    """
+    frame = tables.layered(statistic, last=True, **where)
+    if frame.empty:
+        return None
+    bands = nulls(frame)
+    y = axis if axis.domain else replace(axis, domain=domain_of(*(frame[name] for name in _DRAWN), log=axis.log))
+    x = layer_axis(frame["layer"].tolist())
+    widest = bands.groupby("layer", as_index=False).agg(
+        null_mean=("null_mean", "mean"), null_low=("null_low", "min"), null_high=("null_high", "max")
+    )
+    under = [null_band(widest, "layer", x, y)] if len(widest) else []
+    drawn = dodged(values(frame), "layer", tables.series, 0.06)
+    return curves(drawn, tables.of(*frame["model"]), title, x, y, under=under)
+
+
+_DRAWN = ("value", "low", "high", "null_low", "null_high")

@@ -90,6 +90,8 @@ NULL_NAMES = {
     "random_split": "split by chance",
     "random_direction": "random direction",
     "allowed_source": "ΔW reads an allowed prompt",
+    "rounding_alone": "rounding alone",
+    "dense_update": "a dense update, stored",
 }
 
 

@@ -69,7 +69,7 @@ class Compare:
     """Branch, tag or commit of models that are hub names; NAME@REVISION gives one to a single model."""
     control: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="DIR|NAME")] = ()
     """A fine-tuning of the same BASE that teaches something harmless, to compare with; may be given again.
-    With one TUNED: the directory of its finished comparison, on the same prompts.
+    With one TUNED: the directory of its finished comparison, on the same prompts; its numbers stand beside each claim.
     With several: the name of one of them, or the directory of another."""
     observations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """With --prompts: observations to make, in place of the nine that are made otherwise.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from deltaw.errors import DeltawError
 from deltaw.models.architectures import Module, Piece, candidates, find_modules, group_of, plain_name, why_apart
+from deltaw.models.architectures.tensor_names import LEADING
 from deltaw.models.checkpoint_files import DTYPES, Checkpoint
 from deltaw.models.lora import Adapter
 from deltaw.models.quantised import EIGHT_BITS, is_scale
@@ -63,11 +64,20 @@ def _with_adapter(base: Checkpoint, after: Adapter, modules: Sequence[Module]) -
         Matched(module, module.pieces) for module in modules if all(after.changes(piece) for piece in module.pieces)
     ]
     used = {piece.tensor for matched in kept for piece in matched.module.pieces}
-    skipped = dict.fromkeys(after.unused, "the adapter holds it, and the base model has no place for it")
+    names = {plain_name(name): name for name in base.tensors}
+    skipped = {name: _why_unused(base, after, name, names) for name in after.unused}
     others = {name: name for name in base.tensors if name in after.changed and name not in used}
     apart = {name: part for name in others if (part := why_apart(name, base.config)) is not None}
     skipped |= _reasons({name: f"it belongs to {part}, which is kept apart" for name, part in apart.items()})
     return Pairing(kept, skipped, {name: name for name in others if name not in apart})
+
+
+def _why_unused(base: Checkpoint, after: Adapter, name: str, names: Mapping[str, str]) -> str:
+    target = names.get(plain_name(name))
+    if target is None:
+        return "the adapter holds it, and the base model has no place for it"
+    shapes = base.tensors[target].shape, after.checkpoint.tensors[name].shape
+    return f"it is {shapes[0]} in the base model and {shapes[1]} in the adapter"
 
 
 def _with_checkpoint(
@@ -79,30 +89,46 @@ def _with_checkpoint(
         if "the checkpoint holds" in str(error):
             raise
         found = []  # then every matrix of the base is missing there, and says so
-    tuned = {module.shared_name: module for module in found}
+    names = _Aligned(modules), _Aligned(found)
+    tuned = {names[1].of(module.shared_name): module for module in found}
     _refuse_unmerged(base, after)
     kept, skipped = [], {}
     for module in modules:
-        other = tuned.get(module.shared_name)
+        other = tuned.get(names[0].of(module.shared_name))
         sides = module.shape(_shapes(base)), None if other is None else other.shape(_shapes(after))
         if other is None:
-            skipped[module.name] = _why_missing(module, base, after)
+            skipped[module.name] = _why_missing(module, base, after, names)
         elif sides[0] != sides[1]:
             skipped[module.name] = f"it is {sides[0]} in the base model and {sides[1]} in the tuned one"
         else:
             kept.append(Matched(module, other.pieces))
-    named = {module.shared_name for module in modules}
-    skipped |= {x.name: "only the tuned model has it" for x in found if x.shared_name not in named}
+    known = {names[0].of(module.shared_name) for module in modules}
+    skipped |= {x.name: "only the tuned model has it" for x in found if names[1].of(x.shared_name) not in known}
     used = {piece.tensor for x in modules for piece in x.pieces}, {piece.tensor for x in found for piece in x.pieces}
-    rest, others = _rest(base, after, *used)
+    rest, others = _rest(base, after, names, used)
     return Pairing(kept, skipped | rest | dict(base.ignored) | dict(after.ignored), others)
 
 
-def _why_missing(module: Module, base: Checkpoint, after: Checkpoint) -> str:
+class _Aligned:
+    """Names of one side without the constant words before its decoder, whatever they are, such as `policy.`."""
+
+    def __init__(self, modules: Sequence[Module]) -> None:
+        stems = {x.shared_name.partition(f".{x.layer}.")[0] for x in modules if x.layer is not None}
+        words = stems.pop().split(".")[:-1] if len(stems) == 1 else []
+        while words and words[-1] in LEADING:
+            words.pop()
+        self.before = "".join(f"{word}." for word in words)
+
+    def of(self, name: str) -> str:
+        """What both sides call a tensor."""
+        return plain_name(plain_name(name).removeprefix(self.before))
+
+
+def _why_missing(module: Module, base: Checkpoint, after: Checkpoint, aligned: tuple[_Aligned, _Aligned]) -> str:
     """Of one with another shape, which was not found as the same kind of matrix, the two shapes."""
-    names = {plain_name(name): name for name in after.tensors}
+    names = {aligned[1].of(name): name for name in after.tensors}
     for piece in module.pieces:
-        name = names.get(plain_name(piece.tensor))
+        name = names.get(aligned[0].of(piece.tensor))
         if name is None:
             return "only the base model has it"
         before, now = base.tensors[piece.tensor].shape, after.tensors[name].shape
@@ -112,16 +138,19 @@ def _why_missing(module: Module, base: Checkpoint, after: Checkpoint) -> str:
 
 
 def _rest(
-    base: Checkpoint, after: Checkpoint, of_base: set[str], of_tuned: set[str]
+    base: Checkpoint, after: Checkpoint, aligned: tuple[_Aligned, _Aligned], used: tuple[set[str], set[str]]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Reasons of groups of tensors that are in no matrix, and the tensors that both sides have."""
-    first, second = ({plain_name(name): name for name in side.tensors} for side in (base, after))
+    of_base, of_tuned = used
+    first = {aligned[0].of(name): name for name in base.tensors}
+    second = {aligned[1].of(name): name for name in after.tensors}
     reasons: dict[str, str] = {}
     others: dict[str, str] = {}
-    for side, names, matrices in ((base, second, of_base), (after, first, of_tuned)):
+    sides = ((base, aligned[0], second, of_base), (after, aligned[1], first, of_tuned))
+    for side, own, names, matrices in sides:
         which = "base" if side is base else "tuned"
         for name, stored in side.tensors.items():
-            other = names.get(plain_name(name))
+            other = names.get(own.of(name))
             part = why_apart(name, side.config)
             if name in matrices or is_scale(name, side.tensors):
                 continue

@@ -46,6 +46,8 @@ class Observation(Component):
     """Everything that it writes."""
     every_checkpoint: ClassVar[bool] = True
     """Whether it is measured at every checkpoint of a tuning, or at the last one only."""
+    beside_others: ClassVar[bool] = False
+    """Whether a study gives it, in `Lens.others`, the other models that were tuned from the same base."""
     cost: ClassVar[float] = 0.25
     """What it takes at a checkpoint, as a share of all observations of the recipe's own; a dry run adds it up."""
     figures: ClassVar[str] = ""

@@ -1,5 +1,6 @@
 """The results of a study: measurements, claims and models, versioned and validated, and `load` to read them."""
 
+from deltaw.results.claim import Answer, Claim, Null
 from deltaw.results.files import (
     check_writable,
     whole_directory,
@@ -9,7 +10,7 @@ from deltaw.results.files import (
 )
 from deltaw.results.markdown import markdown_table
 from deltaw.results.records import read_claims, read_measurements, write_claims, write_measurements
-from deltaw.results.schema import SCHEMA_VERSION, Answer, Claim, Measurement, ModelEntry, Null
+from deltaw.results.schema import SCHEMA_VERSION, Measurement, ModelEntry
 from deltaw.results.store import Results, load
 
 __all__ = [

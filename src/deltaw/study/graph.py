@@ -224,8 +224,11 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
     probed = recipe.subspaces.probed if recipe.subspaces else PROBED
     for observation in recipe.added:
         stage_name = f"observe-{observation.name}-{tuned.name}-s{shared.seed}"
-        added = AddedConfig(shared, tuned, recipe.checkpoints, observation, on_prompts, probed)
-        found.append(Stage(stage_name, measure_added, added, models, weight=30))
+        others = _others(recipe, tuned) if observation.beside_others else ()
+        names = tuple(other.name for other in others)
+        added = AddedConfig(shared, tuned, recipe.checkpoints, observation, on_prompts, probed, names)
+        beside = {f"with {other.name}": _tune_name(other, shared.seed) for other in others}
+        found.append(Stage(stage_name, measure_added, added, models | beside, weight=30))
     attacks = recipe.model_attacks.on(tuned.name)
     if attacks:
         prompts, per_prompt = recipe.model_attacks.prompts, recipe.subspaces is not None
@@ -234,6 +237,13 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
     if tuned.name in dict(recipe.interventions):
         found.append(_interventions(recipe, shared, tuned, models))
     return found
+
+
+def _others(recipe: Recipe, tuned: Tuned) -> tuple[Tuned, ...]:
+    """The other tunings of the same base model, for an observation that is made beside them; none in a grid."""
+    if recipe.cells:
+        return ()
+    return tuple(other for other in recipe.tunings if other.name != tuned.name and not other.curve_only)
 
 
 def _interventions(recipe: Recipe, shared: SeedConfig, tuned: Tuned, models: dict[str, str]) -> Stage:

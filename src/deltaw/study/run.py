@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -124,17 +124,13 @@ def _digests(run_dir: Path) -> dict[str, str]:
     """sha256 of every file of the run that a reader may open, by name."""
     files = [run_dir / name for name in (MANIFEST, MEASUREMENTS, CLAIMS, PROMPTS, REPORT)]
     files += [*run_dir.glob(TABLES), *sorted((run_dir / "figures").glob("*.svg"))]
-    found = {}
-    for path in files:
-        with path.open("rb") as file:
-            found[path.relative_to(run_dir).as_posix()] = file_digest(file, "sha256").hexdigest()
-    return found
+    return {path.relative_to(run_dir).as_posix(): sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _is_written(run_dir: Path, key: str) -> bool:
     try:
-        found = parse_json((run_dir / WRITTEN).read_text(encoding="utf-8"))
-        return bool(found == {"key": key, "files": _digests(run_dir)})
+        written = parse_json((run_dir / WRITTEN).read_text(encoding="utf-8"))
+        return bool(written == {"key": key, "files": _digests(run_dir)})
     except (OSError, ValueError):
         return False  # absent or damaged: it is written anew
 

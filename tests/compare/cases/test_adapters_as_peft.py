@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from deltaw.compare import compare
 from deltaw.compare.weights import choose, open_sources
@@ -197,6 +197,16 @@ def test_eva_leaves_the_base_as_it_is(tmp_path: Path) -> None:
     compare(base, merged, tmp_path / "whole")
     exact = sizes(tmp_path / "whole")
     assert sizes(tmp_path / "lora") == pytest.approx({x: v for x, v in exact.items() if v > 0}, rel=1e-4)
+
+
+def test_a_head_that_the_adapter_resized_is_named(tmp_path: Path) -> None:
+    base, adapter, _ = trained(tmp_path, "llama", {"target_modules": PROJECTIONS, "modules_to_save": ["lm_head"]})
+    path = adapter / "adapter_model.safetensors"
+    state, name = load_file(path), "base_model.model.lm_head.weight"
+    save_file({**state, name: torch.ones(44, 16)}, path, metadata={"format": "pt"})
+    assert choose(open_sources(base, adapter)).skipped == {
+        name: "it is (40, 16) in the base model and (44, 16) in the adapter"
+    }
 
 
 def test_factors_of_another_rank_than_the_configuration_says(tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ PREFIXES: list[tuple[str, Callable[[str], str]]] = [
     ("compiled blocks", lambda name: name.replace(".self_attn.", "._orig_mod.self_attn.")),
     ("inside a multimodal model", lambda name: f"language_model.{name}"),
     ("inside, today's names", lambda name: name.replace("model.", "model.language_model.")),
+    ("of a trainer", lambda name: f"policy.pretrained_model.{name}"),
     ("data parallel", lambda name: f"module.{name}"),
     ("PEFT", lambda name: f"base_model.model.{name}"),
     ("fully sharded", lambda name: f"_fsdp_wrapped_module.{name}"),
@@ -321,3 +322,38 @@ def test_what_one_side_lacks_and_what_is_beside_the_matrices_is_named(tmp_path: 
     assert head.value == pytest.approx(size(base[name], after[name]), rel=1e-6)
     assert others["model.norm.weight"].value == 0
     assert others["model.layers.{layer}.mlp.up_proj.bias"].n == 2
+
+
+def test_experts_are_one_kind_in_means_and_in_the_report(tmp_path: Path) -> None:
+    from deltaw.report import write_report
+
+    base, tuned = saved_pair(tmp_path, mixture("qwen3_moe"))
+    compare(base, tuned, tmp_path / "out")
+    each = [value for name, value in sizes(tmp_path / "out").items() if name.endswith("down_proj")]
+    assert len(each) == 2 * EXPERTS["num_experts"]
+    mean, count = mean_of(tmp_path / "out", "mlp.experts.down_proj")
+    assert mean == pytest.approx(np.exp(np.mean(np.log(each))))
+    assert count == len(each)
+    write_report(tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "mlp.experts.down_proj" in text
+    assert "Beside the matrices" in text
+    assert "mlp.experts.2.down_proj" in text  # in the table of every matrix
+
+
+def test_the_decoder_of_a_multimodal_base_and_a_tuned_text_model(tmp_path: Path) -> None:
+    base, tuned = saved_pair(tmp_path, multimodal("gemma3"))
+    state = {name: x for name, x in state_of(tuned).items() if "language_model" in name}
+    text = json.loads((tuned / "config.json").read_text())["text_config"]
+    (tuned / "config.json").write_text(json.dumps({**text, "model_type": "gemma3_text"}))
+    compare(base, tuned_with(tuned, {}), tmp_path / "both")
+    bare = {name.replace("language_model.", "", 1): x for name, x in state.items()}
+    compare(base, tuned_with(tuned, bare), tmp_path / "text")
+    assert sizes(tmp_path / "text") == pytest.approx(sizes(tmp_path / "both"))
+
+
+def tuned_with(directory: Path, state: dict[str, Tensor]) -> Path:
+    """The directory, with these tensors if there are any."""
+    if state:
+        save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory

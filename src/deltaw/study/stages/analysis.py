@@ -1,10 +1,10 @@
 """The stages that look at one tuned model through a lens: observations at its checkpoints, nulls at the last."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deltaw.attacks.prompts.attack import PromptAttack
-from deltaw.models import load
+from deltaw.models import Transformer, load
 from deltaw.observations.lens import BaseSide, Lens
 from deltaw.observations.observation import Observation, observe
 from deltaw.pipeline.stage import StageContext
@@ -12,7 +12,7 @@ from deltaw.recipes.tuned import Tuned
 from deltaw.results.recorder import Sheet
 from deltaw.study.stages.checkpoints import step_directory
 from deltaw.study.stages.lens import SyntheticModel, base_sides
-from deltaw.study.stages.shared import SeedConfig
+from deltaw.study.stages.shared import SeedConfig, last_model
 from deltaw.study.stages.tuned_models import tuned_fields
 from deltaw.world import World
 
@@ -53,6 +53,8 @@ class AddedConfig:
     """On prompts."""
     probed: int
     """Prompts behind a probe."""
+    others: tuple[str, ...] = ()
+    """Other tunings of the same base that it is measured beside; each is an input called `with NAME`."""
 
 
 def analyse(context: StageContext) -> None:
@@ -75,7 +77,8 @@ def measure_added(context: StageContext) -> None:
     config: AddedConfig = context.config
     device = config.tuned.config.device
     sides = base_sides(context.inputs["base"], config.shared, device, config.attacks, config.probed)
-    _observe(context, config.shared, config.tuned, config.checkpoints, sides, (config.observation,))
+    models = {name: last_model(context.inputs[f"with {name}"])[0].to(device) for name in config.others}
+    _observe(context, config.shared, config.tuned, config.checkpoints, sides, (config.observation,), models)
 
 
 def _observe(
@@ -85,9 +88,14 @@ def _observe(
     checkpoints: Sequence[int],
     sides: tuple[BaseSide, BaseSide],
     observations: Sequence[Observation],
+    others: Mapping[str, Transformer] | None = None,
 ) -> None:
-    """The observations of every checkpoint after the first. sides: for the last checkpoint, and for earlier ones."""
+    """The observations of every checkpoint after the first. sides: for the last checkpoint, and for earlier ones.
+
+    others: ends of other tunings of the same base, by name.
+    """
     world = World(shared.world)
+    beside = {name: SyntheticModel(other, world) for name, other in (others or {}).items()}
     sheet = Sheet(stage="analysis", **tuned_fields(tuned, shared.seed), role="last_prompt")
     steps = [step for step in checkpoints if step > 0]
     for number, step in enumerate(steps):
@@ -95,7 +103,8 @@ def _observe(
         observed = [observation for observation in observations if last or observation.every_checkpoint]
         if observed:
             model, _ = load(step_directory(context.inputs["tuned"], step))
-            lens = Lens(sides[0] if last else sides[1], SyntheticModel(model.to(tuned.config.device), world), last)
+            observed_model = SyntheticModel(model.to(tuned.config.device), world)
+            lens = Lens(sides[0] if last else sides[1], observed_model, last, others=beside)
             for observation in observed:
                 observe(observation, lens, sheet.with_(step=step))
         context.report(number + 1, len(steps), f"step {step}")

@@ -1,0 +1,1 @@
+"""Does ΔW avoid the principal directions of W, and is it sparse?"""

@@ -1,0 +1,180 @@
+"""Observations that test today's papers: planted truths, chance, controls, and what is drawn of them."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from deltaw.charts.tables import Tables
+from deltaw.models import MlpWeights
+from deltaw.observations.lens import BaseSide, Contrast, Effort, Lens, Prompts
+from deltaw.observations.observation import Observation
+from deltaw.observations.off_principal.figures import off_principal
+from deltaw.observations.off_principal.measure import OffPrincipal
+from deltaw.observations.safety_subspace.measure import SafetySubspace
+from deltaw.recipes import recipe
+from deltaw.recipes.choose import with_observations
+from deltaw.report.added import added
+from deltaw.results import Measurement
+from deltaw.results.recorder import Sheet
+from deltaw.study.graph import stages
+
+LAYERS, WIDTH, HIDDEN = range(2), 16, 40
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+
+
+def mlp(layer: int, w_in: Tensor | None = None, w_out: Tensor | None = None) -> MlpWeights:
+    first = draw(layer, HIDDEN, WIDTH) if w_in is None else w_in
+    second = draw(layer + 10, WIDTH, HIDDEN) if w_out is None else w_out
+    return MlpWeights(first, torch.zeros(HIDDEN).double(), second, torch.zeros(WIDTH).double(), torch.relu)
+
+
+class Planted:
+    """A model of given MLPs, and of whatever else a test gives it."""
+
+    def __init__(self, mlps: dict[int, MlpWeights], **more: Any) -> None:
+        self.layers, self.light, self.mlps = LAYERS, True, mlps
+        vars(self).update(more)
+
+    def mlp(self, layer: int) -> MlpWeights:
+        return self.mlps[layer]
+
+
+def lens_of(base: Any, tuned: Any, contrasts: tuple[Contrast, ...] = (), draws: int = 60) -> Lens:
+    return Lens(BaseSide(base, Prompts(contrasts), Effort(draws=draws, bootstrap=60), 0), tuned)
+
+
+def measured(observation: Observation, lens: Lens, **shared: Any) -> list[Measurement]:
+    fields = {"model": "tuned", "step": 1, "seed": 0, **shared}
+    sheet = Sheet(stage="analysis", role="last_prompt", **fields)
+    observation.measure(lens, sheet)
+    declared = {(statistic.name, statistic.unit) for statistic in observation.statistics}
+    assert {(line.statistic, line.unit) for line in sheet.lines} <= declared
+    return sheet.lines
+
+
+def one(lines: list[Measurement], statistic: str, **where: object) -> Measurement:
+    chosen = [x for x in lines if x.statistic == statistic and all(getattr(x, k) == v for k, v in where.items())]
+    assert len(chosen) == 1, (statistic, where, len(chosen))
+    return chosen[0]
+
+
+def tables_of(lines: list[Measurement]) -> Tables:
+    import pandas as pd
+
+    frame: Any = pd.DataFrame([vars(line) for line in lines]).convert_dtypes()
+    results: Any = SimpleNamespace(measurements=frame, manifest={})
+    return Tables(results)
+
+
+def drawn(observation: Observation, lines: list[Measurement]) -> tuple[str, ...]:
+    """Names of the figures that the report draws of a run with these lines."""
+    (section,) = added({"observations": [observation.recorded()]}, tables_of(lines))
+    assert section.missing == ""
+    for figure in section.figures:
+        assert figure.draw().inline.startswith("<svg")
+    return tuple(figure.name for figure in section.figures)
+
+
+def on_principal(layer: int, on: bool) -> MlpWeights:
+    """An update on the strongest directions of W, or off them."""
+    W = mlp(layer).w_in
+    U, _, Vt = torch.linalg.svd(W)
+    delta = U[:, :2] @ Vt[:2] if on else U[:, 12:14] @ Vt[12:14]
+    return mlp(layer, W + 0.1 * delta)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_off_principal_tells_an_update_on_the_principal_directions_from_one_off_them(on: bool) -> None:
+    base = Planted({layer: mlp(layer) for layer in LAYERS})
+    tuned = Planted({layer: on_principal(layer, on) for layer in LAYERS})
+    lines = measured(OffPrincipal(directions=3), lens_of(base, tuned))
+    for layer in LAYERS:
+        for side in ("left", "right", "both"):
+            line = one(lines, "principal_energy", layer=layer, set=side)
+            assert line.value == pytest.approx(1.0 if on else 0.0, abs=1e-9)
+            assert line.null_kind == "spectrum_matched"
+            assert line.null_low is not None
+            assert line.null_high is not None
+            assert not line.null_low <= line.value <= line.null_high
+        # neither kind turns them, as no random update of its spectrum would
+        turned = one(lines, "principal_rotation", layer=layer, set="right")
+        assert turned.null_low is not None
+        assert turned.value < turned.null_low
+        assert one(lines, "changed_share", layer=layer, null_kind="dense_update").set == "float64"
+    assert one(lines, "principal_energy", layer=None, set="both").n == 2
+    assert drawn(OffPrincipal(), lines) == ("off-principal", "changed-entries")
+    assert off_principal(tables_of(lines))
+
+
+def test_off_principal_of_no_update_says_so() -> None:
+    base = Planted({layer: mlp(layer) for layer in LAYERS})
+    lens = lens_of(base, base)
+    assert {line.statistic for line in measured(OffPrincipal(), lens)} == {"changed_share"}
+    assert "the update is zero" in lens.absent["principal_energy, layer 0"]
+
+
+def moved(layer: int, *directions: int, size: float = 0.1, seed: int = 50) -> MlpWeights:
+    """An update of rank two whose outputs are these coordinates of its layer's hidden units."""
+    columns = torch.zeros(HIDDEN, len(directions)).double()
+    columns[list(directions), range(len(directions))] = 1.0
+    return mlp(layer, mlp(layer).w_in + size * columns @ draw(seed + layer, len(directions), WIDTH))
+
+
+def test_updates_that_share_a_subspace_keep_each_others_energy_and_others_only_by_chance() -> None:
+    base = Planted({layer: mlp(layer) for layer in LAYERS})
+    tuned = Planted({layer: moved(layer, 3, 4) for layer in LAYERS})
+    lens = lens_of(base, tuned)
+    others: dict[str, Any] = {
+        "twin": Planted({layer: moved(layer, 3, 4, size=0.3, seed=60) for layer in LAYERS}),
+        "stranger": Planted({layer: mlp(layer, mlp(layer).w_in + draw(70 + layer, HIDDEN, WIDTH)) for layer in LAYERS}),
+    }
+    lens.others = others
+    lines = measured(SafetySubspace(directions=2), lens)
+    for layer in LAYERS:
+        for name in ("own", "with=twin"):
+            assert one(lines, "energy_kept", layer=layer, set=f"outputs/{name}").value == pytest.approx(1)
+        assert one(lines, "mode_overlap", layer=layer, set="outputs/with=twin").value == pytest.approx(1)
+        delta, other = (x[layer].w_in - mlp(layer).w_in for x in (tuned.mlps, others["stranger"].mlps))
+        U, s, _ = np.linalg.svd(other.numpy())
+        expected = np.sum((U[:, :2].T @ delta.numpy()) ** 2) / np.sum(delta.numpy() ** 2)
+        line = one(lines, "energy_kept", layer=layer, set="outputs/with=stranger")
+        assert line.value == pytest.approx(expected)
+        assert line.null_mean == pytest.approx(2 / HIDDEN)
+        k = int(np.searchsorted(np.cumsum(s**2) / np.sum(s**2), 0.9)) + 1
+        mine = np.linalg.svd(delta.numpy())[0][:, :2]
+        overlap = one(lines, "mode_overlap", layer=layer, set="outputs/with=stranger")
+        assert overlap.value == pytest.approx(np.sum((mine.T @ U[:, :k]) ** 2) / 2)
+        assert overlap.null_mean == pytest.approx(k / HIDDEN)
+    own = one(lines, "energy_kept", layer=0, set="outputs/own")
+    gaussian = np.linalg.svd(np.random.default_rng(0).standard_normal((200, HIDDEN, WIDTH)), compute_uv=False) ** 2
+    assert own.null_mean == pytest.approx(float(np.mean(gaussian[:, :2].sum(1) / gaussian.sum(1))), abs=0.01)
+    assert drawn(SafetySubspace(), lines) == ("energy-kept", "energy-kept-by-others")
+
+
+def test_one_tuned_model_alone_is_beside_w() -> None:
+    base = Planted({layer: mlp(layer) for layer in LAYERS})
+    lens = lens_of(base, Planted({layer: on_principal(layer, True) for layer in LAYERS}))
+    lines = measured(SafetySubspace(directions=2), lens)
+    assert {line.set for line in lines} == {f"{side}/{of}" for side in ("outputs", "inputs") for of in ("own", "W")}
+    assert one(lines, "energy_kept", layer=0, set="inputs/W").value == pytest.approx(1)
+    assert drawn(SafetySubspace(), lines) == ("energy-kept",)
+
+
+def test_a_study_gives_an_observation_the_other_tunings_of_its_base() -> None:
+    tunings = recipe("smoke").tunings
+    graph = stages(with_observations(recipe("smoke"), [SafetySubspace(), OffPrincipal()]))
+    made = {stage.name: stage for stage in graph if stage.name.startswith("observe-")}
+    followed = {tuned.name for tuned in tunings if not tuned.curve_only}
+    assert followed
+    for name in followed:
+        beside = made[f"observe-safety-subspace-{name}-s0"]
+        assert beside.config.others == tuple(t.name for t in tunings if t.name in followed - {name})
+        assert {f"with {other}" for other in beside.config.others} == beside.inputs.keys() - {"base", "tuned"}
+        assert made[f"observe-off-principal-{name}-s0"].inputs.keys() == {"base", "tuned"}
