@@ -12,6 +12,7 @@ from checkpoints import config, tensors, write
 from torch import Tensor
 
 from deltaw import cli
+from deltaw.cli.compare_several import summary
 from deltaw.compare import compare, pair_records, several
 from deltaw.compare.model_list import ListedModel, ModelList, from_arguments, from_file
 from deltaw.compare.several import compare_several
@@ -203,6 +204,18 @@ def test_an_update_that_rounding_could_have_made_is_in_no_pair(models: Path) -> 
     }
 
 
+def test_models_that_did_not_change_have_a_page(models: Path) -> None:
+    for name in ("e", "f"):
+        write(models / name, BASE, SETTINGS)
+    results = run(models, "e", "f")
+    assert len(results.measurements) == 0
+    assert set(results.manifest["absent"]["e and f"]) == {f"net.{i}.{name}" for i in (0, 1) for name in ("up", "down")}
+    text = write_report(models / "out").read_text(encoding="utf-8")
+    assert "the update is zero" in text
+    assert "Not drawn" in text
+    assert summary(models / "out") == ["e and f (two tunings): no matrix was compared; the report says why"]
+
+
 def test_a_tensor_and_its_parts_count_once_in_the_whole(tmp_path: Path) -> None:
     for family in ("llama", "phi3", "gpt2"):
         root = tmp_path / family
@@ -245,6 +258,10 @@ def test_the_page_says_how_to_read_chance_and_controls(models: Path) -> None:
     assert table is not None
     assert {row[0] for row in table.rows} == {"a and b"}
     assert all(row[3].startswith("c and d: ") for row in table.rows)
+    energy = page.shared_energy(shown)
+    assert energy is not None
+    assert len(energy.rows) == 2 * 6
+    assert all(float(row[2].split()[0]) <= float(row[4]) + 1e-3 for row in energy.rows)
     overview = {row[0]: row for row in page.overview(shown).rows}
     assert float(overview["a and b"][2]) > 0.3
     assert abs(float(overview["c and d"][4].replace("−", "-"))) < 4
@@ -285,7 +302,9 @@ def test_the_command_makes_one_report(
     arguments = ("base", "first=a", "b", "--control", "c", "--out", "out", "--modules", *PATTERNS)
     assert command(monkeypatch, *arguments) == 0
     said = capsys.readouterr().out
-    assert "first and b: cosine 0." in said
+    assert "first and b (two tunings): cosine 0." in said
+    assert "b and c (tuning and control): cosine " in said
+    assert "write overlap" in said
     assert "SDs of chance" in said
     assert f"Report: {Path('out') / 'report.html'}" in said
     manifest = json.loads(Path("out/manifest.json").read_text())

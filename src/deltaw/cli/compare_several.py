@@ -60,19 +60,22 @@ def _models(named: Named, revision: str | None) -> "tuple[ModelList, str]":
 
 
 def summary(out: Path) -> list[str]:
-    """A line for every two models: the cosine of their whole updates in standard deviations of chance, and how much of
-    their strongest directions they share beside chance.
+    """A line for every two models: the cosine of their whole updates in standard deviations of chance, and the overlap
+    of their strongest directions beside chance.
     """
     from deltaw.charts.style import number
+    from deltaw.report.pages.several import Several, over_matrices, whole
     from deltaw.results import load
 
-    results = load(out)
-    whole = results.measurements[results.measurements["module"].isna()]
-    cosines = whole[(whole["statistic"] == "update_cosine") & (whole["null_kind"] == "rotation")]
-    lines = []
-    for row in cosines.to_dict("records"):
-        own = whole[(whole["model"] == row["model"]) & (whole["set"] == row["set"])]
-        sds = own[(own["statistic"] == "update_cosine_deviations") & (own["null_kind"] == "rotation")]["value"].iloc[0]
-        second = str(row["set"]).removeprefix("with=")
-        lines.append(f"{row['model']} and {second}: cosine {number(row['value'])}, {number(sds)} SDs of chance")
+    several, lines = Several(load(out)), []
+    for pair in several.pairs:
+        cosine, deviations = (whole(several, pair, f"update_cosine{x}") for x in ("", "_deviations"))
+        words = [f"{pair.label} ({pair.group}): "]
+        if cosine is not None and deviations is not None:
+            words.append(f"cosine {number(cosine['value'])}, {number(deviations['value'])} SDs of chance")
+        for side, what in (("output", "write"), ("input", "read")):
+            overlap = over_matrices(several, pair, f"{side}_overlap")
+            if overlap is not None:
+                words.append(f"; {what} overlap {number(overlap['value'])} (chance {number(overlap['null_mean'])})")
+        lines.append("".join(words) if len(words) > 1 else f"{words[0]}no matrix was compared; the report says why")
     return lines

@@ -122,28 +122,15 @@ def overview(several: Several) -> Table:
         "the same, inputs kept",
         "write overlap [chance]",
         "read overlap [chance]",
-        "energy of the first in the second's write directions [chance]",
-        "second in first",
-        "… read directions [chance]",
-        "second in first",
     )
-    return Table(
-        "Every two updates, all matrices together; in brackets, the 95 % band of chance",
-        columns,
-        tuple(_overview_row(several, pair) for pair in pairs),
-    )
+    title = "Every two updates, all matrices together; in brackets, the 95 % band of chance"
+    return Table(title, columns, tuple(_overview_row(several, pair) for pair in pairs))
 
 
 def _overview_row(several: Several, pair: PairOfModels) -> tuple[str, ...]:
     cosine = whole(several, pair, "update_cosine")
     plain = whole(several, pair, "update_cosine_deviations")
     strict = whole(several, pair, "update_cosine_deviations", "rotation_of_outputs")
-    turned = PairOfModels(pair.second, pair.first, pair.group)
-    shared = [
-        _beside_chance(over_matrices(several, way, f"{side}_energy_shared"))
-        for side in ("output", "input")
-        for way in (pair, turned)
-    ]
     return (
         pair.label,
         pair.group,
@@ -152,8 +139,32 @@ def _overview_row(several: Several, pair: PairOfModels) -> tuple[str, ...]:
         number(plain["value"]) if plain else "–",
         number(strict["value"]) if strict else "–",
         *(_beside_chance(over_matrices(several, pair, f"{side}_overlap")) for side in ("output", "input")),
-        *shared,
     )
+
+
+def shared_energy(several: Several) -> Table | None:
+    """How much of each update's energy lies in every other's strongest directions, and in its own."""
+    rows = []
+    for pair in several.pairs:
+        for way in (pair, PairOfModels(pair.second, pair.first, pair.group)):
+            shared = [over_matrices(several, way, f"{side}_energy_shared") for side in ("output", "input")]
+            if any(shared):
+                own = several.frame
+                own = own[(own["model"] == way.first) & (own["statistic"] == "energy_own") & own["layer"].notna()]
+                own = _of_most_directions(own.assign(k=own["set"].str.removeprefix("k=").astype(float)))
+                own = own[~own["module"].str.endswith("gate_up")]
+                cells = map(_beside_chance, shared)
+                rows.append((way.first, way.second, *cells, number(float(own["value"].mean())), pair.group))
+    columns = (
+        "energy of",
+        "in the directions of",
+        "write [chance]",
+        "read [chance]",
+        "in its own, the most there can be",
+        "what they are",
+    )
+    title = "Shared and own directions: the share of an update's energy in another's strongest directions"
+    return Table(title, columns, tuple(rows)) if rows else None
 
 
 def _beside_chance(row: Mapping[Any, Any] | None) -> str:
@@ -398,6 +409,7 @@ def tables_of(several: Several) -> dict[str, Table | None]:
     """The page's tables; None where there is nothing."""
     return {
         "overview": overview(several),
+        "energy": shared_energy(several),
         "controls": beside_controls(several),
         "kinds": by_kind(several),
         "refusals": refusals(several),
