@@ -106,6 +106,9 @@ def test_every_two_updates_equal_numpys_and_sides_are_named_by_what_they_do(mode
                 results, statistic="input_energy_shared", module=name, model=second, set=f"with={first}/k=004"
             )
             assert turned["value"] == pytest.approx((np.linalg.norm(y @ inputs[0]) / np.linalg.norm(y)) ** 2, abs=1e-5)
+            for model, z, span in ((first, x, spans[0]), (second, y, spans[1])):
+                own = line(results, statistic="energy_own", model=model, module=name, set="k=004")
+                assert own["value"] == pytest.approx((span[1][:4] ** 2).sum() / (z**2).sum(), abs=1e-9)
             at = {"module": name, "model": first, "set": f"with={second}"}
             reads = line(results, statistic="update_cosine_deviations", null_kind="rotation_of_outputs", **at)
             norms = np.linalg.norm(x) * np.linalg.norm(y)
@@ -437,6 +440,24 @@ def test_arguments_that_do_not_go_together(
     assert command(monkeypatch, *arguments) == 2
     assert part in capsys.readouterr().err
     assert not (models / "runs").exists()
+
+
+@pytest.mark.parametrize("damage", ['{"part": "net.0.up", "value": {}}', '{"part": "net.0.up"}', "[]", "{"])
+def test_a_damaged_file_of_a_pair_is_one_sentence(models: Path, damage: str) -> None:
+    run(models, "a", "b")
+    (path,) = (models / "out" / "pairs").iterdir()
+    path.write_text(path.read_text().splitlines()[0] + f"\n{damage}\n")
+    with pytest.raises(DeltawError, match=r"is damaged .*; remove it"):
+        run(models, "a", "b")
+
+
+@pytest.mark.parametrize("damage", ["[]", "{", '{"absent": {"net.0.up": 3}}'])
+def test_a_damaged_comparison_of_a_model_is_one_sentence(models: Path, damage: str) -> None:
+    run(models, "a", "b")
+    for path in (models / "out" / "models").glob("*/manifest.json"):
+        path.write_text(damage)
+    with pytest.raises(DeltawError, match=r"manifest\.json"):
+        run(models, "a", "b", "c")
 
 
 def test_a_directory_that_is_about_another_base_is_kept(models: Path) -> None:

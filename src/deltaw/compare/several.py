@@ -137,9 +137,9 @@ def compare_several(
             _check_related(model, models.base)
         _compare_each(tuned, models.base, patterns, curve, asking, say, report)
         pairs = [_pair(first, second, out) for first, second in combinations(tuned, 2)]
-        absent = {model.name: read_json(model.directory / MANIFEST)["absent"] for model in tuned}
+        absent = {model.name: _absent(model) for model in tuned}
         _compare_pairs(pairs, absent, say)
-        _finish(out, models, tuned, pairs, asking, time.perf_counter() - started)
+        _finish(out, tuned, pairs, asking, time.perf_counter() - started)
     except OSError as error:
         raise DeltawError(
             f"{out} cannot be written ({error.strerror or error}); what is finished is kept, and the same command goes "
@@ -247,7 +247,7 @@ def _base_parts(model: Tuned, asking: Asking) -> Path:
 
 def _is_asked(model: Tuned, key: str) -> bool:
     path = model.directory / "asked.json"
-    return path.is_file() and bool(read_json(path).get("key") == key)
+    return path.is_file() and bool(read_json(path) == {"key": key})
 
 
 def _listener(of: str, say: Say) -> Callable[[Progress], None]:
@@ -264,7 +264,16 @@ def _pair(first: Tuned, second: Tuned, out: Path) -> Pair:
     return Pair(early, late, Journal.open(out / "pairs" / f"{_key(header)}.jsonl", header, "another pair"))
 
 
-def _compare_pairs(pairs: Sequence[Pair], absent: Mapping[str, Mapping[str, Mapping[str, str]]], say: Say) -> None:
+def _absent(model: Tuned) -> dict[str, str]:
+    """Matrices of which nothing is said, and why, from the model's own comparison."""
+    path = model.directory / MANIFEST
+    try:
+        return {module: str(why["*"]) for module, why in read_json(path)["absent"].items() if "*" in why}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DeltawError(f"{path} is damaged; remove {model.directory} to compare {model.name} again") from error
+
+
+def _compare_pairs(pairs: Sequence[Pair], absent: Mapping[str, Mapping[str, str]], say: Say) -> None:
     """Every matrix of every two models that no earlier run has finished; matrix by matrix: each is read once."""
     modules = list(dict.fromkeys(name for pair in pairs for name in pair.first.matched if name in pair.second.matched))
     for place, module in enumerate(modules, start=1):
@@ -275,9 +284,9 @@ def _compare_pairs(pairs: Sequence[Pair], absent: Mapping[str, Mapping[str, Mapp
             if not both or module in pair.journal.parts:
                 continue
             reasons = [
-                f"{model.name}: {absent[model.name][module]['*']}"
+                f"{model.name}: {absent[model.name][module]}"
                 for model in (pair.first, pair.second)
-                if "*" in absent[model.name].get(module, {})
+                if module in absent[model.name]
             ]
             record = {"absent": reasons[0]} if reasons else updates.record(pair)
             pair.journal.part(module, partial(dict, record))
@@ -319,33 +328,46 @@ class _Updates:
         return self.read[model.key]
 
 
-def _finish(
-    out: Path, models: ModelList, tuned: Sequence[Tuned], pairs: Sequence[Pair], asking: Asking | None, seconds: float
-) -> None:
+def _lines_of(
+    pair: Pair, order: Sequence[str], modules: Mapping[str, Module], missing: dict[str, dict[str, str]]
+) -> Iterator[Measurement]:
+    """The lines of two models, in the order in which they are named. missing: gets what was not compared, and why."""
+    turned = order.index(pair.first.key) > order.index(pair.second.key)
+    first, second = (pair.second, pair.first) if turned else (pair.first, pair.second)
+    records = {name: _turned(pair.journal.parts[name], turned) for name in modules if name in pair.journal.parts}
+    missing[f"{first.name} and {second.name}"] = {
+        name: str(record["absent"]) for name, record in records.items() if "absent" in record
+    }
+    records = {name: record for name, record in records.items() if "absent" not in record}
+    for name, record in records.items():
+        layer = modules[name].layer
+        yield from lines_of((first.name, second.name), name, layer, record)
+        for model, shares in zip((first, second), record["own"], strict=True):
+            yield from own_lines(model.name, name, layer, shares)
+    apart = _without_parts([modules[name] for name in records])
+    if apart:
+        yield from whole_lines((first.name, second.name), [records[name] for name in apart])
+
+
+def _finish(out: Path, tuned: Sequence[Tuned], pairs: Sequence[Pair], asking: Asking | None, seconds: float) -> None:
     modules = {name: x.module for model in tuned for name, x in model.matched.items()}
     kinds = {name: kind for name, module in modules.items() if (kind := kind_of(module)) is not None}
-    order = [model.key for model in tuned]
-    lines: list[Measurement] = []
+    lines: dict[tuple[str | None, ...], Measurement] = {}
     missing: dict[str, dict[str, str]] = {}
-    own: dict[tuple[str, str], list[Measurement]] = {}
     for pair in pairs:
-        turned = order.index(pair.first.key) > order.index(pair.second.key)
-        first, second = (pair.second, pair.first) if turned else (pair.first, pair.second)
-        records = {name: _turned(pair.journal.parts[name], turned) for name in modules if name in pair.journal.parts}
-        missing[f"{first.name} and {second.name}"] = {
-            name: record["absent"] for name, record in records.items() if "absent" in record
-        }
-        records = {name: record for name, record in records.items() if "absent" not in record}
-        for name, record in records.items():
-            lines += lines_of((first.name, second.name), name, modules[name].layer, record)
-            for model, shares in zip((first, second), record["own"], strict=True):
-                own.setdefault((model.name, name), list(own_lines(model.name, name, modules[name].layer, shares)))
-        apart = _without_parts([modules[name] for name in records])
-        if apart:
-            lines += whole_lines((first.name, second.name), [records[name] for name in apart])
-    lines += [line for listed in own.values() for line in listed]
-    averages = mean_lines(lines, kinds)
-    write_measurements(out / MEASUREMENTS, [*lines, *averages, *(_behaviour(tuned) if asking is not None else ())])
+        try:
+            for line in _lines_of(pair, [model.key for model in tuned], modules, missing):
+                place = (line.statistic, line.model, line.set, line.module, line.null_kind)
+                lines.setdefault(place, line)  # what an update has of its own is in each of its pairs
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
+            raise DeltawError(
+                f"{pair.journal.path} is damaged ({type(error).__name__}: {error}); remove it to compare {pair.name} "
+                "again"
+            ) from error
+    averages = mean_lines(lines.values(), kinds)
+    write_measurements(
+        out / MEASUREMENTS, [*lines.values(), *averages, *(_behaviour(tuned) if asking is not None else ())]
+    )
     write_claims(out / CLAIMS, [])
     write_text_atomic(out / PROMPTS, "")
     manifest = {
