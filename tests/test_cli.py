@@ -68,7 +68,7 @@ def test_the_options_are_these_and_no_others() -> None:
         "pool": {"runs": "required", "out": None},
         "compare": {
             "base": "required",
-            "tuned": "required",
+            "tuned": (),
             "out": None,
             "modules": (),
             "architecture": None,
@@ -78,7 +78,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "attacks": (),
             "observations": (),
             "interventions": (),
-            "control": None,
+            "control": (),
             "template": "own",
             "pairs": None,
             "answer_tokens": 64,

@@ -279,9 +279,9 @@ def test_attacks_that_cannot_be_made_are_refused() -> None:
     with pytest.raises(DeltawError, match="misgen_base64 has no on_prompts"):
         Study(recipe="smoke", attacks=("misgen_base64",)).run()
     with pytest.raises(DeltawError, match="co_text has no on_request"):
-        Compare("base", "tuned", prompts="builtin", attacks=("co_text",)).run()
+        Compare("base", ("tuned",), prompts="builtin", attacks=("co_text",)).run()
     with pytest.raises(DeltawError, match="--attacks is about prompts"):
-        Compare("base", "tuned", attacks=("co_task",)).run()
+        Compare("base", ("tuned",), attacks=("co_task",)).run()
 
     @dataclass(frozen=True)
     class Lost(PromptAttack):

@@ -72,17 +72,17 @@ def test_a_given_architecture_reads_whatever_config_json_says(tmp_path: Path, mo
     base, tuned = pair(tmp_path, model_type)
     out = tmp_path / "out"
     with pytest.raises(DeltawError):
-        Compare(str(base), str(tuned), out=out).run()
+        Compare(str(base), (str(tuned),), out=out).run()
     given = file(tmp_path, MINE, "mine")
-    Compare(str(base), str(tuned), out=out, architecture=given).run()
+    Compare(str(base), (str(tuned),), out=out, architecture=given).run()
     assert modules_of(out) == {"net.1.ffn.w1", "net.1.ffn.w2"}
     assert not (out / "manifest.json").read_text().count("net.0.mix")
     with pytest.raises(DeltawError, match="give one of them"):
-        Compare(str(base), str(tuned), out=out, architecture=given, modules=("w1",)).run()
+        Compare(str(base), (str(tuned),), out=out, architecture=given, modules=("w1",)).run()
     with pytest.raises(DeltawError, match="no tensor has the name that the architecture llama gives"):
-        Compare(str(base), str(tuned), out=tmp_path / "other", architecture="llama").run()
+        Compare(str(base), (str(tuned),), out=tmp_path / "other", architecture="llama").run()
     with pytest.raises(DeltawError, match=r"there is no architecture 'mamba'; there are deltaw, llama, .*"):
-        Compare(str(base), str(tuned), architecture="mamba").run()
+        Compare(str(base), (str(tuned),), architecture="mamba").run()
 
 
 def test_a_loaded_model_is_read_by_it_and_only_within_the_context(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_an_installed_architecture_is_known(
     (tmp_path / "their_architecture.py").write_text(MINE)
     install("theirs", "their_architecture:Mine")
     assert {"mine", "mystery", "llama", "qwen2"} <= model_types().keys()
-    Compare(str(base), str(tuned), out=tmp_path / "out").run()
+    Compare(str(base), (str(tuned),), out=tmp_path / "out").run()
     assert modules_of(tmp_path / "out") == {"net.1.ffn.w1", "net.1.ffn.w2"}
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert family_of(["net.0.ffn.w1.weight"]).name == "mine"

@@ -160,6 +160,15 @@ def moments(pair: MatrixPair) -> Moments:
     return Moments(G, X, S, row_energy, sum_w, sum_d, inner)
 
 
+def update_gram(pair: MatrixPair) -> Tensor:
+    """S = ΔWᵀΔW (n, n), in one pass over the rows."""
+    S = torch.zeros(pair.n, pair.n, dtype=torch.float64)
+    for _, _, d in pair.blocks():
+        _add_gram(S, d)
+    _mirror(S)
+    return S
+
+
 def _add_gram(gram: Tensor, rows: Tensor) -> None:
     """Adds rowsᵀ rows to the upper triangle of an (n, n) matrix, strip by strip: 5/8 of the whole product's work."""
     for low, high in _strips(len(gram)):
@@ -268,10 +277,32 @@ def top_singular_values(S: Tensor, k: int, generator: np.random.Generator, exact
     k = min(k, n)
     if exact if exact is not None else n <= EXACT_BELOW or k + _OVERSAMPLING >= n // 2:
         return array(torch.linalg.eigvalsh(S).flip(0)[:k].clamp(min=0).sqrt())
-    x = normals(generator, n, k + _OVERSAMPLING, like=S)
+    x = _leading_subspace(S, k, generator)
+    return array(torch.linalg.eigvalsh(x.T @ S @ x).flip(0)[:k].clamp(min=0).sqrt())
+
+
+def top_directions(S: Tensor, k: int, generator: np.random.Generator) -> tuple[FloatArray, Tensor]:
+    """The k largest singular values of ΔW from S = ΔWᵀΔW (n, n), and their right singular vectors (n, k).
+
+    Exact and by subspace iteration where `top_singular_values` is.
+    """
+    n = int(S.shape[0])
+    k = min(k, n)
+    if n <= EXACT_BELOW or k + _OVERSAMPLING >= n // 2:
+        values, vectors = torch.linalg.eigh(S)
+    else:
+        x = _leading_subspace(S, k, generator)
+        values, inner = torch.linalg.eigh(x.T @ S @ x)
+        vectors = x @ inner
+    return array(values.flip(0)[:k].clamp(min=0).sqrt()), vectors.flip(1)[:, :k]
+
+
+def _leading_subspace(S: Tensor, k: int, generator: np.random.Generator) -> Tensor:
+    """Orthonormal columns that hold the k leading eigenvectors of S, and 64 more."""
+    x = normals(generator, len(S), k + _OVERSAMPLING, like=S)
     for _ in range(_ITERATIONS):
         x = torch.linalg.qr(S @ x)[0]
-    return array(torch.linalg.eigvalsh(x.T @ S @ x).flip(0)[:k].clamp(min=0).sqrt())
+    return x
 
 
 def low_rank_singular_values(update: LowRank) -> FloatArray:

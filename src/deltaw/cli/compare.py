@@ -15,19 +15,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare two checkpoints of one architecture, from their safetensors files.
+    """Compare checkpoints of one architecture with their base, from their safetensors files.
 
     For each MLP and attention matrix: the size of the update beside the rounding error, its spectrum, and its energy
-    in the null space of the base weights, with null models. After an interruption, give the same command again to
-    continue.
+    in the null space of the base weights, with null models. With several TUNED, also every two updates: cosine,
+    principal angles and shared directions, beside chance and beside controls. After an interruption, give the same
+    command again to continue.
+
+    Examples: deltaw compare BASE TUNED; deltaw compare BASE ssft=runs/a dpo=runs/b other=runs/c --control other
     """
 
     base: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")]
-    """Directory of the checkpoint before fine-tuning, or a hub name (needs the extra deltaw[hf])."""
-    tuned: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TUNED")]
-    """The checkpoint after fine-tuning, or the directory of a LoRA adapter of BASE."""
+    """Directory of the checkpoint before fine-tuning, or a hub name (needs the extra deltaw[hf]).
+    Alone: a TOML file with base = PATH, a table [models] of NAME = PATH, and optionally controls = [NAME, ...]."""
+    tuned: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TUNED ...")] = ()
+    """The checkpoint after fine-tuning, or the directory of a LoRA adapter of BASE.
+    Of several, NAME=PATH names one in the report; by default it is the last part of its path."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Output directory. Default: runs/compare-BASE-TUNED."""
+    """Output directory. Default: runs/compare-BASE-TUNED; of several runs/compare-BASE, or runs/compare-FILE."""
     modules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN ...")] = ()
     """Names of the matrices of an unknown architecture, such as blocks.{layer}.ffn.w1.
     Write NAME:transposed for a matrix stored as (inputs, outputs)."""
@@ -62,9 +67,10 @@ class Compare:
     """With --prompts: spread each model over devices, such as auto (needs accelerate), in place of --device."""
     revision: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Branch, tag or commit of models that are hub names; NAME@REVISION gives one to a single model."""
-    control: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """A finished comparison of the same BASE, on the same prompts, with a fine-tuning that teaches something harmless.
-    Its numbers stand beside those of each claim."""
+    control: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="DIR|NAME")] = ()
+    """A fine-tuning of the same BASE that teaches something harmless, to compare with; may be given again.
+    With one TUNED: the directory of its finished comparison, on the same prompts; its numbers stand beside each claim.
+    With several: the name of one of them, or the directory of another."""
     observations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """With --prompts: observations to make, in place of the nine that are made otherwise.
     Names from `deltaw list`, or FILE.py:NAME."""
@@ -81,14 +87,53 @@ class Compare:
             raise DeltawError("--modules and --architecture both name the matrices; give one of them")
         given = None if self.architecture is None else resolve("architecture", self.architecture)
         with reading_by(given):
-            return self._compare()
+            if len(self.tuned) == 1:
+                return self._compare(self.tuned[0])
+            from deltaw.cli.compare_several import compare_several_models
 
-    def _compare(self) -> int:
-        from deltaw.compare import Effort, Loading, compare, compare_prompts, open_models, read_control, read_prompts
+            out = compare_several_models(
+                (self.base, self.tuned, self.control), self.revision, self.asking(), self.out, self.modules, self.curve
+            )
+            say(f"Measurements: {out / 'measurements.jsonl'}")
+            say(f"Report: {out / 'report.html'}")
+            return 0
+
+    def _compare(self, source: str) -> int:
+        from deltaw.compare import compare, compare_prompts, open_models, read_control
         from deltaw.models.hub import at_revision
+        from deltaw.report import write_report
+
+        asking = self.asking()
+        base, tuned = (at_revision(side, self.revision) for side in (self.base, source))
+        if self.control and asking is None:
+            raise DeltawError("--control is about prompts; give --prompts too")
+        if len(self.control) > 1:
+            raise DeltawError(f"--control is given {len(self.control)} times; of one TUNED there is one control")
+        control = Path(self.control[0]) if self.control else None
+        names = [last_part(self.base), last_part(source), *(name.rpartition(":")[2] for name in self.attacks)]
+        out = self.out or Path("runs") / "-".join(["compare", *names])
+        given: dict[str, Any] = {}
+        if asking is not None:  # a mistake is reported before hours of work
+            questions = [asking[name] for name in ("prompts", "judge", "effort", "attacks")]
+            if control is not None:
+                read_control(control, base, *questions)
+            prompts, _, effort, attacks = questions
+            given = {**asking, "models": open_models(base, tuned, prompts, effort, asking["loading"], attacks, say)}
+        measurements = compare(base, tuned, out, self.modules, self.curve, _say_matrix)
+        _say_skipped(out)
+        if given:
+            compare_prompts(base, tuned, out, say=say, control=control, **given)
+        say(f"Measurements: {measurements}")
+        say(f"Report: {write_report(out)}")
+        return 0
+
+    def asking(self) -> dict[str, Any] | None:
+        """The options of `compare_prompts` that all models share; None without --prompts. DeltawError if one is
+        wrong.
+        """
+        from deltaw.compare import Effort, Loading, read_prompts
         from deltaw.models.huggingface import transformers
         from deltaw.plugins import resolve
-        from deltaw.report import write_report
 
         about_prompts = {
             "--attacks": self.attacks, "--observations": self.observations, "--interventions": self.interventions,
@@ -98,29 +143,14 @@ class Compare:
             raise DeltawError(f"{named} is about prompts; give --prompts too")
         use_allowed_cores()
         judge, chosen = resolve("judge", self.judge), self._chosen()
-        base, tuned = (at_revision(source, self.revision) for source in (self.base, self.tuned))
-        if self.control is not None and self.prompts is None:
-            raise DeltawError("--control is about prompts; give --prompts too")
-        names = [last_part(self.base), last_part(self.tuned), *(name.rpartition(":")[2] for name in self.attacks)]
-        out = self.out or Path("runs") / "-".join(["compare", *names])
-        given: dict[str, Any] = {}
-        if self.prompts is not None:  # a mistake is reported before hours of work
-            transformers()
-            self._check_counts()
-            asked = read_prompts(self.prompts)
-            effort = Effort(self.pairs, self.pairs, new_tokens=self.answer_tokens, batch=self.batch)
-            loading = Loading(chosen_device(self.device), self.dtype, self.device_map, self.template)
-            if self.control is not None:
-                read_control(self.control, base, asked, judge, effort, chosen["attacks"])
-            models = open_models(base, tuned, asked, effort, loading, chosen["attacks"], say)
-            given = {"prompts": asked, "judge": judge, "effort": effort, "loading": loading, "models": models}
-        measurements = compare(base, tuned, out, self.modules, self.curve, _say_matrix)
-        _say_skipped(out)
-        if given:
-            compare_prompts(base, tuned, out, say=say, control=self.control, **given, **chosen)
-        say(f"Measurements: {measurements}")
-        say(f"Report: {write_report(out)}")
-        return 0
+        if self.prompts is None:
+            return None
+        transformers()
+        self._check_counts()
+        effort = Effort(self.pairs, self.pairs, new_tokens=self.answer_tokens, batch=self.batch)
+        loading = Loading(chosen_device(self.device), self.dtype, self.device_map, self.template)
+        prompts = read_prompts(self.prompts)
+        return {"prompts": prompts, "judge": judge, "effort": effort, "loading": loading, **chosen}
 
     def _check_counts(self) -> None:
         for option, value, least in (

@@ -88,7 +88,7 @@ def measure(
     out = Found(shared)
     generator = np.random.default_rng([seed, zlib.crc32(str(shared["module"]).encode())])
     m, n = sum(len(before) for before, _ in parts), parts[0][0].shape[1]
-    pair = MatrixPair(parts if m >= n else _transposed(parts))
+    pair = tall(parts)
     found = moments(pair)
     if found.energy == 0 or float(found.G.trace()) == 0:
         _add_nothing(out, found)
@@ -103,6 +103,12 @@ def measure(
     wants_curve = curve or pair.n <= CURVE_UP_TO
     _add_null_space(out, pair, found, side, wants_curve, square=m == n, noise=noise, generator=generator)
     return out
+
+
+def tall(parts: Sequence[tuple[Tensor, After]]) -> MatrixPair:
+    """The matrix whose parts (out, in) are stacked on each other, transposed if it is wide."""
+    m, n = sum(len(before) for before, _ in parts), parts[0][0].shape[1]
+    return MatrixPair(parts if m >= n else _transposed(parts))
 
 
 def _transposed(parts: Sequence[tuple[Tensor, After]]) -> list[tuple[Tensor, After]]:

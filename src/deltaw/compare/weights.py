@@ -148,10 +148,14 @@ def _compare_one(sources: Sources, matched: Matched, curve: bool) -> Found:
         "layer": matched.module.layer,
     }
     pieces = list(zip(matched.module.pieces, matched.after, strict=True))
-    parts = [_part(sources, before, after) for before, after in pieces]
     with torch.no_grad():
-        stored = [(_steps(sources.base, before), _steps(sources.after, after)) for before, after in pieces]
-        return measure(parts, shared, curve, stored=stored)
+        stored = [(stored_steps(sources.base, before), stored_steps(sources.after, after)) for before, after in pieces]
+        return measure(parts_of(sources, matched), shared, curve, stored=stored)
+
+
+def parts_of(sources: Sources, matched: Matched) -> list[tuple[torch.Tensor, After]]:
+    """A matrix (out, in) before and after, in the parts that are stacked on each other. DeltawError if they differ."""
+    return [_part(sources, before, after) for before, after in zip(matched.module.pieces, matched.after, strict=True)]
 
 
 def _part(sources: Sources, piece: Piece, tuned: Piece) -> tuple[torch.Tensor, After]:
@@ -170,7 +174,7 @@ def _part(sources: Sources, piece: Piece, tuned: Piece) -> tuple[torch.Tensor, A
     return before, after
 
 
-def _steps(side: Checkpoint | Adapter, piece: Piece) -> Steps | None:
+def stored_steps(side: Checkpoint | Adapter, piece: Piece) -> Steps | None:
     """The steps of a piece in 8-bit floats; None: its own format says them."""
     if isinstance(side, Adapter) or side.tensors[piece.tensor].dtype not in EIGHT_BITS:
         return None

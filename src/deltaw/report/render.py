@@ -17,6 +17,7 @@ from deltaw.report.added import Added, added, added_interventions
 from deltaw.report.cards import behaviour, cards, choices, committed
 from deltaw.report.pages import claims_table
 from deltaw.report.pages import compare as comparison
+from deltaw.report.pages import several as several_models
 from deltaw.report.pages.attacks_table import attack_tables
 from deltaw.report.pages.behaviour_tables import rate_tables
 from deltaw.report.pages.compare_tables import tables_of as comparison_tables
@@ -61,6 +62,10 @@ def _report(run_dir: Path, results: Results) -> Path:
         charts = (grid_figure(grid, tuned) for tuned in grid.tuned)
         drawings = [chart.draw() for chart in charts if chart is not None]
         return _write(run_dir, {"grid": drawings}, render_grid(results, grid, drawings), tables_of(grid))
+    if "several" in results.manifest:
+        several = several_models.Several(results)
+        layers = [chart.draw() for chart in several_models.drawn(several)]
+        return _write(run_dir, {"layers": layers}, render_several(several, layers))
     if "comparison" in results.manifest:
         pair = comparison.Pair(results)
         figures, lacking = comparison.drawn(pair)
@@ -114,6 +119,29 @@ def render_grid(results: Results, grid: Grid, drawings: Sequence[Drawing]) -> st
     head = _head(results, grid.tables)
     template = _environment().get_template("grid.html")
     return template.render(css=_css(), head=head, drawings=drawings, tables=tables_of(grid))
+
+
+def render_several(several: several_models.Several, layers: Sequence[Drawing]) -> str:
+    """The page of several tuned models as text. layers: its figures."""
+    tables = several_models.tables_of(several)
+    asked = [("refusals", "Who refuses what")] if tables["refusals"] else []
+    contents = [("pairs", "Every two updates"), *asked, ("layers", "Layer by layer"), ("models", "The models")]
+    missing = [] if layers else ["every two updates, layer by layer"]
+    return (
+        _environment()
+        .get_template("several.html")
+        .render(
+            css=_css(),
+            script=_asset("page.js"),
+            bundle=_bundle(),
+            head=several_models.head(several),
+            tables=tables,
+            drawn={"layers": layers},
+            missing={"layers": missing},
+            contents=[*contents, ("words", "How to read")],
+            added=(),
+        )
+    )
 
 
 def render_comparison(

@@ -42,6 +42,7 @@ _TUNING = {
     },
 }
 _RUN = {"path": str, "finished": str, "code": str, "seeds": [int], "seconds": {"all_stages": Number}}
+_TUNED = {"name": str, "path": str, "control": bool, "kept": str}
 MANIFEST = {
     "recipe": str,
     "exploratory": bool,
@@ -66,6 +67,8 @@ MANIFEST = {
     "skipped": _TEXTS,
     "absent": Named(_TEXTS),
     "prompts": {"control": str, "absent": _TEXTS},
+    # of several tuned models
+    "several": {"version": str, "base": str, "asked": bool, "directions": [int], "models": [_TUNED]},
 }
 _COMPARISON = ("names", "matrices", "skipped", "absent", "finished")
 PROMPT = {
@@ -92,6 +95,11 @@ def check_manifest(manifest: object) -> dict[str, Any]:
         _require(found["comparison"], ("version",), "comparison")
         if len(found["names"]) != 2:
             raise ValueError(f"names has {len(found['names'])} entries; expected those of the two sides")
+    if "several" in found:
+        _require(found, ("several", "skipped", "finished"), "")
+        _require(found["several"], ("version", "base", "asked", "directions", "models"), "several")
+        for place, model in enumerate(found["several"]["models"]):
+            _require(model, tuple(_TUNED), f"several.models.{place}")
     for place, cell in enumerate((found.get("config") or {}).get("cells") or ()):
         _require_items(cell, place)
     if (found.get("config") or {}).get("cells"):

@@ -1,0 +1,427 @@
+"""The report on several tuned models of one base: every two updates beside chance and controls, and who refuses what.
+
+Reads measurements and manifest, nothing else. A line about two updates has the first model's name, and `set` has the
+second's: with=NAME, with=NAME/k=016, with=NAME/k=016/angle=01.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from deltaw.charts.figure import Figure, figure
+from deltaw.charts.primitives import Axis, curves, domain_of, layer_axis, null_band
+from deltaw.charts.style import Series, light, number
+from deltaw.charts.tables import Table, Tables, interval, values
+from deltaw.results import Results
+
+GROUPS = ("two tunings", "tuning and control", "two controls")
+SHADES = ("ssft", "dpo", "unlearn", "dpo_plain", "added-1", "added-2", "added-3", "added-4")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
+DASHES = {"two tunings": (1, 0), "tuning and control": (6, 3), "two controls": (2, 2)}
+MOST_LINES = 8
+"""Pairs up to this many have a line each in a figure; of more, each group has one."""
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class PairOfModels:
+    """Two models, and whether controls are among them."""
+
+    first: str
+    second: str
+    group: str
+
+    @property
+    def label(self) -> str:
+        """What figures and tables call it."""
+        return f"{self.first} and {self.second}"
+
+
+class Several:
+    """The measurements of several models, by pair."""
+
+    def __init__(self, results: Results) -> None:
+        self.tables = Tables(results)
+        self.manifest = results.manifest
+        self.models: list[Mapping[str, Any]] = list(results.manifest["several"]["models"])
+        controls = {model["name"] for model in self.models if model["control"]}
+        self.pairs = [
+            PairOfModels(a["name"], b["name"], GROUPS[len({a["name"], b["name"]} & controls)])
+            for a, b in combinations(self.models, 2)
+        ]
+        frame = self.tables.frame
+        frame = frame[frame["stage"] == "several"]
+        self.k = self._largest(frame)
+        parts = (
+            frame["set"].fillna("").str.extract(r"^with=(?P<other>[^/]*)(?:/k=(?P<k>\d+))?(?:/angle=(?P<angle>\d+))?$")
+        )
+        self.frame = frame.assign(other=parts["other"], k=parts["k"].astype(float), angle=parts["angle"].astype(float))
+
+    def _largest(self, frame: pd.DataFrame) -> int:
+        ks = frame["set"].fillna("").str.extract(r"/k=(\d+)$")[0].dropna().astype(int)
+        return int(ks.max()) if len(ks) else 0
+
+    def of(self, pair: PairOfModels, statistic: str, null: str = "rotation") -> pd.DataFrame:
+        """The rows of a statistic and null about two models: of energy shared, of the first one's in the second's."""
+        frame = self.frame
+        chosen = (frame["model"] == pair.first) & (frame["other"] == pair.second)
+        chosen &= (frame["statistic"] == statistic) & (frame["null_kind"] == null)
+        return frame[chosen]
+
+    def references(self) -> list[PairOfModels]:
+        """What two tunings are read beside: two controls, or where there is one control, each tuning with it."""
+        for group in GROUPS[:0:-1]:
+            pairs = [pair for pair in self.pairs if pair.group == group]
+            if pairs:
+                return pairs
+        return []
+
+
+def whole(several: Several, pair: PairOfModels, statistic: str, null: str = "rotation") -> Mapping[Any, Any] | None:
+    """The row about all matrices as one vector."""
+    rows = several.of(pair, statistic, null)
+    rows = rows[rows["module"].isna()]
+    return rows.to_dict("records")[0] if len(rows) else None
+
+
+def over_matrices(several: Several, pair: PairOfModels, statistic: str) -> Mapping[str, float] | None:
+    """Mean over matrices of a number and its chance, each for the largest number of directions that a matrix has.
+
+    The band is that of a mean of independent ones, so a stack of two matrices does not count beside them.
+    """
+    rows = several.of(pair, statistic)
+    rows = _of_most_directions(rows[rows["layer"].notna() & rows["angle"].isna()])
+    rows = rows[~rows["module"].str.endswith("gate_up")]
+    if rows.empty:
+        return None
+    mean = float(rows["null_mean"].mean())
+    low, high = (
+        mean + sign * float(((rows[edge] - rows["null_mean"]) ** 2).sum() ** 0.5) / len(rows)
+        for edge, sign in (("null_low", -1), ("null_high", 1))
+    )
+    return {"value": float(rows["value"].mean()), "null_mean": mean, "null_low": low, "null_high": high}
+
+
+def _of_most_directions(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each matrix, the rows about the largest number of directions."""
+    return rows[rows["k"] == rows.groupby("module")["k"].transform("max")]
+
+
+def overview(several: Several) -> Table:
+    """A row for every two models: all matrices together."""
+    pairs = sorted(several.pairs, key=lambda pair: GROUPS.index(pair.group))
+    columns = (
+        "two updates",
+        "what they are",
+        "cosine",
+        "chance, 95 %",
+        "in chance deviations",
+        "the same, inputs kept",
+        "write overlap [chance]",
+        "read overlap [chance]",
+        "energy of the first in the second's write directions [chance]",
+        "second in first",
+        "… read directions [chance]",
+        "second in first",
+    )
+    return Table(
+        "Every two updates, all matrices together; in brackets, the 95 % band of chance",
+        columns,
+        tuple(_overview_row(several, pair) for pair in pairs),
+    )
+
+
+def _overview_row(several: Several, pair: PairOfModels) -> tuple[str, ...]:
+    cosine = whole(several, pair, "update_cosine")
+    plain = whole(several, pair, "update_cosine_deviations")
+    strict = whole(several, pair, "update_cosine_deviations", "rotation_of_outputs")
+    turned = PairOfModels(pair.second, pair.first, pair.group)
+    shared = [
+        _beside_chance(over_matrices(several, way, f"{side}_energy_shared"))
+        for side in ("output", "input")
+        for way in (pair, turned)
+    ]
+    return (
+        pair.label,
+        pair.group,
+        number(cosine["value"]) if cosine else "–",
+        f"±{number(cosine['null_high'])}" if cosine else "–",
+        number(plain["value"]) if plain else "–",
+        number(strict["value"]) if strict else "–",
+        *(_beside_chance(over_matrices(several, pair, f"{side}_overlap")) for side in ("output", "input")),
+        *shared,
+    )
+
+
+def _beside_chance(row: Mapping[Any, Any] | None) -> str:
+    """A value and, in brackets, the 95 % band of its chance."""
+    if row is None:
+        return "–"
+    return f"{number(row['value'])} [{number(row['null_low'])}, {number(row['null_high'])}]"
+
+
+def beside_controls(several: Several) -> Table | None:
+    """Two tunings, and what controls give for the same numbers: of all matrices, the pairs' range."""
+    tunings, references = [pair for pair in several.pairs if pair.group == GROUPS[0]], several.references()
+    if not tunings or not references:
+        return None
+    rows = []
+    for pair in tunings:
+        chosen = references
+        if references[0].group == GROUPS[1]:  # one control: each of the two tunings with it
+            chosen = [other for other in references if {pair.first, pair.second} & {other.first, other.second}]
+        for name, read in _READ:
+            own, others = read(several, pair), [(other.label, read(several, other)) for other in chosen]
+            known = [(label, value) for label, value in others if value is not None]
+            if own is not None and known:
+                rows.append(
+                    (pair.label, name, number(own), "; ".join(f"{label}: {number(value)}" for label, value in known))
+                )
+    title = "Two tunings, and the same number with controls"
+    return Table(title, ("two updates", "number", "value", "with controls"), tuple(rows)) if rows else None
+
+
+def _whole_value(several: Several, pair: PairOfModels) -> float | None:
+    row = whole(several, pair, "update_cosine")
+    return None if row is None else float(row["value"])
+
+
+def _mean_value(statistic: str) -> Any:
+    def read(several: Several, pair: PairOfModels) -> float | None:
+        means = over_matrices(several, pair, statistic)
+        return None if means is None else means["value"]
+
+    return read
+
+
+_READ = (
+    ("cosine", _whole_value),
+    ("write overlap", _mean_value("output_overlap")),
+    ("read overlap", _mean_value("input_overlap")),
+    ("energy of the first in the second's write directions", _mean_value("output_energy_shared")),
+    ("energy of the first in the second's read directions", _mean_value("input_energy_shared")),
+)
+
+
+def by_kind(several: Several) -> Table | None:
+    """Means over layers, a row a pair and kind of matrix."""
+    frame, rows = several.frame, []
+    for pair in several.pairs:
+        for kind in _kinds(frame):
+            cells = []
+            for statistic in ("update_cosine", "update_cosine_deviations", "output_overlap", "input_overlap"):
+                part = several.of(pair, statistic)
+                part = part[(part["module"] == kind) & part["layer"].isna()]
+                part = part[part["k"].isna() | (part["k"] == part["k"].max())]
+                row = part.to_dict("records")[0] if len(part) else None
+                deviations = statistic == "update_cosine_deviations"
+                cells.append(number(row["value"]) if row is not None and deviations else _beside_chance(row))
+            if any(cell != "–" for cell in cells):
+                rows.append((pair.label, kind, *cells))
+    columns = (
+        "two updates",
+        "matrix",
+        "cosine [chance]",
+        "in chance deviations",
+        "write overlap [chance]",
+        "read overlap [chance]",
+    )
+    title = "Means over layers by kind of matrix, with the 95 % band of chance in brackets"
+    return Table(title, columns, tuple(rows)) if rows else None
+
+
+def _kinds(frame: pd.DataFrame) -> list[str]:
+    return sorted(frame.loc[frame["n_unit"] == "layer", "module"].dropna().unique())
+
+
+def refusals(several: Several) -> Table | None:
+    """Who refuses what: a row a set of prompts and attack, a column a model."""
+    frame = values(several.tables.take("refuse_rate", stage="behaviour"))
+    if frame.empty:
+        return None
+    names = ["base", *(model["name"] for model in several.models)]
+    rows = []
+    for (prompts, attack), part in frame.groupby(["set", frame["attack"].fillna("")], sort=False):
+        cells = {row["model"]: row for row in part.to_dict("records")}
+        count = max(int(row["n"]) for row in cells.values())
+        shown = [interval(cells[x]["value"], cells[x]["low"], cells[x]["high"]) if x in cells else "–" for x in names]
+        rows.append((str(prompts), str(attack) or "none", str(count), *shown))
+    controls = {model["name"] for model in several.models if model["control"]}
+    heads = tuple(f"{name} (control)" if name in controls else name for name in names)
+    title = "Share of answers that the judge calls refusals [95 %, Wilson]"
+    return Table(title, ("prompts", "attack", "n", *heads), tuple(rows))
+
+
+def absent(several: Several) -> Table | None:
+    """Matrices that two models were not compared in, and why, those with one reason together."""
+    rows = []
+    for pair, reasons in several.manifest["absent"].items():
+        by_reason: dict[str, list[str]] = {}
+        for module, why in reasons.items():
+            model, _, rest = str(why).partition(": ")
+            below = "below the rounding floor" in rest
+            text = f"{model}: the update is below the rounding floor, so it is not interpreted" if below else str(why)
+            by_reason.setdefault(text, []).append(module)
+        rows += [(pair, why, str(len(names)), ", ".join(names[:3])) for why, names in by_reason.items()]
+    title = "Matrices that were not compared, and why"
+    return Table(title, ("two updates", "why", "matrices", "such as"), tuple(rows)) if rows else None
+
+
+def kept(several: Several) -> Table:
+    """The models, and where each one's own report is."""
+    rows = tuple(
+        (model["name"], "control" if model["control"] else "tuning", model["path"], f"{model['kept']}/report.html")
+        for model in several.models
+    )
+    return Table("The models, and where each one's own report is", ("name", "what", "files", "its report"), rows)
+
+
+def drawn(several: Several) -> list[Figure]:
+    """Cosine, overlaps and shared energy over layers, a panel a kind of matrix."""
+    figures = [
+        _over_layers(
+            several,
+            "update_cosine",
+            "several-cosine",
+            "Cosine of every two updates, by layer",
+            "cosine",
+            "Entries of two updates as vectors. Grey: chance, 95 % under rotations of both sides; in large matrices it "
+            "is thinner than a line.",
+        ),
+        *(
+            _over_layers(several, f"{side}_{what}", f"several-{side}-{what}".replace("_", "-"), title, unit, caption)
+            for side, word in (("output", "write"), ("input", "read"))
+            for what, title, unit, caption in (
+                (
+                    "overlap",
+                    f"Overlap of the {several.k} strongest {word} directions of every two updates, by layer",
+                    "mean squared cosine",
+                    "1: the same subspace. Grey: chance, 95 % for a uniform subspace.",
+                ),
+                (
+                    "angle",
+                    f"The smallest principal angle between the {several.k} strongest {word} directions, by layer",
+                    "degrees",
+                    "0: they share a direction. Grey: chance, 95 %; the smallest of several angles is not near 90°.",
+                ),
+                (
+                    "energy_shared",
+                    f"Energy of one update in the other's {several.k} strongest {word} directions, by layer",
+                    "share of energy",
+                    "Of the first model's update in the second's directions. Grey: chance, 95 % for uniform "
+                    "directions. Its own directions hold the most that so many directions can.",
+                ),
+            )
+        ),
+    ]
+    return [made for made in figures if made is not None]
+
+
+def _over_layers(several: Several, statistic: str, name: str, title: str, unit: str, caption: str) -> Figure | None:
+    parts = []
+    for pair in several.pairs:
+        rows = several.of(pair, statistic)
+        rows = rows[rows["layer"].notna() & (rows["angle"].isna() | (rows["angle"] == 1))]
+        rows = rows if rows["k"].isna().all() else _of_most_directions(rows)
+        parts.append(rows.assign(series=pair.label, group=pair.group))
+    frame = pd.concat(parts)
+    if frame.empty:
+        return None
+    kinds = [_kind(module, layer) for module, layer in zip(frame["module"], frame["layer"], strict=True)]
+    frame = frame.assign(kind=kinds, x=frame["layer"], at=frame["layer"])
+    looks = _looks(several.pairs)
+    if len(several.pairs) > MOST_LINES:
+        frame, looks = _grouped(frame)
+        caption = f"Means over the pairs of each group; whiskers span them. {caption}"
+    else:
+        frame = frame.assign(low=float("nan"), high=float("nan"))
+    shown = [
+        f"{number(value)}, chance {interval(*null)}"
+        for value, *null in zip(frame["value"], frame["null_mean"], frame["null_low"], frame["null_high"], strict=True)
+    ]
+    frame = frame.assign(shown=shown)
+    x = layer_axis(frame["x"].tolist())
+    y = Axis(unit, domain_of(frame["value"], frame["low"], frame["high"], frame["null_low"], frame["null_high"]))
+    panels = []
+    for kind in sorted(set(kinds)):
+        part = frame[frame["kind"] == kind]
+        null = part.drop_duplicates("layer").sort_values("layer")
+        k = part["k"].max()
+        panel = kind if k != k or k == several.k else f"{kind}, k = {k:.0f}"
+        there = [look for look in looks if look.label in set(frame["series"])]
+        panels.append(curves(part.drop(columns="kind"), there, panel, x, y, under=[null_band(null, "layer", x, y)]))
+    return figure(name, title, caption, (statistic,), panels)
+
+
+def _grouped(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[Series, ...]]:
+    """The mean over the pairs of each group, and their range."""
+    means = frame.groupby(["kind", "layer", "group"], sort=False, as_index=False).agg(
+        value=("value", "mean"),
+        low=("value", "min"),
+        high=("value", "max"),
+        null_mean=("null_mean", "mean"),
+        null_low=("null_low", "mean"),
+        null_high=("null_high", "mean"),
+        k=("k", "max"),
+        x=("x", "first"),
+        at=("at", "first"),
+    )
+    shades = dict(zip(GROUPS, ("ssft", "control", "base"), strict=True))
+    looks = tuple(
+        Series("", group, None, light(shades[group]), DASHES[group], SHAPES[place], place > 0)
+        for place, group in enumerate(GROUPS)
+    )
+    offsets = {group: 0.12 * (place - 1) for place, group in enumerate(GROUPS)}
+    return means.assign(series=means["group"], x=means["x"] + means["group"].map(offsets)), looks
+
+
+def _looks(pairs: Iterable[PairOfModels]) -> tuple[Series, ...]:
+    """Two tunings have a colour each; pairs with controls are brown or grey, and told apart by their marks."""
+    looks, places = [], dict.fromkeys(GROUPS, 0)
+    for pair in pairs:
+        place = places[pair.group]
+        places[pair.group] += 1
+        colour = {GROUPS[0]: SHADES[place % len(SHADES)], GROUPS[1]: "control", GROUPS[2]: "base"}[pair.group]
+        shape, hollow = SHAPES[place % len(SHAPES)], pair.group != GROUPS[0]
+        looks.append(Series("", pair.label, None, light(colour), DASHES[pair.group], shape, hollow))
+    return tuple(looks)
+
+
+def _kind(module: str, layer: float) -> str:
+    return module.partition(f".{int(layer)}.")[2] or module
+
+
+def tables_of(several: Several) -> dict[str, Table | None]:
+    """The page's tables; None where there is nothing."""
+    return {
+        "overview": overview(several),
+        "controls": beside_controls(several),
+        "kinds": by_kind(several),
+        "refusals": refusals(several),
+        "absent": absent(several),
+        "models": kept(several),
+    }
+
+
+def head(several: Several) -> dict[str, Any]:
+    """The top of the page."""
+    manifest, models = several.manifest, several.models
+    controls = [model["name"] for model in models if model["control"]]
+    facts = [
+        ("base", manifest["several"]["base"]),
+        ("tuned", ", ".join(model["name"] for model in models if not model["control"])),
+        ("controls", ", ".join(controls) or "none"),
+        ("architecture", manifest.get("model_type") or "unknown"),
+        ("finished", str(manifest["finished"]).replace("T", " ").replace("+00:00", " UTC")),
+    ]
+    return {
+        "title": f"{len(models)} tuned models of {manifest['several']['base']}",
+        "facts": [(name, value) for name, value in facts if value],
+        "controls": controls,
+        "k": several.k,
+        "asked": manifest["several"]["asked"],
+        "version": manifest["several"]["version"],
+    }
