@@ -32,6 +32,7 @@ from deltaw.observations.ranks.measure import Ranks
 from deltaw.observations.refusal_direction.measure import RefusalDirection
 from deltaw.observations.safety_subspace.measure import SafetySubspace
 from deltaw.observations.sensitivity.measure import PromptSensitivity
+from deltaw.observations.update_directions.measure import UpdateDirections
 from deltaw.observations.update_effect.measure import UpdateEffect
 from deltaw.plugins import resolve
 from deltaw.recipes import recipe
@@ -70,6 +71,7 @@ OBSERVED: dict[str, Observe] = {
     "overlap": overlap,
     "off-principal": OffPrincipal(rotations=3).measure,
     "safety-subspace": SafetySubspace().measure,
+    "update-directions": UpdateDirections(directions=3).measure,
 }
 
 
@@ -142,6 +144,14 @@ class Exported(HuggingFaceModel):
         chat = Chat(loaded.train(False), None, directory)
         super().__init__(lambda: chat, tokens, complied, blocks, batch=5, jacobian_rows=32)
         self.exported = model
+
+    def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """Through transformers' own output embedding, which has no tokenizer here: named by the world."""
+        model: Any = self.chat().model
+        logits = (model.get_output_embeddings().weight @ directions).detach().numpy()
+        order = np.argsort(-logits, axis=0)[:count]
+        names = WORLD.vocabulary.names
+        return [[(names[token], float(logits[token, k])) for token in order[:, k]] for k in range(order.shape[1])]
 
     def random(self, seed: int) -> "Exported":
         """The random model of the synthetic side."""
@@ -303,6 +313,9 @@ MUTATIONS: dict[str, dict[str, Mutate]] = {
     },
     "overlap": {"weights of another layer": WEIGHTS},
     "safety-subspace": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
+    "update-directions": {
+        "layer": LAYER, "site": SITE, "weights of another layer": WEIGHTS, "verdicts swapped": verdicts_swapped,
+    },
     "off-principal": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from deltaw.models.huggingface import (
     padded,
     readout,
     rows_of,
+    text_of,
 )
 from deltaw.models.lora import Adapter
 from deltaw.models.mlp_maps import mlp_of
@@ -209,6 +211,14 @@ class HuggingFaceModel:
                 encoded = padded(rows[part], "left", chat.device)
                 blocks = self.blocks(encoded, prompts[part])
                 yield PromptEmbeddings(readout(chat, encoded), embedded(chat, encoded), blocks, LAST)
+
+    def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """Of each direction (D, K), the tokens with the largest logits along it. DeltawError without an unembedding."""
+        chat = self.chat()
+        head: Any = chat.model.get_output_embeddings()  # type: ignore[operator]
+        if head is None:
+            raise DeltawError(f"the model in {chat.directory} has no unembedding")
+        return lenses.top_tokens(head.weight, directions, count, lambda token: text_of(chat, [token]))
 
     def random(self, seed: int) -> "HuggingFaceModel":
         """A model of the same shape with random weights, as its architecture draws them."""

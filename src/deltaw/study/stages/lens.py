@@ -34,6 +34,7 @@ from deltaw.observations.lens import (
     Places,
     PromptEmbeddings,
     Question,
+    top_tokens,
 )
 from deltaw.observations.lens import Prompts as LensPrompts
 from deltaw.recipes.sizes import Sizes
@@ -148,6 +149,12 @@ class SyntheticModel:
         blocks = {role.name.lower(): batch.roles[:, :stop] == int(role) for role in BLOCKS}
         return PromptEmbeddings(
             readout, self.model.embed(batch.tokens[:, :stop]), blocks, Role.LAST_PROMPT.name.lower()
+        )
+
+    def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """Of each direction (D, K), the tokens with the largest logits along it."""
+        return top_tokens(
+            self.model.unembed.weight, directions, count, lambda token: self.world.vocabulary.names[token]
         )
 
     def random(self, seed: int) -> "SyntheticModel":
