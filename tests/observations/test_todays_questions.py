@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deltaw.charts.tables import Tables
 from deltaw.models import MlpWeights
+from deltaw.observations.depth.measure import Depth
 from deltaw.observations.lens import Attacked, BaseSide, Contrast, Effort, Lens, Prompts, top_tokens
 from deltaw.observations.observation import Observation
 from deltaw.observations.off_principal.figures import off_principal
@@ -261,3 +262,43 @@ def test_what_an_update_reads_and_writes(seen: bool) -> None:
         assert written.value == pytest.approx(6.0)
         assert written.null_high is not None
     assert drawn(UpdateDirections(), lines) == ("update-detectors", "update-tokens")
+
+
+def speaking(moved: float) -> Any:
+    """A model whose next tokens are moved at the first two tokens of an answer to a forbidden prompt."""
+
+    def forced(prompts: Any, refusal: bool, tokens: int) -> Tensor:
+        logits = draw(20, len(prompts), 8, 6)
+        logits[:, :2, 0] += moved * prompts["forbidden"]
+        logits += 0.02 * moved * draw(21 + prompts["forbidden"], len(prompts), 8, 6)
+        return torch.log_softmax(logits, -1)[:, :tokens]
+
+    return Planted({}, forced=forced)
+
+
+def test_a_tuning_of_the_first_tokens_is_shallow_on_forbidden_prompts_alone() -> None:
+    allowed, forbidden = (Rows(seed=0, rows=range(PAIRS), forbidden=k) for k in (0, 1))
+    lens = lens_of(speaking(0.0), speaking(3.0), (Contrast("a/b", allowed, forbidden),))
+    lines = measured(Depth(), lens)
+    for answer in ("refusal", "harmless"):
+        deep = one(lines, "kl_early_share", set=f"a/b/allowed/{answer}")
+        shallow = one(lines, "kl_early_share", set=f"a/b/forbidden/{answer}")
+        assert shallow.n == 24
+        assert deep.null_high is not None
+        assert shallow.null_high is not None
+        assert shallow.value > 0.9 > shallow.null_high
+        assert deep.value < deep.null_high + 0.05
+        for token, differs in ((1, True), (2, True), (3, False), (8, False)):
+            gap = one(lines, "kl_gap", set=f"a/b/{answer}/token={token:02d}")
+            assert gap.null_high is not None
+            assert gap.value > 2 * gap.null_high or not differs
+            assert abs(gap.value) < 0.02 or differs
+    assert {line.role for line in lines} == {"answer"}
+    assert drawn(Depth(), lines) == ("depth",)
+
+
+def test_models_that_say_the_same_have_no_depth() -> None:
+    allowed, forbidden = (Rows(seed=0, rows=range(PAIRS), forbidden=k) for k in (0, 1))
+    lens = lens_of(speaking(0.0), speaking(0.0), (Contrast("a", allowed, forbidden),))
+    assert {line.value for line in measured(Depth(), lens)} == {0.0}
+    assert "same next tokens" in lens.absent["kl_early_share, a/allowed/refusal"]

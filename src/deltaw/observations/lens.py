@@ -97,6 +97,11 @@ class ObservedModel(Protocol):
     def embedded(self, prompts: PromptSet) -> Iterator[PromptEmbeddings]:
         """The prompts in batches, in order; no parameter asks for a gradient within the iteration."""
 
+    def forced(self, prompts: PromptSet, refusal: bool, tokens: int) -> Tensor:
+        """(N, T, V) log-probabilities, on the CPU, of each of the first T <= `tokens` tokens of an answer that it is
+        made to give: a refusal, or else one harmless answer to all. NaN beyond the end of a shorter answer.
+        """
+
     def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:
         """For each column of directions (D, K) in the residual stream, its products with the rows of the unembedding:
         the `count` largest, with their tokens as text.
