@@ -97,8 +97,29 @@ class ObservedModel(Protocol):
     def embedded(self, prompts: PromptSet) -> Iterator[PromptEmbeddings]:
         """The prompts in batches, in order; no parameter asks for a gradient within the iteration."""
 
+    def forced(self, prompts: PromptSet, refusal: bool, tokens: int) -> Tensor:
+        """(N, T, V) log-probabilities, on the CPU, of each of the first T <= `tokens` tokens of an answer that it is
+        made to give: a refusal, or else one harmless answer to all. NaN beyond the end of a shorter answer.
+        """
+
+    def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """For each column of directions (D, K) in the residual stream, its products with the rows of the unembedding:
+        the `count` largest, with their tokens as text.
+        """
+
     def random(self, seed: int) -> "ObservedModel":
         """A model of the same shape with random weights."""
+
+
+def top_tokens(
+    unembedding: Tensor, directions: Tensor, count: int, text: Callable[[int], str]
+) -> list[list[tuple[str, float]]]:
+    """`ObservedModel.top_tokens` of an unembedding (V, D)."""
+    weight = unembedding.detach()
+    logits = weight @ directions.to(weight)
+    values, tokens = logits.double().cpu().topk(min(count, len(logits)), dim=0)
+    columns = zip(tokens.T.tolist(), values.T.tolist(), strict=True)
+    return [[(text(token), value) for token, value in zip(*column, strict=True)] for column in columns]
 
 
 @dataclass(frozen=True, eq=False)
