@@ -67,8 +67,8 @@ def model(seed: int) -> Transformer:
 
 def test_all_are_listed() -> None:
     assert set(NAMES) >= {
-        "activation-view", "attacked_prompts", "clusters", "dose_response", "gain", "null_space", "overlap", "probe", "ranks",
-        "refusal_direction", "sensitivity", "update_effect",
+        "activation-view", "attacked_prompts", "clusters", "dose_response", "gain", "null_space", "overlap", "probe",
+        "ranks", "refusal_direction", "sensitivity", "update_effect",
     }  # fmt: skip
 
 

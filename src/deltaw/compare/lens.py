@@ -22,7 +22,7 @@ from deltaw.compare.two_models import TwoModels
 from deltaw.errors import DeltawError
 from deltaw.interventions import Edit, Patch, Place, Responses, State, check_patch, editing, holding, patching
 from deltaw.models import MlpWeights
-from deltaw.models.answers import answers_to_rows, decoded
+from deltaw.models.answers import answers_to_rows, decoded, text_of
 from deltaw.models.architectures import family_of
 from deltaw.models.freezing import frozen
 from deltaw.models.huggingface import (
@@ -34,7 +34,6 @@ from deltaw.models.huggingface import (
     padded,
     readout,
     rows_of,
-    text_of,
 )
 from deltaw.models.lora import Adapter
 from deltaw.models.mlp_maps import mlp_of
