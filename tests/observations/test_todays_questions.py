@@ -11,12 +11,14 @@ from torch import Tensor
 from deltaw.charts.tables import Tables
 from deltaw.models import MlpWeights
 from deltaw.observations.depth.measure import Depth
-from deltaw.observations.lens import Attacked, BaseSide, Contrast, Effort, Lens, Prompts, top_tokens
+from deltaw.observations.lens import BaseSide, Lens
 from deltaw.observations.observation import Observation
 from deltaw.observations.off_principal.figures import off_principal
 from deltaw.observations.off_principal.measure import OffPrincipal
+from deltaw.observations.prompts import Attacked, Contrast, Effort, Prompts
 from deltaw.observations.safety_subspace.measure import SafetySubspace
 from deltaw.observations.update_directions.measure import UpdateDirections
+from deltaw.observations.vocabulary import top_tokens
 from deltaw.recipes import recipe
 from deltaw.recipes.choose import with_observations
 from deltaw.report.added import added

@@ -24,6 +24,7 @@ from deltaw.interventions import Edit, Patch, Place, Responses, State, check_pat
 from deltaw.models import MlpWeights
 from deltaw.models.answers import answers_to_rows, decoded, text_of
 from deltaw.models.architectures import family_of
+from deltaw.models.batched import batches_by_length
 from deltaw.models.freezing import frozen
 from deltaw.models.huggingface import (
     Chat,
@@ -38,20 +39,10 @@ from deltaw.models.huggingface import (
 from deltaw.models.lora import Adapter
 from deltaw.models.mlp_maps import mlp_of
 from deltaw.models.taps import at_least_float32, tap
-from deltaw.observations import lens as lenses
-from deltaw.observations.lens import (
-    READ,
-    Attacked,
-    BaseSide,
-    Contrast,
-    Ints,
-    Lens,
-    Places,
-    PromptEmbeddings,
-    Prompts,
-    PromptSet,
-    Question,
-)
+from deltaw.observations.lens import READ, BaseSide, Lens, Places, PromptEmbeddings
+from deltaw.observations.prompts import Attacked, Contrast, Ints, Prompts, PromptSet, Question
+from deltaw.observations.prompts import Effort as ObservationEffort
+from deltaw.observations.vocabulary import top_tokens
 from deltaw.prompts.matched import CONTRASTS, FORBIDDEN, Prompt, matched, spread
 
 LIGHT = 1 << 30
@@ -246,7 +237,7 @@ class HuggingFaceModel:
         head: Any = chat.model.get_output_embeddings()  # type: ignore[operator]
         if head is None:
             raise DeltawError(f"the model in {chat.directory} has no unembedding")
-        return lenses.top_tokens(head.weight, directions, count, lambda token: text_of(chat, [token]))
+        return top_tokens(head.weight, directions, count, lambda token: text_of(chat, [token]))
 
     def random(self, seed: int) -> "HuggingFaceModel":
         """A model of the same shape with random weights, as its architecture draws them."""
@@ -342,7 +333,7 @@ def real_lens(
         for alpha, said in zip((0.0, 1.0), complied, strict=True)
     )
     draws, of_effect = min(LABEL_DRAWS, effort.draws), min(EFFECT_DRAWS, effort.draws)
-    bounded = lenses.Effort(draws, effort.draws, effort.sensitive, of_effect, whole_jacobian=False)
+    bounded = ObservationEffort(draws, effort.draws, effort.sensitive, of_effect, whole_jacobian=False)
     lens = Lens(BaseSide(base, prompts, bounded, effort.seed), tuned)
     read_base(lens)
     return lens
@@ -377,14 +368,6 @@ def stored_maps(models: TwoModels, tuned: bool, layer: int) -> tuple[Tensor, Ten
         return None
     *first, (w_out, b_out) = present
     return torch.cat([weight for weight, _ in first]), torch.cat([bias for _, bias in first]), w_out, b_out
-
-
-def batches_by_length(rows: Sequence[Sequence[int]], batch: int) -> Iterator[list[int]]:
-    """Numbers of rows of one length, at most `batch` at a time, the shortest first."""
-    for length in sorted({len(row) for row in rows}):
-        numbers = [number for number, row in enumerate(rows) if len(row) == length]
-        for start in range(0, len(numbers), batch):
-            yield numbers[start : start + batch]
 
 
 @torch.no_grad()

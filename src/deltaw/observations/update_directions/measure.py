@@ -27,8 +27,9 @@ from deltaw.analysis.inputs import array, normals
 from deltaw.analysis.peak import Halves
 from deltaw.analysis.safety_subspaces import Modes, modes
 from deltaw.errors import DeltawError
-from deltaw.observations.lens import Clusters, Lens, Places
+from deltaw.observations.lens import Lens, Places
 from deltaw.observations.observation import Observation, Statistic
+from deltaw.observations.prompts import Clusters
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Null, from_draws
 

@@ -34,19 +34,10 @@ from deltaw.interventions import Edit, Patch, Place, Responses, State, answers_p
 from deltaw.models import MlpWeights, Transformer, activations, mlp
 from deltaw.models.batch import Batch, Role
 from deltaw.models.freezing import frozen
-from deltaw.observations.lens import (
-    READ,
-    Attacked,
-    BaseSide,
-    Contrast,
-    Effort,
-    Ints,
-    Places,
-    PromptEmbeddings,
-    Question,
-    top_tokens,
-)
-from deltaw.observations.lens import Prompts as LensPrompts
+from deltaw.observations.lens import READ, BaseSide, Places, PromptEmbeddings
+from deltaw.observations.prompts import Attacked, Contrast, Effort, Ints, Question
+from deltaw.observations.prompts import Prompts as LensPrompts
+from deltaw.observations.vocabulary import top_tokens
 from deltaw.recipes.sizes import Sizes
 from deltaw.study.stages.answers import answers_to
 from deltaw.study.stages.shared import SeedConfig, last_model
