@@ -109,8 +109,8 @@ def test_controls_that_do_not_fit_are_said() -> None:
         with_controls(recipe("grid"), [other])
     with pytest.raises(DeltawError, match="teaches the same as no control; use operators"):
         with_controls(with_protocols(smoke, [resolve("protocol", "circuit-breakers")]), [other])
-    with pytest.raises(DeltawError, match="no control 'placebo'; there are benign, constant, noise, operators, other"):
-        resolve("control", "placebo")
+    with pytest.raises(DeltawError, match="no control 'sugar'; there are benign, constant, noise, operators, other"):
+        resolve("control", "sugar")
 
 
 @pytest.mark.parametrize(

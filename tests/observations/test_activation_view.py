@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from deltaw.observations.activation_view.measure import ActivationView, Plane
-from deltaw.observations.lens import BaseSide, Contrast, Effort, Lens, Prompts
+from deltaw.observations.lens import BaseSide, Lens
+from deltaw.observations.prompts import Contrast, Effort, Prompts
 from deltaw.results import Measurement
 from deltaw.results.recorder import Sheet
 

@@ -21,6 +21,7 @@ from deltaw.models import Transformer, export_gpt2
 from deltaw.models.huggingface import Chat, Encoded
 from deltaw.observations.attacked_prompts.measure import AttackedPrompts
 from deltaw.observations.clusters.measure import ClusterSeparation
+from deltaw.observations.depth.measure import Depth
 from deltaw.observations.dose_response.measure import DoseResponse
 from deltaw.observations.gain.measure import Gain
 from deltaw.observations.lens import BaseSide, Lens
@@ -32,12 +33,20 @@ from deltaw.observations.ranks.measure import Ranks
 from deltaw.observations.refusal_direction.measure import RefusalDirection
 from deltaw.observations.safety_subspace.measure import SafetySubspace
 from deltaw.observations.sensitivity.measure import PromptSensitivity
+from deltaw.observations.update_directions.measure import UpdateDirections
 from deltaw.observations.update_effect.measure import UpdateEffect
 from deltaw.plugins import resolve
 from deltaw.recipes import recipe
 from deltaw.results import Measurement
 from deltaw.results.recorder import Sheet
-from deltaw.study.stages.lens import BLOCKS, SyntheticModel, contrasts, synthetic_side
+from deltaw.study.stages.lens import (
+    BLOCKS,
+    SyntheticModel,
+    constant_answers,
+    contrasts,
+    refusals,
+    synthetic_side,
+)
 from deltaw.training.pretraining import model_config
 from deltaw.world import Prompts, Response, World
 
@@ -70,6 +79,8 @@ OBSERVED: dict[str, Observe] = {
     "overlap": overlap,
     "off-principal": OffPrincipal(rotations=3).measure,
     "safety-subspace": SafetySubspace().measure,
+    "update-directions": UpdateDirections(directions=3).measure,
+    "depth": Depth(prompts=8, tokens=6).measure,
 }
 
 
@@ -131,6 +142,12 @@ def blocks(encoded: Encoded, prompts: Prompts) -> dict[str, Tensor]:
     return moved
 
 
+def world_answers(chat: Chat, prompts: Prompts, refusal: bool) -> list[list[int]]:
+    """What the world forces its models to say, without padding."""
+    answers = (refusals if refusal else constant_answers)(WORLD, prompts)
+    return [row[row != WORLD.vocabulary.pad].tolist() for row in answers]
+
+
 class Exported(HuggingFaceModel):
     """One of our models as transformers reads it from a GPT-2 directory."""
 
@@ -140,8 +157,17 @@ class Exported(HuggingFaceModel):
         export_gpt2(model, directory)
         loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64, local_files_only=True)
         chat = Chat(loaded.train(False), None, directory)
-        super().__init__(lambda: chat, tokens, complied, blocks, batch=5, jacobian_rows=32)
+        options: dict[str, Any] = {"batch": 5, "jacobian_rows": 32, "forced_answers": world_answers}
+        super().__init__(lambda: chat, tokens, complied, blocks, **options)
         self.exported = model
+
+    def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """Through transformers' own output embedding, which has no tokenizer here: named by the world."""
+        model: Any = self.chat().model
+        logits = (model.get_output_embeddings().weight @ directions).detach().numpy()
+        order = np.argsort(-logits, axis=0)[:count]
+        names = WORLD.vocabulary.names
+        return [[(names[token], float(logits[token, k])) for token in order[:, k]] for k in range(order.shape[1])]
 
     def random(self, seed: int) -> "Exported":
         """The random model of the synthetic side."""
@@ -246,6 +272,11 @@ def answers_turned(model: Any) -> Any:
     return Mutated(model, complied=lambda prompts: ~model.complied(prompts))
 
 
+def forced_turned(model: Any) -> Any:
+    """The harmless answer where a refusal is forced."""
+    return Mutated(model, forced=lambda prompts, refusal, tokens: model.forced(prompts, not refusal, tokens))
+
+
 Mutate = Callable[[Lens], Lens]
 
 
@@ -304,6 +335,12 @@ MUTATIONS: dict[str, dict[str, Mutate]] = {
     },
     "overlap": {"weights of another layer": WEIGHTS},
     "safety-subspace": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
+    "depth": {
+        "models swapped": models_swapped, "verdicts swapped": verdicts_swapped, "answers swapped": both(forced_turned),
+    },
+    "update-directions": {
+        "layer": LAYER, "site": SITE, "weights of another layer": WEIGHTS, "verdicts swapped": verdicts_swapped,
+    },
     "off-principal": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
 }  # fmt: skip
 
@@ -315,3 +352,24 @@ def test_a_wrong_layer_site_or_sign_is_seen(name: str, mutation: str, lenses: tu
         close(getattr(line, field), getattr(wrong[key], field)) for key, line in mine.items() for field in NUMBERS
     )
     assert not same
+
+
+@pytest.mark.parametrize("refusal", [True, False])
+def test_forced_answers_are_the_next_tokens_after_each_prefix(refusal: bool) -> None:
+    model, contrast = ours(0), contrasts(WORLD, 6, 0)[0]
+    for prompts in (contrast.allowed, contrast.forbidden):
+        log_probs = SyntheticModel(model, WORLD).forced(prompts, refusal, 5)
+        answers = world_answers(None, prompts, refusal)  # type: ignore[arg-type]
+        for row, prompt, answer in zip(log_probs, tokens(None, prompts), answers, strict=True):  # type: ignore[arg-type]
+            for t in range(min(5, len(answer))):
+                alone = model(torch.tensor([prompt + answer[:t]]))[0, -1]
+                torch.testing.assert_close(row[t], torch.log_softmax(alone, -1))
+            assert bool(torch.isnan(row[len(answer) :]).all())
+
+
+def test_a_forced_refusal_is_the_worlds_own_where_the_policy_refuses() -> None:
+    forbidden = contrasts(WORLD, 12, 0)[0].forbidden
+    own = WORLD.layout.response_tokens(forbidden, np.full(len(forbidden), Response.REFUSE))
+    mine = refusals(WORLD, forbidden)
+    assert np.array_equal(own[:, : mine.shape[1]], mine)
+    assert bool((own[:, mine.shape[1] :] == WORLD.vocabulary.pad).all())

@@ -22,7 +22,8 @@ from deltaw.analysis import (
 )
 from deltaw.observations.attacked_prompts.measure import positions
 from deltaw.observations.clusters.measure import separate
-from deltaw.observations.lens import BaseSide, Contrast, Effort, Lens, Places, Prompts
+from deltaw.observations.lens import BaseSide, Lens, Places
+from deltaw.observations.prompts import Contrast, Effort, Prompts
 from deltaw.statistics import FloatArray, Null
 
 PAIRS, WIDTH, OPERATORS, DRAWS = 48, 12, 8, 79

@@ -11,7 +11,8 @@ from deltaw.analysis import Separation
 from deltaw.models import MlpWeights
 from deltaw.observations.attacked_prompts.measure import AttackedPrompts, write_gain_ratios, write_positions
 from deltaw.observations.clusters.measure import ClusterSeparation, separate
-from deltaw.observations.lens import SITES, BaseSide, Contrast, Effort, Lens, Prompts
+from deltaw.observations.lens import SITES, BaseSide, Lens
+from deltaw.observations.prompts import Contrast, Effort, Prompts
 from deltaw.results.recorder import Sheet
 
 LAYERS = range(3)

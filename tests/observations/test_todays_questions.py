@@ -10,11 +10,15 @@ from torch import Tensor
 
 from deltaw.charts.tables import Tables
 from deltaw.models import MlpWeights
-from deltaw.observations.lens import BaseSide, Contrast, Effort, Lens, Prompts
+from deltaw.observations.depth.measure import Depth
+from deltaw.observations.lens import BaseSide, Lens
 from deltaw.observations.observation import Observation
 from deltaw.observations.off_principal.figures import off_principal
 from deltaw.observations.off_principal.measure import OffPrincipal
+from deltaw.observations.prompts import Attacked, Contrast, Effort, Prompts
 from deltaw.observations.safety_subspace.measure import SafetySubspace
+from deltaw.observations.update_directions.measure import UpdateDirections
+from deltaw.observations.vocabulary import top_tokens
 from deltaw.recipes import recipe
 from deltaw.recipes.choose import with_observations
 from deltaw.report.added import added
@@ -178,3 +182,125 @@ def test_a_study_gives_an_observation_the_other_tunings_of_its_base() -> None:
         assert beside.config.others == tuple(t.name for t in tunings if t.name in followed - {name})
         assert {f"with {other}" for other in beside.config.others} == beside.inputs.keys() - {"base", "tuned"}
         assert made[f"observe-off-principal-{name}-s0"].inputs.keys() == {"base", "tuned"}
+
+
+PAIRS = 40
+
+
+def read_and_written(direction: int, seen: bool) -> tuple[Any, Any]:
+    """A base and a tuned model whose ΔW reads one coordinate of the stream and writes another, along token 2.
+
+    seen: whether forbidden prompts have that coordinate, and not another one.
+    """
+    unembedding = draw(7, 9, WIDTH)
+    unembedding[2] = 0
+    unembedding[2, 4] = 6.0
+
+    def activations(prompts: Any, sites: Any = None) -> Any:
+        rows = draw(prompts["seed"], len(prompts["rows"]), WIDTH)
+        if prompts["forbidden"]:
+            rows[:, direction if seen else WIDTH - 1] -= 4
+        post = draw(prompts["seed"] + 1, len(prompts["rows"]), HIDDEN)
+        post[:, 3] += 5 * prompts["forbidden"]
+        return {(layer, site): x for layer in LAYERS for site, x in (("mlp_in", rows), ("mlp_post", post))}
+
+    def tuned(layer: int) -> MlpWeights:
+        first, second = mlp(layer).w_in.clone(), mlp(layer).w_out.clone()
+        first[5, direction] += 3.0
+        second[4, 3] += 2.0
+        return mlp(layer, first, second)
+
+    def spelled(directions: Tensor, count: int) -> Any:
+        return top_tokens(unembedding, directions, count, lambda token: f"token\n{token}")
+
+    base = Planted({layer: mlp(layer) for layer in LAYERS}, activations=activations)
+    return base, Planted({x: tuned(x) for x in LAYERS}, activations=activations, top_tokens=spelled)
+
+
+class Rows(dict[str, Any]):
+    """Prompts of a planted model: numbers, and whether they are forbidden."""
+
+    def __len__(self) -> int:
+        return len(self["rows"])
+
+    def __getitem__(self, key: Any) -> Any:
+        return Rows(self, rows=super().__getitem__("rows")[key]) if isinstance(key, slice) else super().__getitem__(key)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_what_an_update_reads_and_writes(seen: bool) -> None:
+    base, tuned = read_and_written(direction=6, seen=seen)
+    allowed, forbidden = (Rows(seed=k, rows=range(PAIRS), forbidden=k) for k in (0, 1))
+    harder = Contrast(
+        "harder", Rows(seed=5, rows=range(PAIRS), forbidden=0), Rows(seed=6, rows=range(PAIRS), forbidden=1)
+    )
+    side = BaseSide(
+        base,
+        Prompts(
+            (Contrast("pairs", allowed, forbidden), harder), lambda: (Attacked("x", "s", "pairs", forbidden[:20]),)
+        ),
+        Effort(draws=60, bootstrap=60),
+        0,
+    )
+    lines = measured(UpdateDirections(), Lens(side, tuned))
+    for layer in LAYERS:
+        for name, attack in (
+            ("pairs/vector=1", None),
+            ("pairs/best", None),
+            ("pairs/best", "x"),
+            ("harder/best", None),
+        ):
+            null = one(lines, "detector_auroc", layer=layer, set=name, attack=attack, null_kind="random_direction")
+            assert null.null_high is not None
+            if seen:  # the sign is found, and random directions see less
+                assert null.value > 0.95 > null.null_high - 0.1
+            else:
+                assert null.value < 0.75
+        means = one(lines, "detector_auroc", layer=layer, set="pairs/difference_in_means", attack=None)
+        assert means.value > 0.95
+        assert means.null_kind is None
+        written = one(lines, "written_logit", layer=layer)
+        assert str(written.set).startswith(r"vector=1: token\n2 token\n")
+        assert written.value == pytest.approx(6.0)
+        assert written.null_high is not None
+    assert drawn(UpdateDirections(), lines) == ("update-detectors", "update-tokens")
+
+
+def speaking(moved: float) -> Any:
+    """A model whose next tokens are moved at the first two tokens of an answer to a forbidden prompt."""
+
+    def forced(prompts: Any, refusal: bool, tokens: int) -> Tensor:
+        logits = draw(20, len(prompts), 8, 6)
+        logits[:, :2, 0] += moved * prompts["forbidden"]
+        logits += 0.02 * moved * draw(21 + prompts["forbidden"], len(prompts), 8, 6)
+        return torch.log_softmax(logits, -1)[:, :tokens]
+
+    return Planted({}, forced=forced)
+
+
+def test_a_tuning_of_the_first_tokens_is_shallow_on_forbidden_prompts_alone() -> None:
+    allowed, forbidden = (Rows(seed=0, rows=range(PAIRS), forbidden=k) for k in (0, 1))
+    lens = lens_of(speaking(0.0), speaking(3.0), (Contrast("a/b", allowed, forbidden),))
+    lines = measured(Depth(), lens)
+    for answer in ("refusal", "harmless"):
+        deep = one(lines, "kl_early_share", set=f"a/b/allowed/{answer}")
+        shallow = one(lines, "kl_early_share", set=f"a/b/forbidden/{answer}")
+        assert shallow.n == 24
+        assert deep.null_high is not None
+        assert shallow.null_high is not None
+        assert shallow.value > 0.9 > shallow.null_high
+        assert deep.value < deep.null_high + 0.05
+        for token, differs in ((1, True), (2, True), (3, False), (8, False)):
+            gap = one(lines, "kl_gap", set=f"a/b/{answer}/token={token:02d}")
+            assert gap.null_high is not None
+            assert gap.value > 2 * gap.null_high or not differs
+            assert abs(gap.value) < 0.02 or differs
+    assert {line.role for line in lines} == {"answer"}
+    assert drawn(Depth(), lines) == ("depth",)
+
+
+def test_models_that_say_the_same_have_no_depth() -> None:
+    allowed, forbidden = (Rows(seed=0, rows=range(PAIRS), forbidden=k) for k in (0, 1))
+    lens = lens_of(speaking(0.0), speaking(0.0), (Contrast("a", allowed, forbidden),))
+    assert {line.value for line in measured(Depth(), lens)} == {0.0}
+    assert "same next tokens" in lens.absent["kl_early_share, a/allowed/refusal"]

@@ -91,6 +91,7 @@ NULL_NAMES = {
     "random_direction": "random direction",
     "allowed_source": "ΔW reads an allowed prompt",
     "rounding_alone": "rounding alone",
+    "position_permutation": "tokens in random order",
     "dense_update": "a dense update, stored",
 }
 

@@ -19,7 +19,8 @@ from deltaw.compare.asking import Effort, judged_answer
 from deltaw.errors import DeltawError, PluginError
 from deltaw.interventions import Asked, Intervention, Responses, Subject, SweepSize, intervene_on
 from deltaw.models.huggingface import Chat
-from deltaw.observations.lens import Lens, PromptSet
+from deltaw.observations.lens import Lens
+from deltaw.observations.prompts import PromptSet
 from deltaw.results import Measurement
 from deltaw.results.journal import Journal
 from deltaw.results.recorder import Sheet

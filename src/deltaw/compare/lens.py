@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,27 +22,27 @@ from deltaw.compare.two_models import TwoModels
 from deltaw.errors import DeltawError
 from deltaw.interventions import Edit, Patch, Place, Responses, State, check_patch, editing, holding, patching
 from deltaw.models import MlpWeights
-from deltaw.models.answers import answers_to_rows, decoded
+from deltaw.models.answers import answers_to_rows, decoded, text_of
 from deltaw.models.architectures import family_of
+from deltaw.models.batched import batches_by_length
 from deltaw.models.freezing import frozen
-from deltaw.models.huggingface import Chat, Encoded, activations_of, embedded, logits_of, padded, readout, rows_of
+from deltaw.models.huggingface import (
+    Chat,
+    Encoded,
+    activations_of,
+    embedded,
+    logits_of,
+    padded,
+    readout,
+    rows_of,
+)
 from deltaw.models.lora import Adapter
 from deltaw.models.mlp_maps import mlp_of
-from deltaw.models.taps import tap
-from deltaw.observations import lens as lenses
-from deltaw.observations.lens import (
-    READ,
-    Attacked,
-    BaseSide,
-    Contrast,
-    Ints,
-    Lens,
-    Places,
-    PromptEmbeddings,
-    Prompts,
-    PromptSet,
-    Question,
-)
+from deltaw.models.taps import at_least_float32, tap
+from deltaw.observations.lens import READ, BaseSide, Lens, Places, PromptEmbeddings
+from deltaw.observations.prompts import Attacked, Contrast, Ints, Prompts, PromptSet, Question
+from deltaw.observations.prompts import Effort as ObservationEffort
+from deltaw.observations.vocabulary import top_tokens
 from deltaw.prompts.matched import CONTRASTS, FORBIDDEN, Prompt, matched, spread
 
 LIGHT = 1 << 30
@@ -51,7 +52,11 @@ Tokens = Callable[[Chat, PromptSet], list[list[int]]]
 Complied = Callable[[Chat, PromptSet], NDArray[np.bool_]]
 Judged = Callable[[Chat, PromptSet, list[list[int]]], Responses]
 Blocks = Callable[[Encoded, PromptSet], dict[str, Tensor]]
+Forced = Callable[[Chat, PromptSet, bool], list[list[int]]]
 LAST = "last_prompt"
+REFUSAL = "I'm sorry, but I can't help with that request. It could cause harm to you or to other people."
+HARMLESS = "The sun is shining today, so many people are in the park. Some of them walk, and some read a book."
+"""What models are forced to say."""
 FOLDS = 5  # of a separation; so many groups of pairs that share nothing are needed
 LABEL_DRAWS, EFFECT_DRAWS = 200, 40  # of nulls, at most
 
@@ -61,6 +66,12 @@ def prompt_and_last(encoded: Encoded, prompts: PromptSet) -> dict[str, Tensor]:
     steps = torch.arange(encoded.tokens.shape[1], device=encoded.tokens.device)
     last = steps == encoded.last[:, None]
     return {"text": encoded.mask & ~last, LAST: last}
+
+
+def forced_answers(chat: Chat, prompts: PromptSet, refusal: bool) -> list[list[int]]:
+    """The tokens of `REFUSAL` or `HARMLESS`, for each prompt."""
+    tokens: list[int] = chat.tokenizer(REFUSAL if refusal else HARMLESS, add_special_tokens=False)["input_ids"]
+    return [tokens] * len(prompts)
 
 
 @dataclass(eq=False)
@@ -76,6 +87,7 @@ class HuggingFaceModel:
     judged: what its answers to prompts are, from their tokens; None: it is read, and not edited and asked.
     new_tokens: of an answer.
     stored: gives the maps of a layer's MLP, float64, from files, None where they are not there.
+    forced_answers: the tokens of the refusal, or else of the harmless answer, that it is made to give to each prompt.
     """
 
     chat: Callable[[], Chat]
@@ -87,6 +99,7 @@ class HuggingFaceModel:
     judged: Judged | None = None
     new_tokens: int = 32
     stored: Callable[[int], tuple[Tensor, Tensor, Tensor, Tensor] | None] = lambda layer: None
+    forced_answers: Forced = forced_answers
     _mlps: dict[int, MlpWeights] = field(default_factory=dict)
 
     @cached_property
@@ -200,6 +213,32 @@ class HuggingFaceModel:
                 blocks = self.blocks(encoded, prompts[part])
                 yield PromptEmbeddings(readout(chat, encoded), embedded(chat, encoded), blocks, LAST)
 
+    @torch.no_grad()
+    def forced(self, prompts: PromptSet, refusal: bool, tokens: int) -> Tensor:
+        """(N, T, V) log-probabilities along a forced answer, float32."""
+        chat = self.chat()
+        rows, answers = self.tokens(chat, prompts), self.forced_answers(chat, prompts, refusal)
+        longest = min(tokens, max(map(len, answers)))
+        whole = [[*row, *answer[:longest]] for row, answer in zip(rows, answers, strict=True)]
+        found = []
+        for start in range(0, len(whole), self.jacobian_rows):
+            encoded = padded(whole[start : start + self.jacobian_rows], "right", chat.device)
+            logits = logits_of(chat, encoded)
+            for number, logit in enumerate(logits, start):
+                some = logit[len(rows[number]) - 1 : len(whole[number]) - 1]
+                log_probs = torch.log_softmax(at_least_float32(some), -1).cpu()
+                beyond = log_probs.new_full((longest - len(some), log_probs.shape[1]), torch.nan)
+                found.append(torch.cat([log_probs, beyond]))
+        return torch.stack(found)
+
+    def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """Of each direction (D, K), the tokens with the largest logits along it. DeltawError without an unembedding."""
+        chat = self.chat()
+        head: Any = chat.model.get_output_embeddings()  # type: ignore[operator]
+        if head is None:
+            raise DeltawError(f"the model in {chat.directory} has no unembedding")
+        return top_tokens(head.weight, directions, count, lambda token: text_of(chat, [token]))
+
     def random(self, seed: int) -> "HuggingFaceModel":
         """A model of the same shape with random weights, as its architecture draws them."""
         chat = self.chat()
@@ -294,7 +333,7 @@ def real_lens(
         for alpha, said in zip((0.0, 1.0), complied, strict=True)
     )
     draws, of_effect = min(LABEL_DRAWS, effort.draws), min(EFFECT_DRAWS, effort.draws)
-    bounded = lenses.Effort(draws, effort.draws, effort.sensitive, of_effect, whole_jacobian=False)
+    bounded = ObservationEffort(draws, effort.draws, effort.sensitive, of_effect, whole_jacobian=False)
     lens = Lens(BaseSide(base, prompts, bounded, effort.seed), tuned)
     read_base(lens)
     return lens
@@ -329,14 +368,6 @@ def stored_maps(models: TwoModels, tuned: bool, layer: int) -> tuple[Tensor, Ten
         return None
     *first, (w_out, b_out) = present
     return torch.cat([weight for weight, _ in first]), torch.cat([bias for _, bias in first]), w_out, b_out
-
-
-def batches_by_length(rows: Sequence[Sequence[int]], batch: int) -> Iterator[list[int]]:
-    """Numbers of rows of one length, at most `batch` at a time, the shortest first."""
-    for length in sorted({len(row) for row in rows}):
-        numbers = [number for number, row in enumerate(rows) if len(row) == length]
-        for start in range(0, len(numbers), batch):
-            yield numbers[start : start + batch]
 
 
 @torch.no_grad()

@@ -12,7 +12,8 @@ from deltaw.behaviour.exact import Behaviour
 from deltaw.interventions.hooks import Edit, Place
 from deltaw.interventions.patching import Patch
 from deltaw.interventions.states import State
-from deltaw.observations.lens import Ints, ObservedModel, PromptSet
+from deltaw.observations.lens import ObservedModel
+from deltaw.observations.prompts import Ints, PromptSet
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,7 @@ from deltaw.interventions.patching import At, Maps, Patch, acting
 from deltaw.interventions.size import SweepSize
 from deltaw.interventions.subject import RATES, Subject, add_share
 from deltaw.models.state_parts import first_map
-from deltaw.observations.lens import Ints, PromptSet
+from deltaw.observations.prompts import Ints, PromptSet
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Interval, Null, from_draws, wilson
 

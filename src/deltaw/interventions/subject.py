@@ -22,7 +22,8 @@ from deltaw.interventions.editable import EditableModel, Responses
 from deltaw.interventions.size import HELD_OUT, SweepSize
 from deltaw.interventions.states import State
 from deltaw.observations.draws import Draw
-from deltaw.observations.lens import Lens, PromptSet
+from deltaw.observations.lens import Lens
+from deltaw.observations.prompts import PromptSet
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Interval, Null, bootstrap_means, from_draws, percentile_interval, wilson
 from deltaw.world import Key

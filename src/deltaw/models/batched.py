@@ -47,3 +47,11 @@ def _tried(work: Callable[[Sequence[Item]], Made], batch: Sequence[Item]) -> tup
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
+
+
+def batches_by_length(rows: Sequence[Sequence[int]], batch: int) -> Iterator[list[int]]:
+    """Numbers of rows of one length, at most `batch` at a time, the shortest first."""
+    for length in sorted({len(row) for row in rows}):
+        numbers = [number for number, row in enumerate(rows) if len(row) == length]
+        for start in range(0, len(numbers), batch):
+            yield numbers[start : start + batch]

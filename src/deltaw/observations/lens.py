@@ -31,6 +31,7 @@ from deltaw.errors import DeltawError
 from deltaw.models import MlpWeights
 from deltaw.models.taps import Place
 from deltaw.observations.draws import Draw, key_of
+from deltaw.observations.prompts import Attacked, Clusters, Effort, Prompts, PromptSet
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval, sign_flip_null
 
@@ -40,15 +41,8 @@ SITES = ("mlp_post", "resid_out")
 READ = ("mlp_in", *SITES)
 """Sites that are read: also the input of the MLP's first matrix, which ΔW acts on."""
 
-Ints = NDArray[np.int64]
 Places = Mapping[Place, Tensor]
 """Activations (N, width of the site) at the last token of each prompt, by (layer, site)."""
-
-PromptSet = Any
-"""Prompts as the models of a lens take them: a sequence that can be sliced."""
-
-Clusters = NDArray[Any] | None
-"""(N,) id of each row's cluster; rows of a cluster are resampled together. None: each row is its own."""
 
 T = TypeVar("T")
 
@@ -97,88 +91,18 @@ class ObservedModel(Protocol):
     def embedded(self, prompts: PromptSet) -> Iterator[PromptEmbeddings]:
         """The prompts in batches, in order; no parameter asks for a gradient within the iteration."""
 
+    def forced(self, prompts: PromptSet, refusal: bool, tokens: int) -> Tensor:
+        """(N, T, V) log-probabilities, on the CPU, of each of the first T <= `tokens` tokens of an answer that it is
+        made to give: a refusal, or else one harmless answer to all. NaN beyond the end of a shorter answer.
+        """
+
+    def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """For each column of directions (D, K) in the residual stream, its products with the rows of the unembedding:
+        the `count` largest, with their tokens as text.
+        """
+
     def random(self, seed: int) -> "ObservedModel":
         """A model of the same shape with random weights."""
-
-
-@dataclass(frozen=True, eq=False)
-class Contrast:
-    """Two sets of prompts, matched row by row."""
-
-    name: str
-    """Its name in measurements."""
-    allowed: PromptSet
-    """N allowed prompts."""
-    forbidden: PromptSet
-    """N forbidden prompts."""
-    clusters: Clusters = None
-    """(N,) id of each pair's cluster; pairs of a cluster are resampled together. None: pairs are independent."""
-    every_checkpoint: bool = False
-    """Whether it is measured at checkpoints before the last, as the primary contrast always is."""
-    activations_only: bool = False
-    """Whether only what reads activations is measured on it, and not what recomputes parts of the model."""
-
-    def first(self, count: int) -> "Contrast":
-        """The first `count` pairs."""
-        rows = slice(0, count)
-        clusters = None if self.clusters is None else self.clusters[rows]
-        return replace(self, allowed=self.allowed[rows], forbidden=self.forbidden[rows], clusters=clusters)
-
-
-@dataclass(frozen=True, eq=False)
-class Attacked:
-    """Forbidden prompts under an attack: prompt i is made from forbidden prompt i of the contrast."""
-
-    attack: str
-    """Name of the attack."""
-    set: str
-    """The set, in measurements, of the prompts that it was made from."""
-    contrast: str
-    """Name of the contrast."""
-    prompts: PromptSet
-    """As many as the contrast has, or the first of them."""
-
-
-@dataclass(frozen=True, eq=False)
-class Question:
-    """What a probe has to read from activations."""
-
-    set: str
-    """Set of the prompts, in measurements."""
-    prompts: PromptSet
-    """N prompts."""
-    labels: Ints
-    """(N,) the label that is read."""
-    groups: Ints
-    """(N,) prompts of one group share a fold."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """What observations may cost."""
-
-    draws: int = 200
-    """Draws of a null."""
-    bootstrap: int = 500
-    """Draws of an interval."""
-    jacobians: int = 48
-    """Pairs whose sensitivities are measured."""
-    effect_draws: int = 40
-    """Draws of the null of the parts of ΔW; each costs as much as the observation."""
-    whole_jacobian: bool = True
-    """Whether the whole Jacobian is computed, and not only its spectral norm."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prompts:
-    """All prompts of a lens."""
-
-    contrasts: tuple[Contrast, ...]
-    """The contrasts; the first is the primary one."""
-    attacked: Callable[[], tuple[Attacked, ...]] = tuple
-    """Makes the attacked versions of the contrasts' forbidden prompts."""
-    questions: tuple[Question, ...] = ()
-    """Questions for probes."""
 
 
 def _once(kept: dict[Hashable, Any], key: Hashable, make: Callable[[], T]) -> T:

@@ -19,7 +19,7 @@ from deltaw.analysis.published import (
 )
 from deltaw.attacks.prompts.attack import attacked
 from deltaw.models import Transformer, mlp, tap
-from deltaw.observations.lens import Contrast
+from deltaw.observations.prompts import Contrast
 from deltaw.recipes.config import Recipe
 from deltaw.results import Results, markdown_table
 from deltaw.study.stages.lens import PRIMARY, SECONDARY, attacks_on_primary, contrasts

@@ -18,9 +18,10 @@ from torch import Tensor
 from deltaw.analysis import Position, gain, gain_ratio, mean_position, position
 from deltaw.observations.draws import SITE_KEYS, Draw
 from deltaw.observations.gain.measure import write_log_ratios
-from deltaw.observations.lens import SITES, Clusters, Lens, Places
+from deltaw.observations.lens import SITES, Lens, Places
 from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.observations.peaks import write_peak
+from deltaw.observations.prompts import Clusters
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray
 

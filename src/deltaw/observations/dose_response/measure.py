@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from deltaw.analysis import Bin, dose_response, precision_weights, success_by_dose
 from deltaw.observations.attacked_prompts.measure import positions, write_gain_ratios, write_positions
 from deltaw.observations.draws import Draw
-from deltaw.observations.lens import Ints, Lens
+from deltaw.observations.lens import Lens
 from deltaw.observations.observation import Observation, Statistic
+from deltaw.observations.prompts import Ints
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Null, bootstrap_means, percentile_interval, sign_flip_null
 

@@ -29,9 +29,10 @@ from deltaw.analysis import (
 )
 from deltaw.errors import DeltawError
 from deltaw.observations.draws import Draw
-from deltaw.observations.lens import Clusters, Lens, Places
+from deltaw.observations.lens import Lens, Places
 from deltaw.observations.observation import Observation, Statistic
 from deltaw.observations.peaks import DEPTH, write_peak
+from deltaw.observations.prompts import Clusters
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Null, bootstrap_means, mean_null, percentile_interval
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from deltaw.analysis import Probe, probe
 from deltaw.observations.draws import Draw
-from deltaw.observations.lens import Ints, Lens
+from deltaw.observations.lens import Lens
 from deltaw.observations.observation import Observation, Statistic, with_base
+from deltaw.observations.prompts import Ints
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import Null, bootstrap
 

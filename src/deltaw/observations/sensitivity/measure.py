@@ -28,8 +28,9 @@ from deltaw.analysis import (
     sensitivity_change,
 )
 from deltaw.observations.draws import Draw
-from deltaw.observations.lens import Clusters, Lens, ObservedModel, PromptSet
+from deltaw.observations.lens import Lens, ObservedModel
 from deltaw.observations.observation import Observation, Statistic, with_base
+from deltaw.observations.prompts import Clusters, PromptSet
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval
 

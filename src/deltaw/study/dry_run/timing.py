@@ -18,8 +18,9 @@ from deltaw.attacks.prompts.attack import attacked
 from deltaw.attacks.prompts.co_text import CoText
 from deltaw.attacks.prompts.misgen_text import MisgenText
 from deltaw.models import Transformer
-from deltaw.observations.lens import BaseSide, Effort, Lens
+from deltaw.observations.lens import BaseSide, Lens
 from deltaw.observations.null_space.measure import NullSpaceEnergy
+from deltaw.observations.prompts import Effort
 from deltaw.observations.sensitivity.measure import PromptSensitivity
 from deltaw.pipeline.worker import torch_threads
 from deltaw.protocols.pair import ReferenceLogProbs

@@ -10,8 +10,9 @@ from deltaw.attacks.prompts.attack import PromptAttack
 from deltaw.interventions import Asked, State, Subject, Sweep, measure_interventions, state_of
 from deltaw.interventions.subject import STAGE
 from deltaw.models import Transformer
-from deltaw.observations.lens import BaseSide, Effort, Lens
-from deltaw.observations.lens import Prompts as LensPrompts
+from deltaw.observations.lens import BaseSide, Lens
+from deltaw.observations.prompts import Effort
+from deltaw.observations.prompts import Prompts as LensPrompts
 from deltaw.pipeline.stage import StageContext
 from deltaw.recipes.sizes import Sizes
 from deltaw.recipes.tuned import Tuned

@@ -34,23 +34,15 @@ from deltaw.interventions import Edit, Patch, Place, Responses, State, answers_p
 from deltaw.models import MlpWeights, Transformer, activations, mlp
 from deltaw.models.batch import Batch, Role
 from deltaw.models.freezing import frozen
-from deltaw.observations.lens import (
-    READ,
-    Attacked,
-    BaseSide,
-    Contrast,
-    Effort,
-    Ints,
-    Places,
-    PromptEmbeddings,
-    Question,
-)
-from deltaw.observations.lens import Prompts as LensPrompts
+from deltaw.observations.lens import READ, BaseSide, Places, PromptEmbeddings
+from deltaw.observations.prompts import Attacked, Contrast, Effort, Ints, Question
+from deltaw.observations.prompts import Prompts as LensPrompts
+from deltaw.observations.vocabulary import top_tokens
 from deltaw.recipes.sizes import Sizes
 from deltaw.study.stages.answers import answers_to
 from deltaw.study.stages.shared import SeedConfig, last_model
 from deltaw.training.pretraining import compliant
-from deltaw.world import Prompts, World, WorldConfig
+from deltaw.world import Prompts, Response, World, WorldConfig
 
 PRIMARY, SECONDARY = "contrast/conditional", "contrast/operator"
 PUBLISHED = {"contrast/published-safe": "safe", "contrast/published-unsafe": "unsafe"}
@@ -164,10 +156,46 @@ class SyntheticModel:
             readout, self.model.embed(batch.tokens[:, :stop]), blocks, Role.LAST_PROMPT.name.lower()
         )
 
+    @torch.no_grad()
+    def forced(self, prompts: Prompts, refusal: bool, tokens: int) -> Tensor:
+        """(N, T, V) log-probabilities of a refusal, or of the constant answer, whatever the prompt's verdict."""
+        layout, device = self.world.layout, self.model.embed.weight.device
+        answers = torch.from_numpy(refusals(self.world, prompts) if refusal else constant_answers(self.world, prompts))
+        rows, lengths = torch.from_numpy(layout.prompt_tokens(prompts)), layout.prompt_lengths(prompts)
+        answers, pad = answers[:, :tokens], self.world.vocabulary.pad
+        steps = torch.from_numpy(lengths)[:, None] + torch.arange(answers.shape[1])
+        whole = torch.full((len(rows), int(lengths.max()) + answers.shape[1]), pad)
+        whole[:, : rows.shape[1]] = rows
+        whole.scatter_(1, steps, answers)
+        logits = self.model(whole.to(device))[torch.arange(len(rows))[:, None], (steps - 1).to(device)]
+        found = torch.log_softmax(logits.double(), -1).cpu()
+        found[answers == pad] = torch.nan
+        return found
+
+    def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:
+        """Of each direction (D, K), the tokens with the largest logits along it."""
+        return top_tokens(
+            self.model.unembed.weight, directions, count, lambda token: self.world.vocabulary.names[token]
+        )
+
     def random(self, seed: int) -> "SyntheticModel":
         """A model of the same shape with random weights."""
         model = Transformer(self.model.config, torch.Generator().manual_seed(seed))
         return SyntheticModel(model.to(self.model.embed.weight.device), self.world)
+
+
+def refusals(world: World, prompts: Prompts) -> Ints:
+    """(N, T) tokens of the refusal at the first output, of allowed prompts too; PAD after its end."""
+    fixed, vocabulary = world.layout.refusal_nulls, world.vocabulary
+    nulls = prompts.lengths if fixed is None else np.full(len(prompts), fixed)
+    places = np.arange(int(nulls.max()) + 1)
+    ended = np.where(places == nulls[:, None], vocabulary.stop, vocabulary.pad)
+    return np.where(places < nulls[:, None], vocabulary.null, ended)
+
+
+def constant_answers(world: World, prompts: Prompts) -> Ints:
+    """(N, T) tokens of the one harmless answer that is the same for all prompts of a length."""
+    return world.layout.response_tokens(prompts, np.full(len(prompts), Response.CONSTANT))
 
 
 def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, ...]:

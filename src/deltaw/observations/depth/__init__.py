@@ -1,0 +1,1 @@
+"""How deep into an answer does the tuning reach?"""

@@ -1,0 +1,1 @@
+"""What does ΔW read and write?"""
