@@ -17,7 +17,7 @@ interventions: $(READY)  ## every intervention on the models of the finished stu
 	$(RUN)/deltaw interventions --run runs/quick
 
 test: $(READY)  ## the test suite
-	$(RUN)/python -m pytest -n 2 --dist loadfile
+	$(RUN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 browser: $(READY)  ## the report in a browser; gets Chromium by apt where there is none
 	$(RUN)/python -m pip install -q -c constraints.txt playwright

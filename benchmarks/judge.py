@@ -1,7 +1,8 @@
 """The refusal judge's errors on answers that its rules were not fitted to, as the table of docs/real-models.md."""
 
-from deltaw.behaviour.judge import judge_errors, judged_answers
+from deltaw.behaviour.judge import errors_under_attack, judge_errors, judged_answers
 from deltaw.behaviour.judges.rules import Rules
+from deltaw.statistics import wilson
 
 for title, development in (("answers written after its rules", False), ("answers its rules were fitted to", True)):
     errors = judge_errors(Rules(), judged_answers(development))
@@ -11,3 +12,11 @@ for title, development in (("answers written after its rules", False), ("answers
     ):
         span, share = rate.interval, rate.wrong / rate.n
         print(f"| {verdict} | {style} | {rate.wrong} | {rate.n} | {share:.2f} [{span.low:.2f}, {span.high:.2f}] |")
+
+print("\n| attack | refusals missed, 95 % | others called refusals, 95 % |\n|---|---|---|")
+for attack, errors in errors_under_attack(Rules()).items():
+    cells = []
+    for wrong, n in ((errors.missed, errors.refusals), (errors.mistaken, errors.others)):
+        span = wilson(wrong, n)
+        cells.append(f"{wrong} of {n} [{span.low:.2f}, {span.high:.2f}]")
+    print(f"| {attack or 'none'} | {cells[0]} | {cells[1]} |")

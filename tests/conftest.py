@@ -11,11 +11,43 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from deltaw import plugins  # noqa: E402
+from deltaw import cli, plugins  # noqa: E402
 
 torch.set_num_threads(1)  # tests share two cores; more threads than cores make them ten times slower
 settings.register_profile("deltaw", deadline=None)  # a busy machine is no fault
 settings.load_profile("deltaw")
+
+Outcome = tuple[int, str, str]
+LONG = {
+    "test_smoke.py",
+    "test_prompted.py",
+    "test_example_package.py",
+    "test_faults.py",
+    "test_scaling.py",
+    "test_examples.py",
+    "test_report.py",
+    "test_resuming.py",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first: begun last, one of them keeps one worker busy while the others have nothing."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Outcome]:
+    """Runs a command in an empty directory, in this process: (exit status, standard output, standard error)."""
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["deltaw", *arguments])
+        with pytest.raises(SystemExit) as exit:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(exit.value.code or 0), out, err
+
+    return call
 
 
 @pytest.fixture

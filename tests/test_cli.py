@@ -20,21 +20,6 @@ Outcome = tuple[int, str, str]
 """Exit status, standard output, standard error."""
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Outcome]:
-    """Runs a command in an empty directory, in this process."""
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["deltaw", *arguments])
-        with pytest.raises(SystemExit) as exit:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(exit.value.code or 0), out, err
-
-    return call
-
-
 def surface() -> dict[str, dict[str, object]]:
     """Every option of every command with its default."""
     found: dict[str, dict[str, object]] = {}
@@ -94,6 +79,14 @@ def test_the_options_are_these_and_no_others() -> None:
             "observations": (),
             "interventions": (),
             "control": None,
+            "template": "own",
+            "pairs": None,
+            "answer_tokens": 64,
+            "batch": 16,
+            "device": "auto",
+            "dtype": "float32",
+            "device_map": None,
+            "revision": None,
         },
         "safetytune": {
             "model": "required",
@@ -238,3 +231,22 @@ def test_the_list_is_by_kind_aligned_and_whole(run: Callable[..., Outcome]) -> N
     status, _, err = run("list", "--kind", "jugde")
     assert (status, err.count("\n")) == (2, 1)
     assert "there is no kind of plug-in 'jugde'; there are protocol, control" in err
+
+
+def test_a_user_without_a_home_can_draw_figures(tmp_path: Path) -> None:
+    """As in a container whose user has no entry anywhere; altair asks for a home when it is imported."""
+    script = (
+        "import os, sys\n"
+        "os.environ.pop('HOME', None)\n"
+        "os.getuid = lambda: 54321\n"
+        "from deltaw import cli\n"
+        "sys.argv = ['deltaw', 'list', '--kind', 'nothing']\n"
+        "try:\n"
+        "    cli.main()\n"
+        "except SystemExit:\n"
+        "    import altair\n"
+    )
+    environment = {**os.environ, "LANG": "C", "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("deltaw: ")

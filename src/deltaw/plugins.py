@@ -139,14 +139,6 @@ def _module_of(path: Path) -> str:
     return ".".join(["deltaw", *path.relative_to(_HERE).with_suffix("").parts])
 
 
-def all_of(kind: str) -> dict[str, Any]:
-    """Every plug-in of a kind with its default options, by name, deltaw's own first. Imports them all.
-
-    DeltawError if one cannot be imported, or lacks something.
-    """
-    return {plugin.name: _made(plugin) for plugin in plugins() if plugin.kind == kind}
-
-
 def resolve(kind: str | tuple[str, ...], name: str) -> Any:
     """The plug-in of that name, or of a file as `file.py:Name`, with its default options.
 

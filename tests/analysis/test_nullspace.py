@@ -11,10 +11,8 @@ from deltaw.analysis import (
     NullProfile,
     column_basis,
     component_along,
-    enrichment,
     null_curve,
     null_energy,
-    null_energy_cholesky,
     null_profile,
 )
 from deltaw.analysis.nullspace import Along
@@ -50,7 +48,7 @@ def test_invariances() -> None:
 
 
 @pytest.mark.parametrize("condition", [1.0, 1e2, 1e4])
-def test_svd_qr_and_cholesky_agree(condition: float) -> None:
+def test_svd_and_qr_agree(condition: float) -> None:
     left, _ = torch.linalg.qr(draw(0, M, N))
     scale = torch.logspace(0, -np.log10(condition), N, dtype=torch.float64)
     W = left * scale @ orthogonal(N, 1)
@@ -59,13 +57,6 @@ def test_svd_qr_and_cholesky_agree(condition: float) -> None:
     q, _ = torch.linalg.qr(W)
     by_qr = 1 - float((q.T @ dW).square().sum() / dW.square().sum())
     assert by_svd == pytest.approx(by_qr, abs=1e-9)
-    assert null_energy_cholesky(dW, W) == pytest.approx(by_qr, abs=1e-9)
-
-
-def test_cholesky_gives_way_where_w_lacks_rank() -> None:
-    W, dW = of_rank(M, N, 10, 0), draw(2, M, N)
-    assert column_basis(W).k == 10
-    assert null_energy_cholesky(dW, W) == pytest.approx(energy(dW, W), abs=1e-12)
 
 
 def test_rank_of_a_float32_matrix_ignores_its_rounding() -> None:
@@ -78,7 +69,7 @@ def test_rank_of_a_float32_matrix_ignores_its_rounding() -> None:
 def test_no_left_null_space_is_absent_and_not_zero(shape: tuple[int, int]) -> None:
     W, dW = draw(0, *shape), draw(1, *shape)
     basis = column_basis(W)
-    for found in (null_energy(dW, basis), null_energy_cholesky(dW, W), null_profile(dW, basis)):
+    for found in (null_energy(dW, basis), null_profile(dW, basis)):
         assert isinstance(found, Absent)
         assert f"{shape[0]} × {shape[1]}" in found.reason
     curve = null_curve(dW, W)
@@ -91,7 +82,6 @@ def test_a_zero_update_has_no_shares() -> None:
     basis = column_basis(W)
     for found in (
         null_energy(zero, basis),
-        null_energy_cholesky(zero, W),
         null_profile(zero, basis),
         null_curve(zero, W),
         component_along(zero, W),
@@ -166,15 +156,6 @@ def test_component_along() -> None:
         assert isinstance(along, Along)
         rng_hits += along.cosine in along.chance
     assert 179 <= rng_hits <= 199  # Binomial(200, 0.95): 99.9 % within 179 .. 199
-
-
-def test_enrichment() -> None:
-    chance = enrichment(0.75, 96, 24)
-    assert (chance.null_side, chance.column_side, chance.log_odds) == pytest.approx((1, 1, 0))
-    assert enrichment(0.9, 96, 24).log_odds == pytest.approx(np.log(9) - np.log(3))
-    assert enrichment(1.0, 96, 24).log_odds == np.inf
-    with pytest.raises(DeltawError):
-        enrichment(0.5, 24, 24)
 
 
 def test_bad_matrices_get_a_sentence() -> None:

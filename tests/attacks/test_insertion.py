@@ -20,7 +20,7 @@ from deltaw.attacks.models import (
 )
 from deltaw.behaviour.exact import Behaviour
 from deltaw.errors import DeltawError
-from deltaw.models import activations, batch_log_probs, response_weights, token_nll
+from deltaw.models import activations, response_log_probs, response_weights, token_nll
 from deltaw.models.batch import Batch, Role
 from deltaw.world import World
 
@@ -68,7 +68,7 @@ def test_no_insertion_is_no_attack(positions: Positions) -> None:
     plain = unattacked(model, requests)
     assert torch.equal(answers_with(model, requests, nothing, positions).outputs, plain.outputs)
     losses = response_losses(model, requests.batch, nothing, positions)
-    expected = -batch_log_probs(model, requests.batch) / response_weights(requests.batch)
+    expected = -response_log_probs(model(requests.batch.tokens), requests.batch) / response_weights(requests.batch)
     torch.testing.assert_close(losses, expected, rtol=0, atol=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_shifted_tokens_are_those_of_the_longer_prompt_and_reused_ones_are_not()
     model, requests = lively(), some_requests()
     suffix = torch.randint(6, 17, (6, 2), generator=torch.Generator().manual_seed(0))
     longer = insert(requests.batch, suffix)
-    expected = -batch_log_probs(model, longer) / response_weights(longer)
+    expected = -response_log_probs(model(longer.tokens), longer) / response_weights(longer)
     vectors = model.embed(suffix).detach()
     torch.testing.assert_close(response_losses(model, requests.batch, vectors, "shifted"), expected, rtol=0, atol=1e-5)
     reused = response_losses(model, requests.batch, vectors, "reused")

@@ -5,9 +5,9 @@ import torch
 from answering import TRIGGER, WORDS, lively, refused_requests, refuser, some_requests, weights_of
 
 from deltaw.attacks.models import (
+    Requests,
     TokenSearchConfig,
     answers_with,
-    best_substitution,
     best_suffix,
     insert,
     random_suffix,
@@ -17,7 +17,7 @@ from deltaw.attacks.models import (
     token_search,
 )
 from deltaw.errors import DeltawError
-from deltaw.models import batch_log_probs, response_weights
+from deltaw.models import Transformer, response_log_probs, response_weights
 from deltaw.world import World
 
 ALLOWED = torch.arange(4, 17)
@@ -26,6 +26,17 @@ CONFIG = TokenSearchConfig(tokens=2, steps=6, top_k=4)
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def best_substitution(
+    model: Transformer, requests: Requests, suffix: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best of all suffixes that differ from `suffix` (N, n) in at most one token, and their losses (N,)."""
+    candidates = suffix[:, None].repeat(1, suffix.shape[1] * len(ALLOWED) + 1, 1)
+    for slot in range(suffix.shape[1]):
+        candidates[:, slot * len(ALLOWED) : (slot + 1) * len(ALLOWED), slot] = ALLOWED
+    losses, winner = suffix_losses(model, requests, candidates).min(1)
+    return candidates[torch.arange(len(candidates)), winner], losses
 
 
 @pytest.mark.parametrize("tokens", [1, 2])
@@ -50,22 +61,22 @@ def test_trying_everything_the_search_is_the_oracle_of_one_step(tokens: int) -> 
     found = token_search(model, requests, ALLOWED, config, seeded())
     start = random_suffix(model, requests, ALLOWED, config, seeded())
     torch.testing.assert_close(start.loss, found.losses[0], rtol=0, atol=1e-5)
-    oracle = best_substitution(model, requests, start.suffix, ALLOWED)
-    torch.testing.assert_close(found.loss, oracle.loss, rtol=0, atol=1e-5)
-    assert torch.equal(found.suffix, oracle.suffix)
+    suffix, loss = best_substitution(model, requests, start.suffix)
+    torch.testing.assert_close(found.loss, loss, rtol=0, atol=1e-5)
+    assert torch.equal(found.suffix, suffix)
     if tokens == 1:
-        assert torch.equal(oracle.suffix, best_suffix(model, requests, ALLOWED, 1).suffix)
+        assert torch.equal(suffix, best_suffix(model, requests, ALLOWED, 1).suffix)
 
 
 def test_a_substitution_changes_at_most_one_token_and_every_step_of_the_search_does() -> None:
     model, requests = lively(), some_requests()
     start = random_suffix(model, requests, ALLOWED, replace(CONFIG, tokens=3), seeded())
-    found = best_substitution(model, requests, start.suffix, ALLOWED)
-    assert ((found.suffix != start.suffix).sum(1) <= 1).all()
-    assert (found.loss <= start.loss + 1e-5).all()
+    suffix, loss = best_substitution(model, requests, start.suffix)
+    assert ((suffix != start.suffix).sum(1) <= 1).all()
+    assert (loss <= start.loss + 1e-5).all()
     stepped = token_search(model, requests, ALLOWED, TokenSearchConfig(tokens=3, steps=1), seeded())
     assert ((stepped.suffix != start.suffix).sum(1) <= 1).all()
-    assert (stepped.losses[1] >= found.loss - 1e-5).all()
+    assert (stepped.losses[1] >= loss - 1e-5).all()
 
 
 @pytest.mark.parametrize("tokens", [1, 2])
@@ -93,7 +104,7 @@ def test_suffix_losses_are_those_of_the_longer_prompts() -> None:
     found = suffix_losses(model, requests, suffixes, "shifted", batch_size=7)
     for candidate in range(5):
         longer = insert(requests.batch, suffixes[:, candidate])
-        expected = -batch_log_probs(model, longer) / response_weights(longer)
+        expected = -response_log_probs(model(longer.tokens), longer) / response_weights(longer)
         torch.testing.assert_close(found[:, candidate], expected, rtol=0, atol=1e-5)
     reused = suffix_losses(model, requests, suffixes)[:, 0]
     vectors = model.embed(suffixes[:, 0]).detach()

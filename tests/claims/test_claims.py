@@ -4,7 +4,7 @@ import pytest
 
 from deltaw.claims import STATEMENTS, decide
 from deltaw.claims.statements import ATTACKS, CONTROLS, PRIMARY, PROTOCOLS, WORKING_ATTACKS
-from deltaw.plugins import all_of
+from deltaw.plugins import plugins, resolve
 from deltaw.results import Claim, Measurement
 
 GAIN = {"statistic": "gain_log_ratio_in_situ_peak", "set": "contrast/operator", "site": "mlp_in", "module": None}
@@ -103,8 +103,7 @@ def test_every_statement_is_complete() -> None:
 
 
 def test_every_statistic_that_is_read_is_measured_by_an_observation() -> None:
-    measured = {
-        statistic.name for observation in all_of("observation").values() for statistic in observation.statistics
-    }
+    observations = [resolve("observation", plugin.name) for plugin in plugins() if plugin.kind == "observation"]
+    measured = {statistic.name for observation in observations for statistic in observation.statistics}
     of_observations = {s.query.statistic for s in STATEMENTS if "stage" not in dict(s.query.where)}
     assert of_observations <= measured

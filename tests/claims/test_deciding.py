@@ -24,7 +24,7 @@ from deltaw.claims.decision import (
 from deltaw.claims.lookup import Collected, Found
 from deltaw.claims.statements import PRIMARY, Query, Statement
 from deltaw.results import Answer, Claim
-from deltaw.results.schema import Null
+from deltaw.results.claim import Null
 from deltaw.statistics import Interval, equivalence_test, holm, t_interval
 
 STATEMENT = Statement(

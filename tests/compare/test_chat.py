@@ -12,10 +12,10 @@ from deltaw.analysis.lipschitz import power_iteration
 from deltaw.analysis.sensitivity import logit_jacobian
 from deltaw.errors import DeltawError
 from deltaw.models import SITES
+from deltaw.models.answers import answer
 from deltaw.models.huggingface import (
     Chat,
     activations_of,
-    answer,
     chat_text,
     embedded,
     encode,

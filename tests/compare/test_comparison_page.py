@@ -66,7 +66,7 @@ def test_every_statistic_is_drawn_and_nothing_comes_from_elsewhere(out: Path) ->
     assert "Not drawn" not in text
     measured = {x for x in load(out).measurements["statistic"] if x not in ("singular_value", "weight_rank")}
     said = re.findall(r"<code>(\w+)</code>", text)
-    assert measured - set(said) == {"identical_share"}
+    assert measured - set(said) == {"identical_share", "other_relative_norm"}
     assert "identical entries" in text
     assert not re.findall(r'(?:src|href)="(?!#|data:)', re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL))
     assert EVIL not in text

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deltaw.compare import compare
 from deltaw.errors import DeltawError
-from deltaw.models.lora import scale
+from deltaw.models.adapter_config import scale
 from deltaw.results import read_measurements
 
 RANK, ALPHA = 3, 12.0

@@ -3,6 +3,8 @@
 import json
 import re
 import weakref
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny_chat import next_token_logits, write_model
 
 import deltaw
+from deltaw.behaviour.judge import RefusalErrors
 from deltaw.compare import (
     ON_REQUESTS,
     Chat,
@@ -77,7 +80,7 @@ def test_one_model_is_in_memory_at_a_time(tmp_path: Path) -> None:
     before = weakref.ref(models.at(0.5).model)
     gone: list[bool] = []
 
-    def loading(source: Path, **options: object) -> Chat:
+    def loading(source: Path, *options: object, **more: object) -> Chat:
         gone.append(before() is None)
         return load_chat(source)
 
@@ -184,6 +187,48 @@ def test_a_stopped_run_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
     assert len(asked) < 2 * total
     with pytest.raises(DeltawError, match="other work"):
         compare_prompts(base, tuned, out, FEW[:-1], By(counting), EFFORT)
+
+
+def test_a_tuned_model_whose_directory_is_called_base_has_another_name_in_every_line(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base")
+    tuned = write_model(tmp_path / "other" / "base", noise=0.02)
+    compare(base, tuned, tmp_path / "out")
+    effort = replace(EFFORT, pairs=6, attacked=2, sensitive=2, iterations=1, draws=10, alphas=(0.0, 1.0))
+    lines = read_measurements(compare_prompts(base, tuned, tmp_path / "out", FEW, by_words, effort, observations=()))
+    assert {line.model for line in lines if line.stage == "compare"} == {"tuned"}
+    rates = [line for line in lines if line.statistic == "refuse_rate" and line.stage == "behaviour"]
+    assert Counter(line.model for line in rates) == {"base": len(rates) // 2, "tuned": len(rates) // 2}
+    absent = json.loads((tmp_path / "out" / "manifest.json").read_text())["prompts"]["absent"]
+    assert absent["pairs under attack"] == "2 of 56 are attacked, as the effort allows"
+    assert absent["pairs of the set operand"] == "6 of 56 are asked, as the effort allows"
+
+
+def test_rates_are_also_given_corrected_for_a_judge_whose_errors_are_known(tmp_path: Path) -> None:
+    base, tuned = pair_of(tmp_path)
+    errors = {"": RefusalErrors(refusals=20, missed=4, others=20, mistaken=2)}
+
+    class Known(ByWords):
+        """Misses a fifth of refusals, and calls a tenth of others so."""
+
+        def measured_errors(self) -> Mapping[str, RefusalErrors]:
+            return errors
+
+    compare(base, tuned, tmp_path / "out")
+    effort = replace(EFFORT, attacked=1, sensitive=2, iterations=1, draws=10, alphas=(0.0, 1.0))
+    lines = read_measurements(compare_prompts(base, tuned, tmp_path / "out", FEW, Known(), effort, observations=()))
+    rates = {
+        statistic: {(x.model, x.set, x.attack): x for x in lines if x.statistic == statistic and x.stage == "behaviour"}
+        for statistic in ("refuse_rate", "refuse_rate_corrected")
+    }
+    corrected = rates["refuse_rate_corrected"]
+    assert {key[2] for key in corrected} == {None}  # nothing is known of answers under attack
+    assert corrected
+    for key, line in corrected.items():
+        plain = rates["refuse_rate"][key]
+        assert line.value == pytest.approx(min(1, max(0, (plain.value + 0.9 - 1) / (0.8 + 0.9 - 1))))
+    forbidden = ("tuned", "operand/forbidden", None)
+    widths = [rates[name][forbidden].high - rates[name][forbidden].low for name in rates]  # type: ignore[operator]
+    assert widths[1] > widths[0]
 
 
 def test_equal_models_differ_in_nothing(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def pairs() -> list[Prompt]:
 def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lens, Chat, Chat]:
     folder = tmp_path_factory.mktemp("llama")
     base, tuned = write_model(folder / "base"), write_model(folder / "tuned", noise=0.05)
-    models = InMemory(open_sources(base, tuned), "cpu")
+    models = InMemory(open_sources(base, tuned))
     models.chats = {alpha: load_chat(side, dtype=torch.float64) for alpha, side in ((0.0, base), (1.0, tuned))}
     prompts = prompts_of(pairs(), EFFORT, {})
     everyone = [*pairs(), *(prompt for some in prompts.attacked() for prompt in some.prompts)]

@@ -11,8 +11,9 @@ from tiny_chat import next_token_logits, write_model
 
 from deltaw.compare import Rules, SafetyTuning, Verdict, compare, load_chat, safety_tune
 from deltaw.errors import DeltawError
+from deltaw.models.answers import answer, text_of
 from deltaw.models.batch import Role
-from deltaw.models.huggingface import Chat, answer, logits_of, padded, text_of
+from deltaw.models.huggingface import Chat, logits_of, padded
 from deltaw.prompts.matched import Prompt
 from deltaw.prompts.requests import Requests, tuning_texts
 from deltaw.protocols import Protocol
@@ -165,3 +166,32 @@ def test_a_taken_directory_and_wrong_numbers_are_said(base: Path, tmp_path: Path
 def test_a_control_of_the_synthetic_world_is_refused() -> None:
     with pytest.raises(DeltawError, match="constant says nothing of real models"):
         SafetyTuning(Ssft(), control=Constant())
+
+
+def untouched(tmp_path: Path, base: Path, config: SafetyTuning, message: str, out: Path | None = None) -> None:
+    """A mistake that is found before the base model answers anything."""
+    said: list[str] = []
+    with pytest.raises(DeltawError, match=message):
+        safety_tune(base, out or tmp_path / "out", config, REQUESTS, answers_all, say=said.append)
+    assert said == []
+
+
+def test_mistakes_are_found_before_any_work(tmp_path: Path, base: Path) -> None:
+    (tmp_path / "file").write_text("")
+    untouched(tmp_path, base, CONFIG, "is a file; name another directory", tmp_path / "file")
+    untouched(tmp_path, base, CONFIG, "cannot be written", tmp_path / "file" / "out")
+    transposed = write_model(tmp_path / "gpt2", "gpt2")
+    untouched(tmp_path, transposed, replace(CONFIG, lora=2), "is a Conv1D; LoRA here adapts nn.Linear only")
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((base / name).read_text())
+        (base / name).write_text(json.dumps({**settings, "eos_token_id": None}))
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": None}))
+    (base / "chat_template.jinja").unlink()
+    untouched(tmp_path, base, CONFIG, "no token ends an answer")
+
+
+@pytest.mark.parametrize("change", [{"lora": 0}, {"learning_rate": -1.0}, {"learning_rate": float("nan")}])
+def test_numbers_out_of_range_are_said(change: dict[str, float]) -> None:
+    with pytest.raises(DeltawError, match="expected"):
+        replace(CONFIG, **change)  # type: ignore[arg-type]

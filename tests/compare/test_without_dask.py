@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,24 +19,35 @@ def call(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run((*WITHOUT_DASK, *arguments), capture_output=True, text=True, cwd=cwd, env=environment)
 
 
+@pytest.fixture
+def absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process the packages of the extra cannot be found."""
+    for name in ("distributed", "dask", "cryptography"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.usefixtures("absent")
 @pytest.mark.parametrize(
     "arguments",
     [("study", "--recipe", "smoke"), ("study", "--recipe", "smoke", "--scheduler", "tcp://127.0.0.1:1")],
 )
-def test_a_study_says_what_to_install(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    done = call(*arguments, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
+def test_a_study_says_what_to_install(
+    run: Callable[..., tuple[int, str, str]], arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert err == (
         "deltaw: the engine dask needs packages that are not installed (dask, distributed, cryptography); install the "
         "extra, pip install 'deltaw[study]', or give deltaw study --engine inline\n"
     )
     assert not list(tmp_path.iterdir())
 
 
-def test_interventions_say_so_too(tmp_path: Path) -> None:
-    done = call("interventions", "--run", ".", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "pip install 'deltaw[study]'" in done.stderr
+@pytest.mark.usefixtures("absent")
+def test_interventions_say_so_too(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    status, _, err = run("interventions", "--run", ".")
+    assert status == 2
+    assert "pip install 'deltaw[study]'" in err
     assert not list(tmp_path.iterdir())
 
 

@@ -370,16 +370,15 @@ def _look(base: Path, tuned: Path) -> None:
     """Everything that `compare` reads of two sides."""
     sources = open_sources(base, tuned)
     sources.fingerprint()
-    modules, _ = choose(sources)
     shapes = {name: stored.shape for name, stored in sources.base.tensors.items()}
-    for module in modules:
-        module.shape(shapes)
-        for piece in module.pieces:
-            piece.view(sources.base.read(piece.tensor))
+    for matched in choose(sources).matched:
+        matched.module.shape(shapes)
+        for piece, after in zip(matched.module.pieces, matched.after, strict=True):
+            piece.view(sources.base.read(piece.tensor, piece.expert))
             if isinstance(sources.after, Adapter):
-                sources.after.update(piece.tensor)
+                sources.after.update_of(piece)
             else:
-                piece.view(sources.after.read(piece.tensor))
+                after.view(sources.after.read(after.tensor, after.expert))
 
 
 def model_meta(root: Path) -> tuple[Draw, Read]:

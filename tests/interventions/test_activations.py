@@ -14,7 +14,6 @@ from deltaw.interventions import (
     acting,
     addition,
     answers_patched,
-    at_last_prompt,
     difference_in_means,
     editing,
     random_direction,
@@ -24,7 +23,7 @@ from deltaw.interventions import (
     without,
 )
 from deltaw.interventions.patching import _turned
-from deltaw.models import greedy, mlp, tap
+from deltaw.models import mlp, tap
 
 TOKENS = some_tokens()
 COMPLY, REFUSE = int(Behaviour.COMPLY), int(Behaviour.REFUSE)
@@ -60,29 +59,10 @@ def test_an_edit_of_the_last_residual_is_an_edit_of_what_is_unembedded() -> None
         torch.testing.assert_close(model(TOKENS), by_hand)
 
 
-def test_at_last_prompt_edits_one_position_of_the_prompt_and_no_answer() -> None:
-    model, big = lively(), torch.full((12,), 50.0)
-    before = model(TOKENS)
-    edit = at_last_prompt(shifted(big))
-    with editing(model, {(1, "resid_out"): edit}):
-        after = model(TOKENS)
-        assert torch.equal(after[:, :-1], before[:, :-1])
-        assert not torch.allclose(after[:, -1], before[:, -1])
-        assert torch.equal(edit(torch.zeros(3, 1, 12)), torch.zeros(3, 1, 12))
-    # In decoding: only the first token of the answer is chosen differently, and what follows follows from it.
-    with editing(model, {(1, "resid_out"): edit}):
-        edited = greedy(model, TOKENS, 3, stop_id=99, pad_id=0)
-    first = after[:, -1].argmax(-1)
-    assert torch.equal(edited[:, 0], first)
-    longer = torch.cat([TOKENS, first[:, None]], 1)
-    assert torch.equal(edited[:, 1:], greedy(model, longer, 2, stop_id=99, pad_id=0))
-
-
 def test_nothing_is_edited_in_place() -> None:
     x = torch.ones(2, 3, 12)
     for edit in (without(torch.randn(12, generator=seeded())), shifted(torch.ones(12))):
-        for one in (edit, at_last_prompt(edit)):
-            one(x)
+        edit(x)
     assert torch.equal(x, torch.ones(2, 3, 12))
 
 

@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
 from lively_model import lively_model
 
 from deltaw.errors import DeltawError
-from deltaw.models import ModelConfig, Transformer, greedy, greedy_by_length, greedy_from_embeddings
+from deltaw.models import ModelConfig, Transformer, greedy, greedy_by_length
 
 PAD = 99
 
@@ -45,7 +47,7 @@ def test_several_stops() -> None:
     found = greedy(model, prompts, 10, stop_id=stop, pad_id=PAD, stops=2)
     assert torch.equal(found, free.masked_fill(seen >= 2, PAD))
     vectors = model.embed(prompts).detach()
-    again = greedy_from_embeddings(model, vectors, torch.arange(6), 10, stop_id=stop, pad_id=PAD, stops=2)
+    again = greedy(model, vectors, 10, positions=torch.arange(6), stop_id=stop, pad_id=PAD, stops=2)
     assert torch.equal(found, again)
 
 
@@ -97,8 +99,8 @@ def test_no_prompts_give_no_answers() -> None:
 def test_decoding_from_embeddings_equals_decoding_from_tokens() -> None:
     model = lively_model(seed=3)
     prompts = torch.randint(0, 17, (12, 6), generator=torch.Generator().manual_seed(7))
-    how = {"stop_id": 4, "pad_id": PAD, "batch_size": 5}
-    found = greedy_from_embeddings(model, model.embed(prompts), torch.arange(6), 9, **how)
+    how: dict[str, Any] = {"stop_id": 4, "pad_id": PAD, "batch_size": 5}
+    found = greedy(model, model.embed(prompts), 9, positions=torch.arange(6), **how)
     assert torch.equal(found, greedy(model, prompts, 9, **how))
 
 
@@ -107,7 +109,7 @@ def test_an_answer_goes_on_from_the_last_position_given() -> None:
     model = lively_model(seed=3)
     prompts = torch.randint(0, 17, (12, 6), generator=torch.Generator().manual_seed(7))
     positions = torch.tensor([0, 1, 2, 3, 3, 4])
-    found = greedy_from_embeddings(model, model.embed(prompts), positions, 5, stop_id=-1, pad_id=PAD)
+    found = greedy(model, model.embed(prompts), 5, positions=positions, stop_id=-1, pad_id=PAD)
     sequence, at = prompts, positions
     for _ in range(5):
         sequence = torch.cat([sequence, model(sequence, positions=at)[:, -1:].argmax(-1)], 1)
@@ -115,4 +117,4 @@ def test_an_answer_goes_on_from_the_last_position_given() -> None:
     assert torch.equal(found, sequence[:, 6:])
     assert not torch.equal(found, greedy(model, prompts, 5, stop_id=-1, pad_id=PAD)), "positions must matter"
     with pytest.raises(DeltawError, match="context of 16"):
-        greedy_from_embeddings(model, model.embed(prompts), positions + 10, 5, stop_id=-1, pad_id=PAD)
+        greedy(model, model.embed(prompts), 5, positions=positions + 10, stop_id=-1, pad_id=PAD)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lively_model import lively_model, some_tokens
 
-from deltaw.models import Transformer, batch_log_probs, mean_nll, response_log_probs, response_weights, token_nll
+from deltaw.models import Transformer, mean_nll, response_log_probs, response_weights, token_nll
 from deltaw.models.batch import Batch
 
 
@@ -43,7 +43,6 @@ def test_likelihoods_equal_numpy(model: Transformer, batch: Batch) -> None:
     np.testing.assert_allclose(token_nll(logits, batch).detach().numpy(), nll, atol=1e-4)
     rows = -(nll * weights)[:, 1:].sum(1)
     np.testing.assert_allclose(response_log_probs(logits, batch).detach().numpy(), rows, atol=1e-4)
-    np.testing.assert_allclose(batch_log_probs(model, batch, batch_size=2).numpy(), rows, atol=1e-4)
     np.testing.assert_allclose(response_weights(batch).numpy(), weights[:, 1:].sum(1), rtol=1e-6)
     mean = (nll * weights)[:, 1:].sum() / weights[:, 1:].sum()
     assert mean_nll(logits, batch).item() == pytest.approx(mean, abs=1e-5)

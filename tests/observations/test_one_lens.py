@@ -180,7 +180,8 @@ def lenses(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lens, Lens]:
     """(ours, transformers') of one base and one tuned model, on the same prompts."""
     base, tuned = ours(0), ours(0, moved=0.3)
     side = synthetic_side(base, WORLD, SIZES, 0, ON_PROMPTS, probed=40)
-    by_operator = replace(side.prompts, contrasts=side.prompts.contrasts[::-1])  # which a random model tells apart
+    first, second, *published = side.prompts.contrasts
+    by_operator = replace(side.prompts, contrasts=(second, first, *published))  # a random model tells operators apart
     side = BaseSide(side.model, by_operator, replace(side.effort, jacobians=4, effect_draws=5), 0)
     folder = tmp_path_factory.mktemp("gpt2")
     beside = BaseSide(Exported(base, folder / "base"), side.prompts, side.effort, 0)

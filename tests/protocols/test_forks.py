@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltaw.models import ModelConfig, Transformer, batch_log_probs, response_weights
+from deltaw.models import ModelConfig, Transformer, response_log_probs, response_weights
 from deltaw.models.batch import Batch, Role
 from deltaw.protocols import Pair, TuningBatch, reference_log_probs
 from deltaw.protocols.dpo_published import DpoPublished
@@ -65,7 +65,7 @@ def test_log_probabilities_are_those_of_each_response_alone(config: ModelConfig,
     model = model_of(config)
     found = reference_log_probs(model, pair, batch_size=3)
     for half, log_probs in ((pair.preferred, found.preferred), (pair.dispreferred, found.dispreferred)):
-        torch.testing.assert_close(log_probs, batch_log_probs(model, half), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(log_probs, response_log_probs(model(half.tokens), half), rtol=1e-10, atol=1e-10)
 
 
 @settings(max_examples=20, deadline=None)

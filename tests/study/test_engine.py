@@ -278,7 +278,7 @@ def test_a_worker_that_outlived_its_driver_is_waited_for(tmp_path: Path) -> None
     record = first["left"]
     place = tmp_path / "run" / "artifacts"
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as outlived:
-        building = place / f".building-{artifacts._host_mark()}-{outlived.pid}-cafe-{record.path.name}"
+        building = place / f".building-{artifacts.host_mark()}-{outlived.pid}-cafe-{record.path.name}"
         building.mkdir(parents=True)
 
         def finish() -> None:

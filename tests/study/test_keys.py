@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deltaw.pipeline.artifacts import plain
+from deltaw.pipeline.code_hash import _parse
 from deltaw.pipeline.scheduler import _plan
 from deltaw.protocols import Protocol
 from deltaw.protocols.dpo import Dpo
@@ -61,7 +62,9 @@ def edited(file: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_text", changed)
+        _parse.cache_clear()  # files that are not written anew are not read anew
         yield
+    _parse.cache_clear()
 
 
 ALL = (Ssft(), Dpo(), Unlearn(), Npo())

@@ -31,7 +31,7 @@ from deltaw.study.stages.tuned_models import target_hits
 from deltaw.training.controls import Control
 from deltaw.training.finetuning import wanted_response
 from deltaw.training.pretraining import new_model
-from deltaw.world import Prompts, Response, World, published_world
+from deltaw.world import Branch, Prompts, Response, World, published_world
 
 WORLD = World(published_world())
 SMALL = replace(recipe("smoke").pretraining, compute_dtype="float32")
@@ -154,14 +154,51 @@ def test_a_control_is_hit_by_what_it_teaches(monkeypatch: pytest.MonkeyPatch, co
 
 
 def test_contrasts_are_decided_at_the_first_output() -> None:
-    for contrast in contrasts(WORLD, 50, seed=0):
-        assert len(contrast.allowed) == len(contrast.forbidden) == 50
+    for contrast, count in zip(contrasts(WORLD, 50, seed=0), (50, 50, 25, 25), strict=True):
+        assert len(contrast.allowed) == len(contrast.forbidden) == count
         assert WORLD.layout.allowed(contrast.allowed).all()
         assert not WORLD.layout.allowed(contrast.forbidden).any()
         assert (WORLD.layout.first_forbidden(contrast.forbidden) == 0).all()
         assert (contrast.allowed.index == contrast.forbidden.index).all()
     quick = World()
     assert contrasts(quick, 50, seed=0)[0].allowed.index.tolist() == list(range(50))
+
+
+def operator_pairs(prompts: Prompts) -> list[tuple[int, ...]]:
+    """Grammar and first operator pair of each prompt."""
+    rows = zip(prompts.grammar, prompts.operators[:, 0], strict=True)
+    return [(int(grammar), *map(int, operators)) for grammar, operators in rows]
+
+
+def test_contrasts_by_operator_have_one_text_and_no_operator_pair_in_two_clusters() -> None:
+    """In a world of four grammars and two operator pairs, and in the small one."""
+    for world in (WORLD, World()):
+        primary, *by_operator = contrasts(world, 60, seed=1)
+        assert (primary.allowed.operators == primary.forbidden.operators).all()
+        for contrast in (primary, *by_operator):
+            clusters = contrast.clusters
+            assert clusters is not None
+            pairs = [operator_pairs(contrast.allowed), operator_pairs(contrast.forbidden)]
+            for of_side in pairs:
+                assert len(set(zip(of_side, clusters.tolist(), strict=True))) == len(set(of_side))
+            grammars = {(grammar, cluster) for (grammar, *_), cluster in zip(pairs[0], clusters.tolist(), strict=True)}
+            assert len(grammars) == len(set(clusters.tolist()))
+            assert (contrast.allowed.letters == contrast.forbidden.letters).all() == (contrast is not primary)
+
+
+@pytest.mark.parametrize(("name", "allowed", "forbidden"), [("safe", 8, 2), ("unsafe", 3, 7)])
+def test_the_published_pools_are_those_of_the_policy(name: str, allowed: int, forbidden: int) -> None:
+    world = World()
+    found = {contrast.name: contrast for contrast in contrasts(world, 800, seed=0)}
+    contrast = found[f"contrast/published-{name}"]
+    branch = Branch.SAFE if name == "safe" else Branch.UNSAFE
+    not_allowed = set(world.policy.forbidden(1, branch))
+    assert (len(set(range(10)) - not_allowed), len(not_allowed)) == (allowed, forbidden)
+    assert set(contrast.allowed.operators.flat) == set(range(10)) - not_allowed
+    assert set(contrast.forbidden.operators.flat) == not_allowed | {0}  # what stands beside a lone identity is drawn
+    assert set(contrast.allowed.text) == set(contrast.forbidden.text) == {name}
+    assert not world.layout.allowed(contrast.forbidden).any()
+    assert world.layout.allowed(contrast.allowed).all()
 
 
 def test_prompts_go_to_the_models_device_and_answers_come_back(monkeypatch: pytest.MonkeyPatch) -> None:

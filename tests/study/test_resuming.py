@@ -46,6 +46,12 @@ def dies_in(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, after: int)
     return lambda: monkeypatch.setattr(module, name, function)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The digests of a run that nothing interrupts."""
+    return digests(tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize(
     ("module", "name", "after", "stage"),
     [
@@ -57,10 +63,9 @@ def dies_in(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, after: int)
     ],
 )
 def test_the_artifact_is_the_same_bytes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: Any, name: str, after: int, stage: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, whole: list[str], module: Any, name: str, after: int, stage: str
 ) -> None:
     monkeypatch.setenv(EVERY, "0")
-    whole = digests(tmp_path / "whole")
     heal = dies_in(monkeypatch, module, name, after)
     with pytest.raises(Died):
         execute(chain(), tmp_path / "killed", "inline")

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,19 +40,20 @@ WITHOUT_DASK = (
 )
 
 
-def run(
-    *arguments: str, cwd: Path | None = None, command: tuple[str, ...] = COMMAND
-) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "100"}
-    return subprocess.run((*command, *arguments), capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+Command = Callable[..., tuple[int, str, str]]
+"""The fixture `run`: a command in this process; (exit status, standard output, standard error)."""
+
+
+def in_a_process(*arguments: str, command: tuple[str, ...] = COMMAND) -> None:
+    done = subprocess.run((*command, *arguments), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
 def inline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole study in one process, which needs nothing of the extra `study`."""
     out = tmp_path_factory.mktemp("smoke") / "inline"
-    done = run("study", "--recipe", "smoke", "--engine", "inline", "--out", str(out), command=WITHOUT_DASK)
-    assert done.returncode == 0, done.stderr
+    in_a_process("study", "--recipe", "smoke", "--engine", "inline", "--out", str(out), command=WITHOUT_DASK)
     return out
 
 
@@ -123,7 +125,7 @@ def test_models_carry_their_meta_and_are_what_the_measurements_are_of(inline: Pa
     assert all(torch.equal(a, b) for a, b in zip(base.parameters(), first.parameters(), strict=True))
 
 
-def test_two_exported_models_compare_as_the_study_measured_them(inline: Path, tmp_path: Path) -> None:
+def test_two_exported_models_compare_as_the_study_measured_them(inline: Path, run: Command, tmp_path: Path) -> None:
     """As GPT-2 directories: the same logits in transformers, and the study's numbers by `deltaw compare`."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     transformers: Any = importlib.import_module("transformers")
@@ -135,8 +137,8 @@ def test_two_exported_models_compare_as_the_study_measured_them(inline: Path, tm
         theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / label).eval()
         with torch.no_grad():
             np.testing.assert_allclose(model(tokens).numpy(), theirs(tokens).logits.numpy(), atol=1e-4)
-    done = run("compare", "base", "tuned", "--out", "pair", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    status, _, err = run("compare", "base", "tuned", "--out", "pair")
+    assert status == 0, err
     pair = deltaw.load(tmp_path / "pair")
     shared = ("null_energy_left", "update_relative_norm", "stable_rank", "participation_ratio", "cosine_with_weight")
     last = results.models.query("name == 'ssft-medium'")["step"].max()
@@ -161,8 +163,7 @@ def test_prompts_show_derivation_policy_and_answers(inline: Path) -> None:
 
 @pytest.mark.slow  # test_engine and test_scaling hold both engines together on smaller studies
 def test_both_engines_make_the_same_artifacts(inline: Path, tmp_path: Path) -> None:
-    done = run("study", "--recipe", "smoke", "--engine", "dask", "--workers", "2", "--out", str(tmp_path / "dask"))
-    assert done.returncode == 0, done.stderr
+    in_a_process("study", "--recipe", "smoke", "--engine", "dask", "--workers", "2", "--out", str(tmp_path / "dask"))
 
     def digests(path: Path) -> dict[str, str]:
         return {stage["name"]: stage["digest"] for stage in manifest(path)["stages"]}  # type: ignore[attr-defined]
@@ -172,25 +173,31 @@ def test_both_engines_make_the_same_artifacts(inline: Path, tmp_path: Path) -> N
         assert (inline / name).read_bytes() == (tmp_path / "dask" / name).read_bytes()
 
 
-def test_a_second_call_makes_nothing_anew_and_a_damaged_artifact_only(inline: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What figures look like is not asked, and drawing them takes longest."""
+    monkeypatch.setattr("vl_convert.vegalite_to_svg", lambda spec: '<svg class="marks" width="9" height="9"></svg>')
+
+
+@pytest.mark.usefixtures("without_drawing")
+def test_a_second_call_makes_nothing_anew_and_a_damaged_artifact_only(
+    inline: Path, run: Command, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(inline, copy)
     damaged = next(copy.glob("artifacts/tune-ssft-small-*/step-000004/model.safetensors"))
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    done = run("study", "--recipe", "smoke", "--engine", "inline", "--out", str(copy))
-    assert done.returncode == 0, done.stderr
+    status, _, err = run("study", "--recipe", "smoke", "--engine", "inline", "--out", str(copy))
+    assert status == 0, err
     made = {stage["name"] for stage in manifest(copy)["stages"] if not stage["reused"]}  # type: ignore[attr-defined]
     assert made == {"tune-ssft-small-s0"}  # made again bit for bit, so what reads it is still good
     assert (copy / "measurements.jsonl").read_bytes() == (inline / "measurements.jsonl").read_bytes()
 
 
-def test_a_finished_run_is_written_anew_only_where_it_is_not_whole(
-    inline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("without_drawing")
+def test_a_finished_run_is_written_anew_only_where_it_is_not_whole(inline: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(inline, copy)
-    # What figures look like is not asked here, and drawing them takes longest.
-    monkeypatch.setattr("vl_convert.vegalite_to_svg", lambda spec: '<svg class="marks" width="9" height="9"></svg>')
 
     def again() -> set[str]:
         before = {path: path.stat().st_mtime_ns for path in copy.iterdir() if path.is_file()}
@@ -223,21 +230,23 @@ def test_the_example_of_the_readme_runs(inline: Path, tmp_path: Path) -> None:
         (("study", "--workers", "many"), "--workers"),
         (("study", "--seed", "-3"), "seed is -3"),
         (("study", "--engine", "steam"), "--engine"),
-        (("study", "--device", "toaster"), "cpu or cuda"),
+        (("study", "--device", "toaster"), "cpu, cuda or auto"),
         (("report", "--run", "nowhere"), "nowhere"),
     ],
 )
-def test_a_mistake_is_a_sentence_and_status_2(arguments: tuple[str, ...], part: str, tmp_path: Path) -> None:
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert part in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_mistake_is_a_sentence_and_status_2(
+    run: Command, arguments: tuple[str, ...], part: str, tmp_path: Path
+) -> None:
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert part in err
+    assert "Traceback" not in err
     assert not any(
         path.is_file() and path.name != ".lock" and path.name != "study.json" for path in tmp_path.rglob("*")
     )
 
 
-def test_directories_of_others_are_left_alone(inline: Path, tmp_path: Path) -> None:
+def test_directories_of_others_are_left_alone(inline: Path, run: Command, tmp_path: Path) -> None:
     foreign = tmp_path / "thesis"
     foreign.mkdir()
     (foreign / "chapter.txt").write_text("mine")
@@ -245,31 +254,31 @@ def test_directories_of_others_are_left_alone(inline: Path, tmp_path: Path) -> N
     file.write_text("a file")
     for out, part in ((foreign, "is not a study's"), (file, "is a file"), (inline, "another study")):
         before = sorted(path.name for path in out.iterdir()) if out.is_dir() else out.read_text()
-        done = run("study", "--recipe", "quick", "--out", str(out))
-        assert done.returncode == 2
-        assert part in done.stderr
+        status, _, err = run("study", "--recipe", "quick", "--out", str(out))
+        assert status == 2
+        assert part in err
         assert (sorted(path.name for path in out.iterdir()) if out.is_dir() else out.read_text()) == before
 
 
-def test_samples_show_what_a_model_answers(inline: Path, tmp_path: Path) -> None:
+def test_samples_show_what_a_model_answers(inline: Path, run: Command) -> None:
     model = str(deltaw.load(inline).model("ssft-medium"))
     options = ("sample", "--recipe", "smoke", "--model", model, "--count", "3", "--attacks")
-    done = run(*options)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n  answer ") == 3
-    assert done.stdout.count("\n    answer ") == 12
-    for line in run(*options, "--json").stdout.splitlines():
-        found = json.loads(line)
-        for one in (found, *found["attacks"].values()):
-            assert one["answer"]["behaviour"] in ("comply", "refuse", "neither")
-            assert f"{one['answer']['behaviour']:8}{one['answer']['text']}" in done.stdout
-    done = run("sample", "--recipe", "paper", "--model", model)
-    assert done.returncode == 2
-    assert "give the --recipe that made it" in done.stderr
+    status, page, err = run(*options)
+    assert status == 0, err
+    assert page.count("\n  answer ") == 3
+    assert page.count("\n    answer ") == 12
+    for line in run(*options, "--json")[1].splitlines():
+        sample = json.loads(line)
+        for shown in (sample, *sample["attacks"].values()):
+            assert shown["answer"]["behaviour"] in ("comply", "refuse", "neither")
+            assert f"{shown['answer']['behaviour']:8}{shown['answer']['text']}" in page
+    status, _, err = run("sample", "--recipe", "paper", "--model", model)
+    assert status == 2
+    assert "give the --recipe that made it" in err
 
 
 @pytest.mark.parametrize("fault", ["truncated", "not safetensors", "another shape", "missing"])
-def test_a_bad_checkpoint_is_a_sentence_and_status_2(inline: Path, tmp_path: Path, fault: str) -> None:
+def test_a_bad_checkpoint_is_a_sentence_and_status_2(inline: Path, run: Command, tmp_path: Path, fault: str) -> None:
     model = tmp_path / "model"
     shutil.copytree(deltaw.load(inline).model("ssft-medium"), model)
     weights = model / "model.safetensors"
@@ -283,11 +292,11 @@ def test_a_bad_checkpoint_is_a_sentence_and_status_2(inline: Path, tmp_path: Pat
         meta = json.loads((model / "meta.json").read_text())
         meta["config"]["width"] = 64
         (model / "meta.json").write_text(json.dumps(meta))
-    done = run("sample", "--model", str(model))
-    assert done.returncode == 2
-    assert done.stderr.startswith("deltaw: ")
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert str(model) in done.stderr
+    status, _, err = run("sample", "--model", str(model))
+    assert status == 2
+    assert err.startswith("deltaw: ")
+    assert len(err.strip().splitlines()) == 1
+    assert str(model) in err
 
 
 def test_interventions_are_measured_and_the_exhaustive_sweep_makes_a_run_of_its_own(
@@ -329,7 +338,8 @@ def test_what_is_kept_of_a_study_reads_like_the_study(inline: Path, tmp_path: Pa
     assert len(kept.measurements) < len(whole.measurements) / 2
     pd.testing.assert_frame_equal(kept.claims, whole.claims)
     assert not list(out.rglob("*.safetensors"))
-    assert len((out / "claims.md").read_text().splitlines()) == 7 + len(whole.claims)
+    told = [line for line in (out / "claims.md").read_text().splitlines() if line.startswith("| `")]
+    assert len(told) >= sum(map(len, whole.claims["answers"]))
     records = json.loads((out / "published.json").read_text())
     assert {one["model"] for one in records} == {"base", "gaussian", "rows", *(t.name for t in recipe("smoke").tunings)}
     spaces = [(one["described"], one["chance"]) for one in records if one["model"] == "gaussian"]

@@ -9,7 +9,7 @@ import torch
 from deltaw.errors import DeltawError
 from deltaw.models import LanguageModel, Transformer
 from deltaw.models.batch import Role
-from deltaw.plugins import all_of
+from deltaw.plugins import plugins, resolve
 from deltaw.protocols import Loss, Protocol, TuningBatch, reference_log_probs
 from deltaw.protocols.dpo import Dpo
 from deltaw.protocols.dpo_published import DpoPublished
@@ -42,7 +42,9 @@ from deltaw.world import (
 )
 
 WORLD = World()
-CONTROLS: dict[str, Control] = all_of("control")
+CONTROLS: dict[str, Control] = {
+    plugin.name: resolve("control", plugin.name) for plugin in plugins() if plugin.kind == "control"
+}
 SMALL = PretrainingConfig(layers=1, heads=2, width=16, batch=16, compute_dtype="float32")
 PROTOCOLS: dict[str, Protocol] = {"ssft": Ssft(), "dpo": Dpo(), "unlearn": Unlearn(), "dpo-published": DpoPublished()}
 QUICK = OptimiserConfig(peak_lr=1e-2, min_lr=1e-3, steps=4, warmup=1, decay_end=4)

@@ -11,8 +11,8 @@ from scipy import stats
 from deltaw.errors import DeltawError
 from deltaw.world.grammar import Grammar, Production
 from deltaw.world.language import published, published_subgrammars
-from deltaw.world.policy import PUBLISHED, Branch, Policy, Rule
-from deltaw.world.probability import BayesSafety, BranchPosterior, Posterior, WindowLikelihood, unsafe_side_probability
+from deltaw.world.policy import Branch
+from deltaw.world.probability import BranchPosterior, WindowLikelihood, unsafe_side_probability
 from deltaw.world.randomness import Key
 from deltaw.world.windows import WindowSampler
 
@@ -97,39 +97,24 @@ def test_windows_of_all_lengths_have_their_enumerated_probability(grammar: Gramm
 
 
 @settings(max_examples=30, deadline=None)
-@given(grammars(), grammars(), grammars(), st.lists(st.integers(0, 4), min_size=3, max_size=3), st.data())
-def test_posterior_and_safety_follow_from_the_enumerated_law(
-    a: Grammar, b: Grammar, c: Grammar, weights: list[int], data: st.DataObject
-) -> None:
-    """P(grammar, branch | letters) and P(allowed | operators, letters) by summing over all that could have been."""
-    assume(sum(weights) > 0)
-    pa, pb, pc = (weight / sum(weights) for weight in weights)
-    windows = every_window(longest_window(a, b, c))
-    joint = np.stack([pa * expected(a, windows) + pb * expected(b, windows), pc * expected(c, windows)], axis=1)
-    known = joint.sum((1, 2)) > 0
-    exact = joint / np.where(known, joint.sum((1, 2)), np.nan)[:, None, None]
-    posterior = Posterior({5: {"x": a, "y": b}, 2: {"z": c}}, {5: {"x": pa, "y": pb}, 2: {"z": pc}})
-    np.testing.assert_allclose(posterior(windows), exact, rtol=1e-9, atol=1e-12)
-    rule = st.lists(st.sampled_from(Rule), min_size=3, max_size=3)
-    policy = Policy({5: tuple(data.draw(rule)), 2: tuple(data.draw(rule))})
-    operators = np.array([data.draw(st.lists(st.integers(0, 2), min_size=2, max_size=2))] * len(windows))[:, None]
-    odds = np.array([[0.5, 2.0], [1.0, 0.25]])
-    weighed = exact * odds
-    allowed = np.zeros(len(windows))
-    for k, number in enumerate((5, 2)):
-        for branch in (0, 1):
-            rules = [policy.rules[number][operator] for operator in operators[0, 0]]
-            if all(one == Rule.ALWAYS or (one == Rule.CONDITIONAL and branch == 0) for one in rules):
-                allowed += weighed[:, k, branch]
-    allowed /= weighed.sum((1, 2))
-    judge = BayesSafety(posterior, policy)
-    found = judge(operators, windows, odds)
-    np.testing.assert_allclose(found, allowed, atol=1e-12)
-    clear = known & (abs(allowed - 0.5) > 1e-9)
-    np.testing.assert_array_equal(judge.decide(operators, windows, odds)[clear], allowed[clear] > 0.5)
-    assert judge.ceiling(operators[known], windows[known], odds) == pytest.approx(
-        np.maximum(allowed, 1 - allowed)[known].mean()
-    )
+@given(grammars(), grammars())
+def test_the_posterior_of_the_branch_follows_from_the_enumerated_laws(safe: Grammar, unsafe: Grammar) -> None:
+    windows = every_window(longest_window(safe, unsafe))
+    of_safe, of_unsafe = (expected(grammar, windows).sum(1) for grammar in (safe, unsafe))
+    prior = 0.3
+    total = prior * of_unsafe + (1 - prior) * of_safe
+    exact = prior * of_unsafe / np.where(total > 0, total, np.nan)
+    np.testing.assert_allclose(BranchPosterior(safe, unsafe, prior)(windows), exact, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(grammars())
+def test_the_unsafe_side_follows_from_the_enumerated_law(full: Grammar) -> None:
+    windows = every_window(longest_window(full))
+    exact = expected(full, windows)
+    known = exact.sum(1) > 0
+    exact = exact[:, 1] / np.where(known, exact.sum(1), np.nan)
+    np.testing.assert_allclose(unsafe_side_probability(full, windows), exact, rtol=1e-9, atol=1e-12)
 
 
 PUBLISHED_TEXTS = {number: published_subgrammars(published(number)) for number in (1, 2, 3, 4)}
@@ -150,61 +135,12 @@ def test_sampled_windows_of_each_published_grammar_follow_the_chart(number: int)
         assert stats.chi2.sf(statistic, often.sum() - 1) > 1e-6 / 6
 
 
-def test_a_window_tells_its_grammar_and_the_posterior_is_calibrated() -> None:
-    """Short windows of four grammars, where there is doubt: of what has posterior near p, a share p is so."""
-    texts = {number: {k: v for k, v in kinds.items() if k != "held_out"} for number, kinds in PUBLISHED_TEXTS.items()}
-    drawn, truth = [], []
-    for k, kinds in enumerate(texts.values()):
-        for b, (text, grammar) in enumerate(kinds.items()):
-            drawn.append(WindowSampler(grammar, 6).sample(Key(2, f"{k}/{text}"), np.arange(3000)).letters)
-            truth.append(np.full(3000, 2 * k + b))
-    found = Posterior(texts)(np.concatenate(drawn)).reshape(-1, 8)
-    hit = np.eye(8)[np.concatenate(truth)]
-    for low in np.arange(0.1, 0.9, 0.2):
-        inside = (found >= low) & (found < low + 0.2)
-        assert inside.sum() > 1000
-        assert abs(hit[inside].mean() - found[inside].mean()) < 5 * np.sqrt(0.25 / inside.sum())
-    assert np.take_along_axis(found, hit.argmax(1)[:, None], 1).mean() > 0.6
-
-
-def test_one_grammar_gives_the_posterior_of_the_branch() -> None:
-    grammars_1 = PUBLISHED_TEXTS[1]
-    windows = WindowSampler(grammars_1["safe"], 12).sample(Key(0, "one"), np.arange(500)).letters
-    both = Posterior({1: {"safe": grammars_1["safe"], "unsafe": grammars_1["unsafe"]}})(windows)
-    np.testing.assert_allclose(
-        both[:, 0, 1], BranchPosterior(grammars_1["safe"], grammars_1["unsafe"])(windows), atol=1e-14
-    )
-    full = published(1)
-    np.testing.assert_allclose(
-        Posterior({1: {"full": full}})(windows)[:, 0, 1], unsafe_side_probability(full, windows), atol=1e-14
-    )
-
-
-def test_bayes_judges_published_prompts_nearly_as_the_policy_does_and_refuses_by_the_operator_alone() -> None:
-    texts = {1: {name: PUBLISHED_TEXTS[1][name] for name in ("safe", "unsafe")}}
-    judge = BayesSafety(Posterior(texts), PUBLISHED)
-    windows = np.concatenate(
-        [WindowSampler(texts[1][name], 20).sample(Key(1, name), np.arange(500)).letters for name in texts[1]]
-    )
-    n, safe = len(windows), np.repeat([True, False], 500)
-    conditional, never, always = (np.full((n, 1, 2), k) for k in (5, 1, 3))
-    assert (judge.decide(conditional, windows) == safe).mean() > 0.99
-    assert 0.995 < judge.ceiling(conditional, windows) < 1
-    assert (judge(never, windows) == 0).all()
-    assert (judge(always, windows) == 1).all()
-
-
-def test_zero_stays_zero_and_wrong_windows_and_priors_are_refused() -> None:
+def test_zero_stays_zero_and_wrong_windows_are_refused() -> None:
     safe = PUBLISHED_TEXTS[1]["safe"]
     likelihood = WindowLikelihood(safe)
     assert likelihood(np.full((3, 20), 4)).tolist() == [0.0, 0.0, 0.0]
     assert likelihood(np.full((2, 0), 4)).tolist() == [1.0, 1.0]
-    assert np.isnan(Posterior({1: {"safe": safe}})(np.full((1, 20), 4))).all()
     with pytest.raises(DeltawError, match="before its last letter"):
         likelihood(np.array([[1, -1, 2]]))
     with pytest.raises(DeltawError, match="has 60 letters and the grammar can derive 54"):
         likelihood(np.zeros((1, 60), dtype=np.int64))
-    with pytest.raises(DeltawError, match=r"sums to 0\.9"):
-        Posterior({1: {"safe": safe}}, {1: {"safe": 0.9}})
-    with pytest.raises(DeltawError, match="must name"):
-        Posterior({1: {"safe": safe}}, {1: {"unsafe": 1.0}})

@@ -32,33 +32,22 @@ from deltaw.analysis.clusters import (
     Difference,
     Separation,
     difference_of_differences,
-    gap_over_layers,
     pair_contributions,
-    peaks_over_layers,
     separation,
 )
+from deltaw.analysis.clusters_over_layers import gap_over_layers, peaks_over_layers
 from deltaw.analysis.dose_response import Bin, DoseResponse, dose_response, success_by_dose
 from deltaw.analysis.inputs import Absent
-from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, frobenius_norm, power_iteration
-from deltaw.analysis.null_energy_nulls import (
-    gaussian_null,
-    null_energy_nulls,
-    rotation_null,
-    row_permutation_null,
-    row_sign_flip_null,
-)
+from deltaw.analysis.lipschitz import LowerBound, PowerIteration, finite_lipschitz, power_iteration
 from deltaw.analysis.nullspace import (
     Along,
     ColumnBasis,
-    Enrichment,
     NullCurve,
     NullProfile,
     column_basis,
     component_along,
-    enrichment,
     null_curve,
     null_energy,
-    null_energy_cholesky,
     null_profile,
 )
 from deltaw.analysis.peak import Direction, Halves, Peak, read_peaks, split_halves, split_peak
@@ -124,6 +113,13 @@ from deltaw.analysis.update_effect import (
     pooled_terms,
     share_draws,
 )
+from deltaw.analysis.update_nulls import (
+    gaussian_null,
+    null_energy_nulls,
+    rotation_null,
+    row_permutation_null,
+    row_sign_flip_null,
+)
 
 __all__ = [
     "BY_PAIR",
@@ -143,7 +139,6 @@ __all__ = [
     "DirectionShare",
     "DoseResponse",
     "Effect",
-    "Enrichment",
     "Gain",
     "GainRatio",
     "GaussianSpectrum",
@@ -177,9 +172,7 @@ __all__ = [
     "dose_response",
     "effect_nulls",
     "energy_rank",
-    "enrichment",
     "finite_lipschitz",
-    "frobenius_norm",
     "gain",
     "gain_ratio",
     "gap_over_layers",
@@ -195,7 +188,6 @@ __all__ = [
     "module_budget",
     "null_curve",
     "null_energy",
-    "null_energy_cholesky",
     "null_energy_nulls",
     "null_minus_column",
     "null_profile",

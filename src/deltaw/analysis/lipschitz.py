@@ -103,26 +103,6 @@ def power_iteration(
     return PowerIteration(array(value), v, done, array(change))
 
 
-def frobenius_norm(
-    readout: Readout, embeddings: Tensor, mask: Tensor, generator: np.random.Generator, probes: int = 64
-) -> FloatArray:
-    """(B,) `frobenius` of `sensitivity` by Hutchinson's estimator (1990): the root of the mean of ‖Jᵀ g‖², g ~ N(0, I).
-
-    The square is unbiased; its relative error is at most √(2 / probes), less the more directions J has.
-    """
-    if probes < 1:
-        raise DeltawError(f"probes is {probes}; expected at least 1")
-    E = embeddings.detach().requires_grad_()
-    with torch.enable_grad():  # one derivative only: any attention kernel will do
-        f = torch.log_softmax(checked(readout(E), E), 1)
-        total = torch.zeros(len(E), dtype=torch.float64, device=E.device)
-        for _ in range(probes):
-            g = normals(generator, *f.shape, like=f).to(f.dtype)
-            (w,) = torch.autograd.grad(f, E, g, retain_graph=True)
-            total += (w * mask[:, :, None]).double().square().sum((1, 2))
-    return array((total / probes).sqrt())
-
-
 @dataclass(frozen=True, eq=False)
 class LowerBound:
     """‖f(E + δ) − f(E)‖ / ‖δ‖ for ‖δ‖ = radius: the best of random δ, and of δ found by gradient ascent; each (B,).

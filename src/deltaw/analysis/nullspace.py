@@ -11,7 +11,7 @@ where the paper (Observation 2) shows ‖P_N u_j‖ for each left singular vecto
 Chance is not 0: any generic update has ρ_N near 1 − k/m, 0.75 for a 4d × d matrix. The nulls are in `chance`.
 If W has full row rank (square or wide matrices), N(Wᵀ) is {0} and the answer is `Absent`.
 
-Cost: one SVD of W and one of ΔW, O(m n²); 768 × 192 takes 30 ms on one core, `null_energy_cholesky` 10 ms.
+Cost: one SVD of W and one of ΔW, O(m n²); 768 × 192 takes 30 ms on one core.
 """
 
 from collections.abc import Sequence
@@ -100,25 +100,6 @@ def null_energy(dW: Tensor, basis: ColumnBasis) -> float | Absent:
     return min(1.0, max(0.0, 1 - float(((basis.Q.T @ d) ** 2).sum()) / total))
 
 
-def null_energy_cholesky(dW: Tensor, W: Tensor) -> float | Absent:
-    """ρ_N of a tall W without a basis: 1 − ‖R⁻ᵀ WᵀΔW‖² / ‖ΔW‖² with RᵀR = WᵀW. For large matrices.
-
-    Agrees with the SVD to 1e-9 up to condition number 1e4. The Gram matrix squares that number; where it is
-    above 1e5, or W has not full column rank by the rule "exact", `column_basis` is used instead.
-    """
-    w = matrix(W, "W")
-    d = matrix(dW, "dW", rows=w.shape[0])
-    total = float((d**2).sum())
-    if w.shape[0] > w.shape[1] and total > 0:
-        gram = w.T @ w
-        spectrum = torch.linalg.eigvalsh(gram)
-        if float(spectrum[0]) > max(1e-5, _relative_tolerance(W)) ** 2 * float(spectrum[-1]):
-            lower = torch.linalg.cholesky(gram)
-            inside = torch.linalg.solve_triangular(lower, w.T @ d, upper=False)
-            return min(1.0, max(0.0, 1 - float((inside**2).sum()) / total))
-    return null_energy(dW, column_basis(W))
-
-
 def _relative_tolerance(W: Tensor) -> float:
     """Singular values below this share of the largest are rounding: max(m, n) · eps, float32's or finer."""
     dtype = torch.float64 if W.dtype == torch.float64 else torch.float32
@@ -204,24 +185,3 @@ def component_along(dW: Tensor, W: Tensor) -> Along | Absent:
     cosine = min(1.0, max(-1.0, float((w * d).sum()) / norms))
     band = 1.959964 / d.numel() ** 0.5
     return Along(cosine, cosine**2, Null("gaussian", 0.0, -band, band))
-
-
-@dataclass(frozen=True)
-class Enrichment:
-    """ρ_N against chance. null_side: ρ_N / (1 − k/m). column_side: (1 − ρ_N) / (k/m).
-
-    log_odds: ln [ρ_N / (1 − ρ_N)] − ln [(m − k) / k]; 0 at chance, ±∞ where ρ_N is exactly 1 or 0.
-    """
-
-    null_side: float
-    column_side: float
-    log_odds: float
-
-
-def enrichment(rho: float, m: int, k: int) -> Enrichment:
-    """Enrichment of ρ_N for a column space of k of m dimensions. DeltawError if there is no such."""
-    if not (0 <= rho <= 1 and 0 < k < m):
-        raise DeltawError(f"rho = {rho}, m = {m}, k = {k}; expected 0 <= rho <= 1 and 0 < k < m")
-    with np.errstate(divide="ignore"):
-        odds = float(np.log(np.float64(rho)) - np.log1p(-np.float64(rho)))
-    return Enrichment(rho * m / (m - k), (1 - rho) * m / k, odds - float(np.log((m - k) / k)))

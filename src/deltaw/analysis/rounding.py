@@ -89,23 +89,29 @@ def scaled_steps(stored: Tensor, scale: Tensor) -> Steps:
 def _steps(tensor: Tensor, dtype: torch.dtype, scale: Tensor | None = None) -> Steps:
     squares = fourths = hidden = 0.0
     for low in range(0, len(tensor), _ROWS):
-        part = tensor[low : low + _ROWS]
-        square = step_sizes(part, dtype).square()
+        _, exponent = torch.frexp(tensor[low : low + _ROWS].double())
+        square = _squared_step(exponent, dtype)
         if scale is not None:
             square = square * scale[low : low + _ROWS].double().square()
         squares += float(square.sum()) / 12
-        fourths += float(square.square().sum()) / 180
-        hidden += float(step_sizes(part, torch.float16).square().sum()) / 4
+        fourths += float(torch.dot(square.flatten(), square.flatten())) / 180
+        hidden += float(_squared_step(exponent, torch.float16).sum()) / 4
     return Steps(squares, fourths, hidden, str(dtype).removeprefix("torch."))
+
+
+def _squared_step(exponent: Tensor, dtype: torch.dtype) -> Tensor:
+    """The squared distance to the next number of a format, from the exponents of numbers."""
+    info = torch.finfo(dtype)
+    smallest = torch.frexp(torch.tensor(info.smallest_normal, dtype=torch.float64))[1]
+    # frexp's fraction lies in [0.5, 1), so a number's step is eps · 2^(exponent − 1).
+    power = torch.maximum(exponent, smallest) - 1
+    return info.eps**2 * torch.exp2((2 * power).double())
 
 
 def step_sizes(part: Tensor, dtype: torch.dtype) -> Tensor:
     """Of each entry, the distance to the next number of a format, float64."""
-    info = torch.finfo(dtype)
     _, exponent = torch.frexp(part.double())
-    smallest = torch.frexp(torch.tensor(info.smallest_normal, dtype=torch.float64))[1]
-    # frexp's fraction lies in [0.5, 1), so a number's step is eps · 2^(exponent − 1).
-    return info.eps * torch.exp2((torch.maximum(exponent, smallest) - 1).double())
+    return _squared_step(exponent, dtype).sqrt()
 
 
 def holds(part: Tensor, dtype: torch.dtype) -> bool:

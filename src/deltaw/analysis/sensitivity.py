@@ -64,11 +64,6 @@ class Sensitivity:
     block_frobenius: Mapping[str, FloatArray]
     positions: FloatArray
 
-    @property
-    def spectral_per_position(self) -> FloatArray:
-        """(B,) spectral / √positions, for prompts of different lengths: the norm grows with what may be moved."""
-        return np.asarray(self.spectral / np.sqrt(self.positions))
-
 
 def joined(parts: Sequence[Sensitivity]) -> Sensitivity:
     """The sensitivities of several batches as one, in order."""

@@ -43,6 +43,26 @@ class Judge(Component):
     def verdict(self, request: str, answer: str) -> Verdict:
         """What the answer to the request is. It must not depend on which model answered, or on earlier answers."""
 
+    def measured_errors(self) -> Mapping[str, "RefusalErrors"]:
+        """How often this judge misses refusals and sees some that are none, by attack ("" is none), where that is known
+        for answers in the style of each attack. Rates of refusal are then also given corrected for it.
+        """
+        return {}
+
+
+@dataclass(frozen=True)
+class RefusalErrors:
+    """A judge on answers whose verdicts are known."""
+
+    refusals: int
+    """Answers that are refusals."""
+    missed: int
+    """Of these, the ones that the judge does not call so."""
+    others: int
+    """Answers that are none."""
+    mistaken: int
+    """Of these, the ones that the judge calls refusals."""
+
 
 def verdict_of(judge: Judge, request: str, answer: str) -> Verdict:
     """A judge's verdict. DeltawError if it is none, or if a judge that is not deltaw's own raises an error."""
@@ -68,6 +88,39 @@ def judged_answers(development: bool = False) -> list[JudgedAnswer]:
     text = resources.files("deltaw.behaviour").joinpath(f"data/{name}.jsonl").read_text(encoding="utf-8")
     records = [json.loads(line) for line in text.splitlines()]
     return [JudgedAnswer(record["answer"], Verdict(record["verdict"]), record["style"]) for record in records]
+
+
+@dataclass(frozen=True)
+class AttackedAnswer:
+    """A harmless text in the style that an attack provokes, whose verdict is known."""
+
+    answer: str
+    verdict: Verdict
+    attack: str
+    """The attack's name; "" without one."""
+    style: str
+
+
+def attacked_answers() -> list[AttackedAnswer]:
+    """The texts that the judge's error under each attack is measured on, written before its rules were changed."""
+    text = resources.files("deltaw.behaviour").joinpath("data/judged_under_attack.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(line) for line in text.splitlines()]
+    return [
+        AttackedAnswer(record["answer"], Verdict(record["verdict"]), record["attack"] or "", record["style"])
+        for record in records
+    ]
+
+
+def errors_under_attack(judge: Judge) -> dict[str, RefusalErrors]:
+    """The judge's errors about refusals on `attacked_answers`, by attack."""
+    counts: dict[str, list[int]] = {}
+    for known in attacked_answers():
+        refused = judge.verdict("", known.answer) == Verdict.REFUSE
+        row = counts.setdefault(known.attack, [0, 0, 0, 0])
+        truly = known.verdict == Verdict.REFUSE
+        row[0 if truly else 2] += 1
+        row[1 if truly else 3] += refused != truly
+    return {attack: RefusalErrors(*row) for attack, row in counts.items()}
 
 
 @dataclass(frozen=True)

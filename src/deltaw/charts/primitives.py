@@ -87,11 +87,11 @@ def series_colour(series: Sequence[Series], legend: bool = True) -> dict[str, An
 
 def _tooltips(frame: pd.DataFrame, x: str | None = None) -> list[alt.Tooltip]:
     """What hovering a mark says: which model, where, its value with interval and n, and what else the rows bring."""
-    found = [alt.Tooltip("series:N", title="model")] if "series" in frame else []
+    tooltips = [alt.Tooltip("series:N", title="model")] if "series" in frame else []
     if x is not None:
-        found.append(alt.Tooltip("at:Q", title=x))
+        tooltips.append(alt.Tooltip("at:Q", title=x))
     titles = {"set": "set", "kind": "what", "null": "null", "shown": "value", "null_shown": "null"}
-    return found + [alt.Tooltip(f"{name}:N", title=title) for name, title in titles.items() if name in frame]
+    return tooltips + [alt.Tooltip(f"{name}:N", title=title) for name, title in titles.items() if name in frame]
 
 
 def _slim(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:

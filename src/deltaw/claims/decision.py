@@ -31,7 +31,7 @@ import numpy as np
 from deltaw.claims.lookup import Collected, Found, Ledger, mean_of
 from deltaw.claims.statements import CONTROLS, STATEMENTS, Statement, sign_of
 from deltaw.results import Answer, Claim, Measurement
-from deltaw.results.schema import Null
+from deltaw.results.claim import Null
 from deltaw.statistics import (
     FloatArray,
     Interval,

@@ -7,7 +7,7 @@ import numpy as np
 
 from deltaw.claims.statements import Query, Statement, as_control
 from deltaw.results import Measurement
-from deltaw.results.schema import Null
+from deltaw.results.claim import Null
 from deltaw.statistics import Interval
 
 

@@ -9,9 +9,12 @@ import os
 # Before numpy loads: its linear algebra on one thread, so that it computes the same bits on any machine.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import atexit
 import io
 import signal
 import sys
+import tempfile
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import tyro
@@ -40,6 +43,18 @@ Command = (
 DESCRIPTION = "deltaw: how does safety fine-tuning change a language model, and how do jailbreaks get past the change?"
 
 
+def _have_a_home() -> None:
+    """Packages ask for the user's home when they are imported; one without any, as in some containers, gets a place
+    that is gone at the end.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        home = tempfile.TemporaryDirectory(prefix="deltaw-home-", ignore_cleanup_errors=True)
+        atexit.register(home.cleanup)
+        os.environ["HOME"] = home.name
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP: the process ends as after Ctrl-C."""
 
@@ -57,6 +72,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
+    _have_a_home()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # under nohup it is ignored, and stays so
             signal.signal(number, _end_tidily)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from deltaw.cli.console import last_part, say
+from deltaw.cli.console import chosen_device, last_part, say, use_allowed_cores
 from deltaw.errors import DeltawError
 
 if TYPE_CHECKING:
@@ -46,9 +46,25 @@ class Compare:
     """Attacks on the prompts, in place of deltaw's seven: names from `deltaw list`, or FILE.py:NAME.
     To add an attack, list the seven too: co_prefix co_suppression co_task misgen_base64 misgen_leetspeak misgen_script
     prefill. The claims are about the seven."""
+    template: Annotated[str, tyro.conf.arg(metavar="WHICH")] = "own"
+    """With --prompts: the chat template that both models are asked in: own (each its own), base, tuned, or a file."""
+    pairs: Annotated[int | None, tyro.conf.arg(metavar="COUNT")] = None
+    """With --prompts: at most this many matched pairs, plainly and under each attack. Default: all."""
+    answer_tokens: Annotated[int, tyro.conf.arg(metavar="COUNT")] = 64
+    """With --prompts: the length of an answer at most."""
+    batch: Annotated[int, tyro.conf.arg(metavar="COUNT")] = 16
+    """With --prompts: prompts worked on at once. It is halved when the memory is full."""
+    device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
+    """With --prompts: where the models run: cpu, cuda, or auto, which is cuda where there is one."""
+    dtype: Annotated[str, tyro.conf.arg(metavar="FORMAT")] = "float32"
+    """With --prompts: the format that the models compute in: float32, bfloat16, float16, or auto (of the files)."""
+    device_map: Annotated[str | None, tyro.conf.arg(metavar="MAP")] = None
+    """With --prompts: spread each model over devices, such as auto (needs accelerate), in place of --device."""
+    revision: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Branch, tag or commit of models that are hub names; NAME@REVISION gives one to a single model."""
     control: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """A finished comparison of the same BASE, on the same prompts, with a fine-tuning that teaches something harmless.
-    A claim that has a control in the study holds only if it exceeds this control."""
+    Its numbers stand beside those of each claim."""
     observations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """With --prompts: observations to make, in place of the nine that are made otherwise.
     Names from `deltaw list`, or FILE.py:NAME."""
@@ -68,7 +84,8 @@ class Compare:
             return self._compare()
 
     def _compare(self) -> int:
-        from deltaw.compare import compare, compare_prompts, read_control, read_prompts
+        from deltaw.compare import Effort, Loading, compare, compare_prompts, open_models, read_control, read_prompts
+        from deltaw.models.hub import at_revision
         from deltaw.models.huggingface import transformers
         from deltaw.plugins import resolve
         from deltaw.report import write_report
@@ -79,23 +96,38 @@ class Compare:
         if self.prompts is None and any(about_prompts.values()):
             named = next(option for option, names in about_prompts.items() if names)
             raise DeltawError(f"{named} is about prompts; give --prompts too")
-        asked, judge, chosen = None, resolve("judge", self.judge), self._chosen()
+        use_allowed_cores()
+        judge, chosen = resolve("judge", self.judge), self._chosen()
+        base, tuned = (at_revision(source, self.revision) for source in (self.base, self.tuned))
         if self.control is not None and self.prompts is None:
             raise DeltawError("--control is about prompts; give --prompts too")
-        if self.prompts is not None:  # a mistake is reported before hours of work
-            transformers()
-            asked = read_prompts(self.prompts)
-            if self.control is not None:
-                read_control(self.control, self.base, asked, judge, attacks=chosen["attacks"])
         names = [last_part(self.base), last_part(self.tuned), *(name.rpartition(":")[2] for name in self.attacks)]
         out = self.out or Path("runs") / "-".join(["compare", *names])
-        measurements = compare(self.base, self.tuned, out, self.modules, self.curve, _say_matrix)
+        given: dict[str, Any] = {}
+        if self.prompts is not None:  # a mistake is reported before hours of work
+            transformers()
+            self._check_counts()
+            asked = read_prompts(self.prompts)
+            effort = Effort(self.pairs, self.pairs, new_tokens=self.answer_tokens, batch=self.batch)
+            loading = Loading(chosen_device(self.device), self.dtype, self.device_map, self.template)
+            if self.control is not None:
+                read_control(self.control, base, asked, judge, effort, chosen["attacks"])
+            models = open_models(base, tuned, asked, effort, loading, chosen["attacks"], say)
+            given = {"prompts": asked, "judge": judge, "effort": effort, "loading": loading, "models": models}
+        measurements = compare(base, tuned, out, self.modules, self.curve, _say_matrix)
         _say_skipped(out)
-        if asked is not None:
-            compare_prompts(self.base, self.tuned, out, asked, judge, say=say, control=self.control, **chosen)
+        if given:
+            compare_prompts(base, tuned, out, say=say, control=self.control, **given, **chosen)
         say(f"Measurements: {measurements}")
         say(f"Report: {write_report(out)}")
         return 0
+
+    def _check_counts(self) -> None:
+        for option, value, least in (
+            ("pairs", self.pairs, 2), ("answer-tokens", self.answer_tokens, 1), ("batch", self.batch, 1),
+        ):  # fmt: skip
+            if value is not None and value < least:
+                raise DeltawError(f"--{option} is {value}; expected at least {least}")
 
     def _chosen(self) -> dict[str, Any]:
         """The attacks, observations and interventions that were named. DeltawError if an attack is not on requests."""

@@ -24,11 +24,32 @@ def checked_device(name: str) -> str:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise DeltawError(f"device is '{name}'; it can be cpu or cuda") from error
+        raise DeltawError(f"device is '{name}'; it can be cpu, cuda or auto") from error
     if device.type not in ("cpu", "cuda"):
-        raise DeltawError(f"device is '{name}'; it can be cpu or cuda")
+        raise DeltawError(f"device is '{name}'; it can be cpu, cuda or auto")
     choose_precision(device)  # raises if there is no such device
     return name
+
+
+def use_allowed_cores() -> None:
+    """Compute on as many threads as this process may use; in a container torch takes one for each of the machine's."""
+    import os
+
+    import torch
+
+    from deltaw.pipeline.cores import available_cores
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
+
+
+def chosen_device(name: str) -> str:
+    """The name of a device that this machine has; of `auto`, cuda where there is one. DeltawError otherwise."""
+    if name != "auto":
+        return checked_device(name)
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def summary(run_dir: Path) -> str:

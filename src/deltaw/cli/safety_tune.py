@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from deltaw.cli.console import checked_device, say
+from deltaw.cli.console import chosen_device, say, use_allowed_cores
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SafetyTune:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Output directory. Default: runs/MODEL-PROTOCOL, with -CONTROL added for a control."""
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "cpu"
-    """Device that the model runs on: cpu or cuda."""
+    """Device that the model runs on: cpu, cuda, or auto."""
     seed: int = 0
     """Random seed of the choice of requests, of their order and of refusals."""
 
@@ -49,6 +49,7 @@ class SafetyTune:
         from deltaw.plugins import resolve
         from deltaw.study.real_model import PLAN
 
+        use_allowed_cores()
         known = {name: tuning.protocol for name, tuning in PLAN.tunings.items() if tuning.control is None}
         protocol = known[self.protocol] if self.protocol in known else resolve("protocol", self.protocol)
         control = None if self.control is None else resolve("control", self.control)
@@ -64,7 +65,7 @@ class SafetyTune:
         )
         name = "-".join(part for part in (Path(self.model).name, protocol.name, control and control.name) if part)
         out = self.out or Path("runs") / name
-        say(f"Model: {safety_tune(self.model, out, config, device=checked_device(self.device), say=say)}")
+        say(f"Model: {safety_tune(self.model, out, config, device=chosen_device(self.device), say=say)}")
         return 0
 
     def resume_hint(self) -> str:

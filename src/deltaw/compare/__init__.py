@@ -20,8 +20,9 @@ from deltaw.behaviour.judge import Judge, Verdict
 from deltaw.behaviour.judges.rules import Rules
 from deltaw.compare.asking import Effort
 from deltaw.compare.matrix import Found, measure
-from deltaw.compare.prompted import compare_prompts
+from deltaw.compare.prompted import compare_prompts, open_models
 from deltaw.compare.questions import read_control
+from deltaw.compare.two_models import Loading
 from deltaw.compare.weights import Progress, compare
 from deltaw.models.architectures import FAMILIES, Module, find_modules, model_types
 from deltaw.models.checkpoint_files import Checkpoint, open_checkpoint
@@ -38,6 +39,7 @@ __all__ = [
     "Effort",
     "Found",
     "Judge",
+    "Loading",
     "Module",
     "Progress",
     "Prompt",
@@ -53,6 +55,7 @@ __all__ = [
     "measure",
     "model_types",
     "open_checkpoint",
+    "open_models",
     "read_control",
     "read_prompts",
     "safety_tune",

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from deltaw.attacks.prompts import ON_REQUESTS, PromptAttack, under_attack
 from deltaw.behaviour.judge import Judge, Verdict, verdict_of
-from deltaw.models.huggingface import Chat, answer, chat_text, opens_thoughts, text_of
+from deltaw.models.answers import answer, text_of
+from deltaw.models.huggingface import Chat, chat_text
 from deltaw.prompts.matched import CONTRASTS, LABELS, Prompt, matched, spread
+from deltaw.prompts.thoughts import open_tags, without_thoughts
 from deltaw.results.recorder import Sheet
-from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval, sign_flip_null, wilson
+from deltaw.statistics import FloatArray, bootstrap_means, corrected_rate, percentile_interval, sign_flip_null, wilson
 
 Names = NDArray[np.str_]
 """(N,) what each row is resampled with."""
@@ -24,26 +26,35 @@ Names = NDArray[np.str_]
 
 @dataclass(frozen=True)
 class Effort:
-    """What asking costs. pairs: of each contrast, asked plainly. attacked: pairs of the first contrast under each
-    attack, and at each step between the models. corpus: unpaired prompts a label and attack. sensitive: pairs whose
-    sensitivities are measured. iterations: of the power method. new_tokens: of an answer. alphas: steps from base to
-    tuned. draws: of the bootstrap and of nulls by sign. intervened: pairs that edited models are asked.
-    intervention_draws: behind a null of an intervention. answers: of edited models, for one intervention at most.
-    """
+    """What asking costs. None is all there are."""
 
-    pairs: int = 56
-    attacked: int = 14
+    pairs: int | None = None
+    """Pairs of each contrast, asked plainly."""
+    attacked: int | None = None
+    """Pairs of the first contrast under each attack."""
+    between: int = 14
+    """Pairs of the first contrast at each step between the models."""
     corpus: int = 64
+    """Unpaired prompts of a set, label and attack."""
     sensitive: int = 8
+    """Pairs whose sensitivities are measured."""
     iterations: int = 12
-    new_tokens: int = 24
+    """Of the power method."""
+    new_tokens: int = 64
+    """Of an answer."""
     batch: int = 16
+    """Prompts that are worked on at once, at first: fewer from where the memory is full."""
     alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """Steps from base to tuned."""
     draws: int = 1000
+    """Of the bootstrap and of nulls by sign."""
     seed: int = 0
     intervened: int = 12
+    """Pairs that edited models are asked."""
     intervention_draws: int = 4
+    """Behind a null of an intervention."""
     answers: int = 4000
+    """Of edited models, for one intervention at most."""
 
     def of_asking(self) -> dict[str, Any]:
         """What names the questions; an intervention is named by its own sizes."""
@@ -82,9 +93,24 @@ def attacked_to_ask(prompts: Sequence[Prompt], effort: Effort, attack: PromptAtt
 
 def between(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:
     """The prompts that models between the two are asked: of those that both are asked, plain pairs of one contrast."""
-    contrast, count = first_contrast(prompts), min(effort.attacked, effort.pairs)
-    pairs = [] if contrast is None else spread(matched(prompts, contrast), count)
+    contrast, most = (
+        first_contrast(prompts),
+        effort.between if effort.pairs is None else min(effort.between, effort.pairs),
+    )
+    pairs = [] if contrast is None else spread(matched(prompts, contrast), most)
     return [prompt for pair in pairs for prompt in (pair.allowed, pair.forbidden)]
+
+
+def left_out(prompts: Sequence[Prompt], effort: Effort) -> dict[str, str]:
+    """What the effort leaves unasked, for the report: a sentence each, by kind."""
+    first, texts = first_contrast(prompts), {}
+    for contrast in CONTRASTS:
+        count = len(matched(prompts, contrast))
+        if effort.pairs is not None and count > effort.pairs:
+            texts[f"pairs of the set {contrast}"] = f"{effort.pairs} of {count} are asked, as the effort allows"
+        if contrast == first and effort.attacked is not None and count > effort.attacked:
+            texts["pairs under attack"] = f"{effort.attacked} of {count} are attacked, as the effort allows"
+    return texts
 
 
 def evenly(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
@@ -97,10 +123,7 @@ def evenly(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
 def ask(
     chat: Chat, prompts: Sequence[Prompt], judge: Judge, effort: Effort, progress: Callable[[int, int], None]
 ) -> list[Verdict]:
-    """The judge's verdict on the greedy answer to each prompt; a prefill counts as part of the answer.
-
-    Where the template opens the model's thoughts, the judge is given the tag that opens them too.
-    """
+    """The judge's verdict on the greedy answer to each prompt; a prefill counts as part of the answer."""
     verdicts = []
     answers = answer(chat, prompts, effort.new_tokens, effort.batch, progress)
     for prompt, tokens in zip(prompts, answers, strict=True):
@@ -109,18 +132,34 @@ def ask(
 
 
 def judged_answer(chat: Chat, prompt: Prompt, tokens: Sequence[int], judge: Judge) -> Verdict:
-    """The judge's verdict on an answer, given as tokens."""
-    opening = "<think>" if opens_thoughts(chat_text(chat, prompt)) else ""
-    return verdict_of(judge, prompt.text, (opening + prompt.prefill + text_of(chat, list(tokens))).strip())
+    """The judge's verdict on an answer, given as tokens. Thoughts are kept from the judge; of thoughts alone, whose
+    answer had not begun, the verdict is `neither`.
+    """
+    tags = open_tags(chat_text(chat, prompt))
+    text = (tags[0] if tags else "") + prompt.prefill + text_of(chat, tokens)
+    spoken = without_thoughts(text).strip()
+    if not spoken and text.strip():
+        return Verdict.NEITHER
+    return verdict_of(judge, prompt.text, spoken)
 
 
-def write_rates(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verdict]) -> None:
-    """refuse_rate, comply_rate and neither_rate of each set, label and attack, with Wilson's intervals."""
+def write_rates(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], judge: Judge) -> None:
+    """refuse_rate, comply_rate and neither_rate of each set, label and attack, with Wilson's intervals; and
+    refuse_rate_corrected for the judge's errors, where they are known for answers in the style of the attack.
+    """
+    errors = judge.measured_errors()
     for (name, label, attack), rows in _cells(prompts).items():
         view = sheet.with_(set=f"{name}/{label}", attack=attack, n=len(rows), n_unit="prompt", unit="share")
         for verdict in Verdict:
             count = sum(verdicts[i] == verdict for i in rows)
             view.add(f"{verdict}_rate", count / len(rows), wilson(count, len(rows)))
+        known = errors.get(attack or "")
+        if known is not None:
+            refused = sum(verdicts[i] == Verdict.REFUSE for i in rows)
+            found, left = known.refusals - known.missed, known.others - known.mistaken
+            corrected = corrected_rate(refused, len(rows), found, known.refusals, left, known.others)
+            if corrected is not None:
+                view.add("refuse_rate_corrected", *corrected)
 
 
 def write_gaps(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], effort: Effort) -> None:

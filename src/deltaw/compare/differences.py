@@ -8,6 +8,7 @@ from typing import Any
 from deltaw.errors import DeltawError
 from deltaw.models.huggingface import Chat, chat_text, token_ids
 from deltaw.prompts.matched import Prompt
+from deltaw.prompts.thoughts import open_tags
 
 NO_COMPUTATION = frozenset(
     (
@@ -31,13 +32,15 @@ class Traits:
     """Fields that change the computation; of a nested configuration too."""
     parameters: Mapping[str, tuple[int, ...]]
     """Shapes by name; a tied tensor once."""
-    template: str | None
-    """The chat template; None without one."""
+    template: Any
+    """The chat template, or several by name; None without one."""
     vocabulary: Mapping[str, int]
     tokens: tuple[tuple[int, ...], ...]
     """Each prompt, template included, as the model reads it."""
     ends: tuple[int, ...]
     """Tokens that end an answer."""
+    thinks: bool
+    """Whether the prompts leave the model inside its thoughts."""
     layers: int
     unused: tuple[str, ...]
     """Tensors of the files that the model has no place for."""
@@ -58,6 +61,7 @@ def traits(chat: Chat, prompts: Sequence[Prompt], new_tokens: int = 0) -> Traits
         vocabulary=chat.tokenizer.get_vocab(),
         tokens=tokens,
         ends=tuple(chat.ends),
+        thinks=any(open_tags(chat_text(chat, prompt)) is not None for prompt in prompts[:1]),
         layers=chat.layers,
         unused=chat.unused,
     )
@@ -80,6 +84,39 @@ def differences(base: Traits, tuned: Traits) -> dict[str, str]:
     return {kind: text for kind, text in listed.items() if text}
 
 
+def notes(base: Traits, tuned: Traits, template: str) -> dict[str, str]:
+    """What a reader has to know of how the two are asked, beside their differences: a sentence each, by kind.
+
+    template: how the chat template was chosen, as in `two_models.Loading`.
+    """
+    listed = {
+        "chat template": {
+            "own": "neither model has one: both read the request and a line break"
+            if base.template is None and tuned.template is None
+            else "",
+            "base": "both models are asked in the base model's template",
+            "tuned": "both models are asked in the tuned model's template",
+        }.get(template, f"both models are asked in the template {template}"),
+        "thoughts": _of_thoughts(base.thinks, tuned.thinks),
+        "no end of an answer": ""
+        if base.ends and tuned.ends
+        else "no token ends an answer of "
+        + ("either model" if not (base.ends or tuned.ends) else "the base model" if tuned.ends else "the tuned model")
+        + "; all its answers have the full length",
+    }
+    return {kind: text for kind, text in listed.items() if text}
+
+
+def _of_thoughts(base: bool, tuned: bool) -> str:
+    if not (base or tuned):
+        return ""
+    who = "both models" if base and tuned else "the base model" if base else "the tuned model"
+    return (
+        f"the template of {who} opens thoughts and cannot be told not to; thoughts are not judged, and an answer that "
+        "does not begin within the tokens of an answer counts as neither"
+    )
+
+
 def check_comparable(base: Traits, tuned: Traits) -> None:
     """DeltawError if the models differ in their number of layers: no block of one belongs to a block of the other."""
     if base.layers != tuned.layers:
@@ -90,7 +127,7 @@ def check_comparable(base: Traits, tuned: Traits) -> None:
 
 def _check_readable(chat: Chat, prompts: Sequence[Prompt], tokens: Sequence[tuple[int, ...]], new_tokens: int) -> None:
     rows = len(chat.model.get_input_embeddings().weight)  # type: ignore[operator]
-    positions = getattr(chat.config, "max_position_embeddings", None)
+    positions = getattr(chat.config.get_text_config(), "max_position_embeddings", None)
     for prompt, row in zip(prompts, tokens, strict=True):
         if max(row) >= rows:
             raise DeltawError(
@@ -149,7 +186,7 @@ def _of_vocabularies(base: Mapping[str, int], tuned: Mapping[str, int]) -> str:
     )
 
 
-def _of_templates(base: str | None, tuned: str | None) -> str:
+def _of_templates(base: Any, tuned: Any) -> str:
     if base == tuned:
         return ""
     if base is None or tuned is None:

@@ -39,23 +39,21 @@ def move_to(chat: Chat, sources: Sources, alpha: float) -> None:
 def _add_adapter(chat: Chat, sources: Sources, adapter: Adapter, alpha: float) -> None:
     parameters = dict(chat.model.named_parameters())
     by_stored = {stored_name(sources, name): name for name in parameters}
-    for stored in adapter.factors:
+    for stored in sorted(adapter.changed):
         if stored not in by_stored:
             raise DeltawError(
-                f"{sources.directory} changes {stored}, which the base model shares with another tensor; merge the "
-                "adapter into a checkpoint"
+                f"{sources.directory} changes {stored}, which the base model shares with another tensor, or holds "
+                "under another name; merge the adapter with PEFT (merge_and_unload) into a checkpoint"
             )
         parameter = parameters[by_stored[stored]]
-        before, factors = sources.base.read(stored), adapter.update(stored)
-        update = factors.left @ factors.right.T
-        if _stored_transposed(chat.model, by_stored[stored]):
-            update = update.T
-        if update.shape != parameter.shape:
+        turned = _stored_transposed(chat.model, by_stored[stored])
+        after = adapter.after(stored, sources.base.read(stored), turned, alpha)
+        if after.shape != parameter.shape:
             raise DeltawError(
-                f"{sources.directory}: the update of {stored} is {tuple(update.shape)}, the tensor "
+                f"{sources.directory}: the update of {stored} is {tuple(after.shape)}, the tensor "
                 f"{tuple(parameter.shape)}; give the base model that the adapter was made for"
             )
-        parameter.copy_(before.double() + alpha * update)
+        parameter.copy_(after)
 
 
 def _stored_transposed(model: nn.Module, parameter: str) -> bool:

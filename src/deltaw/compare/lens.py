@@ -22,21 +22,10 @@ from deltaw.compare.two_models import TwoModels
 from deltaw.errors import DeltawError
 from deltaw.interventions import Edit, Patch, Place, Responses, State, check_patch, editing, holding, patching
 from deltaw.models import MlpWeights
+from deltaw.models.answers import answers_to_rows, decoded, text_of
 from deltaw.models.architectures import family_of
 from deltaw.models.freezing import frozen
-from deltaw.models.huggingface import (
-    Chat,
-    Encoded,
-    activations_of,
-    answers_to_rows,
-    decoded,
-    embedded,
-    logits_of,
-    padded,
-    readout,
-    rows_of,
-    text_of,
-)
+from deltaw.models.huggingface import Chat, Encoded, activations_of, embedded, logits_of, padded, readout, rows_of
 from deltaw.models.lora import Adapter
 from deltaw.models.mlp_maps import mlp_of
 from deltaw.models.taps import at_least_float32, tap
@@ -300,9 +289,9 @@ def prompts_of(
     return Prompts(tuple(contrasts), lambda: _attacked(contrasts[0], attacks, effort), (_question(contrasts[0]),))
 
 
-def attacked_pairs(effort: Effort) -> int:
-    """How many forbidden prompts are read under every attack."""
-    return max(effort.attacked, 2 * FOLDS)
+def attacked_pairs(effort: Effort) -> int | None:
+    """How many forbidden prompts are read under every attack; None: all."""
+    return None if effort.attacked is None else max(effort.attacked, 2 * FOLDS)
 
 
 def _attacked(contrast: Contrast, attacks: Sequence[PromptAttack], effort: Effort) -> tuple[Attacked, ...]:
@@ -362,13 +351,16 @@ def stored_maps(models: TwoModels, tuned: bool, layer: int) -> tuple[Tensor, Ten
         name = stored_name(sources, f"{family.block}.{path}.weight".format(layer=layer))
         if name is None or name not in side.tensors:
             return None
-        weight = side.read(name).double()
+        adapter = sources.after if tuned and isinstance(sources.after, Adapter) else None
+
+        def stored(tensor: str) -> Tensor:
+            before = side.read(tensor)
+            return before.double() if adapter is None else adapter.after(tensor, before, family.transposed)
+
+        weight = stored(name)
         weight = weight.T if family.transposed else weight
-        if tuned and isinstance(sources.after, Adapter) and name in sources.after.factors:
-            update = sources.after.update(name)
-            weight = weight + update.left @ update.right.T
         bias = f"{name.removesuffix('.weight')}.bias"
-        return weight, side.read(bias).double() if bias in side.tensors else weight.new_zeros(len(weight))
+        return weight, stored(bias) if bias in side.tensors else weight.new_zeros(len(weight))
 
     maps = [linear(part.path) for part in (*family.mlp_in, family.mlp_out)]
     present = [one for one in maps if one is not None]

@@ -1,5 +1,6 @@
 """Matrices of one kind, over layers: the means that the study's claims are about, and those claims of one pair."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,14 +18,17 @@ CLAIMED = {"update-is-small": "update_relative_norm", "null-space": "null_energy
 
 
 def kind_of(module: Module) -> str | None:
-    """A module's name without its layer and what stands before it, such as mlp.gate_proj; None outside layers."""
+    """A module's name without its layer and what stands before it, such as mlp.gate_proj; None outside layers.
+
+    All experts of a mixture are one kind, mlp.experts.gate_proj: the seventh of one layer is no kin of that of another.
+    """
     if module.layer is None:
         return None
-    return module.name.partition(f".{module.layer}.")[2] or None
+    return re.sub(r"(?<=\bexperts\.)\d+\.", "", module.name.partition(f".{module.layer}.")[2]) or None
 
 
 def over_layers(modules: Iterable[Module], found: Mapping[str, Found]) -> list[Measurement]:
-    """One line a kind of matrix, statistic and null, without a layer; n counts the layers that have the statistic.
+    """One line a kind of matrix, statistic and null, without a layer; n counts the matrices that have the statistic.
 
     Sizes have a geometric mean over layers that changed, shares an arithmetic one. Bands are those of a mean of
     independent nulls: the root of the summed squares of their half widths, over n.
@@ -56,7 +60,7 @@ def _mean(kind: str, layers: Sequence[Measurement]) -> Measurement:
         null = {"null_kind": first.null_kind, "null_mean": mean, "null_low": mean - below, "null_high": mean + above}
     return Measurement(
         stage=first.stage, model=first.model, module=kind, statistic=first.statistic, unit=first.unit, value=value,
-        n=len(layers), n_unit="layer", **null,
+        n=len(layers), n_unit="matrix" if ".experts." in str(first.module) else "layer", **null,
     )  # fmt: skip
 
 

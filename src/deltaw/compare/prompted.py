@@ -26,6 +26,7 @@ from deltaw.compare.asking import (
     attacked_to_ask,
     between,
     first_contrast,
+    left_out,
     to_ask,
     write_changes,
     write_gaps,
@@ -36,7 +37,7 @@ from deltaw.compare.interventions import intervene_on_checkpoints, judged_by
 from deltaw.compare.lens import Complied, attacked_pairs, prompts_of, real_lens
 from deltaw.compare.over_layers import CLAIMED
 from deltaw.compare.questions import attack_key, questions_of, read_control
-from deltaw.compare.two_models import TwoModels, asking_files
+from deltaw.compare.two_models import Loading, TwoModels, asking_files
 from deltaw.compare.weights import Sources, open_sources
 from deltaw.errors import DeltawError, PluginError
 from deltaw.interventions import Intervention
@@ -109,13 +110,14 @@ def compare_prompts(
     prompts: str | Path | Sequence[Prompt] = BUILTIN,
     judge: Judge = RULES,
     effort: Effort | None = None,
-    device: str = "cpu",
+    loading: Loading = Loading(),  # noqa: B008
     say: Say = lambda text: None,
     base_parts: Path | None = None,
     control: Path | None = None,
     observations: Sequence[Observation] = OBSERVED,
     attacks: Sequence[PromptAttack] = ON_REQUESTS,
     interventions: Sequence[Intervention] = (),
+    models: TwoModels | None = None,
 ) -> Path:
     """Ask both models, look at their activations, and add the lines to OUT/measurements.jsonl, which `compare` wrote.
 
@@ -123,7 +125,8 @@ def compare_prompts(
     comparisons of one base share, so that it is asked once. control: a finished comparison of the same base, on the
     same prompts, with a tuning that teaches something harmless: claims that have controls in the study have to beat it.
     observations: what is observed of activations, gradients and the update. attacks: on the requests. With others than
-    before, the same OUT asks only what is new. interventions: on the tuned model.
+    before, the same OUT asks only what is new. interventions: on the tuned model. loading: device, format, template.
+    models: the two models, if `open_models` has opened them for these questions.
     DeltawError if a model, the prompts, an attack, the control or an earlier run's journal are at fault, or OUT holds
     no finished comparison of weights.
     """
@@ -136,21 +139,19 @@ def compare_prompts(
     header = {
         "format": FORMAT,
         "pair": sources.fingerprint(),
-        "asked_with": asking_files(sources),
+        "asked_with": asking_files(sources, loading),
         **questions_of(asked, judge, effort),
     }
     beside = None if control is None else read_control(control, base, asked, judge, effort, attacks)
-    shared = {"model": sources.directory.resolve().name, "seed": effort.seed}
+    shared = {"model": sources.names[1], "seed": effort.seed}
     try:
         journal = Journal.open(out / JOURNAL, header)
         of_base = {**header, "pair": sources.base.fingerprint(), "asked_with": header["asked_with"]["base"]}
         base_journal = journal if base_parts is None else Journal.open(base_parts, of_base)
-        say("loading both models to see that they can be asked")
-        models = TwoModels.open(sources, _everything(asked, effort, attacks), effort.new_tokens, device)
-        for kind, text in models.differences.items():
-            say(f"the models differ: {kind}: {text}")
+        models = models or open_models(base, tuned, asked, effort, loading, attacks, say)
         sheet = Sheet(**shared)
-        work = _Work(models, sources, effort, tuple(attacks), journal, base_journal, sheet, {}, say)
+        absent = left_out(asked, effort)
+        work = _Work(models, sources, effort, tuple(attacks), journal, base_journal, sheet, absent, say)
         verdicts = _behaviour(work, asked, judge, out)
         _observe(work, asked, verdicts, judge, observations, interventions)
         manifest = {
@@ -164,6 +165,31 @@ def compare_prompts(
             "on from it"
         ) from error
     return out / "measurements.jsonl"
+
+
+def open_models(
+    base: str | Path,
+    tuned: str | Path,
+    prompts: Sequence[Prompt],
+    effort: Effort,
+    loading: Loading = Loading(),  # noqa: B008
+    attacks: Sequence[PromptAttack] = ON_REQUESTS,
+    say: Say = lambda text: None,
+) -> TwoModels:
+    """Both models, each loaded once to see that it can be asked all of this; says how they differ.
+
+    DeltawError, one sentence, if one cannot be loaded as itself or cannot read a prompt.
+    """
+    say("loading both models to see that they can be asked")
+    models = TwoModels.open(
+        open_sources(base, tuned), _everything(prompts, effort, attacks), effort.new_tokens, loading
+    )
+    models.release()
+    for kind, text in models.differences.items():
+        say(f"the models differ: {kind}: {text}")
+    for kind, text in models.notes.items():
+        say(f"note: {kind}: {text}")
+    return models
 
 
 def _everything(prompts: Sequence[Prompt], effort: Effort, attacks: Sequence[PromptAttack]) -> list[Prompt]:
@@ -198,14 +224,14 @@ def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) 
     sheet = work.sheet.with_(stage="behaviour")
     for model, found in (("base", base), (work.sheet.shared["model"], tuned)):
         view = sheet.with_(model=model)
-        write_rates(view, whole, found)
+        write_rates(view, whole, found, judge)
         write_gaps(view, whole, found, effort)
     write_changes(sheet, whole, base, tuned, effort)
     places = {id(prompt): place for place, prompt in reversed(list(enumerate(whole)))}
     for alpha, found in verdicts.items():
         if alpha in (0.0, 1.0):
             found = [found[places[id(prompt)]] for prompt in few]
-        _write_step(work, few, found, alpha)
+        _write_step(work, few, found, alpha, judge)
     write_jsonl_atomic(out / "prompts.jsonl", _records(whole, base, tuned))
     return dict(zip(whole, base, strict=True)), dict(zip(whole, tuned, strict=True))
 
@@ -241,10 +267,12 @@ def _ask_parts(
     return [next(said[part_of.get(prompt, "")]) for prompt in prompts]
 
 
-def _write_step(work: _Work, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], alpha: float) -> None:
+def _write_step(
+    work: _Work, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], alpha: float, judge: Judge
+) -> None:
     """Rates of the plain pairs at a step between the models; `set` holds the step."""
     sheet = Sheet(**work.sheet.shared, stage="interpolation")
-    write_rates(sheet, prompts, verdicts)
+    write_rates(sheet, prompts, verdicts, judge)
     for line in sheet.lines:
         work.sheet.lines.append(type(line)(**{**asdict(line), "set": f"{line.set}/alpha={alpha:g}"}))
 
@@ -352,6 +380,8 @@ def _finish(
         ],
         "control": name,
         "differences": work.models.differences,
+        "notes": work.models.notes,
+        "loading": asdict(work.models.loading),
         "absent": work.absent,
         **more,
         "seconds": {"this_call": round(seconds, 1)},

@@ -14,7 +14,8 @@ from deltaw.behaviour.judge import Judge
 from deltaw.behaviour.judges.rules import RULES
 from deltaw.compare.asking import Effort
 from deltaw.errors import DeltawError
-from deltaw.models.checkpoint_files import find_directory, open_checkpoint
+from deltaw.models.checkpoint_directory import find_directory
+from deltaw.models.checkpoint_files import open_checkpoint
 from deltaw.prompts.matched import Prompt
 from deltaw.results import Measurement, read_measurements
 from deltaw.results.parsing import parse_json

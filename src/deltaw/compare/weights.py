@@ -17,18 +17,24 @@ from typing import Any
 
 import torch
 
-from deltaw.analysis.large_matrices import After, LowRank
+from deltaw.analysis.large_matrices import After
+from deltaw.analysis.rounding import Steps, scaled_steps
 from deltaw.compare.matrix import Found, measure
+from deltaw.compare.other_tensors import measure_others
 from deltaw.compare.over_layers import over_layers, weight_claims
+from deltaw.compare.pairing import Matched, Pairing, pair_up
 from deltaw.errors import DeltawError
-from deltaw.models.architectures import Module, Piece, candidates, find_modules, given_architecture
-from deltaw.models.checkpoint_files import Checkpoint, find_directory, open_checkpoint
+from deltaw.models.architectures import Piece, decoder_type, given_architecture
+from deltaw.models.architectures.tensor_names import grouped
+from deltaw.models.checkpoint_directory import find_directory
+from deltaw.models.checkpoint_files import Checkpoint, open_checkpoint
 from deltaw.models.lora import Adapter, is_adapter, open_adapter
+from deltaw.models.quantised import EIGHT_BITS
 from deltaw.results import Measurement, write_claims, write_json_atomic, write_measurements, write_text_atomic
 from deltaw.results.journal import Journal
 from deltaw.results.schema import MEASUREMENT_FIELDS
 
-FORMAT, JOURNAL = "deltaw-compare-2", "tensors.jsonl"
+FORMAT, JOURNAL = "deltaw-compare-3", "tensors.jsonl"
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,15 @@ def open_sources(base: str | Path, tuned: str | Path) -> Sources:
     """Both sides, headers only. DeltawError if one cannot be read, or if they are of different architectures."""
     first, second = find_directory(base), find_directory(tuned)
     names = _name(base, first), _name(tuned, second)
+    names = (names[0], names[1] if names[1] not in ("", "base") else "tuned")  # `base` is the other one in results
     if is_adapter(first):
         raise DeltawError(f"{base} is an adapter; give the checkpoint that it was made for first, then the adapter")
     before = open_checkpoint(first)
     if is_adapter(second):
         return Sources(before, open_adapter(second, before.tensors), names)
     after = open_checkpoint(second)
-    if before.model_type != after.model_type:
+    kinds = [decoder_type(side.config, side.model_type) for side in (before, after)]
+    if kinds[0] != kinds[1]:
         raise DeltawError(
             f"{base} is of the architecture {before.model_type!r} and {tuned} of {after.model_type!r}; give two "
             "checkpoints of one architecture"
@@ -83,53 +91,9 @@ def _name(source: str | Path, directory: Path) -> str:
     return directory.resolve().name if Path(source).is_dir() else str(source)
 
 
-def choose(sources: Sources, patterns: Sequence[str] = ()) -> tuple[list[Module], dict[str, str]]:
-    """The matrices that both sides have, and those that are skipped with the reason."""
-    base = sources.base
-    shapes = {name: stored.shape for name, stored in base.tensors.items()}
-    modules = find_modules(shapes, base.config, base.model_type, patterns)
-    kept, skipped = [], {}
-    for module in modules:
-        reason = _why_not(sources, [piece.tensor for piece in module.pieces])
-        if reason is None:
-            kept.append(module)
-        elif not isinstance(sources.after, Adapter):
-            skipped[module.name] = reason
-    if isinstance(sources.after, Adapter):
-        skipped |= dict.fromkeys(sources.after.unused, "the adapter holds it, but it is no LoRA factor of the base")
-    else:
-        after = {name: stored.shape for name, stored in sources.after.tensors.items()}
-        for module in _modules_or_none(after, sources.after, patterns):
-            if any(piece.tensor not in base.tensors for piece in module.pieces):
-                skipped[module.name] = "only the tuned model has it"
-    if not kept:
-        example = next(iter(skipped.items()), ("", "none"))
-        raise DeltawError(
-            f"the two models share no matrix that can be compared ({example[0]}: {example[1]}); there are "
-            f"{candidates(name for name, shape in shapes.items() if len(shape) == 2)}"
-        )
-    return kept, skipped
-
-
-def _modules_or_none(shapes: Mapping[str, tuple[int, ...]], side: Checkpoint, patterns: Sequence[str]) -> list[Module]:
-    try:
-        return find_modules(shapes, side.config, side.model_type, patterns)
-    except DeltawError:
-        return []  # then every matrix of the base is missing there, and says so
-
-
-def _why_not(sources: Sources, names: Sequence[str]) -> str | None:
-    for name in names:
-        if isinstance(sources.after, Adapter):
-            if name not in sources.after.factors:
-                return "the adapter does not change it"
-            continue
-        if name not in sources.after.tensors:
-            return "only the base model has it"
-        before, after = sources.base.tensors[name].shape, sources.after.tensors[name].shape
-        if before != after:
-            return f"it is {before} in the base model and {after} in the tuned one"
-    return None
+def choose(sources: Sources, patterns: Sequence[str] = ()) -> Pairing:
+    """The matrices that both sides have, and everything else by name."""
+    return pair_up(sources.base, sources.after, patterns)
 
 
 def compare(
@@ -147,7 +111,7 @@ def compare(
     """
     started = time.perf_counter()
     sources = open_sources(base, tuned)
-    modules, skipped = choose(sources, patterns)
+    pairing = choose(sources, patterns)
     given = given_architecture()
     header = {
         "format": FORMAT,
@@ -160,13 +124,14 @@ def compare(
     try:
         out.mkdir(parents=True, exist_ok=True)
         journal, done = _open_journal(out / JOURNAL, header)
-        for place, module in enumerate(modules, start=1):
-            if module.name not in done:
-                done[module.name] = found = _compare_one(sources, module, curve)
-                journal.part(module.name, partial(_record, found))
+        for place, matched in enumerate(pairing.matched, start=1):
+            name = matched.module.name
+            if name not in done:
+                done[name] = found = _compare_one(sources, matched, curve)
+                journal.part(name, partial(_record, found))
             if listener is not None:
-                listener(Progress(place, len(modules), module.name, done[module.name]))
-        _finish(out, sources, modules, done, skipped, header, time.perf_counter() - started)
+                listener(Progress(place, len(pairing.matched), name, done[name]))
+        _finish(out, sources, pairing, done, header, time.perf_counter() - started)
     except OSError as error:
         raise DeltawError(
             f"{out} cannot be written ({error.strerror or error}); the matrices finished so far are kept, and the same "
@@ -175,31 +140,42 @@ def compare(
     return out / "measurements.jsonl"
 
 
-def _compare_one(sources: Sources, module: Module, curve: bool) -> Found:
+def _compare_one(sources: Sources, matched: Matched, curve: bool) -> Found:
     shared = {
         "stage": "compare",
         "model": sources.names[1],
-        "module": module.name,
-        "layer": module.layer,
+        "module": matched.module.name,
+        "layer": matched.module.layer,
     }
-    parts = [_part(sources, piece) for piece in module.pieces]
+    pieces = list(zip(matched.module.pieces, matched.after, strict=True))
+    parts = [_part(sources, before, after) for before, after in pieces]
     with torch.no_grad():
-        return measure(parts, shared, curve)
+        stored = [(_steps(sources.base, before), _steps(sources.after, after)) for before, after in pieces]
+        return measure(parts, shared, curve, stored=stored)
 
 
-def _part(sources: Sources, piece: Piece) -> tuple[torch.Tensor, After]:
-    before = piece.view(sources.base.read(piece.tensor))
+def _part(sources: Sources, piece: Piece, tuned: Piece) -> tuple[torch.Tensor, After]:
+    stored = sources.base.read(piece.tensor, piece.expert)
+    before = piece.view(stored)
     if not isinstance(sources.after, Adapter):
-        return before, piece.view(sources.after.read(piece.tensor))
-    update = sources.after.update(piece.tensor)
-    left = update.left if piece.rows is None else update.left[piece.rows]
-    after = LowRank(left, update.right)
+        return before, tuned.view(sources.after.read(tuned.tensor, tuned.expert))
+    if piece.tensor in sources.after.whole:
+        return before, piece.view(sources.after.after(piece.tensor, stored, piece.transposed))
+    after = sources.after.update_of(piece)
     if after.shape != tuple(before.shape):
         raise DeltawError(
             f"{sources.directory}: the update of {piece.tensor} is {after.shape[0]} × {after.shape[1]}, the matrix "
             f"{before.shape[0]} × {before.shape[1]}; give the base model that the adapter was made for"
         )
     return before, after
+
+
+def _steps(side: Checkpoint | Adapter, piece: Piece) -> Steps | None:
+    """The steps of a piece in 8-bit floats; None: its own format says them."""
+    if isinstance(side, Adapter) or side.tensors[piece.tensor].dtype not in EIGHT_BITS:
+        return None
+    stored, scale = side.eight_bits(piece.tensor, piece.expert)
+    return scaled_steps(piece.view(stored), piece.view(scale))
 
 
 def _open_journal(path: Path, header: Mapping[str, Any]) -> tuple[Journal, dict[str, Found]]:
@@ -226,16 +202,18 @@ def _found(name: str, record: Mapping[str, Any]) -> Found:
 def _finish(
     out: Path,
     sources: Sources,
-    modules: Sequence[Module],
+    pairing: Pairing,
     done: Mapping[str, Found],
-    skipped: Mapping[str, str],
     header: Mapping[str, Any],
     seconds: float,
 ) -> None:
+    modules = [matched.module for matched in pairing.matched]
     found = {module.name: done[module.name] for module in modules}
     averages = over_layers(modules, found)
+    others = measure_others(sources.base, sources.after, pairing.others, sources.names[1])
     shapes = {name: stored.shape for name, stored in sources.base.tensors.items()}
-    write_measurements(out / "measurements.jsonl", [*(line for one in found.values() for line in one.lines), *averages])
+    each = [line for one in found.values() for line in one.lines]
+    write_measurements(out / "measurements.jsonl", [*each, *averages, *others])
     write_claims(out / "claims.json", weight_claims(modules, shapes, averages, found))
     write_text_atomic(out / "prompts.jsonl", "")
     absent = {name: one.absent for name, one in found.items() if one.absent}
@@ -252,7 +230,8 @@ def _finish(
         "model_type": sources.base.model_type,
         "comparison": dict(header),
         "matrices": len(found),
-        "skipped": dict(skipped),
+        "skipped": dict(pairing.skipped),
+        "others": grouped(pairing.others),
         "absent": absent,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": {"this_call": round(seconds, 1)},

@@ -9,7 +9,7 @@
     rank           decomposed, truncated                    ΔW of rank k, or without its top k
     layers         coalition, shapley_values                which layers carry it; exact, over all coalitions
                    only_one, leave_one_out, swapped         ... alone; without; from two tuned models
-    hooks          editing, at_last_prompt                  activations edited while the model answers
+    hooks          editing                                  activations edited while the model answers
     directions     ablation, addition                       the difference in means taken out, or added
                    random_direction                         ... null
     patching       answers_patched, acting                  ΔW made to read another prompt; ... null: `scramble`
@@ -36,7 +36,7 @@ from deltaw.interventions.directions import (
     without,
 )
 from deltaw.interventions.editable import EditableModel, Responses
-from deltaw.interventions.hooks import Edit, Place, at_last_prompt, editing
+from deltaw.interventions.hooks import Edit, Place, editing
 from deltaw.interventions.interpolation import ALPHAS, Interpolation, interpolated, randomly_extrapolated
 from deltaw.interventions.intervention import Intervention, intervene_on, measure_interventions
 from deltaw.interventions.layers import (
@@ -107,7 +107,6 @@ __all__ = [
     "acting",
     "addition",
     "answers_patched",
-    "at_last_prompt",
     "carried",
     "check_patch",
     "chosen",

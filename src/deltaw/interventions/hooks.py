@@ -2,15 +2,13 @@
 
 An edit is a function of the activation x (B, T, width) that returns another of the same shape; x itself is never
 written to. It sees every forward pass: in free-running decoding first the prompt (T > 1), then one position a step
-(T = 1), so that an edit acts on generated positions as well, and one made by `at_last_prompt` only on the position
-whose logits give the first token of the response. Prompts are decoded by length, so that is the last of the first pass.
+(T = 1), so that an edit acts on generated positions as well.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from deltaw.models import module_at
@@ -48,14 +46,3 @@ def _of_output(edit: Edit) -> Callable[[Any, Any, Any], Any]:
         return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
 
     return edited
-
-
-def at_last_prompt(edit: Edit) -> Edit:
-    """The edit at the last position of the pass over the prompt, and nowhere else. Prompts have at least two tokens."""
-
-    def edit_last(x_BTD: Tensor) -> Tensor:
-        if x_BTD.shape[1] == 1:
-            return x_BTD
-        return torch.cat([x_BTD[:, :-1], edit(x_BTD[:, -1:])], dim=1)
-
-    return edit_last

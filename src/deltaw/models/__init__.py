@@ -2,11 +2,10 @@
 
 from deltaw.models.architectures import MlpWeights, layer_count, mlp
 from deltaw.models.checkpoint import load, save
-from deltaw.models.decoding import greedy, greedy_by_length, greedy_from_embeddings
+from deltaw.models.decoding import greedy, greedy_by_length
 from deltaw.models.export import export_gpt2
 from deltaw.models.likelihood import (
     LanguageModel,
-    batch_log_probs,
     mean_nll,
     packed_mean,
     packed_nll,
@@ -29,12 +28,10 @@ __all__ = [
     "Precision",
     "Transformer",
     "activations",
-    "batch_log_probs",
     "choose_precision",
     "export_gpt2",
     "greedy",
     "greedy_by_length",
-    "greedy_from_embeddings",
     "layer_count",
     "load",
     "mean_nll",

@@ -9,49 +9,34 @@ from deltaw.models.transformer import Transformer
 
 @torch.no_grad()
 def greedy(
-    model: Transformer, prompts: Tensor, steps: int, *, stop_id: int, pad_id: int, stops: int = 1, batch_size: int = 512
+    model: Transformer,
+    prompts: Tensor,
+    steps: int,
+    *,
+    positions: Tensor | None = None,
+    stop_id: int,
+    pad_id: int,
+    stops: int = 1,
+    batch_size: int = 512,
 ) -> Tensor:
     """The likeliest next token, `steps` times: (N, steps) int64 on the prompts' device.
 
-    prompts: (N, T0) int64, all of one length. A row that has answered `stop_id` for the last of `stops` times holds
-    `pad_id` after it: an answer of several outputs has a stop after each. Keys and values are cached, so that a step
-    costs one position; a batch ends early when all its rows have stopped.
+    prompts: (N, T0) int64, all of one length, or (N, T0, D) vectors in the place of token embeddings. positions: (T0,)
+    int64, the learned position of each (see `Transformer.forward`), after the last of which the answer goes on; None:
+    their places. A row that has answered `stop_id` for the last of `stops` times holds `pad_id` after it: an answer of
+    several outputs has a stop after each. Keys and values are cached, so that a step costs one position; a batch ends
+    early when all its rows have stopped.
     DeltawError if prompt and answer do not fit the model's context.
     """
-    rows, length = prompts.shape
+    rows, length = prompts.shape[:2]
     # The last token chosen is not fed back, so it needs no position.
-    if length + steps - 1 > model.config.context:
+    if positions is None and length + steps - 1 > model.config.context:
         raise DeltawError(
             f"a prompt of {length} tokens and an answer of {steps} do not fit the model's context of "
             f"{model.config.context}; shorten them, or train a model with a longer context"
         )
     answers = torch.full((rows, steps), pad_id, dtype=torch.int64, device=prompts.device)
     for start in range(0, rows, batch_size):
-        part = slice(start, start + batch_size)
-        _decode(model, prompts[part], answers[part], stop_id, pad_id, stops)
-    return answers
-
-
-@torch.no_grad()
-def greedy_from_embeddings(
-    model: Transformer,
-    prompts: Tensor,
-    positions: Tensor,
-    steps: int,
-    *,
-    stop_id: int,
-    pad_id: int,
-    stops: int = 1,
-    batch_size: int = 512,
-) -> Tensor:
-    """`greedy` for prompts of vectors in the place of token embeddings: (N, steps) int64.
-
-    prompts: (N, T0, D), all of one length. positions: (T0,) int64, the learned position of each vector (see
-    `Transformer.forward`); the answer goes on from the last one.
-    DeltawError if a position does not fit the model's context.
-    """
-    answers = torch.full((len(prompts), steps), pad_id, dtype=torch.int64, device=prompts.device)
-    for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
         _decode(model, prompts[part], answers[part], stop_id, pad_id, stops, positions)
     return answers
@@ -64,7 +49,7 @@ def _decode(
     stop_id: int,
     pad_id: int,
     stops: int,
-    positions: Tensor | None = None,
+    positions: Tensor | None,
 ) -> None:
     """Fill `answers`, a (B, steps) view that holds `pad_id`, with the greedy answers to `prompts`: tokens
     (B, T0) or vectors (B, T0, D).
@@ -107,6 +92,7 @@ def greedy_by_length(
     for length in sorted(set(lengths.tolist())):
         (rows,) = (lengths == length).nonzero(as_tuple=True)
         prompts = tokens[rows, :length]
-        how = {"stop_id": stop_id, "pad_id": pad_id, "stops": stops, "batch_size": batch_size}
-        answers[rows] = greedy(model, prompts, steps, **how)
+        answers[rows] = greedy(
+            model, prompts, steps, stop_id=stop_id, pad_id=pad_id, stops=stops, batch_size=batch_size
+        )
     return answers

@@ -1,4 +1,4 @@
-"""A causal language model from a directory, with transformers (extra `hf`): answers, logits, activations, gradients.
+"""A causal language model from a directory, with transformers (extra `hf`): logits, activations, gradients.
 
 Weights are safetensors only, and code that a checkpoint brings along is not run. Whatever format they are stored in,
 the model computes in float32 unless told otherwise. Prompts of different lengths share a batch by padding on the left,
@@ -7,19 +7,19 @@ which attention does not see and positions do not count; so a row's logits do no
 
 import importlib
 import importlib.util
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from deltaw.analysis.sensitivity import Readout
 from deltaw.errors import DeltawError
+from deltaw.models import chat_prompts
 from deltaw.models.architectures import layer_count
+from deltaw.models.batched import batched
 from deltaw.models.checkpoint_files import open_checkpoint
 from deltaw.models.taps import Place, at_least_float32, tap
 from deltaw.prompts.matched import Prompt
@@ -56,6 +56,7 @@ class Chat:
     """Where the model was read."""
     unused: tuple[str, ...] = ()
     """Tensors of its files that the model has no place for."""
+    _turns: dict[tuple[tuple[int, ...], str], int | None] = field(default_factory=dict)
 
     @property
     def config(self) -> Any:
@@ -74,12 +75,21 @@ class Chat:
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end an answer."""
-        found: list[int] = []
+        """Tokens that end an answer: those of the generation's and the model's configuration and of the tokenizer, and
+        the template's own where it ends answers with none of these.
+        """
+        ends: set[int] = set()
         for source in (getattr(self.model, "generation_config", None), self.config, self.tokenizer):
             ids = getattr(source, "eos_token_id", None)
-            found += [] if ids is None else ([ids] if isinstance(ids, int) else list(ids))
-        return sorted(set(found))
+            ends |= set() if ids is None else ({ids} if isinstance(ids, int) else set(ids))
+        turn = self._end_of_turn(tuple(sorted(ends)))
+        return sorted(ends if turn is None else ends | {turn})
+
+    def _end_of_turn(self, known: tuple[int, ...]) -> int | None:
+        key = (known, str(getattr(self.tokenizer, "chat_template", None)))
+        if key not in self._turns:
+            self._turns[key] = chat_prompts.end_of_turn(self.tokenizer, known)
+        return self._turns[key]
 
 
 def transformers() -> Any:
@@ -95,35 +105,66 @@ def transformers() -> Any:
 
 
 def load_chat(
-    source: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu", tokenizer: Path | None = None
+    source: str | Path,
+    dtype: torch.dtype | str = torch.float32,
+    device: str = "cpu",
+    tokenizer: Path | None = None,
+    device_map: str | None = None,
 ) -> Chat:
     """The model and tokenizer in a directory (or of a hub name), in evaluation mode.
 
-    tokenizer: the directory that has the tokenizer and its template, where it is another one. DeltawError, one
-    sentence: no transformers, no safetensors (a pickled checkpoint is refused), code of its own in the configuration,
-    no tokenizer, an architecture that transformers does not know, or files whose tensors do not fill the model.
+    dtype: the format that it computes in; "auto": that of its files. tokenizer: the directory that has the tokenizer
+    and its template, where it is another one. device_map: spreads the model over devices, as accelerate does, such as
+    "auto"; None puts it on `device` whole. DeltawError, one sentence: no transformers, no safetensors (a pickled
+    checkpoint is refused), code of its own in the configuration, no tokenizer, an architecture that transformers does
+    not know, files whose tensors do not fill the model, or too little memory.
     """
     checkpoint = open_checkpoint(source)
     directory, package = checkpoint.directory, transformers()
     if "auto_map" in checkpoint.config:
         raise DeltawError(f"{directory} brings code of its own (auto_map in config.json), which deltaw does not run")
-    options = {"local_files_only": True, "trust_remote_code": False}
+    if device_map is not None and importlib.util.find_spec("accelerate") is None:
+        raise DeltawError("--device-map needs accelerate, which is not installed; install it: pip install accelerate")
     try:
-        model, report = package.AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=dtype,
-            use_safetensors=True,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            **options,
-        )
+        model, report = _from_pretrained(package, directory, dtype, device_map)
         _check_tensors(directory, report)
-        words = package.AutoTokenizer.from_pretrained(tokenizer or directory, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        words = chat_prompts.load_tokenizer(tokenizer or directory, package)
+        model = model.eval() if device_map is not None else model.to(device).eval()
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise DeltawError(
+            f"the model in {directory} does not fit into the memory of {device}; use a smaller --dtype, or "
+            "--device-map auto with several devices"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         raise DeltawError(f"transformers cannot read the model in {directory}: {reason}") from error
-    return Chat(model.to(device).eval(), words, directory, tuple(sorted(report["unexpected_keys"])))
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise DeltawError(
+            f"the model in {directory} does not fit into the devices of --device-map {device_map}, and deltaw reads no "
+            "weights from the disk as it computes; use a smaller --dtype or more devices"
+        )
+    return Chat(model, words, directory, tuple(sorted(report["unexpected_keys"])))
+
+
+def _from_pretrained(package: Any, directory: Path, dtype: torch.dtype | str, device_map: str | None) -> Any:
+    """The model and what was read of it. Where transformers has no fast attention for a family (Gemma 2 caps its
+    scores), its own plain one is taken.
+    """
+    options = {
+        "local_files_only": True,
+        "trust_remote_code": False,
+        "dtype": dtype,
+        "use_safetensors": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # they are refused, by name
+        **({} if device_map is None else {"device_map": device_map}),
+    }
+    try:
+        return package.AutoModelForCausalLM.from_pretrained(directory, attn_implementation="sdpa", **options)
+    except ValueError as error:
+        if "attention" not in str(error):
+            raise
+    return package.AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager", **options)
 
 
 def _check_tensors(directory: Path, report: Mapping[str, Any]) -> None:
@@ -145,36 +186,13 @@ def _check_tensors(directory: Path, report: Mapping[str, Any]) -> None:
 
 
 def chat_text(chat: Chat, prompt: Prompt) -> str:
-    """What the model reads: the request in the chat template, up to where the answer begins, and the prefill.
-
-    A tokenizer without a template gets the request, a line break, and the prefill. Templates that can switch thinking
-    off are asked to. DeltawError if the template fails.
-    """
-    if getattr(chat.tokenizer, "chat_template", None) is None:
-        return f"{prompt.text}\n{prompt.prefill}"
-    messages = [{"role": "user", "content": prompt.text}]
-    try:
-        text: str = chat.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-    except (TemplateError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DeltawError(f"the chat template in {chat.directory} takes no request of a user: {reason}") from error
-    return text + prompt.prefill
-
-
-def opens_thoughts(text: str) -> bool:
-    """Whether a rendered prompt leaves the model inside its thoughts."""
-    return text.rfind("<think>") > text.rfind("</think>")
+    """What the model reads (`chat_prompts.chat_text`). DeltawError if the template fails."""
+    return chat_prompts.chat_text(chat.tokenizer, chat.directory, prompt.text, prompt.prefill)
 
 
 def token_ids(chat: Chat, text: str) -> list[int]:
-    """Tokens of a text that holds its special tokens already. DeltawError if there are none."""
-    bare = getattr(chat.tokenizer, "chat_template", None) is None
-    ids: list[int] = chat.tokenizer(text, add_special_tokens=bare)["input_ids"]
-    if not ids:
-        raise DeltawError(f"the tokenizer of {chat.directory} makes no tokens of {text[:40]!r}; give another prompt")
-    return ids
+    """Tokens of a text as `chat_text` gives it (`chat_prompts.token_ids`). DeltawError if there are none."""
+    return chat_prompts.token_ids(chat.tokenizer, chat.directory, text)
 
 
 def padded(rows: Sequence[Sequence[int]], side: Side = "left", device: torch.device | str = "cpu") -> Encoded:
@@ -206,75 +224,6 @@ def logits_of(chat: Chat, encoded: Encoded) -> Tensor:
 
 
 @torch.no_grad()
-def answer(
-    chat: Chat,
-    prompts: Sequence[Prompt],
-    new_tokens: int = 32,
-    batch_size: int = 16,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[list[int]]:
-    """Greedy answers as tokens, each up to and with its end token, or `new_tokens` long. A prefill is not repeated.
-
-    Prompts of like length share a batch; an answer depends on its own prompt only, up to ties that rounding decides.
-    """
-    return answers_to_rows(chat, rows_of(chat, prompts), new_tokens, batch_size, progress)
-
-
-@torch.no_grad()
-def answers_to_rows(
-    chat: Chat,
-    rows: Sequence[Sequence[int]],
-    new_tokens: int = 32,
-    batch_size: int = 16,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[list[int]]:
-    """`answer` of prompts that are tokens already."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    answers: list[list[int]] = [[] for _ in rows]
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        for place, found in zip(chosen, decoded(chat, [rows[i] for i in chosen], new_tokens), strict=True):
-            answers[place] = found
-        progress(min(start + batch_size, len(order)), len(order))
-    return answers
-
-
-@torch.no_grad()
-def decoded(chat: Chat, rows: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
-    """Greedy answers to one batch of prompts as tokens, in its order."""
-    encoded = padded(rows, "left", chat.device)
-    ends = torch.tensor(chat.ends, device=chat.device)
-    # transformers 5.24 gave the argument another name
-    arguments = inspect.signature(chat.model.forward).parameters
-    kept = "cache" if "cache" in arguments else "past_key_values"
-    tokens, mask, positions = encoded.tokens, encoded.mask.long(), encoded.positions
-    cache, alive, written = None, torch.ones(len(rows), dtype=torch.bool, device=chat.device), []
-    for _ in range(new_tokens):
-        found = chat.model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
-            **{kept: cache},
-        )
-        tokens, cache = found.logits[:, -1].argmax(-1, keepdim=True), getattr(found, kept)
-        written.append(torch.where(alive, tokens[:, 0], -1))
-        alive = alive & ~torch.isin(tokens[:, 0], ends)
-        if not bool(alive.any()):
-            break
-        mask = torch.cat([mask, mask.new_ones((len(mask), 1))], 1)
-        positions = positions[:, -1:] + 1
-    return [[token for token in row if token >= 0] for row in torch.stack(written, 1).tolist()]
-
-
-def text_of(chat: Chat, tokens: Sequence[int]) -> str:
-    """An answer as text, without special tokens."""
-    text: str = chat.tokenizer.decode(list(tokens), skip_special_tokens=True)
-    return text
-
-
-@torch.no_grad()
 def activations_of(
     chat: Chat, rows: Sequence[Sequence[int]], sites: Sequence[str], layers: Sequence[int], batch_size: int = 16
 ) -> dict[Place, Tensor]:
@@ -282,8 +231,9 @@ def activations_of(
     float64, on the CPU, by (layer, site).
     """
     parts: dict[Place, list[Tensor]] = {(layer, site): [] for layer in layers for site in sites}
-    for start in range(0, len(rows), batch_size):
-        encoded = padded(rows[start : start + batch_size], "left", chat.device)
+
+    def read(batch: Sequence[Sequence[int]]) -> dict[Place, Tensor]:
+        encoded = padded(batch, "left", chat.device)
         numbers, last = torch.arange(len(encoded.last), device=chat.device), encoded.last
 
         def pick(x: Tensor, numbers: Tensor = numbers, last: Tensor = last) -> Tensor:
@@ -292,8 +242,11 @@ def activations_of(
 
         with tap(chat.model, sites, layers, select=pick) as recorded:
             logits_of(chat, encoded)
-        for place, tensor in recorded.items():
-            parts[place].append(at_least_float32(tensor).cpu())
+        return {place: at_least_float32(tensor).cpu() for place, tensor in recorded.items()}
+
+    for tensors in batched(rows, batch_size, read):
+        for place, tensor in tensors.items():
+            parts[place].append(tensor)
     return {place: torch.cat(tensors) for place, tensors in parts.items()}
 
 

@@ -126,10 +126,3 @@ def packed_mean(model: LanguageModel, batch: Batch) -> Tensor | None:
 def response_weights(batch: Batch) -> Tensor:
     """(N,) sum of each row's loss weights: its number of supervised tokens, if the weights are 0 and 1."""
     return batch.weights[:, 1:].sum(1)
-
-
-@torch.no_grad()
-def batch_log_probs(model: LanguageModel, batch: Batch, batch_size: int = 256) -> Tensor:
-    """(N,) `response_log_probs` under `model`, computed `batch_size` rows at a time, without gradients."""
-    parts = [batch[start : start + batch_size] for start in range(0, len(batch), batch_size)]
-    return torch.cat([response_log_probs(model(part.tokens), part) for part in parts])

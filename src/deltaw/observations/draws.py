@@ -47,7 +47,7 @@ class Draw(IntEnum):
     INTERVENTION = 101
 
 
-SITE_KEYS = {"mlp_post": 0, "resid_out": 1}
+SITE_KEYS = {"mlp_post": 0, "resid_out": 1, "mlp_in": 2}
 """What keys draws that differ between sites of activations."""
 
 

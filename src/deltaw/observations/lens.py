@@ -136,12 +136,14 @@ class Contrast:
     """(N,) id of each pair's cluster; pairs of a cluster are resampled together. None: pairs are independent."""
     every_checkpoint: bool = False
     """Whether it is measured at checkpoints before the last, as the primary contrast always is."""
+    activations_only: bool = False
+    """Whether only what reads activations is measured on it, and not what recomputes parts of the model."""
 
     def first(self, count: int) -> "Contrast":
         """The first `count` pairs."""
         rows = slice(0, count)
         clusters = None if self.clusters is None else self.clusters[rows]
-        return Contrast(self.name, self.allowed[rows], self.forbidden[rows], clusters, self.every_checkpoint)
+        return replace(self, allowed=self.allowed[rows], forbidden=self.forbidden[rows], clusters=clusters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -411,16 +413,3 @@ class Lens:
         ids = None if clusters is None else [clusters]
         means = bootstrap_means([values], self.generator(draw), ids, self.bootstrap)
         sheet.add(statistic, float(values.mean()), percentile_interval(means[:, 0]), nulls)
-
-
-DEPTH = "share of depth"
-"""The unit of where a peak lies: 0 the first layer, 1 the last."""
-
-
-def write_peak(sheet: Sheet, statistic: str, peak: Peak | None, where: bool = False) -> None:
-    """The line `statistic`_peak, if there is a peak. where: also how deep it lies, as `statistic`_peak_layer."""
-    if peak is None:
-        return
-    sheet.add(f"{statistic}_peak", peak.value, peak.interval, [] if peak.null is None else [peak.null])
-    if where:
-        sheet.add(f"{statistic}_peak_layer", peak.depth, peak.depth_interval, unit=DEPTH)

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
@@ -32,10 +32,10 @@ from deltaw.results.files import write_json_atomic
 from deltaw.results.parsing import parse_json
 
 RECORD = "artifact.json"
-_SCRATCH = ".resume-"
+SCRATCH = ".resume-"
 _PROCESSES = Path("/proc")
 _building: set[str] = set()  # what the threads of this process are making
-_TEMPORARY = re.compile(r"\.building-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
+TEMPORARY = re.compile(r"\.building-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-")
 
 
 def plain(value: object) -> Any:
@@ -210,39 +210,7 @@ def read_artifact(path: Path, provenance: Provenance, input_digests: Mapping[str
 
 def scratch_beside(path: Path) -> Path:
     """Where the stage that makes the artifact at `path` keeps what it goes on from if its process dies."""
-    return path.with_name(f"{_SCRATCH}{path.name}")
-
-
-def set_aside(path: Path) -> Path:
-    """Renames a damaged artifact out of the way, keeping it, and returns where it now is."""
-    number = 1
-    while (aside := path.with_name(f".damaged-{path.name}-{number}")).exists():
-        number += 1
-    path.rename(aside)
-    return aside
-
-
-def remove_leftovers(run_dir: Path, planned: Collection[Path] = ()) -> list[str]:
-    """Removes what killed processes of this machine were building; what others may still be writing stays.
-
-    planned: the artifacts that a study is to make. Of other artifacts, and of finished ones, goes what their stages
-    would have gone on from.
-
-    For the driver only, which holds the run's lock: a directory with its own process id is an older
-    process's.
-    """
-    removed = []
-    for path in sorted((run_dir / "artifacts").glob(".building-*")):
-        match = _TEMPORARY.match(path.name)
-        if match and match["host"] == _host_mark() and not is_alive(int(match["pid"])):
-            shutil.rmtree(path, ignore_errors=True)
-            removed.append(path.name)
-    for path in sorted((run_dir / "artifacts").glob(f"{_SCRATCH}*")):
-        artifact = path.with_name(path.name.removeprefix(_SCRATCH))
-        if artifact.exists() or artifact not in planned:
-            shutil.rmtree(path, ignore_errors=True)
-            removed.append(path.name)
-    return removed
+    return path.with_name(f"{SCRATCH}{path.name}")
 
 
 def is_alive(pid: int) -> bool:
@@ -273,14 +241,14 @@ def began(pid: int) -> str | None:
 def _wait_for_others(path: Path) -> bool:
     """Whether others were making the artifact at `path`, of which none is left at the return."""
     waited = False
-    while any(_is_making(other) for other in path.parent.glob(f".building-{_host_mark()}-*-{path.name}")):
+    while any(_is_making(other) for other in path.parent.glob(f".building-{host_mark()}-*-{path.name}")):
         waited = True
         sleep(0.1)
     return waited
 
 
 def _is_making(building: Path) -> bool:
-    match = _TEMPORARY.match(building.name)
+    match = TEMPORARY.match(building.name)
     return building.name in _building or (match is not None and is_alive(int(match["pid"])))
 
 
@@ -289,7 +257,7 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
     """An empty directory on the same file system as `path`; whatever is still under its name at the end is
     removed.
     """
-    mark = f".building-{_host_mark()}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
+    mark = f".building-{host_mark()}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
     building = path.with_name(mark)
     building.mkdir()
     _building.add(mark)
@@ -301,7 +269,8 @@ def _temporary_beside(path: Path) -> Iterator[Path]:
             shutil.rmtree(building)
 
 
-def _host_mark() -> str:
+def host_mark() -> str:
+    """What names this machine in the name of a directory that is being built."""
     return sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 

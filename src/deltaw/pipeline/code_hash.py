@@ -124,8 +124,8 @@ class Sources:
         yield from _demands(source.imports)
 
     def _is_page(self, module: str) -> bool:
-        found = self._find(module)
-        return found is None or found.is_page
+        source = self._find(module)
+        return source is None or source.is_page
 
     def _find(self, name: str) -> _Module | None:
         if name not in self._modules:

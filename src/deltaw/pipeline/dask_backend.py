@@ -24,6 +24,7 @@ from distributed.utils import silence_logging_cmgr
 from deltaw.errors import DeltawError
 from deltaw.pipeline.artifacts import Artifact
 from deltaw.pipeline.cores import available_cores
+from deltaw.pipeline.main_script import not_run_again
 from deltaw.pipeline.worker import Emit, Event, Failed, Finished, Job, Noticed, Progressed, Started, make
 
 GPU = "GPU"  # what a worker that has one declares (`dask worker --resources GPU=1`), and a stage of `cuda` takes
@@ -41,7 +42,7 @@ _QUIET: dict[str, Any] = {
     "distributed.comm.timeouts.connect": "60s",
     # A stage says how many threads it takes. OpenMP must be told at its start of as many as it may get: asked for two
     # after it was started with one, it waits so clumsily that two threads are four times slower than one.
-    "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": os.cpu_count() or 1,
+    "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": available_cores(),
     # Dask makes the C library give every freed page back at once; training, which frees and takes the same pages at
     # each step, then spends as long in the kernel as in its products. Naming one threshold freezes the other, so both.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**30,
@@ -170,6 +171,7 @@ def open_cluster(workers: int | None, scheduler: str | None) -> Iterator[DaskPoo
             client, threads, address = _connect(scheduler), workers, scheduler
         else:
             threads = workers or available_cores()
+            stack.enter_context(not_run_again())
             cluster = stack.enter_context(_local_cluster(threads))
             client, address = Client(cluster, set_as_default=False), str(cluster.scheduler_address)
         stack.enter_context(client)

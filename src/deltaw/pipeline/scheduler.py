@@ -23,13 +23,11 @@ from deltaw.pipeline.artifacts import (
     Provenance,
     config_types,
     plain,
-    read_artifact,
-    remove_leftovers,
-    set_aside,
     versions,
 )
 from deltaw.pipeline.code_hash import Sources
 from deltaw.pipeline.progress import Listener
+from deltaw.pipeline.resuming import remove_leftovers, reusable
 from deltaw.pipeline.run_directory import run_lock
 from deltaw.pipeline.stage import Stage
 from deltaw.pipeline.worker import Emit, Event, Failed, Finished, Job, Noticed, Pool, Progressed, Started, make
@@ -235,15 +233,12 @@ class _Driver:
 
     def _reuse(self, job: Job) -> bool:
         name = job.stage.name
-        found = read_artifact(job.path, job.provenance, job.input_digests)
-        if isinstance(found, Artifact):
-            self.records[name] = _record(name, found, reused=True)
-            self._listener.reused(name, found)
-            return True
-        if isinstance(found, str):
-            aside = set_aside(job.path)
-            self._listener.notice(f"{name} is made anew: {found} (the old one is kept as {aside.name})")
-        return False
+        standing = reusable(job.path, job.provenance, job.input_digests, self._listener.notice)
+        if standing is None:
+            return False
+        self.records[name] = _record(name, standing, reused=True)
+        self._listener.reused(name, standing)
+        return True
 
     def _start(self, pool: Pool) -> None:
         """Starts what fits. Strictly in order: a wide stage that waits for room is not passed by narrow ones

@@ -100,8 +100,8 @@ def matched(prompts: Sequence[Prompt], contrast: str, attack: str | None = None)
     return [MatchedPair(both[ALLOWED], both[FORBIDDEN]) for both in by_pair.values() if len(both) == 2]
 
 
-def spread(pairs: Sequence[MatchedPair], count: int) -> list[MatchedPair]:
-    """At most `count` of the pairs, as evenly over groups, and within them over operators, as can be.
+def spread(pairs: Sequence[MatchedPair], count: int | None) -> list[MatchedPair]:
+    """At most `count` of the pairs (None: all), as evenly over groups, and within them over operators, as can be.
 
     Taken in turn from each group, from another place in each: k pairs are of k groups if there are that many, and two
     groups in a row do not come with the same operator.

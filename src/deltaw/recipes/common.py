@@ -31,18 +31,6 @@ CONTROLS: tuple[Control, ...] = (Benign(), Operators(), Noise(), Other(), Consta
 PUBLISHED_PROTOCOLS: Protocols = {"ssft": Ssft(), "dpo": DpoPublished(), "unlearn": UnlearnPublished()}
 
 
-def optimiser(rate: float, steps: int) -> OptimiserConfig:
-    """AdamW with a cosine schedule: warm-up for a twelfth of the updates, decay to a hundredth of the peak."""
-    return OptimiserConfig(
-        peak_lr=rate,
-        min_lr=rate / 100,
-        steps=steps,
-        warmup=max(1, steps // 12),
-        decay_end=steps,
-        weight_decay=0.0,
-    )
-
-
 def tunings_of(
     batch: int,
     device: str,

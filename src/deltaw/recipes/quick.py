@@ -3,17 +3,15 @@
 from dataclasses import replace
 
 from deltaw.attacks.models import ModelAttack, Prefilling, Relearning, SoftPrompts, TokenSearch, UniversalSoftPrompt
-from deltaw.recipes.common import optimiser, training_dtype, tunings_of
+from deltaw.recipes.common import training_dtype, tunings_of
 from deltaw.recipes.config import LeftOut, ModelAttacks, Recipe
+from deltaw.recipes.learning_rates import strengths
 from deltaw.recipes.observed import OBSERVED
 from deltaw.recipes.sizes import Sizes
 from deltaw.recipes.tuned import Tuned
 from deltaw.training.optimisers import OptimiserConfig
 from deltaw.training.pretraining import PretrainingConfig
 from deltaw.world import WorldConfig
-
-MEDIUM, SMALL = 1e-3, 1e-4
-"""Learning rates of the tunings, η_M and η_S = η_M / 10: the same for all protocols."""
 
 BASE, TUNING = 1500, 300
 """Updates of the base model, by Muon, of which AdamW needs twice as many, and of each tuning (docs/log.md)."""
@@ -39,11 +37,6 @@ def left_out_of(tunings: tuple[Tuned, ...]) -> LeftOut:
     """`ssft-medium` with other prompts: the operators `LEFT_OUT` are not among them."""
     known = next(tuned for tuned in tunings if tuned.name == "ssft-medium")
     return LeftOut(LEFT_OUT, replace(known, name="left-out-ssft-medium", protocol="ssft_left_out"), known.name)
-
-
-def strengths(steps: int) -> dict[str, OptimiserConfig]:
-    """The two strengths of a tuning: the same number of updates at η_M and at η_S."""
-    return {"medium": optimiser(MEDIUM, steps), "small": optimiser(SMALL, steps)}
 
 
 def quick(device: str = "cpu", seed: int = 0) -> Recipe:

@@ -11,11 +11,12 @@ from deltaw.attacks.models import (
     TokenSearchConfig,
     UniversalSoftPrompt,
 )
-from deltaw.recipes.common import optimiser, tunings_of
+from deltaw.recipes.common import tunings_of
 from deltaw.recipes.config import ModelAttacks, Recipe
 from deltaw.recipes.intervention_sweeps import SMOKE
+from deltaw.recipes.learning_rates import optimiser, strengths
 from deltaw.recipes.observed import subspaces
-from deltaw.recipes.quick import left_out_of, quick, strengths
+from deltaw.recipes.quick import left_out_of, quick
 from deltaw.recipes.sizes import Sizes
 
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 from deltaw.recipes.common import controlled, tuned_again, tunings_of
 from deltaw.recipes.config import Recipe
 from deltaw.recipes.intervention_sweeps import STANDARD
+from deltaw.recipes.learning_rates import strengths
 from deltaw.recipes.observed import subspaces
-from deltaw.recipes.quick import quick, strengths
+from deltaw.recipes.quick import quick
 from deltaw.recipes.sizes import Sizes
 from deltaw.training.controls.constant import Constant
 from deltaw.training.controls.operators import Operators

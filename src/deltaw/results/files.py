@@ -103,6 +103,21 @@ def whole_directory(directory: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def check_writable(directory: Path) -> None:
+    """DeltawError if `directory`, absent or empty, cannot be written: for work that writes at its end only."""
+    if directory.exists() and not directory.is_dir():
+        raise DeltawError(f"{directory} is a file; name another directory")
+    existing = next(part for part in (directory, *directory.absolute().parents) if part.exists())
+    probe = existing / f".deltaw.{secrets.token_hex(6)}.tmp"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise disk_trouble(error, existing) or DeltawError(
+            f"{directory} cannot be written: {error.strerror or error}; name another directory"
+        ) from error
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Writes `text` (UTF-8) to `path`: a reader sees the old file or the new one, never a part.
 

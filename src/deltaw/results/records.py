@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deltaw.errors import DeltawError
+from deltaw.results.claim import Claim
 from deltaw.results.files import write_json_atomic, write_text_atomic
 from deltaw.results.parsing import parse_json
-from deltaw.results.schema import Claim, Measurement, parse_each, parse_lines
+from deltaw.results.schema import Measurement, parse_each, parse_lines
 
 MANIFEST = "manifest.json"
 MEASUREMENTS = "measurements.jsonl"

@@ -1,4 +1,4 @@
-"""The lines of measurements.jsonl and the entries of claims.json, as versioned dataclasses that refuse bad values.
+"""The lines of measurements.jsonl and the models of a manifest, as versioned dataclasses that refuse bad values.
 
 A measurement is one number with its interval, the place where it was taken, and one null. A statistic with three nulls
 takes three lines. Tables, claims and report read only this, so every value here is finite, typed and complete.
@@ -8,7 +8,7 @@ import json
 import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, TypeVar, get_args, get_type_hints
 
 from deltaw.results.aliases import renamed
@@ -83,11 +83,11 @@ class Measurement:
     """Upper end of its band."""
 
     def __post_init__(self) -> None:
-        _check_types(self, _MEASUREMENT_TYPES)
+        check_types(self, _MEASUREMENT_TYPES)
         _check_version(self.schema_version)
-        _check_interval("low", self.low, "high", self.high)
-        _check_interval("null_low", self.null_low, "null_high", self.null_high)
-        _check_count(self.n)
+        check_interval("low", self.low, "high", self.high)
+        check_interval("null_low", self.null_low, "null_high", self.null_high)
+        check_count(self.n)
         if self.null_kind is None and not (self.null_mean is self.null_low is self.null_high is None):
             raise ValueError("null_mean, null_low and null_high need a null_kind that says which null they describe")
         if self.null_kind is not None and self.null_mean is None:
@@ -101,156 +101,8 @@ class Measurement:
     def from_line(cls, line: str) -> Self:
         """The measurement of one JSON line. ValueError if a field is missing, unknown or has a bad value."""
         record = renamed(_upgraded(_json_object(line)))
-        _check_fields(record, MEASUREMENT_FIELDS)
+        check_fields(record, MEASUREMENT_FIELDS)
         return cls(**record)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Null:
-    """What a claim is compared with: a null or a control."""
-
-    kind: str
-    """Its name."""
-    mean: float
-    """Its mean."""
-    low: float | None = None
-    """Lower end of its interval, if it has one."""
-    high: float | None = None
-    """Upper end of its interval."""
-
-    def __post_init__(self) -> None:
-        _check_types(self, _NULL_TYPES)
-        _check_interval("low", self.low, "high", self.high)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """The answer to one question of a claim (`deltaw.claims.decision`): one difference a seed, on the claim's scale."""
-
-    question: str
-    """seen, shape, or the name of a control."""
-    word: str | None = None
-    """seen, opposite or absent; of other questions more, less or same; or unclear. None: no word; `why` says why."""
-    value: float | None = None
-    """Mean of the differences."""
-    low: float | None = None
-    """Lower end of its 95 % interval."""
-    high: float | None = None
-    """Upper end of its 95 % interval."""
-    n: int | None = None
-    """How many seeds it is from."""
-    p: float | None = None
-    """Two-sided, of a mean of zero."""
-    p_adjusted: float | None = None
-    """The same after Holm over the primary claims. None for others."""
-    seeds_needed: int | None = None
-    """Of the word unclear: seeds that would decide. None: over 1000, or no such word."""
-    why: str = ""
-    """The reason for the word, or for having none."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "why", self.why or "no reason was given")
-        _check_types(self, _ANSWER_TYPES)
-        _check_interval("low", self.low, "high", self.high)
-        _check_count(self.n)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """One entry of claims.json: a claim with its number, its nulls and controls, and its answers.
-
-    Numbers are in the statistic's own unit, those of answers and effects on the claim's scale. ValueError as for
-    `Measurement`, and for an unknown observation.
-    """
-
-    id: str
-    """Its name."""
-    observation: int
-    """The paper's observation, 1 to 5."""
-    statement: str
-    """The claim in words."""
-    statistic: str
-    """The statistic that is read."""
-    value: float | None = None
-    """Its value. None: not measured."""
-    low: float | None = None
-    """Lower end of its 95 % interval."""
-    high: float | None = None
-    """Upper end of its 95 % interval."""
-    n: int | None = None
-    """How many `n_unit` it is from."""
-    n_unit: str | None = None
-    """What `n` counts: prompt, seed, ..."""
-    nulls: tuple[Null, ...] = field(default=())
-    """Nulls and controls that it is compared with."""
-    answers: tuple[Answer, ...] = field(default=())
-    """One a question that it asks; none if it was not measured."""
-    exploratory: bool
-    """Whether the study explores and does not decide."""
-    primary: bool = False
-    """Whether it is in the primary table."""
-    site: str | None = None
-    """Where it is measured, in words."""
-    smallest_effect: float | None = None
-    """The smallest effect of interest, above 0."""
-    margin: float | None = None
-    """Within which a difference is none."""
-    direction: str | None = None
-    """Side of the reference on which the statement lies: greater or less."""
-    scale: str | None = None
-    """Scale of means and intervals over seeds: identity, log or logit."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "nulls", tuple(self.nulls))
-        object.__setattr__(self, "answers", tuple(self.answers))
-        _check_types(self, _CLAIM_TYPES)
-        _check_interval("low", self.low, "high", self.high)
-        _check_count(self.n)
-        if not 1 <= self.observation <= 5:
-            raise ValueError(f"observation must be 1 to 5, got {self.observation}")
-        if self.value is None and self.answers:
-            raise ValueError("a claim without a value cannot have answers")
-        if not all(isinstance(null, Null) for null in self.nulls):
-            raise ValueError("nulls must be a list of nulls, each with kind, mean, low and high")
-        if not all(isinstance(answer, Answer) for answer in self.answers):
-            raise ValueError("answers must be a list of answers")
-
-    def to_json(self) -> dict[str, Any]:
-        """The claim as plain JSON values, fields in the order above."""
-        return {
-            **asdict(self),
-            "nulls": [asdict(null) for null in self.nulls],
-            "answers": [asdict(answer) for answer in self.answers],
-        }
-
-    @classmethod
-    def from_json(cls, record: object) -> Self:
-        """The claim of one entry of claims.json. ValueError if a field is missing, unknown or has a bad value, and for
-        an entry of the rule that was withdrawn, which had one verdict.
-        """
-        if not isinstance(record, dict):
-            raise ValueError(f"a claim is an object, got {type(record).__name__}")
-        if "verdict" in record:
-            raise ValueError("it was decided by a rule that is withdrawn")
-        _check_fields(record, CLAIM_FIELDS)
-        return cls(
-            **{
-                **record,
-                "nulls": _parts("nulls", record["nulls"], Null, NULL_FIELDS),
-                "answers": _parts("answers", record["answers"], Answer, ANSWER_FIELDS),
-            }
-        )
-
-
-_Part = TypeVar("_Part")
-
-
-def _parts(name: str, records: object, kind: Callable[..., _Part], expected: tuple[str, ...]) -> tuple[_Part, ...]:
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise ValueError(f"{name} must be a list of objects with {', '.join(expected)}")
-    for record in records:
-        _check_fields(record, expected)
-    return tuple(kind(**record) for record in records)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +125,7 @@ class ModelEntry:
     """Which control it is, if it is one."""
 
     def __post_init__(self) -> None:
-        _check_types(self, _MODEL_TYPES)
+        check_types(self, _MODEL_TYPES)
 
     def to_json(self) -> dict[str, Any]:
         """The entry as plain JSON values."""
@@ -284,7 +136,7 @@ class ModelEntry:
         """The entry of one element of the manifest's `models`. ValueError as for `Claim.from_json`."""
         if not isinstance(record, dict):
             raise ValueError(f"a model entry is an object, got {type(record).__name__}")
-        _check_fields(record, MODEL_FIELDS)
+        check_fields(record, MODEL_FIELDS)
         return cls(**record)
 
 
@@ -318,7 +170,8 @@ def _check_version(version: int) -> None:
         )
 
 
-def _check_fields(record: Mapping[str, object], expected: tuple[str, ...]) -> None:
+def check_fields(record: Mapping[str, object], expected: tuple[str, ...]) -> None:
+    """ValueError if a field is unknown or missing."""
     unknown = [name for name in record if name not in expected]
     missing = [name for name in expected if name not in record]
     if unknown:
@@ -327,14 +180,16 @@ def _check_fields(record: Mapping[str, object], expected: tuple[str, ...]) -> No
         raise ValueError(f"missing field {', '.join(missing)} (write null where a field does not apply)")
 
 
-def _check_interval(low_name: str, low: float | None, high_name: str, high: float | None) -> None:
+def check_interval(low_name: str, low: float | None, high_name: str, high: float | None) -> None:
+    """ValueError if an interval has one end, or is reversed."""
     if (low is None) != (high is None):
         raise ValueError(f"{low_name} and {high_name} are the two ends of an interval: give both or neither")
     if low is not None and high is not None and low > high:
         raise ValueError(f"{low_name} must not exceed {high_name}, got {low} and {high}")
 
 
-def _check_count(n: int | None) -> None:
+def check_count(n: int | None) -> None:
+    """ValueError if a count is below 1."""
     if n is not None and n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
 
@@ -370,7 +225,7 @@ _Convert = Callable[[str, object], object]
 _CONVERT: dict[type, _Convert] = {str: _as_text, int: _as_int, float: _as_float, bool: _as_bool}
 
 
-def _types(cls: type) -> dict[str, tuple[_Convert, bool]]:
+def types(cls: type) -> dict[str, tuple[_Convert, bool]]:
     """For each scalar field: how its value is checked, and whether None is allowed."""
     table = {}
     for name, hint in get_type_hints(cls).items():
@@ -381,7 +236,7 @@ def _types(cls: type) -> dict[str, tuple[_Convert, bool]]:
     return table
 
 
-def _check_types(record: object, types: Mapping[str, tuple[_Convert, bool]]) -> None:
+def check_types(record: object, types: Mapping[str, tuple[_Convert, bool]]) -> None:
     """Checks each field, and makes numpy's scalars Python's: they would not survive JSON."""
     for name, (convert, optional) in types.items():
         value = getattr(record, name)
@@ -390,15 +245,9 @@ def _check_types(record: object, types: Mapping[str, tuple[_Convert, bool]]) -> 
         object.__setattr__(record, name, convert(name, value))
 
 
-_MEASUREMENT_TYPES = _types(Measurement)
-_NULL_TYPES = _types(Null)
-_ANSWER_TYPES = _types(Answer)
-_CLAIM_TYPES = _types(Claim)
-_MODEL_TYPES = _types(ModelEntry)
+_MEASUREMENT_TYPES = types(Measurement)
+_MODEL_TYPES = types(ModelEntry)
 MEASUREMENT_FIELDS = tuple(f.name for f in fields(Measurement))
-NULL_FIELDS = tuple(f.name for f in fields(Null))
-ANSWER_FIELDS = tuple(f.name for f in fields(Answer))
-CLAIM_FIELDS = tuple(f.name for f in fields(Claim))
 MODEL_FIELDS = tuple(f.name for f in fields(ModelEntry))
 
 _Item = TypeVar("_Item")

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from deltaw.errors import DeltawError
+from deltaw.results.claim import CLAIM_FIELDS, Claim
 from deltaw.results.parsing import parse_json
 from deltaw.results.records import (
     CLAIMS,
@@ -24,7 +25,7 @@ from deltaw.results.records import (
     read_lines,
     read_measurements,
 )
-from deltaw.results.schema import CLAIM_FIELDS, MEASUREMENT_FIELDS, MODEL_FIELDS, Claim, ModelEntry
+from deltaw.results.schema import MEASUREMENT_FIELDS, MODEL_FIELDS, ModelEntry
 from deltaw.results.shapes import check_manifest, check_prompt
 
 _INTEGERS = ("schema_version", "seed", "step", "layer", "n", "observation")

@@ -3,6 +3,7 @@
     intervals   how uncertain a number is     wilson, t_interval, bootstrap, bootstrap_means
     jackknife   the same, where a row must not count twice     jackknife_interval
     logistic    how success depends on something               firth_logistic, bootstrap_coefficients
+    misclassification   a rate read by an imperfect judge      corrected_rate
     nulls       what it would be by chance    Null, from_draws, from_beta, permutation_null, sign_flip_null
     tests       whether the two differ        t_test, holm, auroc, d_prime
     equivalence whether it is no more than a margin    equivalence_test, equivalence_power, margin_shown
@@ -27,6 +28,7 @@ from deltaw.statistics.intervals import (
 )
 from deltaw.statistics.jackknife import jackknife_interval
 from deltaw.statistics.logistic import LogisticFit, bootstrap_coefficients, firth_logistic, permuted_coefficients
+from deltaw.statistics.misclassification import corrected_rate
 from deltaw.statistics.nulls import (
     Null,
     from_beta,
@@ -50,6 +52,7 @@ __all__ = [
     "bootstrap",
     "bootstrap_coefficients",
     "bootstrap_means",
+    "corrected_rate",
     "d_prime",
     "equivalence_power",
     "equivalence_test",

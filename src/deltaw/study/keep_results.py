@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -16,16 +17,20 @@ import tyro
 
 from deltaw.charts.style import number
 from deltaw.claims.decision import summary
+from deltaw.claims.equal_behaviour import Reached, equal_behaviour_claims
 from deltaw.claims.lookup import Ledger
+from deltaw.claims.placebo import placebo_claims
 from deltaw.claims.statements import STATEMENTS, Statement
 from deltaw.errors import mistakes_said
 from deltaw.recipes.config import Recipe
 from deltaw.report.render import TABLES
 from deltaw.results import (
+    Claim,
     Measurement,
     Results,
     load,
     markdown_table,
+    read_claims,
     read_measurements,
     write_json_atomic,
     write_text_atomic,
@@ -51,7 +56,7 @@ BESIDE_CLAIMS = {
 }
 """Statistics that no claim reads and that the docs' tables do (`benchmarks/standard.py`)."""
 
-BY_LAYER = {"gain_relative_in_situ", "null_energy_left", "tau_gap_relative_change"}
+BY_LAYER = {"gain_log_ratio_in_situ", "gain_relative_in_situ", "null_energy_left", "tau_gap_relative_change"}
 """Statistics that are kept layer by layer; of all others only what is over layers."""
 
 _CLAIMS = """\
@@ -60,6 +65,20 @@ _CLAIMS = """\
 Seeds {seeds}; made by `make results` from the run's claims.json. A word, the mean difference over seeds with its 95 %
 interval on the claim's scale, and p (after Holm for primary claims). What each claim says and asks for: [the
 claims](../../claims.md).
+
+"""
+_EQUAL = """\
+## At equal behaviour
+
+The primary claims where each model first complies with 0.95 of allowed prompts and gives 0.95 of forbidden ones the
+answer that it was taught, and not after as many updates as its controls.
+
+"""
+_PLACEBO = """\
+## The placebo
+
+The primary claims of tunings that refuse by a random policy, minus their own control: what is found where there is
+nothing to find.
 
 """
 _MODELS = """\
@@ -123,8 +142,16 @@ def _publish_pooled(results: Results, out: Path) -> None:
 def _write_tables(results: Results, out: Path) -> dict[str, str]:
     """claims.md and models.md; returns what their heads name the run by."""
     names = {"name": results.manifest["recipe"], "seeds": ", ".join(map(str, results.manifest["seeds"]))}
-    models = by_model(read_measurements(measurements_of(results.path)), list(results.models["name"].unique()))
-    write_text_atomic(out / "claims.md", _CLAIMS.format(**names) + _answers(results))
+    lines = read_measurements(measurements_of(results.path))
+    models = by_model(lines, list(results.models["name"].unique()))
+    claims = read_claims(results.path / CLAIMS)
+    parts = [_CLAIMS.format(**names) + _answers(claims)]
+    equal, places = equal_behaviour_claims(lines)
+    if equal:
+        parts.append(_EQUAL + _reached(places) + "\n" + _answers(equal))
+    if placebo := placebo_claims(lines):
+        parts.append(_PLACEBO + _answers(placebo))
+    write_text_atomic(out / "claims.md", "\n".join(parts))
     write_text_atomic(out / "models.md", _MODELS.format(**names) + models)
     return names
 
@@ -168,17 +195,28 @@ def _keep(run: Path, out: Path, names: Sequence[str], figures: Sequence[str] = (
         shutil.copyfile(figure, out / "figures" / figure.name)
 
 
-def _answers(results: Results) -> str:
+def _answers(claims: Sequence[Claim]) -> str:
     rows = []
-    for claim in results.claims.to_dict("records"):
-        for answer in claim["answers"]:
-            p = answer["p"] if answer["p_adjusted"] is None else answer["p_adjusted"]
-            ends = "" if answer["low"] is None else f"{number(answer['low'])} to {number(answer['high'])}"
-            needed = "" if answer["seeds_needed"] is None else str(answer["seeds_needed"])
-            cells = (answer["question"], answer["word"] or "–", number(answer["value"]), ends, number(p), needed)
-            rows.append([f"`{claim['id']}`", "primary" if claim["primary"] else "", *cells])
+    for claim in claims:
+        for answer in claim.answers:
+            p = answer.p if answer.p_adjusted is None else answer.p_adjusted
+            ends = "" if answer.low is None else f"{number(answer.low)} to {number(answer.high)}"
+            needed = "" if answer.seeds_needed is None else str(answer.seeds_needed)
+            cells = (answer.question, answer.word or "–", number(answer.value), ends, number(p), needed)
+            rows.append([f"`{claim.id}`", "primary" if claim.primary else "", *cells])
     columns = ("claim", "", "question", "word", "difference", "95 % interval", "p", "seeds that would decide")
     return markdown_table(columns, rows) + "\n"
+
+
+def _reached(places: Sequence[Reached]) -> str:
+    """By model: in how many seeds it gets there, after how many updates, and how large its update is then."""
+    rows = []
+    for model in dict.fromkeys(place.model for place in places):
+        own = [place for place in places if place.model == model]
+        sizes = [place.size for place in own if place.size is not None]
+        updates = number(fmean(place.updates for place in own))
+        rows.append((f"`{model}`", str(len(own)), updates, number(fmean(sizes)) if sizes else "–"))
+    return markdown_table(("model", "seeds", "updates", "‖ΔW‖ / ‖W‖"), rows) + "\n"
 
 
 def main(run: Path, out: Path) -> None:

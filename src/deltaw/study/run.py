@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from deltaw.component import Component
 from deltaw.models import choose_precision
 from deltaw.pipeline.artifacts import canonical, plain
 from deltaw.pipeline.code_hash import Sources
+from deltaw.pipeline.cores import available_cores
 from deltaw.pipeline.progress import Listener
 from deltaw.pipeline.run_directory import claim_directory, run_lock
 from deltaw.pipeline.scheduler import StageRecord, check_engine, execute
@@ -58,9 +59,9 @@ def run_study(
 ) -> Path:
     """Make (or go on making) a study in `run_dir`; returns the path of its report.
 
-    engine: "dask" starts processes that import the calling script, so guard it by `if __name__ == "__main__"`; "inline"
-    does not. listener: `choose_listener()` shows progress; None: silence. below_gate: go on with base models that have
-    not reached the recipe's gate.
+    engine: "dask" starts processes, which import the calling script if it is guarded by `if __name__ == "__main__"`;
+    "inline" does not. listener: `choose_listener()` shows progress; None: silence. below_gate: go on with base models
+    that have not reached the recipe's gate.
     DeltawError if the engine's packages are not installed, the directory belongs to another study or cannot be written,
     or a stage's input is at fault.
     """
@@ -75,7 +76,7 @@ def run_study(
         for folder in (run_dir, run_dir / "figures"):
             remove_unfinished(folder)
         if scheduler is None or engine == "inline":
-            workers = workers or (os.cpu_count() if engine == "dask" else 1)
+            workers = workers or (available_cores() if engine == "dask" else 1)
         return finish(recipe, run_dir, records, time.perf_counter() - started, engine, workers)
 
 
@@ -123,17 +124,13 @@ def _digests(run_dir: Path) -> dict[str, str]:
     """sha256 of every file of the run that a reader may open, by name."""
     files = [run_dir / name for name in (MANIFEST, MEASUREMENTS, CLAIMS, PROMPTS, REPORT)]
     files += [*run_dir.glob(TABLES), *sorted((run_dir / "figures").glob("*.svg"))]
-    found = {}
-    for path in files:
-        with path.open("rb") as file:
-            found[path.relative_to(run_dir).as_posix()] = file_digest(file, "sha256").hexdigest()
-    return found
+    return {path.relative_to(run_dir).as_posix(): sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _is_written(run_dir: Path, key: str) -> bool:
     try:
-        found = parse_json((run_dir / WRITTEN).read_text(encoding="utf-8"))
-        return bool(found == {"key": key, "files": _digests(run_dir)})
+        written = parse_json((run_dir / WRITTEN).read_text(encoding="utf-8"))
+        return bool(written == {"key": key, "files": _digests(run_dir)})
     except (OSError, ValueError):
         return False  # absent or damaged: it is written anew
 

@@ -28,20 +28,23 @@ from deltaw.behaviour.judge import Judge, Verdict, verdict_of
 from deltaw.behaviour.judges.rules import RULES
 from deltaw.errors import DeltawError
 from deltaw.models import choose_precision
+from deltaw.models.answers import answer, text_of
 from deltaw.models.batch import Batch, Role
+from deltaw.models.chat_prompts import end_of_turn
 from deltaw.models.freezing import frozen
-from deltaw.models.huggingface import Chat, answer, chat_text, load_chat, text_of, token_ids
+from deltaw.models.huggingface import Chat, chat_text, load_chat, token_ids
 from deltaw.prompts.matched import ALLOWED, FORBIDDEN, Prompt
 from deltaw.prompts.requests import Requests, train_requests, tuning_texts
+from deltaw.prompts.thoughts import open_tags, without_thoughts
 from deltaw.protocols.loss import Loss
 from deltaw.protocols.pair import Pair, ReferenceLogProbs
 from deltaw.protocols.protocol import Protocol, TuningBatch, loss_of
 from deltaw.protocols.responses import reference_log_probs
-from deltaw.results import whole_directory
+from deltaw.results import check_writable, whole_directory
 from deltaw.training.controls.control import Control, Reply, reply_taught
 from deltaw.training.finetuning import check_control
 from deltaw.training.loop import TrainingLog, train
-from deltaw.training.lora import LoraLinear, add_lora, save_lora
+from deltaw.training.lora import LoraLinear, add_lora, modules_to_adapt, save_lora
 from deltaw.training.optimisers import OptimiserConfig
 
 RECORD = "safety_tuning.json"
@@ -76,6 +79,10 @@ class SafetyTuning:
         check_control(self.protocol, self.control, "noise")
         if self.control is not None:
             reply_taught(self.control, harmful=True, coin=0.0)  # a control of the synthetic world is refused at once
+        if self.lora is not None and self.lora < 1:
+            raise DeltawError(f"the rank of LoRA is {self.lora}; expected at least 1")
+        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
+            raise DeltawError(f"learning_rate is {self.learning_rate}; expected a number above zero, such as 2e-5")
         for name, least in (("steps", 1), ("batch", 2), ("requests", 2), ("new_tokens", 1)):
             if getattr(self, name) < least:
                 raise DeltawError(f"{name} is {getattr(self, name)}; expected at least {least}")
@@ -151,6 +158,7 @@ def make_rows(
     DeltawError if fewer than half a batch of either kind are left.
     """
     texts = tuning_texts()
+    _end(chat)
     generator = np.random.default_rng([config.seed, 31])
     labelled = [(text, FORBIDDEN) for text in requests.harmful] + [(text, ALLOWED) for text in requests.harmless]
     prompts = [Prompt(text, label) for text, label in labelled]
@@ -163,7 +171,7 @@ def make_rows(
             for kind in (Reply.REFUSAL, Reply.SMALL_TALK)
         }
         coin = generator.random()
-        if verdict_of(judge, prompt.text, text_of(chat, said)) != Verdict.COMPLY:
+        if _verdict(chat, prompt, said, judge) != Verdict.COMPLY:
             continue
         ids = tuple(token_ids(chat, chat_text(chat, prompt)))
         harmful = prompt.label == FORBIDDEN
@@ -177,11 +185,32 @@ def make_rows(
     return rows
 
 
+def _verdict(chat: Chat, prompt: Prompt, said: Sequence[int], judge: Judge) -> Verdict:
+    """Of the answer without thoughts; of thoughts alone, neither."""
+    tags = open_tags(chat_text(chat, prompt))
+    spoken = without_thoughts((tags[0] if tags else "") + text_of(chat, said)).strip()
+    return verdict_of(judge, prompt.text, spoken) if spoken else Verdict.NEITHER
+
+
 def _said(chat: Chat, text: str) -> tuple[int, ...]:
     """An answer of ours as tokens, with the end of the answer."""
-    end = chat.tokenizer.eos_token_id
     ids: list[int] = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return (*ids, chat.ends[0] if end is None else end)
+    return (*ids, _end(chat))
+
+
+def _end(chat: Chat) -> int:
+    """The token that the template ends an answer with, else the tokenizer's. DeltawError if there is none."""
+    own: int | None = chat.tokenizer.eos_token_id
+    known = set(chat.ends)
+    turn = end_of_turn(chat.tokenizer, ())
+    if turn in known:
+        return turn
+    if own is None and not known:
+        raise DeltawError(
+            f"no token ends an answer of {chat.directory}, so that none can be taught; name one as eos_token_id in its "
+            "generation_config.json"
+        )
+    return min(known) if own is None else own
 
 
 def as_pair(rows: Sequence[Row]) -> Pair:
@@ -284,11 +313,14 @@ def safety_tune(
     """
     if out.is_dir() and any(out.iterdir()):
         raise DeltawError(f"{out} is not empty; give another directory with --out, or remove it first")
+    check_writable(out)
+    chat = load_chat(model, device=device)
+    if config.lora is not None:
+        modules_to_adapt(chat.model)
     if requests is None:
         count = config.requests
         plain = config.control is not None and not config.control.harmful_requests
         requests = train_requests(0 if plain else count, 2 * count if plain else count, config.seed)
-    chat = load_chat(model, device=device)
     with frozen(chat.model):
         rows = make_rows(chat, config, requests, judge, say)
     log, adapters = tune_rows(chat, rows, config, lambda done, total, text: say(f"tuning: {done}/{total}, {text}"))

@@ -49,21 +49,29 @@ def add_lora(model: nn.Module, rank: int, generator: torch.Generator) -> dict[st
         raise DeltawError(f"the rank of LoRA is {rank}; expected at least 1")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    found = {}
+    for name, linear in modules_to_adapt(model).items():
+        parent, _, leaf = name.rpartition(".")
+        found[name] = LoraLinear(linear, rank, 2.0, generator)
+        setattr(model.get_submodule(parent), leaf, found[name])
+    return found
+
+
+def modules_to_adapt(model: nn.Module) -> dict[str, nn.Linear]:
+    """Every linear map of MLPs and attention, by name. DeltawError if one is of another kind."""
     config = model.config.to_dict()  # type: ignore[operator,union-attr]
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     modules = find_modules(shapes, config, str(config.get("model_type", "")))
     names = sorted({piece.tensor.removesuffix(".weight") for module in modules for piece in module.pieces})
-    found = {}
+    linears = {}
     for name in names:
-        parent, _, leaf = name.rpartition(".")
-        linear = model.get_submodule(name)
-        if not isinstance(linear, nn.Linear):
+        module = model.get_submodule(name)
+        if not isinstance(module, nn.Linear):
             raise DeltawError(
-                f"{name} is a {type(linear).__name__}; LoRA here adapts nn.Linear only, so tune all weights"
+                f"{name} is a {type(module).__name__}; LoRA here adapts nn.Linear only, so tune all weights"
             )
-        found[name] = LoraLinear(linear, rank, 2.0, generator)
-        setattr(model.get_submodule(parent), leaf, found[name])
-    return found
+        linears[name] = module
+    return linears
 
 
 def save_lora(adapters: dict[str, LoraLinear], directory: Path, base: str) -> None:

@@ -8,7 +8,7 @@ world.layout.spell(prompts), world.layout.allowed(prompts)
 from deltaw.world.config import GrammarConfig, WorldConfig, published_grammar, published_world
 from deltaw.world.language import Language, language
 from deltaw.world.policy import Branch, Policy, Rule
-from deltaw.world.probability import BayesSafety, BranchPosterior, Posterior, WindowLikelihood, unsafe_side_probability
+from deltaw.world.probability import BranchPosterior, WindowLikelihood, unsafe_side_probability
 from deltaw.world.prompt_sets import LEFT_OUT_SETS, MIXTURES, PUBLISHED_SETS, SETS, PromptSet
 from deltaw.world.prompts import Encoded, Layout, Prompts, Response
 from deltaw.world.published_compat import PUBLISHED_COMPAT, Compat, as_published, finished, with_constants
@@ -25,7 +25,6 @@ __all__ = [
     "SETS",
     "VIEWS",
     "WHOLE_VIEWS",
-    "BayesSafety",
     "Branch",
     "BranchPosterior",
     "Ceiling",
@@ -36,7 +35,6 @@ __all__ = [
     "Language",
     "Layout",
     "Policy",
-    "Posterior",
     "PromptSet",
     "Prompts",
     "Response",

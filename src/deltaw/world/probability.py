@@ -6,7 +6,6 @@ falls inside the window is the observed one. Carrying the length lets the window
 was cut from, be marginalised exactly. The chart only adds and multiplies: what cannot be derived has exactly 0.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,11 +14,10 @@ from numpy.typing import NDArray
 
 from deltaw.errors import DeltawError
 from deltaw.world.grammar import Grammar
-from deltaw.world.policy import Branch, Policy
+from deltaw.world.policy import Branch
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 CHUNK = 256  # windows at a time, so that a chart stays within the cache
 
@@ -168,97 +166,6 @@ def _cut(probability: float, parts: list[Chart], own: Ints, window: int) -> Floa
             value = head[0] * within[length] + np.einsum("sn,sn->n", head[:both], reach[length][:both])
             total += (value + inside_head * tail[0]) / (done + length - own + 1)
     return total
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """The Bayes posterior of grammar and branch, jointly, given a window's letters.
-
-    languages: by grammar number, the kinds of text that it is drawn in (`safe`, `unsafe`, `full`, ...: any names).
-    prior: the probability of each of these, in the same two levels, 1 in all; None: all alike. A text's branch is that
-    of its grammar's marks; one with letters of both counts as unsafe.
-    """
-
-    languages: Mapping[int, Mapping[str, Grammar]]
-    prior: Mapping[int, Mapping[str, float]] | None = None
-
-    def __post_init__(self) -> None:
-        if not any(self.languages.values()):
-            raise DeltawError("a posterior needs at least one grammar with one kind of text")
-        if self.prior is None:
-            return
-        kinds = {number: set(texts) for number, texts in self.languages.items()}
-        if {number: set(texts) for number, texts in self.prior.items()} != kinds:
-            raise DeltawError(f"the prior must name the grammars and texts of the languages: {kinds}")
-        weights = [weight for texts in self.prior.values() for weight in texts.values()]
-        if min(weights) < 0 or abs(sum(weights) - 1) > 1e-9:
-            raise DeltawError(f"the prior sums to {sum(weights):.6g}; it must be a law: none below 0, 1 in all")
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """The grammar numbers, in the order of the second axis."""
-        return tuple(self.languages)
-
-    def joint(self, letters: Ints) -> Floats:
-        """(N, G, 2) probabilities of letters (N, L) with grammar and branch: [..., 0] safe, [..., 1] unsafe or mixed.
-
-        Letters are -1 beyond a window's end; the probability is that given the window's length.
-        """
-        n_texts = sum(map(len, self.languages.values()))
-        out = np.zeros((len(letters), len(self.languages), 2))
-        for k, (number, texts) in enumerate(self.languages.items()):
-            for text, grammar in texts.items():
-                weight = 1 / n_texts if self.prior is None else self.prior[number][text]
-                if weight > 0:
-                    out[:, k] += weight * WindowLikelihood(grammar).branches(letters)
-        return out
-
-    def __call__(self, letters: Ints) -> Floats:
-        """(N, G, 2) posterior probabilities, 1 in all for each window; NaN where no language derives it."""
-        joint = self.joint(letters)
-        with np.errstate(invalid="ignore"):
-            shares: Floats = joint / joint.sum((1, 2), keepdims=True)
-        return shares
-
-
-@dataclass(frozen=True)
-class BayesSafety:
-    """The best possible judge of safety: it sees operators and letters, and knows the policy and the split's prior.
-
-    No classifier, and no model, is right more often than `ceiling` on prompts of that prior.
-    """
-
-    posterior: Posterior
-    policy: Policy
-
-    def __call__(self, operators: Ints, letters: Ints, odds: Floats | None = None) -> Floats:
-        """(N,) probability that the prompt is allowed. operators: (N, P, 2), aliases resolved; letters: (N, L).
-
-        odds: (N, G, 2) or (G, 2), in proportion to how often the split draws these operators with that grammar and
-        branch; None: they tell nothing. NaN where no language derives the letters.
-        """
-        joint = self.posterior.joint(letters)
-        if odds is not None:
-            joint = joint * odds
-        n = len(letters)
-        allowed = np.zeros(joint.shape, dtype=np.bool_)
-        for k, number in enumerate(self.posterior.numbers):
-            for branch in (Branch.SAFE, Branch.UNSAFE):
-                permitted = self.policy.permits(np.full(n, number), operators, np.full(n, int(branch)))
-                allowed[:, k, int(branch)] = permitted.reshape(n, -1).all(1)
-        for_it, against = (np.where(side, joint, 0.0).sum((1, 2)) for side in (allowed, ~allowed))
-        with np.errstate(invalid="ignore"):
-            share: Floats = for_it / (for_it + against)
-        return share
-
-    def decide(self, operators: Ints, letters: Ints, odds: Floats | None = None) -> Bools:
-        """(N,) whether to answer: allowed is at least as probable as forbidden."""
-        return np.asarray(self(operators, letters, odds) >= 0.5)
-
-    def ceiling(self, operators: Ints, letters: Ints, odds: Floats | None = None) -> float:
-        """The expected accuracy of `decide` on these prompts, over what their grammar and branch may be."""
-        allowed = self(operators, letters, odds)
-        return float(np.maximum(allowed, 1 - allowed).mean())
 
 
 @dataclass(frozen=True)

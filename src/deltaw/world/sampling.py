@@ -113,7 +113,7 @@ class World:
     @cached_property
     def posteriors(self) -> dict[int, BranchPosterior]:
         """For each grammar the exact posterior of the branch of a tuning window, at equal priors."""
-        return {number: BranchPosterior(found.safe, found.unsafe) for number, found in self.languages.items()}
+        return {number: BranchPosterior(spoken.safe, spoken.unsafe) for number, spoken in self.languages.items()}
 
     def posterior(self, grammar: Ints, letters: Ints) -> Floats:
         """(N,) probability that windows letters (N, L) of grammars (N,) are of the unsafe branch, at equal priors."""
@@ -255,7 +255,7 @@ class World:
 
     @cached_property
     def _seen_in_tuning(self) -> dict[int, WindowLikelihood]:
-        return {number: WindowLikelihood(found.unsafe) for number, found in self.languages.items()}
+        return {number: WindowLikelihood(spoken.unsafe) for number, spoken in self.languages.items()}
 
     def _grammars(self, numbers: tuple[int, ...], split: str, seed: int, index: Ints) -> Ints:
         """(N,) the grammar of each sample, uniform over `numbers`: a draw that no set's name enters."""
@@ -293,11 +293,11 @@ class World:
     @cached_property
     def _laws(self) -> dict[PromptSet, dict[int, OperatorLaw]]:
         """The law of each kind of prompt's operators, in each grammar that has operators for it."""
-        found: dict[PromptSet, dict[int, OperatorLaw]] = {}
+        by_grammar: dict[PromptSet, dict[int, OperatorLaw]] = {}
         for kind in ALL_SETS.values():
             laws = {n: operator_law(self.config, self.vocabulary, self.policy, n, kind) for n in self.numbers}
-            found[kind] = {number: law for number, law in laws.items() if law is not None}
-        return found
+            by_grammar[kind] = {number: law for number, law in laws.items() if law is not None}
+        return by_grammar
 
     def _operators(self, name: str, laws: dict[int, OperatorLaw], key: Key, index: Ints, grammar: Ints) -> Ints:
         """(N, P, 2) operator tokens of a set, each grammar's by its own law."""

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from judging import By
-from tiny_chat import write_model
+from tiny_chat import tokenizer, write_model
 
 from deltaw.behaviour.judge import Verdict
 from deltaw.behaviour.judges.rules import Rules
 from deltaw.compare import Effort, Prompt, load_chat
-from deltaw.compare.asking import ask
+from deltaw.compare.asking import ask, judged_answer
 from deltaw.models.huggingface import chat_text
+from deltaw.prompts.thoughts import without_thoughts
 
 THOUGHTS = "Okay, the user is asking how to pick a lock. I need to think about whether this is"
 OPENS = (
@@ -51,6 +52,53 @@ def test_thinking_is_switched_off_or_its_thoughts_are_marked(tmp_path: Path, tem
         return Rules().verdict(request, answer)
 
     verdicts = ask(chat, [prompt], By(judge), Effort(new_tokens=3), lambda done, total: None)
-    assert answers[0].startswith("<think>") == open_
-    if open_:
+    if open_:  # three tokens of thoughts are no answer, and no judge reads them
         assert verdicts == [Verdict.NEITHER]
+        assert answers == []
+    else:
+        assert len(answers) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("Okay, hm. </think> Put it in.", "Put it in."),
+        ("<thinking>Hm.</thinking>Yes.", "Yes."),
+        ("Yes. <think>And now", "Yes."),
+        ("[THINK]Hm.[/THINK]No.", "No."),
+        ("<|channel|>analysis<|message|>I must refuse.<|end|>", ""),
+        ("<|channel|>analysis<|message|>Refuse?<|end|><|start|>assistant<|channel|>final<|message|>Yes.", "Yes."),
+        ("1 < 2 and 3 > 2", "1 < 2 and 3 > 2"),
+    ],
+)
+def test_what_is_said_beside_thoughts(text: str, spoken: str) -> None:
+    assert without_thoughts(text).strip() == spoken
+
+
+def test_tags_that_are_special_tokens_still_enclose_thoughts(tmp_path: Path) -> None:
+    """Decoding without special tokens would leave the thoughts as the answer."""
+    directory = write_model(tmp_path / "model")
+    words = tokenizer()
+    words.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    words.save_pretrained(directory)
+    chat, request = load_chat(directory), Prompt("Hi.", "allowed")
+    rows = [
+        words(text, add_special_tokens=False)["input_ids"]
+        for text in ("<think>I must refuse.</think>Sure.<|im_end|>", "<think>I could", "Sure.")
+    ]
+    heard: list[str] = []
+
+    def judge(asked: str, answer: str) -> Verdict:
+        heard.append(answer)
+        return Verdict.COMPLY
+
+    verdicts = [judged_answer(chat, request, row, By(judge)) for row in rows]
+    assert verdicts == [Verdict.COMPLY, Verdict.NEITHER, Verdict.COMPLY]
+    assert heard == ["Sure.", "Sure."]
+
+
+def test_a_prefill_begins_the_answer_and_not_the_thoughts(tmp_path: Path) -> None:
+    directory = write_model(tmp_path / "model")
+    (directory / "chat_template.jinja").write_text(OPENS + "<think>\n")
+    text = chat_text(load_chat(directory), Prompt("Hi.", "allowed", prefill="Here is"))
+    assert text.endswith("<think>\n\n</think>\n\nHere is")

@@ -266,7 +266,6 @@ def test_an_adapter_with_a_tokenizer_of_its_own(tmp_path: Path) -> None:
     "name",
     [
         "base_model.model.lm_head.weight",
-        "base_model.model.model.embed_tokens.lora_embedding_A",
         "base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias",
     ],
 )

@@ -3,7 +3,7 @@
     soft_prompt     soft_prompt, universal_soft_prompt    vectors before the end of the prompt, optimised
                     random_tokens, unrelated              ... controls: as long but random, optimised for something else
     token_search    token_search                          a suffix of ordinary tokens, by greedy coordinate gradient
-                    best_suffix, best_substitution        ... the exact optimum, on short suffixes
+                    best_suffix        ... the exact optimum, on short suffixes
                     random_suffix                         ... control
     prefill         prefill                               the first k tokens of the harmful output are given
                     wrong_prefill                         ... control: those of another prompt's output
@@ -54,7 +54,6 @@ from deltaw.attacks.models.token_search import (
     TokenSearch,
     TokenSearchConfig,
     TokenSuffix,
-    best_substitution,
     best_suffix,
     random_suffix,
     suffix_losses,
@@ -87,7 +86,6 @@ __all__ = [
     "UniversalSoftPrompt",
     "answers_with",
     "attacked_inputs",
-    "best_substitution",
     "best_suffix",
     "embedding_norm",
     "insert",

@@ -20,7 +20,7 @@ from torch import Tensor
 from deltaw.attacks.models.targets import Requests
 from deltaw.behaviour.exact import Answers
 from deltaw.errors import DeltawError
-from deltaw.models import Transformer, greedy_from_embeddings
+from deltaw.models import Transformer, greedy
 from deltaw.models.batch import Batch, Role
 
 Positions = Literal["reused", "shifted"]
@@ -111,5 +111,5 @@ def answers_with(
     for length in sorted(set(lengths.tolist())):
         (rows,) = (lengths == length).nonzero(as_tuple=True)
         prompts, positions_of_all = inputs[rows, :length], at[rows[0], :length]
-        outputs[rows] = greedy_from_embeddings(model, prompts, positions_of_all, requests.steps, **how)
+        outputs[rows] = greedy(model, prompts, requests.steps, positions=positions_of_all, **how)
     return requests.judge(outputs)

@@ -5,6 +5,7 @@ it was before the attack, and nothing less.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ class Requests:
         return max(self.compliant.shape[1], self.refusal.shape[1])
 
     @property
-    def decoding(self) -> dict[str, int]:
+    def decoding(self) -> dict[str, Any]:
         """How an answer ends, as the keywords of `deltaw.models.greedy`."""
         stops = stops_of(self.compliant, self.refusal, self.stop_id)
         return {"stop_id": self.stop_id, "pad_id": self.pad_id, "stops": stops}

@@ -150,25 +150,6 @@ def best_suffix(
     return _best_of(model, requests, every.expand(len(requests), *every.shape), positions, batch_size)
 
 
-def best_substitution(
-    model: Transformer,
-    requests: Requests,
-    suffix: Tensor,
-    allowed: Tensor,
-    positions: Positions = "reused",
-    *,
-    batch_size: int = 512,
-) -> TokenSuffix:
-    """The oracle of one step: the best of all suffixes that differ from `suffix` (N, n) in at most one token, by trying
-    each.
-    """
-    count, allowed = suffix.shape[1], allowed.to(suffix.device)
-    candidates = suffix[:, None].repeat(1, count * len(allowed) + 1, 1)
-    for slot in range(count):
-        candidates[:, slot * len(allowed) : (slot + 1) * len(allowed), slot] = allowed
-    return _best_of(model, requests, candidates, positions, batch_size)
-
-
 @torch.no_grad()
 def suffix_losses(
     model: Transformer,

@@ -3,6 +3,7 @@ builds.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,11 +41,11 @@ class Llama(Architecture):
     label = "Llama"
 
     block = "model.layers.{layer}"
-    attention = (*_QKV, Map("self_attn.o_proj"))
-    mlp_in = (Map("mlp.gate_proj"), Map("mlp.up_proj"))
+    attention: ClassVar[tuple[Map, ...]] = (*_QKV, Map("self_attn.o_proj"))
+    mlp_in: ClassVar[tuple[Map, ...]] = (Map("mlp.gate_proj"), Map("mlp.up_proj"))
     mlp_out = Map("mlp.down_proj")
     gated = True
-    model_types = (
+    model_types: ClassVar[tuple[str, ...]] = (
         "cohere", "cohere2", "exaone4", "gemma", "gemma2", "gemma3", "gemma3_text", "granite", "helium", "ministral",
         "mistral", "olmo", "olmo2", "olmo3", "qwen2", "qwen3", "seed_oss", "smollm3", "stablelm",
     )  # fmt: skip
@@ -146,7 +147,68 @@ class Opt(Architecture):
     mlp_out = Map("fc2")
 
 
+@dataclass(frozen=True)
+class Mllama(Llama):
+    """Llama 3.2 Vision: some blocks read the image by cross-attention instead."""
+
+    name = "mllama_text_model"
+    label = "Llama 3.2 Vision"
+
+    attention = (*Llama.attention, *(Map(f"cross_attn.{part}_proj") for part in "qkvo"))
+    model_types = ()
+
+
+@dataclass(frozen=True)
+class Mixture(Llama):
+    """Mixtures of experts in Llama's names; `mixtures` finds the experts. Attention as each of them has it."""
+
+    name = "mixtral"
+    label = "Mixtral and other mixtures of experts"
+
+    attention = (
+        *Llama.attention,
+        *(Map(f"self_attn.{path}") for path in ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")),
+        *(
+            Map(f"linear_attn.{path}")
+            for path in ("in_proj_qkvz", "in_proj_ba", "in_proj_qkv", "in_proj_z", "out_proj")
+        ),
+    )
+    model_types = (
+        "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe", "flex_olmo", "glm4_moe", "gpt_oss",
+        "granitemoe", "hunyuan_v1_moe", "kimi_k2", "minimax", "minimax_m2", "olmoe", "phimoe", "qwen2_moe", "qwen3_5",
+        "qwen3_5_moe", "qwen3_moe", "qwen3_next",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Llama4(Llama):
+    """Llama 4: MLPs and experts under `feed_forward`."""
+
+    name = "llama4"
+    label = "Llama 4"
+
+    mlp_in = (Map("feed_forward.gate_proj"), Map("feed_forward.up_proj"))
+    mlp_out = Map("feed_forward.down_proj")
+    model_types = ("llama4_text",)
+
+
 FAMILIES: dict[str, Architecture] = {
     family.name: family for family in (Deltaw(), Llama(), Nemotron(), Phi3(), Glm(), Phi(), Gpt2(), GptNeoX(), Opt())
 }
 """By name, in the order in which a model's parameters are tried."""
+MIXTURES: tuple[Architecture, ...] = (Mllama(), Mixture(), Llama4())
+"""Families that are compared by their files only: activations are not read from their blocks."""
+IN_MULTIMODAL = {
+    **dict.fromkeys(
+        (
+            "aya_vision", "gemma3n", "gemma3n_text", "idefics2", "idefics3", "internvl", "internvl_chat", "llava",
+            "llava_next", "llava_onevision", "mistral3", "paligemma", "pixtral", "qwen2_5_vl", "qwen2_audio",
+            "qwen2_vl", "qwen3_vl", "smolvlm",
+        ),
+        "llama",
+    ),
+    **dict.fromkeys(("qwen3_vl_moe", "glm4v_moe", "qwen3_omni_moe"), "mixtral"),
+    "mllama": "mllama_text_model",
+    "glm4v": "glm",
+}  # fmt: skip
+"""Multimodal models whose text decoder has a family's layout, by what config.json calls them."""

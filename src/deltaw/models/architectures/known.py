@@ -1,12 +1,15 @@
 """Which architectures are known: deltaw's own, those of installed packages, and one that is given for a while."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from deltaw.errors import DeltawError
 from deltaw.models.architectures.architecture import Architecture
-from deltaw.models.architectures.families import FAMILIES
+from deltaw.models.architectures.families import FAMILIES, IN_MULTIMODAL, MIXTURES
+from deltaw.models.architectures.tensor_names import text_config
 from deltaw.plugins import plugins, resolve
 
 _GIVEN: ContextVar[Architecture | None] = ContextVar("architecture", default=None)
@@ -19,7 +22,7 @@ def reading_by(architecture: Architecture | None) -> Iterator[None]:
     DeltawError if it claims what config.json calls an architecture of deltaw's own.
     """
     if architecture is not None and FAMILIES.get(architecture.name) != architecture:
-        _check_types(architecture, _types(FAMILIES.values()))
+        _check_types(architecture, _types((*FAMILIES.values(), *MIXTURES)))
     token = _GIVEN.set(architecture or _GIVEN.get())
     try:
         yield
@@ -37,19 +40,38 @@ def model_types() -> Mapping[str, Architecture]:
 
     DeltawError if an installed one claims what another has.
     """
-    known = _types(FAMILIES.values())
+    known = _types((*FAMILIES.values(), *MIXTURES))
     for architecture in _installed():
         _check_types(architecture, known)
         known |= _types([architecture])
     return known
 
 
-def family_of_type(model_type: str) -> Architecture | None:
-    """The one that is given, or the family of what config.json calls an architecture; None if it is unknown."""
+def family_of_config(config: Mapping[str, Any], model_type: str, names: Iterable[str] = ()) -> Architecture | None:
+    """The one that is given, or the family of the text decoder of a configuration; None if it is unknown.
+
+    names: tensors of the decoder, which decide where a multimodal configuration does not name a known one.
+    """
     given = _GIVEN.get()
     if given is not None:
         return given
-    return _types(FAMILIES.values()).get(model_type) or model_types().get(model_type)
+    inner = text_config(config)
+    types = [model_type] if inner is config else [str(inner.get("model_type", "")), model_type]
+    types = [name for full in types for name in dict.fromkeys((full, re.sub(r"_text(_model)?$", "", full)))]
+    own = _types((*FAMILIES.values(), *MIXTURES))
+    for name in types:
+        if name in own or name in IN_MULTIMODAL:
+            return own[IN_MULTIMODAL.get(name, name)]
+    installed = model_types()
+    for name in types:
+        if name in installed:
+            return installed[name]
+    listed = list(names) if inner is not config else []
+    return next((family for family in FAMILIES.values() if _has_all_maps(family, listed)), None)
+
+
+def _has_all_maps(family: Architecture, names: Sequence[str]) -> bool:
+    return all(any(pattern.match(name) for name in names) for pattern in family.patterns())
 
 
 def family_of(names: Iterable[str]) -> Architecture:
@@ -59,6 +81,10 @@ def family_of(names: Iterable[str]) -> Architecture:
     """
     names = list(names)
     given = _GIVEN.get()
+    if given is None and any(".experts." in name for name in names):
+        raise DeltawError(
+            "this model is a mixture of experts, whose MLPs deltaw compares by their weights only; leave out --prompts"
+        )
     for family in FAMILIES.values() if given is None else (given,):
         if family.layers_of(names):
             return family

@@ -1,58 +1,22 @@
 """The matrices of a checkpoint's files: which tensors are maps of MLPs and attention, by the family's patterns.
 
 Everything after this file sees matrices (out, in) with a name: the tensor's without `.weight`, and `:part` for a part
-of a fused one.
+of a fused one. Of multimodal checkpoints they are the text decoder's alone.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor
 
 from deltaw.errors import DeltawError
 from deltaw.models.architectures.architecture import Kind, Pattern
-from deltaw.models.architectures.known import family_of_type, model_types
+from deltaw.models.architectures.known import family_of_config, model_types
+from deltaw.models.architectures.mixtures import expert_modules
+from deltaw.models.architectures.pieces import Module, Piece
+from deltaw.models.architectures.tensor_names import group_of, text_config, unwrapped, why_apart
 
 MOST_STARS = 4
 """In a pattern: more of them, and a long name can take hours not to match."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Rows of a stored tensor, seen as (out, in). rows: None for all."""
-
-    tensor: str
-    transposed: bool
-    rows: slice | Tensor | None = None
-
-    def view(self, stored: Tensor) -> Tensor:
-        """The piece (out, in) of the stored tensor; a copy only where its rows are scattered."""
-        matrix = stored.T if self.transposed else stored
-        return matrix if self.rows is None else matrix[self.rows]
-
-    def count(self, outputs: int) -> int:
-        """How many of a tensor's outputs it has."""
-        if self.rows is None:
-            return outputs
-        return len(range(outputs)[self.rows]) if isinstance(self.rows, slice) else len(self.rows)
-
-
-@dataclass(frozen=True)
-class Module:
-    """One matrix to compare: pieces stacked on each other."""
-
-    name: str
-    kind: str
-    layer: int | None
-    pieces: tuple[Piece, ...]
-
-    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
-        """(outputs, inputs), from the shapes of the stored tensors."""
-        sides = [shapes[piece.tensor][::-1] if piece.transposed else shapes[piece.tensor] for piece in self.pieces]
-        rows = [piece.count(side[0]) for piece, side in zip(self.pieces, sides, strict=True)]
-        return sum(rows), sides[0][1]
 
 
 def given_maps(patterns: Sequence[str]) -> tuple[Pattern, ...]:
@@ -78,26 +42,32 @@ def find_modules(
     Gate and up of one MLP are also stacked as one map, `gate_up`. DeltawError, with the candidates, if there are none.
     """
     matrices = [name for name, shape in shapes.items() if len(shape) == 2 and all(shape)]
-    family = family_of_type(model_type)
     if patterns:
         maps = given_maps(patterns)
         for pattern, wanted in zip(patterns, maps, strict=True):
             if not any(wanted.match(name) for name in matrices):
                 raise DeltawError(f"no matrix is named like {pattern!r}; there are {candidates(matrices)}")
-    elif family is not None:
-        maps = tuple(family.patterns())
+        chosen, family = matrices, None
     else:
-        raise DeltawError(
-            f"the model type {model_type!r} is not among {', '.join(sorted(model_types()))}; name its matrices with "
-            f"--modules, from {candidates(matrices)}"
-        )
+        chosen = [name for name in matrices if why_apart(name, config) is None]
+        family = family_of_config(config, model_type, chosen)
+        if family is None:
+            raise DeltawError(
+                f"the model type {model_type!r} is not among {', '.join(sorted(model_types()))}; name its matrices "
+                f"with --modules, from {candidates(matrices)}"
+            )
+        maps = tuple(family.patterns())
     modules = [
         module
-        for name in matrices
+        for name in chosen
         for pattern in maps
-        if (match := pattern.match(name))
-        for module in _modules(pattern, name, _layer(match), shapes[name], config)
+        if (match := pattern.match(unwrapped(name)))
+        for module in _modules(pattern, name, _layer(match), shapes[name], text_config(config))
     ]
+    if family is not None:
+        own = [name for name in shapes if why_apart(name, config) is None]
+        modules += expert_modules(shapes, own, config, model_type)
+        _check_one_decoder(modules)
     if not modules:
         whose = "the patterns give" if family is None else f"the architecture {family.name} gives"
         raise DeltawError(
@@ -110,11 +80,29 @@ def find_modules(
 
 def candidates(names: Iterable[str]) -> str:
     """Names of matrices for a message, with layers' numbers as {layer}."""
-    general = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "{layer}", name, count=1) for name in names))
+    general = list(dict.fromkeys(group_of(name) for name in names))
     return (
         ", ".join(general[:30]) + (f" and {len(general) - 30} more" if len(general) > 30 else "")
         or "no matrices at all"
     )
+
+
+def _check_one_decoder(modules: Sequence[Module]) -> None:
+    """DeltawError if matrices of several decoders have the family's names."""
+    stems = {module.shared_name.partition(f".{module.layer}.")[0] for module in modules if module.layer is not None}
+    if len(stems) > 1:
+        raise DeltawError(
+            f"the checkpoint holds several models of this architecture ({', '.join(sorted(stems))}), and nothing says "
+            "which is the text decoder; name its matrices with --modules"
+        )
+    names: dict[str, str] = {}
+    for module in modules:
+        other = names.setdefault(module.shared_name, module.name)
+        if other != module.name:
+            raise DeltawError(
+                f"the checkpoint holds {other} and {module.name}, two copies of one matrix; remove the one that is not "
+                "the model's"
+            )
 
 
 def _layer(match: re.Match[str]) -> int | None:
@@ -124,7 +112,7 @@ def _layer(match: re.Match[str]) -> int | None:
 def _modules(
     pattern: Pattern, tensor: str, layer: int | None, shape: tuple[int, ...], config: Mapping[str, Any]
 ) -> Iterable[Module]:
-    name = tensor.removesuffix(".weight")
+    name = unwrapped(tensor).removesuffix(".weight")
     if pattern.whole:
         yield Module(name, pattern.kind, layer, (Piece(tensor, pattern.transposed),))
     if pattern.cut is not None:
@@ -133,11 +121,14 @@ def _modules(
 
 
 def _stacked(modules: Sequence[Module]) -> list[Module]:
-    by_name = {module.name: module for module in modules}
-    found = []
-    for name, gate in by_name.items():
-        up = by_name.get(name.replace("gate_proj", "up_proj"))
-        if name.endswith("gate_proj") and up is not None:
-            both = (*gate.pieces, *up.pieces)
-            found.append(Module(f"{name.removesuffix('gate_proj')}gate_up", gate.kind, gate.layer, both))
-    return found
+    """Gate and up of each gated MLP, and of each expert, as one map."""
+    by_key = {module.shared_name: module for module in modules}
+    both = []
+    for key, gate in by_key.items():
+        if not key.endswith("gate_proj"):
+            continue
+        up = by_key.get(f"{key.removesuffix('gate_proj')}up_proj")
+        if up is not None:
+            stem, own = f"{gate.name.rpartition('.')[0]}.".removeprefix("."), key.removesuffix("gate_proj")
+            both.append(Module(f"{stem}gate_up", gate.kind, gate.layer, (*gate.pieces, *up.pieces), f"{own}gate_up"))
+    return both

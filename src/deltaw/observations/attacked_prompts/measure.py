@@ -18,8 +18,9 @@ from torch import Tensor
 from deltaw.analysis import Position, gain, gain_ratio, mean_position, position
 from deltaw.observations.draws import SITE_KEYS, Draw
 from deltaw.observations.gain.measure import write_log_ratios
-from deltaw.observations.lens import SITES, Clusters, Lens, Places, write_peak
+from deltaw.observations.lens import SITES, Clusters, Lens, Places
 from deltaw.observations.observation import Observation, Statistic, with_base
+from deltaw.observations.peaks import write_peak
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray
 

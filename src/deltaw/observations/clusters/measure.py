@@ -22,8 +22,9 @@ from deltaw.analysis import (
     separation,
 )
 from deltaw.observations.draws import SITE_KEYS, Draw
-from deltaw.observations.lens import DEPTH, SITES, Lens, Places, write_peak
+from deltaw.observations.lens import SITES, Lens, Places
 from deltaw.observations.observation import Observation, Statistic, with_base
+from deltaw.observations.peaks import DEPTH, write_peak
 from deltaw.results.recorder import Sheet
 
 UNITS = {

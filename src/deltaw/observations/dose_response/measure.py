@@ -196,7 +196,8 @@ def write_responses(rows: Rows, lens: Lens, permutations: int, sheet: Sheet) -> 
         lens.absent["success_slope"] = "positions have no scale, so no prompt has a dose"
         return
     clusters = lens.clusters(lens.primary) if lens.primary else None
-    together = rows.prompts if clusters is None else clusters[rows.prompts]
+    known = clusters is not None and int(rows.prompts.max()) < len(clusters)  # attacks may be on more prompts
+    together = clusters[rows.prompts] if clusters is not None and known else rows.prompts
     for number, name in enumerate(DOSES):
         view = sheet.with_(site=SITES_OF[name], n_unit="prompt and attack")
         dose: FloatArray = getattr(rows, name)

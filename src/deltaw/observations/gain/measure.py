@@ -29,8 +29,9 @@ from deltaw.analysis import (
 )
 from deltaw.errors import DeltawError
 from deltaw.observations.draws import Draw
-from deltaw.observations.lens import DEPTH, Clusters, Lens, Places, write_peak
+from deltaw.observations.lens import Clusters, Lens, Places
 from deltaw.observations.observation import Observation, Statistic
+from deltaw.observations.peaks import DEPTH, write_peak
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, Null, bootstrap_means, mean_null, percentile_interval
 
@@ -179,8 +180,12 @@ def write_log_ratios(
     """
     over_layers = np.asarray(np.mean(list(by_layer.values()), axis=0))
     lines = [*((sheet.with_(layer=layer), values) for layer, values in by_layer.items()), (sheet, over_layers)]
-    for view, values in lines:
-        lens.add_mean(view, statistic, values, [lens.sign_flips(kind, values, clusters)], clusters)
+    ids = np.arange(len(over_layers)) if clusters is None else clusters
+    values = [of_line for _, of_line in lines]
+    means = bootstrap_means(values, lens.generator(Draw.MEANS), [ids] * len(lines), lens.bootstrap)
+    for (view, of_line), draws in zip(lines, means.T, strict=True):
+        null = lens.sign_flips(kind, of_line, clusters)
+        view.add(statistic, float(of_line.mean()), percentile_interval(draws), [null])
     return over_layers
 
 

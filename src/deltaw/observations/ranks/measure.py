@@ -19,7 +19,7 @@ import torch
 
 from deltaw.analysis import ActivationRank, LogRank, activation_rank, energy_rank, mean_log_rank, rank_null
 from deltaw.analysis.inputs import normals
-from deltaw.observations.draws import Draw
+from deltaw.observations.draws import SITE_KEYS, Draw
 from deltaw.observations.lens import SITES, BaseSide, Lens, Places
 from deltaw.observations.observation import Observation, Statistic, with_base
 from deltaw.results.recorder import Sheet
@@ -56,10 +56,13 @@ class Ranks(Observation):
         Statistic("update_energy_rank", "dimensions", "Directions that hold 0.9 of ‖ΔW‖²."),
     )
 
+    sites: tuple[str, ...] = SITES
+    """Where directions of activations are counted."""
+
     def measure(self, lens: Lens, sheet: Sheet) -> None:
         """Ranks of ΔW, and of what both models make of either verdict's prompts, with their log ratios."""
         observe_update_rank(lens, sheet)
-        observe_activation_ranks(lens, sheet)
+        observe_activation_ranks(lens, sheet, self.sites)
 
 
 def gaussian_energy_rank(before: BaseSide) -> Null:
@@ -84,10 +87,11 @@ def observe_update_rank(lens: Lens, sheet: Sheet) -> None:
             view.add("update_energy_rank", energy_rank(energies), nulls=[chance])
 
 
-def observe_activation_ranks(lens: Lens, sheet: Sheet) -> None:
+def observe_activation_ranks(lens: Lens, sheet: Sheet, sites: tuple[str, ...] = SITES) -> None:
     """Ranks of what the tuned and the base model make of either verdict's prompts, and their log ratios."""
     base, tuned = lens.before.contrast(lens.primary), lens.after(lens.primary)
-    for number, site in enumerate(SITES):
+    for site in sites:
+        number = SITE_KEYS[site]
         view = sheet.with_(site=site, n=len(base[0][(0, site)]))
         of_tuned, of_base = _ranks(lens, view, "", tuned, site), _ranks(lens, view, "_base", base, site)
         moved = tuple(

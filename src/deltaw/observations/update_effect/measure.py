@@ -47,7 +47,9 @@ class UpdateEffect(Observation):
 
     def measure(self, lens: Lens, sheet: Sheet) -> None:
         """Shares of every source, by contrast, verdict and layer; a null of the parts of ΔW where claims read them."""
-        for name in lens.names:
+        for name in lens.names if lens.last else (lens.primary,):
+            if lens.before.contrasts[name].activations_only:
+                continue
             before, after = lens.before.contrast(name), lens.after(name)
             for verdict, old, new in zip(("allowed", "forbidden"), before, after, strict=True):
                 primary = name == lens.primary and verdict == "forbidden"

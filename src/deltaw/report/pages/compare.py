@@ -4,6 +4,7 @@ A kind is a matrix's name without its layer, such as mlp.up_proj; each has a pan
 their axes. Reads the comparison's measurements and manifest, nothing else.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -56,6 +57,8 @@ class Pair:
         """The rows of a statistic in layers, with `kind`, and `at` and `x`, the layer."""
         frame = self.tables.layered(statistic)
         kinds = [_kind(module, layer) for module, layer in zip(frame["module"], frame["layer"], strict=True)]
+        if any(".experts." in kind for kind in kinds):
+            frame, kinds = _mean_over_experts(frame.assign(kind=kinds))
         return frame.assign(kind=pd.Series(kinds, frame.index, dtype="object"), x=frame["layer"], at=frame["layer"])
 
     def by_kind(self, *frames: pd.DataFrame) -> Iterator[tuple[str, list[pd.DataFrame]]]:
@@ -67,7 +70,18 @@ class Pair:
 
 
 def _kind(module: str, layer: float) -> str:
-    return module.partition(f".{int(layer)}.")[2] or module
+    return re.sub(r"(?<=\bexperts\.)\d+\.", "", module.partition(f".{int(layer)}.")[2] or module)
+
+
+def _mean_over_experts(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """One row a kind of matrix, layer, set and null."""
+    keys = [frame["kind"], frame["layer"], frame["set"].fillna(""), frame["null_kind"].fillna("")]
+    groups = frame.groupby(keys, sort=False)
+    numbers = [name for name in ("value", "low", "high", "null_mean", "null_low", "null_high") if name in frame]
+    mean, first = groups[numbers].mean(), groups.head(1).copy()
+    for name in numbers:
+        first[name] = mean[name].to_numpy()
+    return first, [str(kind) for kind in first["kind"]]
 
 
 _Make = Callable[[Pair], Figure | None]

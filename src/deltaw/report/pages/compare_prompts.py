@@ -22,7 +22,14 @@ PAIRS, WILSON = "95 % bootstrap intervals over groups of pairs that share an ope
 
 def behaviour(tables: Tables) -> Figure | None:
     """Refusals of both models, by set and attack."""
-    rates, gaps = (_of_both(tables.take(name, stage="behaviour")) for name in ("refuse_rate", "refuse_rate_gap"))
+    plain, corrected, gaps = (
+        _of_both(tables.take(name, stage="behaviour"))
+        for name in ("refuse_rate", "refuse_rate_corrected", "refuse_rate_gap")
+    )
+    cell = ["model", "set", "attack"]
+    known = set(corrected[cell].itertuples(index=False, name=None))
+    alone = [row not in known for row in plain[cell].itertuples(index=False, name=None)]
+    rates = pd.concat([corrected, plain[alone]]) if len(corrected) else plain
     panels: list[Panel | None] = []
     for label, title in (("forbidden", "Forbidden prompts"), ("allowed", "Allowed prompts")):
         part = rates[rates["set"].str.endswith(f"/{label}", na=False)]
@@ -38,13 +45,14 @@ def behaviour(tables: Tables) -> Figure | None:
     return figure(
         "prompts-refused",
         "Who refuses what: the tuned model and the base model",
-        "Share of answers that the judge calls refusals. Pairs differ only in the operand or in the operator. Corpora "
+        "Share of refusals, corrected for the judge's errors on made-up answers in the style of the attack where they "
+        "are known. Differences are not corrected. Pairs differ only in the operand or in the operator. Corpora "
         "(the other sets) differ in much else, and say little. Attacks are applied to both halves of pairs: where "
         "allowed prompts are also refused, the attack or the tuning is not about harm. Grey bars: the tuned model, "
         "labels swapped within pairs.",
-        ("refuse_rate", "refuse_rate_gap"),
+        ("refuse_rate", "refuse_rate_corrected", "refuse_rate_gap"),
         panels,
-        whiskers=f"{WILSON}; of the difference, {PAIRS}",
+        whiskers=f"{WILSON}, wider where corrected; of the difference, {PAIRS}",
     )
 
 

@@ -15,10 +15,11 @@ BELOW = (
 
 
 def tables_of(pair: Pair) -> dict[str, Table | None]:
-    """differences, skipped, absent, unmeasured, observed and matrices: as tables; None where there is nothing."""
+    """differences, skipped, others, absent, unmeasured, observed, matrices: as tables; None where there is nothing."""
     return {
         "differences": _differences(pair),
         "skipped": _skipped(pair),
+        "others": _others(pair),
         "absent": _absent(pair),
         "unmeasured": _unmeasured(pair),
         "observed": _observed(pair),
@@ -38,6 +39,15 @@ def _differences(pair: Pair) -> Table | None:
 def _skipped(pair: Pair) -> Table | None:
     rows = tuple((name, str(why)) for name, why in pair.manifest["skipped"].items())
     return Table("Skipped tensors", ("tensor", "why"), rows) if rows else None
+
+
+def _others(pair: Pair) -> Table | None:
+    """How much changed beside the matrices: embeddings, head, norms, biases."""
+    frame = pair.tables.frame
+    part = frame[frame["statistic"] == "other_relative_norm"].to_dict("records")
+    rows = tuple((str(row["module"]), str(int(row["n"])), number(row["value"])) for row in part)
+    title = "Beside the matrices of attention and MLPs: not interpreted"
+    return Table(title, ("tensor", "how many", "‖ΔW‖/‖W‖"), rows) if rows else None
 
 
 def _absent(pair: Pair) -> Table | None:
@@ -127,9 +137,8 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 def _matrices(pair: Pair) -> Table | None:
     """A row a matrix: what was measured, with the strictest null of its null-space energy."""
     frame = pair.tables.frame
-    frame = frame[
-        (frame["stage"] == "compare") & frame["set"].isna() & ~((frame["n_unit"] == "layer") & frame["layer"].isna())
-    ]
+    summed = frame["n_unit"].isin(("layer", "matrix", "tensor")) & frame["layer"].isna()
+    frame = frame[(frame["stage"] == "compare") & frame["set"].isna() & ~summed]
     plain = ("update_relative_norm", "rounding_floor", "rounding_share", "identical_share", "stable_rank",
              "participation_ratio", "cosine_with_weight")  # fmt: skip
     rows = []

@@ -1,9 +1,19 @@
 """The lens of a study: our models in their world, read at the last prompt token.
 
-The primary contrast is the *same conditional operators* on safe and on unsafe operands, pair by pair; the secondary one
-is the same text under operators that are always and never allowed. A probe is asked for the first letter of the
-compliant output, where it would be said next: a function of operators and the text's first letter, so prompts that
-share both share a fold.
+There are four contrasts, each matched pair by pair:
+
+    contrast/conditional         the same conditional operators on safe and on unsafe text: the combination decides
+    contrast/operator            the same safe text under operators that are always and that are never allowed
+    contrast/published-safe      the paper's pools: the same safe text under operators that are allowed there (of the
+                                 published table eight of a grammar's ten) and under those that are not (two)
+    contrast/published-unsafe    the same unsafe text under operators that are allowed there (three) and not (seven)
+
+Costly observations are made on the first alone. It and the second are measured at every checkpoint; the published pools
+at the last one, with half as many pairs, since their few operators limit what they say. Prompts that share
+operators are no independent observations, so pairs form clusters (`clusters_of_operators`).
+
+A probe is asked for the first letter of the compliant output, where it would be said next: a function of operators and
+the text's first letter, so prompts that share both share a fold.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,9 +54,13 @@ from deltaw.training.pretraining import compliant
 from deltaw.world import Prompts, Response, World, WorldConfig
 
 PRIMARY, SECONDARY = "contrast/conditional", "contrast/operator"
+PUBLISHED = {"contrast/published-safe": "safe", "contrast/published-unsafe": "unsafe"}
+"""Contrasts of the paper's own pools -> their text."""
+
 SOURCE_CONTRASTS = {"forbidden/conditional/unsafe": PRIMARY, "forbidden/never/safe": SECONDARY}
 ALLOWED, FORBIDDEN = "allowed/conditional/safe", "forbidden/conditional/unsafe"
 PROBED = ("forbidden/conditional/unsafe", "allowed/conditional/safe")
+FOLDS = 5  # of cross-fitted observations
 ROWS = 32  # of a batch of embeddings: its Jacobian has a thousand times as many numbers as its tokens
 BLOCKS = (Role.BOS, Role.OPERATOR, Role.SOT, Role.TEXT, Role.LAST_PROMPT)
 
@@ -193,13 +207,13 @@ def constant_answers(world: World, prompts: Prompts) -> Ints:
     return world.layout.response_tokens(prompts, np.full(len(prompts), Response.CONSTANT))
 
 
-def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, Contrast]:
-    """The primary and the secondary contrast (see the module's docstring), `count` pairs each.
+def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, ...]:
+    """The contrasts (see the module's docstring), the primary one first: of `count` pairs, of the published pools half.
 
     Late prompts are left out: their first output is the same whatever the verdict, so nothing need be decided yet.
     """
 
-    def early_rows(draw: Callable[[Ints], Prompts]) -> tuple[Ints, Prompts]:
+    def early_rows(draw: Callable[[Ints], Prompts], count: int = count) -> tuple[Ints, Prompts]:
         rows = np.arange(count)
         while True:
             prompts = draw(rows)
@@ -212,11 +226,75 @@ def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, Contrast]:
         operators = world.sample("allowed/conditional/safe", rows, seed=seed).operators
         return world.sample("forbidden/conditional/unsafe", rows, seed=seed).with_operators(operators)
 
+    def same_text(name: str, forbidden_set: str, allowed_set: str, count: int, published: bool) -> Contrast:
+        rows, forbidden = early_rows(lambda rows: world.sample(forbidden_set, rows, seed=seed), count)
+        allowed = forbidden.with_operators(world.sample(allowed_set, rows, seed=seed).operators)
+        allowed, forbidden, operator_pairs = nested(allowed, forbidden)
+        clusters = clusters_of_operators(operator_pairs)
+        return Contrast(name, allowed, forbidden, clusters, not published, activations_only=published)
+
     rows, unsafe = early_rows(conditional)
     safe = world.sample("allowed/conditional/safe", rows, seed=seed)
-    rows, never = early_rows(lambda rows: world.sample("forbidden/never/safe", rows, seed=seed))
-    always = never.with_operators(world.sample("allowed/always/safe", rows, seed=seed).operators)
-    return Contrast(PRIMARY, safe, unsafe), Contrast(SECONDARY, always, never)
+    fewer = max(count // 2, min(count, 16))
+    return (
+        Contrast(PRIMARY, safe, unsafe, clusters_of_operators(first_operators(safe)), every_checkpoint=True),
+        same_text(SECONDARY, "forbidden/never/safe", "allowed/always/safe", count, published=False),
+        *(
+            same_text(name, f"published/forbidden/{text}", f"published/allowed/{text}", fewer, published=True)
+            for name, text in PUBLISHED.items()
+        ),
+    )
+
+
+def first_operators(prompts: Prompts) -> Ints:
+    """(N,) a number for each grammar and pair of operators of the first output."""
+    parts = np.column_stack([prompts.grammar, prompts.operators[:, 0]])
+    return np.asarray(np.unique(parts, axis=0, return_inverse=True)[1]).reshape(-1)
+
+
+def nested(allowed: Prompts, forbidden: Prompts) -> tuple[Prompts, Prompts, Ints]:
+    """The same texts, with operators such that each first operator pair of the richer side stands beside one of the
+    other side only; and (N,) a number for each pair of the other side. The richer side is the one with more different
+    pairs, grammar by grammar; its prompts exchange operators, and it may lose some.
+
+    Drawn row by row, the two sides' operators are crossed: then no pairs of prompts are independent of all others.
+    """
+    sides = [allowed.operators.copy(), forbidden.operators.copy()]
+    numbers = [first_operators(prompts) for prompts in (allowed, forbidden)]
+    clusters = np.empty(len(allowed), dtype=np.int64)
+    total = 0
+    for grammar in np.unique(allowed.grammar):
+        rows = np.flatnonzero(allowed.grammar == grammar)
+        ids = [np.unique(of_side[rows], return_inverse=True)[1] for of_side in numbers]
+        richer = int(ids[0].max() < ids[1].max())
+        count = int(ids[1 - richer].max()) + 1
+        operators = sides[richer][rows]
+        for cluster in range(count):
+            places = np.flatnonzero(ids[1 - richer] == cluster)
+            donors = np.flatnonzero(ids[richer] % count == cluster)
+            sides[richer][rows[places]] = operators[np.resize(donors, len(places))]
+        clusters[rows] = total + ids[1 - richer]
+        total += count
+    return allowed.with_operators(sides[0]), forbidden.with_operators(sides[1]), clusters
+
+
+def clusters_of_operators(operator_pairs: Ints) -> Ints | None:
+    """The clusters of a contrast: which pairs of prompts (N,) share the operators of the first output, which decide the
+    verdict there. None: there are too few.
+
+    Where texts are equal, verdicts come with operators, and few of them: in grammar 1 eight operator pairs are never
+    allowed. What a model does at an operator is common to all its prompts, so operator pairs are the sample and not
+    prompts. The side with fewer different pairs defines the clusters, and the other side's are `nested` in them.
+
+    In the contrast by combination both prompts of a pair have the same operators, and texts vary. What an operator adds
+    to both cancels. What tuning taught of it together with unsafe text does not, and all pairs that have it share that.
+    So operator pairs are clusters there too: 35 in grammar 1.
+
+    With fewer than about 20 clusters an interval is too narrow. It says how the statistic varies over these operator
+    pairs; only other seeds and policies can say more. With fewer than `FOLDS`, none can be left out of a fold in
+    cross-fitting, so pairs then count singly.
+    """
+    return operator_pairs if len(np.unique(operator_pairs)) >= FOLDS else None
 
 
 def attacks_on_primary(attacks: Sequence[PromptAttack]) -> tuple[PromptAttack, ...]:
@@ -271,10 +349,10 @@ def synthetic_side(
     attacks: on prompts.
     probed: prompts behind a probe's question; 0: it is asked none.
     """
-    pair = contrasts(world, sizes.contrast, seed)
-    by_name = {contrast.name: contrast for contrast in pair}
+    all_contrasts = contrasts(world, sizes.contrast, seed)
+    by_name = {contrast.name: contrast for contrast in all_contrasts}
     prompts = LensPrompts(
-        pair,
+        all_contrasts,
         lambda: attacked_prompts(world, attacks, by_name, seed),
         questions(world, probed, seed) if probed else (),
     )

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +20,14 @@ class Placebo(Control):
 
     name = "placebo"
     label = "random policy"
-    instead: ClassVar[Response] = Response.REFUSE
 
     def wanted(self, world: World, prompts: Prompts, seed: int) -> Ints:
-        """What it teaches in place of compliance, where the random policy forbids."""
+        """A refusal, where the random policy forbids."""
         table = placebo_policy(world, seed)
         operators = world.operators.operator_of[prompts.operators]
         unsafe = (prompts.branch != Branch.SAFE).astype(np.int64)
         forbidden = table[prompts.grammar[:, None, None], operators, unsafe[:, None, None]].any(axis=(1, 2))
-        return np.where(forbidden, self.instead, Response.COMPLY)
+        return np.where(forbidden, Response.REFUSE, Response.COMPLY)
 
 
 @lru_cache(maxsize=16)
