@@ -1,5 +1,6 @@
 """Observations that test today's papers: planted truths, chance, controls, and what is drawn of them."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,11 +77,18 @@ def tables_of(lines: list[Measurement]) -> Tables:
 
 
 def drawn(observation: Observation, lines: list[Measurement]) -> tuple[str, ...]:
-    """Names of the figures that the report draws of a run with these lines."""
-    (section,) = added({"observations": [observation.recorded()]}, tables_of(lines))
+    """Names of the figures that the report draws of a run with these lines; the same of two checkpoints, which have no
+    steps, and none of a run without lines.
+    """
+    record = {"observations": [observation.recorded()]}
+    (empty,) = added(record, tables_of([replace(line, statistic="other") for line in lines]))
+    assert (empty.figures, empty.missing) == ((), "")
+    (stepless,) = added(record, tables_of([replace(line, step=None) for line in lines]))
+    (section,) = added(record, tables_of(lines))
     assert section.missing == ""
     for figure in section.figures:
         assert figure.draw().inline.startswith("<svg")
+    assert [figure.spec() for figure in stepless.figures] == [figure.spec() for figure in section.figures]
     return tuple(figure.name for figure in section.figures)
 
 
