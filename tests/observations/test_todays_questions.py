@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deltaw.charts.tables import Tables
 from deltaw.models import MlpWeights
+from deltaw.observations.depth.figures import depth
 from deltaw.observations.depth.measure import Depth
 from deltaw.observations.lens import Attacked, BaseSide, Contrast, Effort, Lens, Prompts, top_tokens
 from deltaw.observations.observation import Observation
@@ -288,7 +289,7 @@ def test_a_tuning_of_the_first_tokens_is_shallow_on_forbidden_prompts_alone() ->
     allowed, forbidden = (Rows(seed=0, rows=range(PAIRS), forbidden=k) for k in (0, 1))
     lens = lens_of(speaking(0.0), speaking(3.0), (Contrast("a/b", allowed, forbidden),))
     lines = measured(Depth(), lens)
-    for answer in ("refusal", "harmless"):
+    for answer in ("refusal", "constant"):
         deep = one(lines, "kl_early_share", set=f"a/b/allowed/{answer}")
         shallow = one(lines, "kl_early_share", set=f"a/b/forbidden/{answer}")
         assert shallow.n == 24
@@ -302,6 +303,8 @@ def test_a_tuning_of_the_first_tokens_is_shallow_on_forbidden_prompts_alone() ->
             assert gap.value > 2 * gap.null_high or not differs
             assert abs(gap.value) < 0.02 or differs
     assert {line.role for line in lines} == {"answer"}
+    titles = {str(panel["title"]) for figure in depth(tables_of(lines)) for panel in figure.panels}
+    assert {"allowed, constant", "forbidden, refusal", "Forbidden minus allowed: constant"} <= titles
     assert drawn(Depth(), lines) == ("depth",)
 
 
