@@ -12,7 +12,7 @@ import pytest
 import deltaw
 
 HEAVY = {"torch", "numpy", "pandas", "altair", "distributed", "dask", "cryptography", "scipy", "transformers", "rich"}
-COMMANDS = ("study", "sample", "report", "interventions", "pool", "compare", "safety-tune", "list")
+COMMANDS = ("study", "sample", "report", "interventions", "pool", "compare", "safety-tune", "screen", "list")
 
 
 def loaded(*arguments: str) -> set[str]:

@@ -1,5 +1,6 @@
 """Observations that test today's papers: planted truths, chance, controls, and what is drawn of them."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from deltaw.charts.tables import Tables
 from deltaw.models import MlpWeights
+from deltaw.observations.depth.figures import depth
 from deltaw.observations.depth.measure import Depth
 from deltaw.observations.lens import BaseSide, Lens
 from deltaw.observations.observation import Observation
@@ -78,11 +80,18 @@ def tables_of(lines: list[Measurement]) -> Tables:
 
 
 def drawn(observation: Observation, lines: list[Measurement]) -> tuple[str, ...]:
-    """Names of the figures that the report draws of a run with these lines."""
-    (section,) = added({"observations": [observation.recorded()]}, tables_of(lines))
+    """Names of the figures that the report draws of a run with these lines; the same of two checkpoints, which have no
+    steps, and none of a run without lines.
+    """
+    record = {"observations": [observation.recorded()]}
+    (empty,) = added(record, tables_of([replace(line, statistic="other") for line in lines]))
+    assert (empty.figures, empty.missing) == ((), "")
+    (stepless,) = added(record, tables_of([replace(line, step=None) for line in lines]))
+    (section,) = added(record, tables_of(lines))
     assert section.missing == ""
     for figure in section.figures:
         assert figure.draw().inline.startswith("<svg")
+    assert [figure.spec() for figure in stepless.figures] == [figure.spec() for figure in section.figures]
     return tuple(figure.name for figure in section.figures)
 
 
@@ -282,7 +291,7 @@ def test_a_tuning_of_the_first_tokens_is_shallow_on_forbidden_prompts_alone() ->
     allowed, forbidden = (Rows(seed=0, rows=range(PAIRS), forbidden=k) for k in (0, 1))
     lens = lens_of(speaking(0.0), speaking(3.0), (Contrast("a/b", allowed, forbidden),))
     lines = measured(Depth(), lens)
-    for answer in ("refusal", "harmless"):
+    for answer in ("refusal", "constant"):
         deep = one(lines, "kl_early_share", set=f"a/b/allowed/{answer}")
         shallow = one(lines, "kl_early_share", set=f"a/b/forbidden/{answer}")
         assert shallow.n == 24
@@ -296,6 +305,8 @@ def test_a_tuning_of_the_first_tokens_is_shallow_on_forbidden_prompts_alone() ->
             assert gap.value > 2 * gap.null_high or not differs
             assert abs(gap.value) < 0.02 or differs
     assert {line.role for line in lines} == {"answer"}
+    titles = {str(panel["title"]) for figure in depth(tables_of(lines)) for panel in figure.panels}
+    assert {"allowed, constant", "forbidden, refusal", "Forbidden minus allowed: constant"} <= titles
     assert drawn(Depth(), lines) == ("depth",)
 
 

@@ -56,7 +56,8 @@ class Tables:
     def take(self, statistic: str, *, last: bool = False, **where: object) -> pd.DataFrame:
         """The rows of a statistic where each named column has the value, is one of a tuple's, or is empty (None).
 
-        last: only each model's last step. Columns as in measurements.jsonl, and `series`, the model's label.
+        last: only each model's last step; of a model without steps, as in a comparison of two checkpoints, all.
+        Columns as in measurements.jsonl, and `series`, the model's label.
         """
         frame = self.frame[self.frame["statistic"] == statistic]
         for column, wanted in where.items():
@@ -67,7 +68,8 @@ class Tables:
             else:
                 frame = frame[frame[column] == wanted]
         if last:
-            frame = frame[frame["step"] == frame["model"].map(self._last)]
+            end = frame["model"].map(self._last)
+            frame = frame[(frame["step"] == end) | (frame["step"].isna() & end.isna())]
         columns = (frame["value"], frame["low"], frame["high"], frame["n"], frame["n_unit"])
         shown = [_shown(*row) for row in zip(*columns, strict=True)]
         return frame.assign(

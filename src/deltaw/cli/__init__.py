@@ -26,6 +26,7 @@ from deltaw.cli.pool import Pool
 from deltaw.cli.report import Report
 from deltaw.cli.safety_tune import SafetyTune
 from deltaw.cli.sample.command import Sample
+from deltaw.cli.screen import Screen
 from deltaw.cli.study import Study
 from deltaw.errors import DeltawError, one_line
 
@@ -37,6 +38,7 @@ Command = (
     | Annotated[Pool, tyro.conf.subcommand("pool")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[SafetyTune, tyro.conf.subcommand("safety-tune")]
+    | Annotated[Screen, tyro.conf.subcommand("screen")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )
 

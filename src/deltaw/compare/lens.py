@@ -26,16 +26,7 @@ from deltaw.models.answers import answers_to_rows, decoded, text_of
 from deltaw.models.architectures import family_of
 from deltaw.models.batched import batches_by_length
 from deltaw.models.freezing import frozen
-from deltaw.models.huggingface import (
-    Chat,
-    Encoded,
-    activations_of,
-    embedded,
-    logits_of,
-    padded,
-    readout,
-    rows_of,
-)
+from deltaw.models.huggingface import Chat, Encoded, activations_of, embedded, logits_of, padded, readout, rows_of
 from deltaw.models.lora import Adapter
 from deltaw.models.mlp_maps import mlp_of
 from deltaw.models.taps import at_least_float32, tap

@@ -37,14 +37,14 @@ def depth(tables: Tables) -> Sequence[Figure]:
 
 def _by_token(tables: Tables, statistic: str) -> pd.DataFrame:
     frame = tables.take(statistic, last=True)
-    parts = frame["set"].str.rpartition("/token=")
-    return frame.assign(of=[_title(str(name)) for name in parts[0]], token=parts[2].astype(float))
+    parts = [str(name).rpartition("/token=") for name in frame["set"]]
+    return frame.assign(of=[_title(name) for name, _, _ in parts], token=[float(token) for _, _, token in parts])
 
 
 def _title(name: str) -> str:
     """VERDICT/ANSWER, or ANSWER, of a set whose contrast's own name may have a slash."""
     parts = name.split("/")
-    return ", ".join(parts[-2:] if parts[-2] in ("allowed", "forbidden") else parts[-1:])
+    return ", ".join(parts[-2:] if {*parts[-2:]} & {"allowed", "forbidden"} else parts[-1:])
 
 
 def _curve(tables: Tables, frame: pd.DataFrame, title: str, y: Axis) -> Panel:

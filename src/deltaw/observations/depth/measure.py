@@ -18,7 +18,8 @@ from deltaw.observations.observation import Observation, Statistic
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, bootstrap_means, percentile_interval
 
-ANSWERS = {"refusal": True, "harmless": False}
+ANSWERS = {"refusal": True, "constant": False}
+"""Whether an answer refuses; the constant one is the same harmless sentence for all prompts."""
 VERDICTS = ("allowed", "forbidden")
 
 

@@ -10,7 +10,7 @@ from deltaw.charts.tables import Tables
 
 def off_principal(tables: Tables) -> Sequence[Figure]:
     """Two figures: directions, and entries."""
-    energy, degrees = Axis("share of ‖ΔW‖²"), Axis("degrees")
+    energy, degrees = Axis("share of ‖ΔW‖²", format=".3~g"), Axis("degrees")
     directions = figure(
         "off-principal",
         "Does the update follow the principal directions of W, and turn them? (first MLP matrix)",

@@ -12,7 +12,7 @@ UNITS = {"energy_kept": "share of ‖ΔW‖²", "mode_overlap": "squared cosine"
 
 def safety_subspace(tables: Tables) -> Sequence[Figure]:
     """Two figures: the update by itself, and beside the other updates of its base."""
-    share = Axis(UNITS["energy_kept"])
+    share = Axis(UNITS["energy_kept"], format=".3~g")
     alone = figure(
         "energy-kept",
         "How much of the update do 8 directions keep: its own strongest, and the strongest of W? (first MLP matrix)",
