@@ -22,6 +22,7 @@ CONTRASTS = {"operator": "contrast/operator", "combination": PRIMARY}
 KINDS = {"tuned": "tuned", "other": "its “other”", "constant": "its “constant”"}
 DASHES = {"tuned": [1, 0], "other": [5, 3], "constant": [1, 3]}
 WIDTH, HEIGHT = 250, 150
+BESIDE_NAMES = 185  # of pictures with a name beside each row
 
 _OF = "(P == 'all' || datum.protocol == P) && datum.strength == S"
 _WHEN = f"{_OF} && datum.checkpoint == T"
@@ -171,10 +172,10 @@ def _plain(value: Any) -> Any:
 
 
 def _panel(
-    name: str, rows: list[dict[str, Any]], layers: Sequence[Mapping[str, Any]], shown: str, **more: Any
+    name: str, rows: list[dict[str, Any]], layers: Sequence[Mapping[str, Any]], shown: str, width: int = WIDTH
 ) -> Panel:
     spec = {"data": {"name": name}, "transform": [{"filter": shown}], "layer": [dict(layer) for layer in layers]}
-    return {**spec, "width": WIDTH, "height": HEIGHT, "datasets": {name: rows}, **more}
+    return {**spec, "width": width, "height": HEIGHT, "datasets": {name: rows}}
 
 
 def _quantity(field: str, title: str, **more: Any) -> dict[str, Any]:
@@ -300,7 +301,7 @@ def _null_space(tables: Tables, colours: Mapping[str, str]) -> Panel | None:
         },
     ]
     rows = _lean(frame, "row", "at", "value", "null_low", "null_high", "shown", "null_shown")
-    return _panel("null-space", rows, layers, f"{_WHEN} && datum.at == L")
+    return _panel("null-space", rows, layers, f"{_WHEN} && datum.at == L", BESIDE_NAMES)
 
 
 def _gain(tables: Tables, colours: Mapping[str, str]) -> Panel | None:
@@ -355,7 +356,8 @@ def _sensitivity(tables: Tables, colours: Mapping[str, str]) -> Panel | None:
             },
         },
     ]
-    return _panel("sensitivity", _lean(frame, "row", "side", "value", "low", "high", "shown"), layers, _WHEN)
+    rows = _lean(frame, "row", "side", "value", "low", "high", "shown")
+    return _panel("sensitivity", rows, layers, _WHEN, BESIDE_NAMES)
 
 
 def _attacks(tables: Tables, colours: Mapping[str, str]) -> Panel | None:
