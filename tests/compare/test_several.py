@@ -481,7 +481,7 @@ def test_every_model_is_asked_once_and_the_table_says_who_refuses(
 
     from deltaw.attacks.prompts.defaults import ON_REQUESTS
     from deltaw.compare import Effort, Verdict, builtin_prompts
-    from deltaw.compare.several import Asking
+    from deltaw.compare.tuned_models import Asking
     from deltaw.compare.two_models import Loading
 
     few = [x for x in builtin_prompts() if x.set == "operand" and x.pair is not None and x.pair.endswith("/0")]

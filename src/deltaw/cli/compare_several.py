@@ -27,7 +27,8 @@ def compare_several_models(
 
     asking: prompts and further options of `compare_prompts`. out: None for one named after the base or the file.
     """
-    from deltaw.compare.several import Asking, compare_several
+    from deltaw.compare.several import compare_several
+    from deltaw.compare.tuned_models import Asking
     from deltaw.report import write_report
 
     models, name = _models(named, revision)

@@ -10,38 +10,30 @@ A key is a hash of the files of base and models and of the options, so that addi
 measures only what was never measured.
 """
 
-import hashlib
-import json
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from deltaw.analysis.large_matrices import LowRank, MatrixPair
-from deltaw.analysis.rounding import steps
-from deltaw.analysis.update_pairs import Directions, directions
+from deltaw.analysis.large_matrices import LowRank
 from deltaw.compare import weights
-from deltaw.compare.matrix import tall
+from deltaw.compare.measured_pairs import compare_pairs, left_out_of, pair_lines
 from deltaw.compare.model_list import ListedModel, ModelList
 from deltaw.compare.over_layers import kind_of
-from deltaw.compare.pair_records import DIRECTIONS, lines_of, mean_lines, own_lines, record_of, whole_lines
-from deltaw.compare.pairing import Matched, Pairing
-from deltaw.compare.prompted import OBSERVED, compare_prompts, open_models
-from deltaw.compare.questions import attack_key, questions_of
+from deltaw.compare.pair_records import DIRECTIONS, mean_lines
+from deltaw.compare.prompted import compare_prompts, open_models
+from deltaw.compare.questions import questions_of
+from deltaw.compare.tuned_models import Asking, Pair, Tuned, key_of
 from deltaw.compare.two_models import asking_files
-from deltaw.compare.weights import Progress, Sources, choose, compare, open_sources, parts_of, stored_steps
+from deltaw.compare.weights import Progress, choose, compare, open_sources, parts_of
 from deltaw.errors import DeltawError
-from deltaw.models.architectures import Module, given_architecture
-from deltaw.prompts.matched import Prompt
+from deltaw.models.architectures import given_architecture
 from deltaw.results import Measurement, read_measurements, write_claims, write_json_atomic, write_measurements
 from deltaw.results.files import write_text_atomic
 from deltaw.results.journal import Journal
@@ -52,61 +44,6 @@ UNRELATED = 0.5
 """A tuned matrix whose cosine with the base's is below this was not tuned from it."""
 BEHAVIOUR = ("refuse_rate", "comply_rate", "neither_rate", "refuse_rate_gap")
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Asking:
-    """What every model is asked."""
-
-    prompts: Sequence[Prompt]
-    options: Mapping[str, Any]
-    """Of `compare_prompts`: judge, effort, loading, attacks, and observations and interventions if they are given."""
-
-    def key(self, sources: Sources, control: str | None) -> str:
-        """What names the questions, how they are asked, and what is looked at."""
-        options = self.options
-        return _key(
-            questions_of(self.prompts, options["judge"], options["effort"]),
-            [attack_key(attack) for attack in options["attacks"]],
-            asking_files(sources, options["loading"]),
-            [observation.recorded() for observation in options.get("observations", OBSERVED)],
-            [intervention.recorded() for intervention in options.get("interventions", ())],
-            control,
-        )
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A tuned model, opened: headers only."""
-
-    listed: ListedModel
-    sources: Sources
-    pairing: Pairing
-    key: str
-    """Of its own comparison."""
-    directory: Path
-    """Where that is kept."""
-    matched: Mapping[str, Matched] = field(default_factory=dict)
-    """Its matrices by name."""
-
-    @property
-    def name(self) -> str:
-        """What the report calls it."""
-        return self.listed.name
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two of the models, and what is finished of them."""
-
-    first: Tuned
-    second: Tuned
-    journal: Journal
-
-    @property
-    def name(self) -> str:
-        """For messages and the manifest."""
-        return f"{self.first.name} and {self.second.name}"
 
 
 def compare_several(
@@ -137,8 +74,8 @@ def compare_several(
             _check_related(model, models.base)
         _compare_each(tuned, models.base, patterns, curve, asking, say, report)
         pairs = [_pair(first, second, out) for first, second in combinations(tuned, 2)]
-        absent = {model.name: _absent(model) for model in tuned}
-        _compare_pairs(pairs, absent, say)
+        absent = {model.name: left_out_of(model) for model in tuned}
+        compare_pairs(pairs, absent, say)
         _finish(out, tuned, pairs, asking, time.perf_counter() - started)
     except OSError as error:
         raise DeltawError(
@@ -152,13 +89,9 @@ def _open(model: ListedModel, base: str, out: Path, patterns: Sequence[str], cur
     sources = open_sources(base, model.source)
     pairing, given = choose(sources, patterns), given_architecture()
     options = [list(patterns), None if given is None else given.described(), curve]
-    key = _key(weights.FORMAT, version("deltaw"), sources.fingerprint(), options)
+    key = key_of(weights.FORMAT, version("deltaw"), sources.fingerprint(), options)
     matched = {x.module.name: x for x in pairing.matched}
     return Tuned(model, sources, pairing, key, out / "models" / key, matched)
-
-
-def _key(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _check_apart(tuned: Sequence[Tuned]) -> None:
@@ -242,7 +175,7 @@ def _base_parts(model: Tuned, asking: Asking) -> Path:
     options, sources = asking.options, model.sources
     files = asking_files(sources, options["loading"])["base"]
     questions = questions_of(asking.prompts, options["judge"], options["effort"])
-    return model.directory.parent / f"base-{_key(sources.base.fingerprint(), files, questions)}.jsonl"
+    return model.directory.parent / f"base-{key_of(sources.base.fingerprint(), files, questions)}.jsonl"
 
 
 def _is_asked(model: Tuned, key: str) -> bool:
@@ -261,92 +194,7 @@ def _pair(first: Tuned, second: Tuned, out: Path) -> Pair:
     """In an order that does not depend on the command line's."""
     early, late = sorted((first, second), key=lambda model: model.key)
     header = {"format": PAIRS, "first": early.key, "second": late.key, "directions": list(DIRECTIONS)}
-    return Pair(early, late, Journal.open(out / "pairs" / f"{_key(header)}.jsonl", header, "another pair"))
-
-
-def _absent(model: Tuned) -> dict[str, str]:
-    """Matrices of which nothing is said, and why, from the model's own comparison."""
-    path = model.directory / MANIFEST
-    try:
-        return {module: str(why["*"]) for module, why in read_json(path)["absent"].items() if "*" in why}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DeltawError(f"{path} is damaged; remove {model.directory} to compare {model.name} again") from error
-
-
-def _compare_pairs(pairs: Sequence[Pair], absent: Mapping[str, Mapping[str, str]], say: Say) -> None:
-    """Every matrix of every two models that no earlier run has finished; matrix by matrix: each is read once."""
-    modules = list(dict.fromkeys(name for pair in pairs for name in pair.first.matched if name in pair.second.matched))
-    for place, module in enumerate(modules, start=1):
-        updates = _Updates(module)
-        fresh = 0
-        for pair in pairs:
-            both = module in pair.first.matched and module in pair.second.matched
-            if not both or module in pair.journal.parts:
-                continue
-            reasons = [
-                f"{model.name}: {absent[model.name][module]}"
-                for model in (pair.first, pair.second)
-                if module in absent[model.name]
-            ]
-            record = {"absent": reasons[0]} if reasons else updates.record(pair)
-            pair.journal.part(module, partial(dict, record))
-            fresh += 1
-        if fresh:
-            say(f"pairs of updates: {place}/{len(modules)} {module}, {fresh} of {len(pairs)}")
-
-
-class _Updates:
-    """The updates of one matrix, each read once. Memory: a Gram matrix a model."""
-
-    def __init__(self, module: str) -> None:
-        self.module = module
-        self.read: dict[str, tuple[MatrixPair, Directions]] = {}
-        self.before: list[torch.Tensor] = []
-        self.rounding = 0.0
-        self.wide = False
-
-    def record(self, pair: Pair) -> dict[str, Any]:
-        """What is kept of two of them."""
-        with torch.no_grad():
-            (first, a), (second, b) = self._of(pair.first), self._of(pair.second)
-            dense = first.low_rank is None and second.low_rank is None
-            return record_of(first, second, a, b, self.wide, self.rounding if dense else None)
-
-    def _of(self, model: Tuned) -> tuple[MatrixPair, Directions]:
-        if model.key not in self.read:
-            matched = model.matched[self.module]
-            parts = parts_of(model.sources, matched)
-            if not self.before:
-                self.before = [before for before, _ in parts]
-                self.wide = sum(map(len, self.before)) < self.before[0].shape[1]
-                for before, piece in zip(self.before, matched.module.pieces, strict=True):
-                    self.rounding += (stored_steps(model.sources.base, piece) or steps(before)).squares
-            # All models share one copy of the base's matrix.
-            update = tall([(before, after) for before, (_, after) in zip(self.before, parts, strict=True)])
-            generator = np.random.default_rng([0, zlib.crc32(self.module.encode())])
-            self.read[model.key] = update, directions(update, max(DIRECTIONS), generator)
-        return self.read[model.key]
-
-
-def _lines_of(
-    pair: Pair, order: Sequence[str], modules: Mapping[str, Module], missing: dict[str, dict[str, str]]
-) -> Iterator[Measurement]:
-    """The lines of two models, in the order in which they are named. missing: gets what was not compared, and why."""
-    turned = order.index(pair.first.key) > order.index(pair.second.key)
-    first, second = (pair.second, pair.first) if turned else (pair.first, pair.second)
-    records = {name: _turned(pair.journal.parts[name], turned) for name in modules if name in pair.journal.parts}
-    missing[f"{first.name} and {second.name}"] = {
-        name: str(record["absent"]) for name, record in records.items() if "absent" in record
-    }
-    records = {name: record for name, record in records.items() if "absent" not in record}
-    for name, record in records.items():
-        layer = modules[name].layer
-        yield from lines_of((first.name, second.name), name, layer, record)
-        for model, shares in zip((first, second), record["own"], strict=True):
-            yield from own_lines(model.name, name, layer, shares)
-    apart = _without_parts([modules[name] for name in records])
-    if apart:
-        yield from whole_lines((first.name, second.name), [records[name] for name in apart])
+    return Pair(early, late, Journal.open(out / "pairs" / f"{key_of(header)}.jsonl", header, "another pair"))
 
 
 def _finish(out: Path, tuned: Sequence[Tuned], pairs: Sequence[Pair], asking: Asking | None, seconds: float) -> None:
@@ -356,7 +204,7 @@ def _finish(out: Path, tuned: Sequence[Tuned], pairs: Sequence[Pair], asking: As
     missing: dict[str, dict[str, str]] = {}
     for pair in pairs:
         try:
-            for line in _lines_of(pair, [model.key for model in tuned], modules, missing):
+            for line in pair_lines(pair, [model.key for model in tuned], modules, missing):
                 place = (line.statistic, line.model, line.set, line.module, line.null_kind)
                 lines.setdefault(place, line)  # what an update has of its own is in each of its pairs
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
@@ -399,32 +247,6 @@ def _finish(out: Path, tuned: Sequence[Tuned], pairs: Sequence[Pair], asking: As
         "seconds": {"this_call": round(seconds, 1)},
     }
     write_json_atomic(out / MANIFEST, manifest)
-
-
-def _turned(record: dict[str, Any], turned: bool) -> dict[str, Any]:
-    """The record with its two models exchanged, if they are to be."""
-    if not turned or "absent" in record:
-        return record
-    shared = [{**part, "energy": part["energy"][::-1]} for part in record["shared"]]
-    return {**record, "energy": record["energy"][::-1], "own": record["own"][::-1], "shared": shared}
-
-
-def _without_parts(modules: Sequence[Module]) -> list[str]:
-    """Names of matrices that share no entry: of a whole and its parts, only the parts or the whole."""
-    chosen: list[str] = []
-    covered: set[tuple[str, int | None]] = set()
-    for module in sorted(modules, key=lambda x: len(x.pieces)):
-        tensors = {(piece.tensor, piece.expert) for piece in module.pieces}
-        whole = all(piece.rows is None for piece in module.pieces)
-        if not whole or tensors & covered:
-            continue
-        chosen.append(module.name)
-        covered |= tensors
-    for module in modules:  # parts of tensors that are no matrix as a whole
-        tensors = {(piece.tensor, piece.expert) for piece in module.pieces}
-        if not tensors & covered and len(module.pieces) == 1:
-            chosen.append(module.name)
-    return chosen
 
 
 def _behaviour(tuned: Sequence[Tuned]) -> Iterator[Measurement]:

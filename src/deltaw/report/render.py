@@ -15,6 +15,7 @@ from deltaw.charts.tables import Table, Tables
 from deltaw.errors import DeltawError
 from deltaw.report.added import Added, added, added_interventions
 from deltaw.report.cards import behaviour, cards, choices, committed
+from deltaw.report.figures import several as several_figures
 from deltaw.report.pages import claims_table
 from deltaw.report.pages import compare as comparison
 from deltaw.report.pages import several as several_models
@@ -64,7 +65,7 @@ def _report(run_dir: Path, results: Results) -> Path:
         return _write(run_dir, {"grid": drawings}, render_grid(results, grid, drawings), tables_of(grid))
     if "several" in results.manifest:
         several = several_models.Several(results)
-        layers = [chart.draw() for chart in several_models.drawn(several)]
+        layers = [chart.draw() for chart in several_figures.drawn(several)]
         return _write(run_dir, {"layers": layers}, render_several(several, layers))
     if "comparison" in results.manifest:
         pair = comparison.Pair(results)
