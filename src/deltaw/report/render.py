@@ -15,8 +15,7 @@ from deltaw.charts.tables import Table, Tables
 from deltaw.errors import DeltawError
 from deltaw.report.added import Added, added, added_interventions
 from deltaw.report.cards import behaviour, cards, choices, committed
-from deltaw.report.figures import several as several_figures
-from deltaw.report.pages import claims_table
+from deltaw.report.pages import claims_table, several_figures
 from deltaw.report.pages import compare as comparison
 from deltaw.report.pages import several as several_models
 from deltaw.report.pages.attacks_table import attack_tables
