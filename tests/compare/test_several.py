@@ -397,7 +397,7 @@ def comparison_of_another_base(root: Path) -> None:
         (None, ("no=where",), "where does not exist"),
         (None, ("a/b=c",), "a model cannot be called 'a/b'"),
     ],
-    ids=str,
+    ids=lambda value: value.__name__ if callable(value) else str(value),
 )
 def test_a_model_that_does_not_fit_is_one_sentence_and_the_rest_is_kept(
     models: Path,
