@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deltaw import cli
 from deltaw.cli.compare_several import summary
-from deltaw.compare import compare, pair_records, several
+from deltaw.compare import compare, measured_pairs, pair_records, several
 from deltaw.compare.model_list import ListedModel, ModelList, from_arguments, from_file
 from deltaw.compare.several import compare_several
 from deltaw.errors import DeltawError
@@ -148,9 +148,10 @@ class Counted:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Counted]:
-    counters = {name: Counted(getattr(several, name)) for name in ("compare", "record_of")}
+    places = {"compare": several, "record_of": measured_pairs}
+    counters = {name: Counted(getattr(module, name)) for name, module in places.items()}
     for name, counter in counters.items():
-        monkeypatch.setattr(several, name, counter)
+        monkeypatch.setattr(places[name], name, counter)
     return counters
 
 
@@ -182,12 +183,12 @@ def test_adding_a_model_measures_only_what_is_new(models: Path, counted: dict[st
 def test_a_stopped_report_goes_on_from_the_last_matrix(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopping = Counted(pair_records.record_of, after=3)
     with monkeypatch.context() as patch:
-        patch.setattr(several, "record_of", stopping)
+        patch.setattr(measured_pairs, "record_of", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(models, "a", "b", "c")
     assert not (models / "out" / "measurements.jsonl").exists()
     rest = Counted(pair_records.record_of)
-    monkeypatch.setattr(several, "record_of", rest)
+    monkeypatch.setattr(measured_pairs, "record_of", rest)
     run(models, "a", "b", "c")
     assert rest.calls == 3 * 4 - 3
 
@@ -300,7 +301,7 @@ def test_the_command_makes_one_report(
     models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(models)
-    monkeypatch.setattr(page, "drawn", lambda _: [])
+    monkeypatch.setattr(several_figures, "drawn", lambda _: [])
     monkeypatch.setattr("deltaw.report.pages.compare.drawn", lambda _: _nothing())
     arguments = ("base", "first=a", "b", "--control", "c", "--out", "out", "--modules", *PATTERNS)
     assert command(monkeypatch, *arguments) == 0
@@ -517,5 +518,5 @@ def test_every_model_is_asked_once_and_the_table_says_who_refuses(
         assert rows["operand/forbidden", "none"][column].startswith(f"{expected:.3g}")
     own = load(tmp_path / "out" / load(tmp_path / "out").manifest["several"]["models"][0]["kept"])
     assert own.manifest["prompts"]["control"] == "b"
-    monkeypatch.setattr(page, "drawn", lambda _: [])
+    monkeypatch.setattr(several_figures, "drawn", lambda _: [])
     assert "Who refuses what" in write_report(tmp_path / "out").read_text(encoding="utf-8")
