@@ -19,6 +19,7 @@ from deltaw.compare.several import compare_several
 from deltaw.errors import DeltawError
 from deltaw.report import write_report
 from deltaw.report.pages import several as page
+from deltaw.report.pages import several_figures
 from deltaw.results import Results, load
 
 PATTERNS = ("net.{layer}.up", "net.{layer}.down")
