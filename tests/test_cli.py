@@ -101,6 +101,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "device": "cpu",
             "seed": 0,
         },
+        "screen": {"folder": "required", "base": None, "out": None, "by": "top_excess"},
         "list": {"kind": None},
     }
 
@@ -210,7 +211,8 @@ def test_each_command_has_a_file_of_its_own_and_help_of_its_own(run: Callable[..
         assert (status, err) == (0, "")
         options = [field for field in fields(kind) if field.name not in ("runs", "base", "tuned", "run_dir")]
         for field in options:
-            flag = field.name.upper() if field.name == "model" and kind.__name__ == "SafetyTune" else None
+            bare = (kind.__name__, field.name) in (("SafetyTune", "model"), ("Screen", "folder"))
+            flag = field.name.upper() if bare else None
             assert (flag or f"--{field.name.replace('_', '-')}") in out
 
 
