@@ -13,7 +13,6 @@ from deltaw.statistics import (
     equivalence_power,
     equivalence_test,
     holm,
-    margin_shown,
     t_interval,
     t_test,
 )
@@ -59,10 +58,6 @@ def test_power_of_equivalence_is_what_simulation_finds(margin: float, mean: floa
     draws = np.random.default_rng(5).normal(mean, 1, (6000, n))
     rate = np.mean([equivalence_test(values, margin) <= 0.05 for values in draws])
     assert equivalence_power(margin, 1.0, n, mean) == pytest.approx(rate, abs=0.02)
-
-
-def test_the_margin_that_is_shown_has_its_power() -> None:
-    assert equivalence_power(margin_shown(0.5, 9), 0.5, 9) == pytest.approx(0.8, abs=1e-6)
 
 
 def test_auroc_and_d_prime_of_known_gaussians() -> None:

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from deltaw.claims.lookup import Collected, Found, Ledger, mean_of
-from deltaw.claims.statements import CONTROLS, STATEMENTS, Statement, sign_of
+from deltaw.claims.statements import CONTROLS, PRIMARY, STATEMENTS, Statement, sign_of
 from deltaw.results import Answer, Claim, Measurement
 from deltaw.results.claim import Null
 from deltaw.statistics import (
@@ -45,7 +45,7 @@ from deltaw.statistics import (
     t_test,
     to_scale,
 )
-from deltaw.statistics.power import ALPHA, POWER
+from deltaw.statistics.power import ALPHA, POWER, fewest
 
 QUESTIONS = ("seen", "shape", *CONTROLS)
 WORDS = {"seen": ("seen", "opposite", "absent"), **dict.fromkeys(QUESTIONS[1:], ("more", "less", "same"))}
@@ -175,9 +175,9 @@ def word_of(question: Question, interval: Interval, p: float) -> tuple[str, str]
     return word, "the 95 % interval lies beyond zero, and the mean beyond the smallest effect"
 
 
-def family_size(statement: Statement, statements: Sequence[Statement] = STATEMENTS) -> int:
+def family_size(statement: Statement) -> int:
     """How many tests Holm's first step counts for one question of a statement."""
-    return sum(other.primary for other in statements) if statement.primary else 1
+    return len(PRIMARY) if statement.primary else 1
 
 
 def word_power(statement: Statement, seeds: int) -> tuple[float, float]:
@@ -207,18 +207,8 @@ def seeds_that_decide(question: Question) -> int | None:
         level = ALPHA / family_size(statement)
         counts.append(seeds_needed(mean, sd, level, least=least, most=MOST_SEEDS))
     if mean < statement.margin:
-        counts.append(_seeds_within(statement.margin, sd, mean, least))
+        counts.append(fewest(lambda n: equivalence_power(statement.margin, sd, n, mean) >= POWER, least, MOST_SEEDS))
     return min((count for count in counts if count is not None), default=None)
-
-
-def _seeds_within(margin: float, sd: float, mean: float, least: int) -> int | None:
-    low, high = least, MOST_SEEDS
-    if equivalence_power(margin, sd, high, mean) < POWER:
-        return None
-    while low < high:  # power grows with n
-        middle = (low + high) // 2
-        low, high = (low, middle) if equivalence_power(margin, sd, middle, mean) >= POWER else (middle + 1, high)
-    return low
 
 
 def claim_of(statement: Statement, collected: Collected, answers: Sequence[Answer], exploratory: bool) -> Claim:
@@ -286,7 +276,4 @@ def without_words(claim: Claim, why: str) -> Claim:
 
 def planned_seeds(statement: Statement, most: int = 64) -> int | None:
     """The fewest seeds with which all words are offered; None: more than `most`."""
-    for seeds in range(2, most + 1):
-        if min(word_power(statement, seeds)) >= POWER:
-            return seeds
-    return None
+    return fewest(lambda seeds: min(word_power(statement, seeds)) >= POWER, 2, most)

@@ -5,17 +5,16 @@ A control may learn faster or slower than what it controls. Here each model is r
 was taught. Between checkpoints behaviour, statistics and the size of the update are interpolated in updates.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from deltaw.claims.decision import answered
-from deltaw.claims.lookup import Collected, Found
-from deltaw.claims.statements import FORBIDDEN, PRIMARY, Query, Statement, as_control
+from deltaw.claims.lookup import Collected, Found, Ledger
+from deltaw.claims.statements import ALLOWED, CONTROLS, FORBIDDEN, PRIMARY, Query, Statement, as_control
 from deltaw.results import Claim, Measurement
 
-ALLOWED = "allowed/conditional/safe"
 TAUGHT_OTHERWISE = ("other", "constant", "placebo_other")
 """Controls whose answer to forbidden prompts is no refusal: theirs is `target_rate`."""
 REACHED = 0.95
@@ -35,41 +34,24 @@ class Reached:
     """‖ΔW‖ / ‖W‖ there. None: not measured."""
 
 
-class Curves:
-    """What was measured over the updates of each model and seed."""
+def behaviour(ledger: Ledger, model: str, seed: int) -> Curve:
+    """The smaller of compliance and of the taught answer, at each checkpoint that has both."""
+    controls = {line.control for line in ledger.lines.get(("comply_rate", model, seed), [])}
+    taught = "target_rate" if controls & set(TAUGHT_OTHERWISE) else "refuse_rate"
+    comply, answer = (
+        ledger.curve(Query(statistic, (model,), (("set", name), ("stage", "tune"))), model, seed)
+        for statistic, name in (("comply_rate", ALLOWED), (taught, FORBIDDEN))
+    )
+    return {step: min(comply[step], answer[step]) for step in comply.keys() & answer.keys()}
 
-    def __init__(self, measurements: Iterable[Measurement]) -> None:
-        self._lines: dict[tuple[str, str, int], list[Measurement]] = {}
-        for line in measurements:
-            if line.model is not None and line.seed is not None and line.step is not None:
-                self._lines.setdefault((line.statistic, line.model, line.seed), []).append(line)
-        self.seeds = sorted({seed for _, _, seed in self._lines})
 
-    def of(self, query: Query, model: str, seed: int) -> Curve:
-        """The curve of a query for one model; stages that repeat a statistic elsewhere are left out."""
-        where = {"layer": None, "attack": None, **dict(query.where)}
-        return {
-            line.step: line.value
-            for line in self._lines.get((query.statistic, model, seed), [])
-            if line.step is not None and all(getattr(line, name) == value for name, value in where.items())
-        }
-
-    def behaviour(self, model: str, seed: int) -> Curve:
-        """The smaller of compliance and of the taught answer, at each checkpoint that has both."""
-        tuning = (("stage", "tune"),)
-        controls = {line.control for line in self._lines.get(("comply_rate", model, seed), [])}
-        taught = "target_rate" if controls & set(TAUGHT_OTHERWISE) else "refuse_rate"
-        comply = self.of(Query("comply_rate", (), (("set", ALLOWED), *tuning)), model, seed)
-        answer = self.of(Query(taught, (), (("set", FORBIDDEN), *tuning)), model, seed)
-        return {step: min(comply[step], answer[step]) for step in sorted(comply.keys() & answer.keys())}
-
-    def reached(self, model: str, seed: int) -> Reached | None:
-        """Where the behaviour first reaches 0.95; None if it never does."""
-        updates = crossing(self.behaviour(model, seed), REACHED)
-        if updates is None:
-            return None
-        size = Query("update_relative_norm", (), (("module", "mlp.in_proj"), ("stage", "analysis")))
-        return Reached(model, seed, updates, at(self.of(size, model, seed), updates))
+def reached(ledger: Ledger, model: str, seed: int) -> Reached | None:
+    """Where the behaviour first reaches 0.95; None if it never does."""
+    updates = crossing(behaviour(ledger, model, seed), REACHED)
+    if updates is None:
+        return None
+    size = Query("update_relative_norm", (model,), (("module", "mlp.in_proj"), ("stage", "analysis")))
+    return Reached(model, seed, updates, at(ledger.curve(size, model, seed), updates))
 
 
 def crossing(curve: Curve, level: float) -> float | None:
@@ -97,30 +79,30 @@ def equal_behaviour_claims(
 
     Left out: claims about attacks, which are measured at the end only, and seeds in which a model does not get there.
     """
-    curves = Curves(measurements)
+    ledger = Ledger(measurements)
     models = {model for statement in statements for model in statement.query.models}
-    named = [*models, *(f"{control}-{model}" for model in models for control in ("other", "constant"))]
-    found = (curves.reached(model, seed) for model in sorted(named) for seed in curves.seeds)
+    named = [*models, *(f"{control}-{model}" for model in models for control in CONTROLS)]
+    found = (reached(ledger, model, seed) for model in sorted(named) for seed in ledger.seeds)
     places = {(one.model, one.seed): one for one in found if one is not None}
     read: list[tuple[Statement, Collected]] = []
     for statement in statements:
         if statement.query.attacks or len(statement.query.models) != 1:
             continue
-        values = _values(curves, statement.query, places)
-        controls = {name: _values(curves, as_control(name, statement.query), places) for name in statement.controls}
+        values = _values(ledger, statement.query, places)
+        controls = {name: _values(ledger, as_control(name, statement.query), places) for name in statement.controls}
         if values:
             beside = {name: {s: v for s, v in of.items() if s in values} for name, of in controls.items()}
             renamed = replace(statement, id=f"equal-behaviour/{statement.id}", shape=None, nulls=())
-            read.append((renamed, Collected(values, beside, len(curves.seeds) - len(values))))
+            read.append((renamed, Collected(values, beside, len(ledger.seeds) - len(values))))
     return answered(read, exploratory=True), list(places.values())
 
 
-def _values(curves: Curves, query: Query, places: dict[tuple[str, int], Reached]) -> dict[int, Found]:
+def _values(ledger: Ledger, query: Query, places: dict[tuple[str, int], Reached]) -> dict[int, Found]:
     (model,) = query.models
     values = {}
-    for seed in curves.seeds:
+    for seed in ledger.seeds:
         place = places.get((model, seed))
-        value = None if place is None else at(curves.of(query, model, seed), place.updates)
+        value = None if place is None else at(ledger.curve(query, model, seed), place.updates)
         if value is not None:
             values[seed] = Found(value, None, None, {})
     return values

@@ -1,6 +1,6 @@
 """What a study measured for a statement: one number a seed, with its nulls, and the same of its controls."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,24 +40,30 @@ class Ledger:
         self.lines: dict[tuple[str, str, int], list[Measurement]] = {}
         self.steps: dict[tuple[str, int], set[int]] = {}
         for line in measurements:
-            if line.model is not None and line.seed is not None and line.step:
+            if line.model is not None and line.seed is not None and line.step is not None:
                 self.lines.setdefault((line.statistic, line.model, line.seed), []).append(line)
-                if line.stage != "tune":  # its losses are averages that end between checkpoints
+                if line.step and line.stage != "tune":  # its losses are averages that end between checkpoints
                     self.steps.setdefault((line.model, line.seed), set()).add(line.step)
         self.seeds = sorted({seed for _, seed in self.steps})
 
     def find(self, query: Query, model: str, seed: int) -> list[Measurement]:
         """The lines of one model that a query asks for, at the model's last or first checkpoint and no other."""
-        where = {"layer": None, **dict(query.where)}
         steps = self.steps.get((model, seed))
         if not steps:
             return []
         step = max(steps) if query.step == "last" else min(steps)
-        return [
-            line
-            for line in self.lines.get((query.statistic, model, seed), [])
-            if line.step == step and all(getattr(line, name) == value for name, value in where.items())
-        ]
+        return [line for line in self._matching(query, model, seed) if line.step == step]
+
+    def curve(self, query: Query, model: str, seed: int) -> dict[int, float]:
+        """What a query asks of one model, by updates, before any too; without attacks unless it names one."""
+        unattacked = replace(query, where=(("attack", None), *query.where))
+        return {line.step: line.value for line in self._matching(unattacked, model, seed) if line.step is not None}
+
+    def _matching(self, query: Query, model: str, seed: int) -> Iterator[Measurement]:
+        where = {"layer": None, **dict(query.where)}
+        for line in self.lines.get((query.statistic, model, seed), []):
+            if all(getattr(line, name) == value for name, value in where.items()):
+                yield line
 
     def values_of(self, query: Query) -> dict[int, Found]:
         """What a query finds, by seed."""

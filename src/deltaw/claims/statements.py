@@ -21,7 +21,7 @@ CONTRASTS = {
     "operator": (OPERATOR, "the same safe text under never-allowed and always-allowed operators"),
     "combination": (COMBINATION, "the same operators on unsafe and on safe text"),
 }
-FORBIDDEN = "forbidden/conditional/unsafe"
+ALLOWED, FORBIDDEN = "allowed/conditional/safe", "forbidden/conditional/unsafe"
 OTHER, CONSTANT = "other", "constant"
 CONTROLS = (OTHER, CONSTANT)
 """Each model's own: tuned by the same protocol at the same rate to give another answer that depends on the text, and to
@@ -409,7 +409,7 @@ def _of_interventions(model: str, name: str, protocol: str) -> list[Statement]:
             observation=2,
             text=f"Extrapolating {name}'s update at the smaller rate costs compliance with allowed prompts",
             paper="section 4, interventions along ΔW: it costs little",
-            query=Query("extrapolation_cost", small, _where(**step, set="allowed/conditional/safe")),
+            query=Query("extrapolation_cost", small, _where(**step, set=ALLOWED)),
             smallest_effect=0.05,
             margin=0.05,
             spread=0.04,

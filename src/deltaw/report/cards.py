@@ -19,7 +19,7 @@ from deltaw.charts.style import PROTOCOLS, light, protocol_name, share
 from deltaw.charts.tables import Tables, nulls, values
 
 CONTRASTS = {"operator": "contrast/operator", "combination": PRIMARY}
-KINDS = {"tuned": "tuned", "other": "its “other”", "constant": "its “constant”"}
+BY_SET = {name: contrast for contrast, name in CONTRASTS.items()}
 DASHES = {"tuned": [1, 0], "other": [5, 3], "constant": [1, 3]}
 WIDTH, HEIGHT = 250, 150
 BESIDE_NAMES = 185  # of pictures with a name beside each row
@@ -140,7 +140,7 @@ def _chosen(tables: Tables, frame: pd.DataFrame) -> pd.DataFrame:
     named = frame["protocol"].map(lambda name: name if name in PROTOCOLS else None)
     frame = frame.assign(kind=kinds, family=named)
     frame = frame[
-        frame["family"].notna() & frame["kind"].isin(list(KINDS)) & frame["strength"].isin(["medium", "small"])
+        frame["family"].notna() & frame["kind"].isin(list(DASHES)) & frame["strength"].isin(["medium", "small"])
     ]
     config = tables.manifest.get("config") or {}
     last = frame.groupby("model")["step"].transform("max")
@@ -214,8 +214,7 @@ def _view(tables: Tables) -> Panel | None:
         frame = _chosen(tables, across.join(beside["value"].rename("value_beside")).reset_index())
         frame = frame[frame["kind"] == "tuned"]
         parts = frame["set"].str.split("/")
-        by_set = {name: contrast for contrast, name in CONTRASTS.items()}
-        contrast = (parts.str[0] + "/" + parts.str[1]).map(by_set)
+        contrast = (parts.str[0] + "/" + parts.str[1]).map(BY_SET)
         found.append(
             frame.assign(x=frame["value"], y=frame["value_beside"], side=parts.str[2], contrast=contrast, when=when)
         )
@@ -306,8 +305,7 @@ def _null_space(tables: Tables, colours: Mapping[str, str]) -> Panel | None:
 
 def _gain(tables: Tables, colours: Mapping[str, str]) -> Panel | None:
     frame = _chosen(tables, values(tables.layered("gain_log_ratio_in_situ", stage="analysis")))
-    by_set = {name: contrast for contrast, name in CONTRASTS.items()}
-    frame = frame.assign(contrast=frame["set"].map(by_set))
+    frame = frame.assign(contrast=frame["set"].map(BY_SET))
     frame = frame[frame["contrast"].notna()]
     if frame.empty:
         return None

@@ -193,7 +193,6 @@ def render(
             contents=CONTENTS if not more else (*CONTENTS[:-4], ("added", "Added"), *CONTENTS[-4:]),
             choices=chosen,
             cards=first,
-            answers=claims_table.by_observation(measured, protocols),
             committed=committed(),
             behaviour=behaviour(tables),
             headline=claims_table.headline(measured, protocols),

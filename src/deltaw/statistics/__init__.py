@@ -6,7 +6,7 @@
     misclassification   a rate read by an imperfect judge      corrected_rate
     nulls       what it would be by chance    Null, from_draws, from_beta, permutation_null, sign_flip_null
     tests       whether the two differ        t_test, holm, auroc, d_prime
-    equivalence whether it is no more than a margin    equivalence_test, equivalence_power, margin_shown
+    equivalence whether it is no more than a margin    equivalence_test, equivalence_power
     power       how many seeds would show it  t_power, seeds_needed, tolerated_sd
     variance    where spread comes from       variance_components
 
@@ -14,7 +14,7 @@ Randomness is always an argument (a `numpy.random.Generator`); a mistake in the 
 """
 
 from deltaw.statistics.arrays import FloatArray
-from deltaw.statistics.equivalence import equivalence_power, equivalence_test, margin_shown
+from deltaw.statistics.equivalence import equivalence_power, equivalence_test
 from deltaw.statistics.intervals import (
     Interval,
     bootstrap,
@@ -63,7 +63,6 @@ __all__ = [
     "from_scale",
     "holm",
     "jackknife_interval",
-    "margin_shown",
     "mean_null",
     "percentile_interval",
     "permutation_null",

@@ -5,11 +5,11 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 from deltaw.errors import DeltawError
 from deltaw.statistics.arrays import FloatArray, vector
-from deltaw.statistics.power import ALPHA, POWER
+from deltaw.statistics.power import ALPHA
 
 
 def equivalence_test(values: ArrayLike, margin: float) -> float:
@@ -51,13 +51,6 @@ def equivalence_power(margin: float, sd: float, n: int, mean: float = 0.0, alpha
 def _spreads(n: int) -> FloatArray:
     """Quantiles of the standard deviation of n standard normal values, equally likely."""
     return np.asarray(np.sqrt(stats.chi2.ppf((np.arange(1000) + 0.5) / 1000, n - 1) / (n - 1)))
-
-
-def margin_shown(sd: float, n: int, power: float = POWER, alpha: float = ALPHA) -> float:
-    """The smallest margin within which n values with a true mean of 0 are found to lie with this power."""
-    if n < 2:
-        return math.inf
-    return sd * float(optimize.brentq(lambda size: equivalence_power(size, 1.0, n, alpha=alpha) - power, 1e-6, 1e4))
 
 
 def _check(margin: float) -> None:

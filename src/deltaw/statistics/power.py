@@ -8,6 +8,7 @@ remove, and nothing about how seeds differ, so what is computed from it is a low
 """
 
 import math
+from collections.abc import Callable
 
 from scipy import optimize, stats
 
@@ -47,12 +48,17 @@ def seeds_needed(
     _check(sd, alpha)
     if not 0 < power < 1:
         raise DeltawError(f"power is {power}; expected a number between 0 and 1, such as 0.8")
-    low, high = max(2, least), most
-    if t_power(effect, sd, high, alpha) < power:
+    return fewest(lambda n: t_power(effect, sd, n, alpha) >= power, max(2, least), most)
+
+
+def fewest(enough: Callable[[int], bool], least: int, most: int) -> int | None:
+    """The smallest number from `least` to `most` that is enough, where more is never less; None if `most` is not."""
+    if not enough(most):
         return None
-    while low < high:  # power grows with n
+    low, high = least, most
+    while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if t_power(effect, sd, middle, alpha) >= power else (middle + 1, high)
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
     return low
 
 

@@ -54,36 +54,25 @@ def groups(claims: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> li
 def headline(claims: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """The primary table: a row for each statistic and contrast, and in each cell an answer for each protocol.
 
-    labels: the models' names.
+    A row's `values` are those of the claims themselves, with their first words. labels: the models' names.
     """
     rows: dict[str, dict[str, Any]] = {}
     for claim in claims:
         if not claim["primary"]:
             continue
         family, _, model = str(claim["id"]).rpartition("/")
-        row = rows.setdefault(family, {"observation": int(claim["observation"]), "name": family, "cells": {}})
-        for answer in claim["answers"]:
-            cell = row["cells"].setdefault(answer["question"], [])
-            cell.append({"model": labels.get(model, model), **_answer(answer)})
+        row = rows.setdefault(
+            family, {"observation": int(claim["observation"]), "name": family, "cells": {}, "values": []}
+        )
+        told = [{"model": labels.get(model, model), **_answer(answer)} for answer in claim["answers"]]
+        for answer, shown in zip(claim["answers"], told, strict=True):
+            row["cells"].setdefault(answer["question"], []).append(shown)
+        ends = [_nan(_number(claim[name])) for name in ("value", "low", "high")]
+        row["values"] += [{**first, "numbers": interval(*ends)} for first in told[:1]]
     return [
         {**row, "title": _TITLES.get(row["name"], row["name"]), "cells": [row["cells"].get(name) for name in QUESTIONS]}
         for row in rows.values()
     ]
-
-
-def by_observation(claims: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> dict[int, list[dict[str, Any]]]:
-    """For the cards: of each observation the primary claims, with each protocol's value and first word."""
-    families: dict[int, dict[str, list[dict[str, str]]]] = {}
-    for claim in claims:
-        if claim["primary"] and claim["answers"]:
-            family, _, model = str(claim["id"]).rpartition("/")
-            ends = [_nan(_number(claim[name])) for name in ("value", "low", "high")]
-            told = {**_answer(claim["answers"][0]), "model": labels.get(model, model), "numbers": interval(*ends)}
-            families.setdefault(int(claim["observation"]), {}).setdefault(family, []).append(told)
-    return {
-        number: [{"title": _TITLES.get(family, family), "answers": answers} for family, answers in rows.items()]
-        for number, rows in families.items()
-    }
 
 
 _TITLES = {
