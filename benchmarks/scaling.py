@@ -1,8 +1,8 @@
 """What the engine costs a stage, and what a hundred seeds on a thousand cores would take.
 
-Stages, names, configurations and edges are those of `standard`; each stage only writes one file of 4 kB, so all of
+Stages, names, configurations and edges are those of `small`; each stage only writes one file of 4 kB, so all of
 its time is the engine's. Prints three tables: by engine; the driver alone, by the number of stages; and how long
-`standard` with more seeds takes on more cores, by the seconds that a kept run's manifest holds for each stage.
+`small` with more seeds takes on more cores, by the seconds that a kept run's manifest holds for each stage.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
-from math import comb
 from pathlib import Path
 
 import psutil
@@ -30,8 +29,9 @@ from deltaw.pipeline.stage import Stage, StageContext
 from deltaw.pipeline.worker import Emit, Finished, Job
 from deltaw.recipes import recipe
 from deltaw.study.graph import stages
+from deltaw.study.stages.overlap import NEXT
 
-PAIRS = "analysis-angles-seeds"  # the one stage of all seeds: it compares all pairs of them
+PAIRS = "analysis-angles-seeds"  # the one stage of all seeds: it compares them with each other
 MANIFEST = Path(__file__).parents[1] / "docs" / "results" / "standard-s2" / "manifest.json"
 
 
@@ -40,14 +40,14 @@ def write_little(context: StageContext) -> None:
     (context.out / "little.txt").write_text("x" * 4096, encoding="ascii")
 
 
-def standard_with(seeds: int) -> list[Stage]:
-    """The stages of `standard` with so many seeds, as they are."""
-    return stages(replace(recipe("standard"), seeds=tuple(range(1, seeds + 1))))
+def small_with(seeds: int) -> list[Stage]:
+    """The stages of `small` with so many seeds, as they are."""
+    return stages(replace(recipe("small"), seeds=tuple(range(1, seeds + 1))))
 
 
 def trivial(seeds: int, count: int) -> list[Stage]:
-    """The first `count` stages of `standard` with so many seeds, which do next to nothing."""
-    graph = [replace(stage, run=write_little, threads=1) for stage in standard_with(seeds)]
+    """The first `count` stages of `small` with so many seeds, which do next to nothing."""
+    graph = [replace(stage, run=write_little, threads=1) for stage in small_with(seeds)]
     chosen = {stage.name for stage in graph[:count]}
     return [stage for stage in graph if stage.name in chosen and chosen.issuperset(stage.inputs.values())]
 
@@ -179,7 +179,7 @@ def driver_alone(seeds: Sequence[int], cores: int) -> None:
     print("|---|---|---|---|")
     engine._open_pool = lambda *_: nullcontext(_NoPool(cores))  # type: ignore[assignment]
     for count in seeds:
-        graph, watch = standard_with(count), Stopwatch()
+        graph, watch = small_with(count), Stopwatch()
         with tempfile.TemporaryDirectory() as folder:
             called = time.perf_counter()
             execute(graph, Path(folder) / "run", "dask", None, watch)
@@ -243,22 +243,27 @@ def finish_time(graph: Sequence[Stage], seconds: dict[str, float], cores: int, o
     return now, sum(cost.values())
 
 
+def compared(seeds: int) -> int:
+    """Pairs of seeds that `PAIRS` compares."""
+    return sum(min(NEXT, seeds - 1 - place) for place in range(seeds))
+
+
 def projection(manifest: Path, overhead: float) -> None:
     """Prints the third table."""
     seconds = measured(manifest)
-    pairs = comb(len(json.loads(manifest.read_text(encoding="utf-8"))["seeds"]), 2)
-    unknown = {re.sub(r"-s\d+$", "", stage.name) for stage in standard_with(2)} - seconds.keys()
-    print(f"\n`standard` by the seconds of {manifest.parent.name}, with {1000 * overhead:.0f} ms a stage on top")
+    kept = compared(len(json.loads(manifest.read_text(encoding="utf-8"))["seeds"]))
+    unknown = {re.sub(r"-s\d+$", "", stage.name) for stage in small_with(2)} - seconds.keys()
+    print(f"\n`small` by the seconds of {manifest.parent.name}, with {1000 * overhead:.0f} ms a stage on top")
     if unknown:
         print(f"(the kept run has no stage {', '.join(sorted(unknown))}: counted as nothing)")
     seconds |= dict.fromkeys(unknown, 0.0)
     print(
-        "| seeds | cores | stages | core hours | hours | cores at work | hours without all pairs | of them overhead |"
+        "| seeds | cores | stages | core hours | hours | cores at work | hours without that stage | of them overhead |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for seeds, cores in ((6, 2), (100, 16), (100, 100), (100, 1000)):
-        graph = standard_with(seeds)
-        cost = {**seconds, PAIRS: seconds[PAIRS] * comb(seeds, 2) / pairs}
+        graph = small_with(seeds)
+        cost = {**seconds, PAIRS: seconds[PAIRS] * compared(seeds) / kept}
         wall, work = finish_time(graph, cost, cores, overhead)
         rest = [stage for stage in graph if stage.name != PAIRS]
         without, _ = finish_time(rest, cost, cores, overhead)
@@ -273,7 +278,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stages", type=int, default=500, help="of the first table")
-    parser.add_argument("--manifest", type=Path, default=MANIFEST, help="of a finished run of `standard`")
+    parser.add_argument("--manifest", type=Path, default=MANIFEST, help="of a finished run of `small`")
     parser.add_argument("--overhead", type=float, help="seconds a stage; prints the third table only")
     arguments = parser.parse_args()
     if arguments.overhead is not None:

@@ -1,7 +1,7 @@
 """A study under Slurm: this script asks for jobs, runs the study on their processes, and ends them.
 
 pip install 'deltaw[study]' dask-jobqueue
-python examples/slurm_study.py --recipe standard --seeds 100 --jobs 63 --queue batch --account me --out runs/hundred
+python examples/slurm_study.py --recipe small --seeds 100 --jobs 63 --queue batch --account me --out runs/hundred
 
 Start it where jobs can be submitted and the output directory is that of the jobs. If it is stopped, start it again with
 the same options: it goes on from the last finished stage.
@@ -25,7 +25,7 @@ PROLOGUE = ["export OMP_NUM_THREADS=$(nproc) MALLOC_TRIM_THRESHOLD_=1073741824 M
 def main() -> None:
     """Run the study; prints where its report is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="standard")
+    parser.add_argument("--recipe", default="small")
     parser.add_argument("--seeds", type=int, default=0, help="so many, from 1001 on; 0: those of the recipe")
     parser.add_argument("--jobs", type=int, default=4, help="Slurm jobs at once; one that ends is replaced")
     parser.add_argument("--cores", type=int, default=16, help="of a job, each with a process of one thread")

@@ -28,6 +28,7 @@ from deltaw.results import Measurement, read_measurements
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray
 from deltaw.study.graph import stages
+from deltaw.study.stages import overlap
 from deltaw.study.stages.attack import Target, attack_target
 from deltaw.study.stages.checkpoints import step_directory
 from deltaw.study.stages.lens import PRIMARY, SyntheticModel, early, first_letters, synthetic_side
@@ -213,6 +214,24 @@ def test_seeds_are_compared_tuning_by_tuning_each_with_its_own_base(tmp_path: Pa
         ("ssft-medium", 3, "with=seed 4", 8), ("dpo-medium", 3, "with=seed 4", 8),
     }  # fmt: skip
     assert all(x.value == pytest.approx(1) for x in lines if x.statistic.endswith("_overlap"))
+
+
+def test_a_seed_is_compared_with_the_next_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work of a hundred seeds is about a hundred times that of one seed, and not ten thousand times."""
+    monkeypatch.setattr(overlap, "NEXT", 2)
+    tuned = tuple(one for one in RECIPE.tunings if one.name == "ssft-medium")
+    seeds, inputs = (3, 4, 5, 6), {}
+    for seed in seeds:
+        for name, model in {"base": tiny(seed), "ssft-medium": moved(0.1, seed)}.items():
+            inputs[f"{name}-s{seed}"] = tmp_path / f"{name}-s{seed}"
+            save(model, step_directory(inputs[f"{name}-s{seed}"], 8), {"step": 8})
+    config = SeedsConfig(tuple(SeedConfig(RECIPE.world, SIZES, seed) for seed in seeds), tuned, Overlap(3))
+    (tmp_path / "out").mkdir()
+    align_seeds(StageContext(config, inputs, tmp_path / "out", lambda *_: None, tmp_path / "scratch"))
+    lines = read_measurements(tmp_path / "out" / "measurements.jsonl")
+    assert {(x.seed, x.set) for x in lines} == {
+        (3, "with=seed 4"), (3, "with=seed 5"), (4, "with=seed 5"), (4, "with=seed 6"), (5, "with=seed 6"),
+    }  # fmt: skip
 
 
 class Apart(Lens):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deltaw.charts.style import PROTOCOL_NAMES
+from deltaw.errors import DeltawError
 from deltaw.pipeline.artifacts import plain
 from deltaw.recipes import recipe
 from deltaw.study.dry_run.plan import parameter_count
@@ -129,42 +130,72 @@ def test_published_tuning_contradicts_published_pretraining() -> None:
     assert graph["behaviour-base-s0"].config.shared.world == compat.world
 
 
-def test_standard_decides_on_seeds_of_its_own() -> None:
-    standard, quick = recipe("standard"), recipe("quick")
-    assert len(set(standard.seeds)) == 8
-    assert min(standard.seeds) > 200  # 101 to 118 were looked at
-    assert not set(standard.seeds) & set(recipe("standard", seed=1).seeds)
+def test_standard_decides_in_the_papers_world_on_seeds_of_its_own() -> None:
+    standard, laptop = recipe("standard"), recipe("paper-laptop")
+    assert standard.seeds == tuple(range(221, 229))
     assert not standard.exploratory
-    assert standard.world == quick.world
-    assert (standard.pretraining.optimiser.method, quick.pretraining.optimiser.method) == ("adamw", "muon")
-    assert replace(standard.pretraining, optimiser=quick.pretraining.optimiser) == quick.pretraining
-    assert standard.base_checkpoints[-1] == standard.pretraining.optimiser.steps
-    models = {(tuned.protocol, tuned.strength, tuned.control) for tuned in standard.tunings}
+    assert standard.world == laptop.world == recipe("paper").world
+    assert (standard.pretraining, standard.tunings) == (laptop.pretraining, laptop.tunings)
+    protocols = {"ssft-medium", "dpo-medium", "unlearn-medium"}
+    assert {tuned.name for tuned in standard.tunings} == {
+        f"{control}{name}" for name in protocols for control in ("", "other-", "constant-")
+    }
+    assert len([step for step in standard.checkpoints if step]) >= 6  # of curves over training
+    assert not set(standard.seeds) & set(recipe("small").seeds)
+
+
+def test_a_seed_of_standard_can_be_run_alone() -> None:
+    assert replace(recipe("standard", seed=223), seeds=()) == replace(recipe("standard"), seeds=())
+    assert recipe("standard", seed=223).seeds == (223,)
+    with pytest.raises(DeltawError, match="seed is 3; standard has 221 to 228"):
+        recipe("standard", seed=3)
+
+
+def test_every_statistic_that_a_claim_reads_has_a_stage_in_standard() -> None:
+    """But for those that the smaller rate or the count of directions has, which `small` makes."""
+    graph = {stage.name for stage in stages(recipe("standard", seed=221))}
+    for name in ("ssft-medium", "other-dpo-medium"):
+        for kind in ("analysis", "behaviour", "attacks", "analysis-doses", "interventions"):
+            assert f"{kind}-{name}-s221" in graph
+    assert "analysis-constant-unlearn-medium-s221" in graph
+
+
+def test_small_is_the_world_of_quick_with_every_control() -> None:
+    small, quick = recipe("small"), recipe("quick")
+    assert len(set(small.seeds)) == 4
+    assert min(small.seeds) > 200  # 101 to 118 were looked at
+    assert not set(small.seeds) & set(recipe("small", seed=1).seeds)
+    assert not small.exploratory
+    assert small.world == quick.world
+    assert (small.pretraining.optimiser.method, quick.pretraining.optimiser.method) == ("adamw", "muon")
+    assert replace(small.pretraining, optimiser=quick.pretraining.optimiser) == quick.pretraining
+    assert small.base_checkpoints[-1] == small.pretraining.optimiser.steps
+    models = {(tuned.protocol, tuned.strength, tuned.control) for tuned in small.tunings}
     protocols = ("ssft", "dpo", "unlearn")
     assert models >= {(protocol, strength, None) for protocol in protocols for strength in ("medium", "small")}
     assert models >= {(protocol, strength, "other") for protocol in protocols for strength in ("medium", "small")}
     assert models >= {(protocol, "medium", "constant") for protocol in protocols}
     assert models >= {("ssft", "medium", name) for name in ("operators", "placebo", "placebo_other")}
-    by_name = {tuned.name: tuned for tuned in standard.tunings}
-    assert len({tuned.name for tuned in standard.tunings}) == len(standard.tunings)
+    by_name = {tuned.name: tuned for tuned in small.tunings}
+    assert len({tuned.name for tuned in small.tunings}) == len(small.tunings)
     again, first = by_name["ssft-medium-again"].config, by_name["ssft-medium"].config
-    assert again == replace(first, first_row=64 * standard.steps)
-    for tuned in standard.tunings:
+    assert again == replace(first, first_row=64 * small.steps)
+    for tuned in small.tunings:
         assert tuned.config.optimiser == by_name[f"ssft-{tuned.strength}"].config.optimiser
 
 
 def test_a_control_of_dpo_has_the_reference_of_its_own_answers() -> None:
-    standard = replace(recipe("standard"), seeds=(101,))
-    inputs = {stage.name: stage.inputs.get("reference") for stage in stages(standard)}
+    small = replace(recipe("small"), seeds=(101,))
+    inputs = {stage.name: stage.inputs.get("reference") for stage in stages(small)}
     assert inputs["tune-dpo-medium-s101"] == inputs["tune-dpo-small-s101"] == "reference-s101"
     assert inputs["tune-other-dpo-medium-s101"] == "reference-other-s101"
     assert inputs["tune-ssft-medium-s101"] is inputs["tune-ssft-medium-again-s101"] is None
-    configs = {stage.name: stage.config for stage in stages(standard)}
+    configs = {stage.name: stage.config for stage in stages(small)}
     assert configs["reference-other-s101"].data.control == Other()
     assert configs["reference-s101"].data.control is None
 
 
-@pytest.mark.parametrize("name", ["quick", "standard", "smoke", "grid", "paper", "paper-laptop"])
+@pytest.mark.parametrize("name", ["quick", "standard", "small", "smoke", "grid", "paper", "paper-laptop"])
 def test_the_report_knows_every_protocol_that_a_recipe_names(name: str) -> None:
     tuned = [*recipe(name).tunings, *([left.tuned] if (left := recipe(name).left_out) else [])]
     assert {one.protocol for one in tuned} <= PROTOCOL_NAMES.keys()

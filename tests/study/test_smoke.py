@@ -225,7 +225,7 @@ def test_the_example_of_the_readme_runs(inline: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (("study", "--recipe", "nope"), "the recipes are quick, standard, smoke"),
+        (("study", "--recipe", "nope"), "the recipes are quick, standard, small, smoke"),
         (("study", "--workers", "-1", "--recipe", "smoke"), "at least 1"),
         (("study", "--workers", "many"), "--workers"),
         (("study", "--seed", "-3"), "seed is -3"),

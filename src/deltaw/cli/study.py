@@ -25,10 +25,11 @@ class Study:
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
     """The configuration:
     - quick: one seed, to explore; minutes on two cores
-    - standard: eight seeds and all controls, to decide; hours
+    - standard: the paper's world, eight seeds, to decide; two hours of two cores a seed
+    - small: the world of quick, four seeds and all controls, as a second world; hours
     - smoke: seconds; tests the code, and its numbers mean nothing
     - grid: attacks on prompts in worlds that differ in one thing each
-    - paper-laptop: the paper's world and model, with faster training; in progress, its tunings are not settled
+    - paper-laptop: one seed of the paper's world and model, with faster training and every attack
     - paper: the paper's world, model and optimisation; weeks on a laptop
     - paper-shared: like paper, but unsafe text has no level-5 rules of its own
     - paper-compat: like paper, with the published code's data, objectives and weight decay"""
@@ -36,7 +37,8 @@ class Study:
     """Output directory. Default: runs/RECIPE, with -sSEED added for a seed other than 0."""
     seed: int = 0
     """Random seed of the world's samples, of initialisation and of the training order.
-    standard has eight: 201 to 208 for seed 0, the next eight for seed 1, and so on."""
+    standard has 221 to 228: give one of them to run it alone (`deltaw pool` takes them together), or 0 for all.
+    small has four: 201 to 204 for seed 0, the next four for seed 1, and so on."""
     protocols: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Protocols to fine-tune with, in place of the recipe's: names from `deltaw list`, or FILE.py:NAME."""
     controls: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from deltaw.errors import DeltawError
-from deltaw.recipes import grid, paper, paper_laptop, quick, smoke, standard
+from deltaw.recipes import grid, paper, paper_laptop, quick, small, smoke, standard
 from deltaw.recipes.config import Recipe
 
 RECIPES: dict[str, Callable[[str, int], Recipe]] = {
     "quick": quick.quick,
     "standard": standard.standard,
+    "small": small.small,
     "smoke": smoke.smoke,
     "grid": grid.grid,
     "paper-laptop": paper_laptop.paper_laptop,

@@ -30,7 +30,7 @@ ON_MEDIUM = Sweep(
 ON_SMALL = Sweep(prompts=256, interventions=(Interpolation(scopes=()),))
 ON_OTHER = Sweep(interventions=(SubspaceParts(), Patches(ks=(8,), everywhere=False)))
 
-STANDARD: Sweeps = (
+SMALL: Sweeps = (
     ("ssft-medium", replace(ON_MEDIUM, partner="dpo-medium")),
     ("dpo-medium", replace(ON_MEDIUM, partner="unlearn-medium")),
     ("unlearn-medium", replace(ON_MEDIUM, partner="ssft-medium")),
@@ -41,7 +41,21 @@ STANDARD: Sweeps = (
     ),
     *((f"other-{protocol}-medium", ON_OTHER) for protocol in ("ssft", "dpo", "unlearn")),
 )
-"""The sweeps of `standard`: everything that its claims use, and no more."""
+"""The sweeps of `small`: everything that its claims use, and no more."""
+
+_DECIDING = Sweep(
+    prompts=96, few=16, draws=4, interventions=(SubspaceParts(), Patches(pairs=48, ks=(8,), everywhere=False))
+)  # the seed is the unit: few prompts and draws of each
+_ALONG = Interpolation(alphas=(0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5), scopes=())
+
+STANDARD: Sweeps = (
+    *(
+        (f"{protocol}-medium", replace(_DECIDING, interventions=(_ALONG, *_DECIDING.interventions)))
+        for protocol in ("ssft", "dpo", "unlearn")
+    ),
+    *((f"other-{protocol}-medium", _DECIDING) for protocol in ("ssft", "dpo", "unlearn")),
+)
+"""The sweeps of `standard`: what its claims use, and α-interpolation of the whole model."""
 
 _TINY = Sweep(prompts=6, few=4, draws=2)
 _TINY_PATCHES = Patches(pairs=6, ks=(2,), everywhere=False)

@@ -1,62 +1,44 @@
-"""`standard`: the small world in eight seeds that no other run has used, with every control that a claim reads."""
+"""`standard`: the run that decides, in the paper's own world, in eight seeds that no other run has used."""
 
 from dataclasses import replace
 
-from deltaw.recipes.common import controlled, tuned_again, tunings_of
-from deltaw.recipes.config import Recipe
+from deltaw.attacks.models import SoftPrompts
+from deltaw.errors import DeltawError
+from deltaw.observations.dose_response.measure import DoseResponse
+from deltaw.recipes.config import Recipe, Subspaces
 from deltaw.recipes.intervention_sweeps import STANDARD
-from deltaw.recipes.learning_rates import strengths
-from deltaw.recipes.observed import subspaces
-from deltaw.recipes.quick import quick
+from deltaw.recipes.paper_laptop import paper_laptop
 from deltaw.recipes.sizes import Sizes
-from deltaw.training.controls.constant import Constant
-from deltaw.training.controls.operators import Operators
-from deltaw.training.controls.other import Other
-from deltaw.training.controls.placebo import Placebo
-from deltaw.training.controls.placebo_other import PlaceboOther
-from deltaw.training.pretraining import PretrainingConfig
 
-FIRST_SEED, SEEDS = 201, 8
-BASE = 3000  # updates of each base model, by AdamW
-TUNING = 400  # updates of each tuning
+SEEDS = tuple(range(221, 229))
+"""Eight: no more are added, whatever they say. What is unclear says how many would decide."""
 
 
 def standard(device: str = "cpu", seed: int = 0) -> Recipe:
-    """`quick` in eight seeds that no earlier run has used, with the controls of every claim; its answers decide.
+    """`paper-laptop` in eight seeds that no earlier run has used; its answers decide.
 
-    seed: which eight; 0 means 201 to 208.
+    Each protocol has its own `other` and its own `constant`, tuned for as many updates at the same rate. Seeds of the
+    primary table come first, so it lacks what `small` has: the smaller rate, the second tuning of a base, the placebo
+    and the mirrored policy. Of attacks on models it has two doses of soft prompts.
 
-    Each protocol has its own `other` and `constant`. SSFT has, too, the second tuning of its base, the mirrored policy
-    (`operators`), and the placebo with its own `other`. The unit of inference is the seed. So a single seed has fewer
-    prompts than `quick`. Base models are trained by AdamW.
+    seed: 0 for all eight, or one of them, alone. Eight runs of one seed each, pooled, are the same study.
     """
-    whole = quick(device)
-    optimiser = replace(PretrainingConfig().optimiser, steps=BASE, decay_end=BASE)
-    config = whole.tunings[0].config
-    by_rate = tunings_of(config.batch, device, config.compute_dtype, strengths(TUNING), controls=())
-    refusing = tuple(tuned for tuned in by_rate if not tuned.curve_only)
-    medium = tuple(tuned for tuned in refusing if tuned.strength == "medium")
-    first = medium[0]
-    harmless = (
-        *(controlled(tuned, Other()) for tuned in refusing),
-        *(controlled(tuned, Constant()) for tuned in medium),
-        *(controlled(first, control) for control in (Operators(), Placebo(), PlaceboOther())),
-    )
-    protocols = tuple(tuned.name for tuned in medium)
+    if seed and seed not in SEEDS:
+        raise DeltawError(f"seed is {seed}; standard has {SEEDS[0]} to {SEEDS[-1]}: give one of these, or 0 for all")
+    whole = paper_laptop(device)
+    protocols = whole.model_attacks.models
     own = tuple(f"other-{name}" for name in protocols)
-    constant = tuple(f"constant-{name}" for name in protocols)
-    start = FIRST_SEED + SEEDS * seed
+    steps = whole.steps
     return replace(
         whole,
         name="standard",
-        pretraining=replace(whole.pretraining, optimiser=optimiser),
-        tunings=(*refusing, *harmless, tuned_again(first)),
-        checkpoints=(0, 25, 50, 100, 200, TUNING),
-        base_checkpoints=(0, BASE),
-        sizes=Sizes(final=500, checkpoint=128, attacked=200, contrast=256, ceiling=1000, shown=1),
-        model_attacks=replace(whole.model_attacks, controls=own, prompts=32),
-        seeds=tuple(range(start, start + SEEDS)),
-        exploratory=False,
-        subspaces=subspaces(ranked=(*protocols, *own, *constant), dosed=(*protocols, *own)),
+        checkpoints=(0, steps // 10, steps // 5, 2 * steps // 5, 3 * steps // 5, 4 * steps // 5, steps),
+        sizes=Sizes(final=400, base=2000, checkpoint=96, attacked=200, contrast=256, ceiling=1000, shown=1),
+        model_attacks=replace(
+            whole.model_attacks, controls=own, attacks=(SoftPrompts(doses=("soft_weak", "soft_strong")),)
+        ),
+        subspaces=Subspaces(dose_response=DoseResponse(), dosed=(*protocols, *own)),
         interventions=STANDARD,
+        seeds=SEEDS if seed == 0 else (seed,),
+        exploratory=False,
     )

@@ -18,8 +18,8 @@ class Sample:
 
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
     """The recipe whose world is shown. Worlds are shared by:
-    - quick, standard and smoke
-    - paper and paper-laptop
+    - quick, small and smoke
+    - paper, paper-laptop and standard
     paper-shared and paper-compat have their own."""
     split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "tune"
     """The prompts to show:

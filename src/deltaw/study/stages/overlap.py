@@ -21,6 +21,9 @@ from deltaw.study.stages.shared import SeedConfig, last_model
 from deltaw.study.stages.tuned_models import tuned_fields
 from deltaw.world import World
 
+NEXT = 7
+"""With how many of the seeds after it a seed is compared: with all of them in a study of eight."""
+
 
 @dataclass(frozen=True)
 class AligningConfig:
@@ -66,7 +69,7 @@ def align_models(context: StageContext) -> None:
 
 
 def align_seeds(context: StageContext) -> None:
-    """Each tuning's models in every pair of seeds."""
+    """Each tuning's models in every pair of seeds that stand at most `NEXT` apart: the work grows with the seeds."""
     config: SeedsConfig = context.config
     sheet, k = Sheet(stage="analysis"), config.observation.directions
     updates: dict[tuple[str, int], tuple[list[Directions], Sheet]] = {}
@@ -81,7 +84,7 @@ def align_seeds(context: StageContext) -> None:
     for tuned in config.tuned:
         for place, first in enumerate(seeds):
             layers, view = updates[(tuned.name, first)]
-            for second in seeds[place + 1 :]:
+            for second in seeds[place + 1 : place + 1 + NEXT]:
                 other, _ = updates[(tuned.name, second)]
                 words, draws = (first, Draw.OVERLAP_OF_SEEDS, second), config.shared[place].sizes.draws
                 write_overlaps(layers, other, SIDES, words, draws, view.with_(set=f"with=seed {second}"))
