@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin
 
-.PHONY: study interventions test browser slow faults fuzz real real-results benchmark gpu-check calibration ledger results lint types contract check help
+.PHONY: study interventions test browser slow faults fuzz real real-results benchmark gpu-check calibration ledger words results lint types contract check help
 .DEFAULT_GOAL := help
 
 help:  ## show what there is to make
@@ -53,6 +53,9 @@ calibration: $(READY)  ## how often the tests find what is not there: half an ho
 
 ledger: $(READY)  ## the page of claims, from the code
 	$(RUN)/python -m deltaw.claims.docs_page --docs docs
+
+words: $(READY)  ## put the words of the run that decides into reports, README and docs (STUDY=docs/results/standard)
+	$(RUN)/python -m deltaw.claims.words --run $(or $(STUDY),docs/results/standard)
 
 results: $(READY)  ## keep a finished study in the docs, without its models (STUDY=runs/standard)
 	$(RUN)/python -m deltaw.study.keep_results --run $(or $(STUDY),runs/standard) --out docs/results/$(notdir $(or $(STUDY),runs/standard))

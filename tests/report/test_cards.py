@@ -9,7 +9,7 @@ import vl_convert
 from handmade import measurements, write_run
 
 from deltaw.charts.tables import Tables
-from deltaw.report import write_report
+from deltaw.report import render, write_report
 from deltaw.report.cards import Card, behaviour, cards, choices, committed
 from deltaw.results import load
 
@@ -91,3 +91,15 @@ def test_committed_words_are_those_of_the_statements() -> None:
     assert found["words"].keys() <= {statement.id for statement in PRIMARY}
     for words in found["words"].values():
         assert all(word in (*WORDS[question], UNCLEAR, None) for question, word in words.items())
+
+
+def test_the_words_of_the_run_that_decides_stand_beside_each_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("ssft", "dpo", "unlearn")
+    words = {f"clusters/operator/{name}-medium": {"seen": "seen", "other": "less"} for name in names}
+    monkeypatch.setattr(render, "committed", lambda: {"recipe": "standard", "seeds": 8, "words": words})
+    text = write_report(write_run(tmp_path / "run", measurements())).read_text(encoding="utf-8")
+    card = text[text.index('id="card-title-1"') : text.index('id="card-title-2"')]
+    assert "8 seeds of “standard”: Seen? <b>seen</b> More than tuning on another answer? <b>less</b>" in card
+    assert text.count('class="small muted committed"') == 1

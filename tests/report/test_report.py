@@ -180,7 +180,7 @@ def test_answers_are_told_by_word_and_mark(run: Path) -> None:
 
 def test_the_primary_table_has_a_row_a_claim_and_an_answer_a_protocol() -> None:
     records: list[dict[str, Any]] = [claim.to_json() for claim in claims()]
-    (row,) = claims_table.headline(records, {"ssft-medium": "SSFT"})
+    (row,) = claims_table.headline(records, {"ssft-medium": "SSFT"}, {})
     assert (row["observation"], row["name"]) == (1, "clusters/operator")
     assert "operator" in row["title"]
     seen, shape, other, constant = row["cells"]

@@ -176,6 +176,7 @@ def render(
     protocols = {one.model: one.label.partition(",")[0] for one in tables.series}
     chosen = choices(tables)
     first = cards(tables, chosen)
+    decided = committed()
     claims: list[Mapping[str, Any]] = results.claims.to_dict("records")  # type: ignore[assignment]
     measured = [claim for claim in claims if claims_table.is_measured(claim)]
     return (
@@ -193,9 +194,9 @@ def render(
             contents=CONTENTS if not more else (*CONTENTS[:-4], ("added", "Added"), *CONTENTS[-4:]),
             choices=chosen,
             cards=first,
-            committed=committed(),
+            committed=decided,
             behaviour=behaviour(tables),
-            headline=claims_table.headline(measured, protocols),
+            headline=claims_table.headline(measured, protocols, decided["words"]),
             questions=list(claims_table.QUESTIONS.values()),
             claims=claims_table.groups(measured, labels),
             unmeasured=[claim["statement"] for claim in claims if not claims_table.is_measured(claim)],

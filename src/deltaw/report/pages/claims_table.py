@@ -6,6 +6,7 @@ from typing import Any
 
 from deltaw.charts.style import NULL_NAMES
 from deltaw.charts.tables import counted, interval
+from deltaw.claims.words import TITLES, row_of
 
 OBSERVATIONS = {
     1: "Observation 1: allowed and forbidden prompts form clusters",
@@ -51,10 +52,13 @@ def groups(claims: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> li
     ]
 
 
-def headline(claims: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
+def headline(
+    claims: Iterable[Mapping[str, Any]], labels: Mapping[str, str], committed: Mapping[str, Mapping[str, str]]
+) -> list[dict[str, Any]]:
     """The primary table: a row for each statistic and contrast, and in each cell an answer for each protocol.
 
-    A row's `values` are those of the claims themselves, with their first words. labels: the models' names.
+    A row's `values` are those of the claims themselves, with their first words; `committed` are the words of the run
+    that decides, with their questions. labels: the models' names. committed: words by claim and question.
     """
     rows: dict[str, dict[str, Any]] = {}
     for claim in claims:
@@ -70,20 +74,14 @@ def headline(claims: Iterable[Mapping[str, Any]], labels: Mapping[str, str]) -> 
         ends = [_nan(_number(claim[name])) for name in ("value", "low", "high")]
         row["values"] += [{**first, "numbers": interval(*ends)} for first in told[:1]]
     return [
-        {**row, "title": _TITLES.get(row["name"], row["name"]), "cells": [row["cells"].get(name) for name in QUESTIONS]}
+        {
+            **row,
+            "title": TITLES.get(row["name"], row["name"]),
+            "cells": [row["cells"].get(name) for name in QUESTIONS],
+            "committed": [(QUESTIONS[name], told) for name, told in row_of(row["name"], committed).items()],
+        }
         for row in rows.values()
     ]
-
-
-_TITLES = {
-    "clusters/operator": "Allowed and forbidden prompts move apart: by operator",
-    "clusters/combination": "The same: the same operators, safe and unsafe text",
-    "null-space": "ΔW lies in the left null space of W",
-    "gain/operator": "ΔW acts more on forbidden prompts: by operator",
-    "gain/combination": "The same: the same operators, safe and unsafe text",
-    "sensitivity": "Sensitivity falls on forbidden prompts, relative to allowed ones",
-    "attacked": "ΔW acts less on attacked prompts",
-}
 
 
 def _answer(answer: Mapping[str, Any]) -> dict[str, str]:
