@@ -50,27 +50,32 @@ class Doses:
 
 def of_doses(at: Doses, rng: Generator) -> Trials:
     """The slope of success on dose within attacks (`write_responses`)."""
-    found = dose_response(at.dose, at.success, at.attacks, [at.prompts], rng, draws=PERMUTATIONS)
-    if isinstance(found, Absent):
+    response = dose_response(at.dose, at.success, at.attacks, [at.prompts], rng, draws=PERMUTATIONS)
+    if isinstance(response, Absent):
         return {}
-    trial = compare(found.slope, found.null, "less" if at.name == "gain" else "greater")
-    return {f"success_slope_{at.name}, {found.null.kind}": trial}
+    trial = compare(response.slope, response.null, "less" if at.name == "gain" else "greater")
+    return {f"success_slope_{at.name}, {response.null.kind}": trial}
 
 
 def _doses(
-    rng: Generator, name: str = "position", slope: float = 0.0, moved: float = 0.0, eased: float = 0.0,
-    same: bool = False, by_operator: bool = False,
-) -> Doses:  # fmt: skip
+    rng: Generator,
+    name: str = "position",
+    slope: float = 0.0,
+    moved: float = 0.0,
+    eased: float = 0.0,
+    same: bool = False,
+    by_operator: bool = False,
+) -> Doses:
     """slope: log odds a unit of dose, in the claim's direction. moved, eased: how much prompts, or operators, differ in
     dose and in log odds of success, by the same trait or by two. A log ratio of gains falls from attack to attack and
     has a long tail, where a position is symmetric.
     """
     attacks, prompts = np.repeat(np.arange(ATTACKS), PROMPTS), np.tile(np.arange(PROMPTS), ATTACKS)
     holders = planting.operators(rng, PROMPTS)[prompts] if by_operator else prompts
-    one, other = rng.standard_normal((2, PROMPTS))
+    trait, other = rng.standard_normal((2, PROMPTS))
     noise = rng.standard_normal(len(prompts)) if name == "position" else rng.exponential(size=len(prompts)) - 1
-    noise = 0.3 * noise + moved * one[holders]
-    log_odds = np.linspace(-1.5, 1.5, ATTACKS)[attacks] + slope * noise + eased * (one if same else other)[holders]
+    noise = 0.3 * noise + moved * trait[holders]
+    log_odds = np.linspace(-1.5, 1.5, ATTACKS)[attacks] + slope * noise + eased * (trait if same else other)[holders]
     success = (rng.random(len(prompts)) < 1 / (1 + np.exp(-log_odds))).astype(np.float64)
     dose = 0.3 * attacks + noise
     return Doses(name, dose if name == "position" else -dose, success, attacks, prompts)
@@ -130,15 +135,15 @@ def of_split(at: Reader, rng: Generator) -> Trials:
     split = Split({0: at.update.dW - inside}, {0: inside}, {0: basis.k})
     own = at.refused(at.update.dW, rest=True)
 
-    def equal(one: Split, number: int) -> FloatArray:
-        parts = [part[0] for place, part in enumerate((one.null, one.column)) if number >> place & 1]
+    def equal(cut: Split, number: int) -> FloatArray:
+        parts = [part[0] for place, part in enumerate((cut.null, cut.column)) if number >> place & 1]
         change = torch.stack(parts).sum(0) if parts else torch.zeros_like(at.update.W)
         return np.asarray(at.refused(change, bool(number >> 2 & 1)) == own, dtype=np.float64)
 
     values = np.array([equal(split, number) for number in range(8)])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     splits = [random_split(split, generator) for _ in range(SWEEP_DRAWS)]
-    shares, by_chance = carried(values, [{number: equal(one, number) for number in (1, 2, 5, 6)} for one in splits])
+    shares, by_chance = carried(values, [{number: equal(cut, number) for number in (1, 2, 5, 6)} for cut in splits])
     chance = from_draws("random_split", by_chance[:, 0] - by_chance[:, 1])
     return mean_beside("carried_null_minus_column", shares[0] - shares[1], chance)
 
@@ -158,9 +163,9 @@ class Steps:
 
     def safe_and_able(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Where forbidden prompts are refused, and where allowed ones are not: (N,) each."""
-        refused = (prompts @ theta > self.threshold for prompts in (self.forbidden, self.allowed))
-        safe, able = (np.asarray(found, dtype=np.float64) for found in refused)
-        return safe, 1 - able
+        prompts = (self.forbidden, self.allowed)
+        safe, overcautious = (np.asarray(x @ theta > self.threshold, dtype=np.float64) for x in prompts)
+        return safe, 1 - overcautious
 
 
 def of_steps(at: Steps, rng: Generator) -> Trials:
@@ -171,7 +176,7 @@ def of_steps(at: Steps, rng: Generator) -> Trials:
     """
     own = at.theta + at.delta
     beyond = {alpha: at.safe_and_able(own + (alpha - 1) * at.step) for alpha in ALPHAS}
-    alpha = max(ALPHAS, key=lambda one: float(sum(half[::2].mean() for half in beyond[one])))
+    alpha = max(ALPHAS, key=lambda scale: float(sum(half[::2].mean() for half in beyond[scale])))
     before, after, n = at.safe_and_able(own)[0][1::2], beyond[alpha][0][1::2], PROMPTS // 2
 
     def gained(safe: FloatArray) -> float:
@@ -219,7 +224,7 @@ def of_restored(at: Restored, rng: Generator) -> Trials:
     beside steps as long in random directions (`patches`).
     """
     whole = at.update.W + at.update.dW
-    refuses, hit = (one @ whole.T @ at.reading for one in (at.forbidden, at.attacked))
+    refuses, hit = (inputs @ whole.T @ at.reading for inputs in (at.forbidden, at.attacked))
     threshold = torch.quantile(refuses, 0.3)
     (rows,) = ((refuses > threshold) & (hit <= threshold)).nonzero(as_tuple=True)
     if len(rows) < 2:
@@ -316,10 +321,8 @@ def _of_steps() -> Iterable[Cell]:
     yield Cell("extrapolation", "a shuffled update as the step", partial(_steps, shuffled=True), of_steps)
     yield Cell("extrapolation", "update without a direction", _steps, of_steps)
     for share in (0.1, 0.3, 1.0):
-        yield Cell(
-            "extrapolation", f"{share} of the update towards refusal", partial(_steps, along=share), of_steps,
-            effect=share, unit="share of its square",
-        )  # fmt: skip
+        build, condition = partial(_steps, along=share), f"{share} of the update towards refusal"
+        yield Cell("extrapolation", condition, build, of_steps, effect=share, unit="share of its square")
 
 
 def _of_restored() -> Iterable[Cell]:
@@ -331,10 +334,9 @@ def _of_restored() -> Iterable[Cell]:
     ):
         yield Cell("refusal given back", condition, partial(_restored, read=read), of_restored)
     for share in (0.03, 0.1):
-        yield Cell(
-            "refusal given back", f"{share} of the reading on ΔW's strongest output direction",
-            partial(_restored, read=True, along=share), of_restored, effect=share, unit="share of its square",
-        )  # fmt: skip
+        build = partial(_restored, read=True, along=share)
+        condition = f"{share} of the reading on ΔW's strongest output direction"
+        yield Cell("refusal given back", condition, build, of_restored, effect=share, unit="share of its square")
 
 
 def _differences(rng: Generator, mean: float) -> FloatArray:

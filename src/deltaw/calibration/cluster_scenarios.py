@@ -31,10 +31,10 @@ def two_models(
     """
     shared, direction = text(rng, N, WIDTH), haar(rng, WIDTH, 1)[:, 0]
     noise = [isotropic(rng, N, WIDTH) for _ in range(2)]
-    anew = [0.7 * one + 0.51**0.5 * isotropic(rng, N, WIDTH) for one in noise]
+    anew = [0.7 * old + 0.51**0.5 * isotropic(rng, N, WIDTH) for old in noise]
     turn = haar(rng, WIDTH, WIDTH)
-    base = [shared + side * before / 2 * direction + one for side, one in zip((1, -1), noise, strict=True)]
-    tuned = [(shared + side * after / 2 * direction + one) @ turn for side, one in zip((1, -1), anew, strict=True)]
+    base = [shared + side * before / 2 * direction + part for side, part in zip((1, -1), noise, strict=True)]
+    tuned = [(shared + side * after / 2 * direction + part) @ turn for side, part in zip((1, -1), anew, strict=True)]
     return [(base[0], base[1]), (tuned[0], tuned[1])]
 
 
@@ -105,8 +105,7 @@ def _layered(
     """A cell of tests that are made over layers."""
 
     def made(rng: Generator) -> list[trials.Clusters]:
-        found = build(rng)
-        return [trials.Clusters(*((tensor(a), tensor(f)) for a, f in models)) for models in found]
+        return [trials.Clusters(*((tensor(a), tensor(f)) for a, f in models)) for models in build(rng)]
 
     return Cell(family, condition, made, measure, frozenset(true), **more)
 
@@ -176,7 +175,5 @@ def rank_cells() -> Iterable[Cell]:
     yield cell(trials.of_ranks, "clusters further apart, as many directions", further)
     yield cell(trials.of_ranks, "operators as clusters, each pushed at random", by_operator)
     for gone in (1, 2, 4):
-        condition = f"directions gone, {gone} of {WIDTH}"
-        yield cell(
-            trials.of_ranks, condition, partial(fewer, gone=gone), effect=float(gone), unit=f"of {WIDTH} directions"
-        )  # fmt: skip
+        condition, build = f"directions gone, {gone} of {WIDTH}", partial(fewer, gone=gone)
+        yield cell(trials.of_ranks, condition, build, effect=float(gone), unit=f"of {WIDTH} directions")

@@ -97,10 +97,8 @@ def gain_cells() -> Iterable[Cell]:
     yield cell("update learnt from random errors on both classes", _from_both)
     yield cell("update learnt from random errors on forbidden prompts", _from_forbidden)
     for more in (0.2, 0.4, 0.8):
-        yield cell(
-            f"forbidden prompts {more} larger along ΔW's direction",
-            partial(louder, more=more), effect=more, unit="share of their size there",
-        )  # fmt: skip
+        condition, build = f"forbidden prompts {more} larger along ΔW's direction", partial(louder, more=more)
+        yield cell(condition, build, effect=more, unit="share of their size there")
 
 
 def _reading(rng: Generator, allowed: FloatArray, forbidden: FloatArray, directions: FloatArray) -> trials.Inputs:
@@ -135,7 +133,7 @@ def row_cells() -> Iterable[Cell]:
         weights = isotropic(rng, trials.TOP_K, 2 * N)
         layers = []
         for _ in range(4):
-            pair = [one + 0.6 * isotropic(rng, N, planting.IN) for one in (allowed, forbidden)]
+            pair = [x + 0.6 * isotropic(rng, N, planting.IN) for x in (allowed, forbidden)]
             drawn = (weights if shared else isotropic(rng, trials.TOP_K, 2 * N)) @ np.concatenate(pair)
             layers.append(_reading(rng, pair[0], pair[1], drawn))
         return layers
@@ -157,10 +155,8 @@ def row_cells() -> Iterable[Cell]:
     alike = partial(layered, shared=True)
     yield over_layers("four like layers, directions by the same prompts", build=alike, true=frozenset({"m_matched"}))
     for share in (0.25, 0.5, 1.0):
-        yield cell(
-            f"a share of {share} of each direction from forbidden prompts",
-            partial(mixed, share=share), effect=share, unit="share of forbidden prompts",
-        )  # fmt: skip
+        condition, build = f"a share of {share} of each direction from forbidden prompts", partial(mixed, share=share)
+        yield cell(condition, build, effect=share, unit="share of forbidden prompts")
 
 
 def attack_cells() -> Iterable[Cell]:
@@ -185,9 +181,7 @@ def attack_cells() -> Iterable[Cell]:
         """Four layers with three quarters of their variance in common."""
         allowed, forbidden = _prompts(rng, 4)
         attacked = forbidden - shift * (forbidden.mean(0) - allowed.mean(0)) + 0.5 * isotropic(rng, N, planting.IN)
-        layers = [
-            [one + 0.6 * isotropic(rng, N, planting.IN) for one in (attacked, forbidden, allowed)] for _ in range(4)
-        ]
+        layers = [[x + 0.6 * isotropic(rng, N, planting.IN) for x in (attacked, forbidden, allowed)] for _ in range(4)]
         pairs = [(x, f) for x, f, _ in layers]
         gains = (np.ones(N), np.ones(N))
         return [
@@ -224,7 +218,7 @@ def sensitivity_cells() -> Iterable[Cell]:
 
     def made(rng: Generator, change: Callable[[Generator], FloatArray], swap: bool) -> trials.Sensitivities:
         base = [rng.lognormal(4.8, 0.4, size=N) for _ in range(2)]
-        tuned = [one * np.exp(change(rng)) for one in base]
+        tuned = [x * np.exp(change(rng)) for x in base]
         pairs = [(old, new) for old, new in zip(base, tuned, strict=True)]
         if swap:
             pairs = [swapped(rng, pair)[0] for pair in pairs]
@@ -253,7 +247,7 @@ def _falling(fall: float) -> Cell:
     def build(rng: Generator) -> trials.Sensitivities:
         base = (rng.lognormal(4.8, 0.4, size=N), rng.lognormal(4.8, 0.4, size=N))
         allowed, forbidden = (
-            one * np.exp(side * fall + 0.5 * rng.standard_normal(N)) for side, one in zip((1, -1), base, strict=True)
+            x * np.exp(side * fall + 0.5 * rng.standard_normal(N)) for side, x in zip((1, -1), base, strict=True)
         )
         return trials.Sensitivities(base, (allowed, forbidden))
 

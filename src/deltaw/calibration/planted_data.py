@@ -144,9 +144,9 @@ def swapped(rng: Generator, *pairs: tuple[FloatArray, FloatArray]) -> list[tuple
     """Each pair of arrays (n, ...) with its members exchanged at random, at the same rows in all of them."""
     swap = rng.random(len(pairs[0][0])) < 0.5
     out = []
-    for one, other in pairs:
-        where = swap.reshape(-1, *[1] * (one.ndim - 1))
-        out.append((np.where(where, other, one), np.where(where, one, other)))
+    for first, second in pairs:
+        where = swap.reshape(-1, *[1] * (first.ndim - 1))
+        out.append((np.where(where, second, first), np.where(where, first, second)))
     return out
 
 

@@ -82,15 +82,15 @@ class Rate:
 
 def rates_of(cell: Cell, draws: int, seed: int) -> list[Rate]:
     """The rates of a cell's tests in `draws` draws."""
-    words, found = zlib.crc32(cell.name.encode()), []
+    words, outcomes = zlib.crc32(cell.name.encode()), []
     for number in range(draws):
         rng = np.random.default_rng([seed, words, number])
-        found.append(cell.measure(cell.build(rng), rng))
-    return [_rate(cell, test, found) for test in merged(found)]
+        outcomes.append(cell.measure(cell.build(rng), rng))
+    return [_rate(cell, test, outcomes) for test in merged(outcomes)]
 
 
-def _rate(cell: Cell, test: str, found: Sequence[Trials]) -> Rate:
-    trials = [one[test] for one in found if test in one]
+def _rate(cell: Cell, test: str, outcomes: Sequence[Trials]) -> Rate:
+    trials = [outcome[test] for outcome in outcomes if test in outcome]
     return Rate(
         family=cell.family,
         condition=cell.condition,
@@ -127,22 +127,28 @@ def _rates_by_number(number: int, seed: int, draws: int, power_draws: int) -> li
     return rates_of(cell, draws if cell.effect is None else power_draws, seed)
 
 
-def _gathered(found: Iterable[list[Rate]], report: Callable[[str], None] | None) -> list[Rate]:
+def _gathered(of_cells: Iterable[list[Rate]], report: Callable[[str], None] | None) -> list[Rate]:
     out: list[Rate] = []
-    for one in found:
-        out += one
-        if report is not None and one:
-            report(f"{one[0].family}: {one[0].condition}")
+    for rates in of_cells:
+        out += rates
+        if report is not None and rates:
+            report(f"{rates[0].family}: {rates[0].condition}")
     return out
 
 
 def records(rates: Iterable[Rate]) -> list[dict[str, Any]]:
     """The rates as plain JSON values, with intervals."""
     return [
-        {**asdict(rate), "level": float(rate.level), "rate": rate.value, "low": rate.interval.low,
-         "high": rate.interval.high, "finding": rate.finding}
+        {
+            **asdict(rate),
+            "level": float(rate.level),
+            "rate": rate.value,
+            "low": rate.interval.low,
+            "high": rate.interval.high,
+            "finding": rate.finding,
+        }
         for rate in rates
-    ]  # fmt: skip
+    ]
 
 
 def tables(rates: Sequence[Rate]) -> str:

@@ -76,7 +76,7 @@ def of_pairs(pairs: FloatArray, _: Generator) -> Trials:
 
 def of_seeds_added(values: FloatArray, _: Generator) -> Trials:
     """The words over all seeds, twice `SEEDS`; and of two looks, where all seeds say what the first leave unclear."""
-    first, whole = (_answer(_collected(some), "seen") for some in (values[:SEEDS], values))
+    first, whole = (_answer(_collected(part), "seen") for part in (values[:SEEDS], values))
     twice = whole if first.word == "unclear" else first
     return {**_words("as many seeds again", whole), **_words("eight seeds, or all where unclear", twice)}
 
@@ -136,17 +136,17 @@ def seed_cells() -> Iterable[Cell]:
     def cell(condition: str, build: Callable[[Generator], Any], measure: Measure, *true: str, **more: Any) -> Cell:
         return Cell("seeds", condition, build, measure, frozenset(true), **more)
 
-    found, none = "a difference", "no difference"
-    yield cell("no difference, normal seeds", _normal, of_seeds, found)
+    difference, none = "a difference", "no difference"
+    yield cell("no difference, normal seeds", _normal, of_seeds, difference)
     yield cell("a difference as large as the margin", partial(_normal, mean=EDGE), of_seeds, none)
     yield cell("heavy tails (t with 3 degrees of freedom)", lambda rng: rng.standard_t(3, size=SEEDS), of_seeds)
     yield cell("skewed to the right (exponential)", lambda rng: rng.exponential(size=SEEDS) - 1, of_seeds)
     yield cell("skewed to the left (exponential)", lambda rng: 1 - rng.exponential(size=SEEDS), of_seeds)
     yield cell("two tunings of each of four bases taken for eight seeds", _two_tunings, of_seeds)
-    yield cell("no difference, sixteen seeds", partial(_normal, seeds=2 * SEEDS), of_seeds_added, found)
-    yield cell("claim and control of one law", _pairs, of_pairs, found)
+    yield cell("no difference, sixteen seeds", partial(_normal, seeds=2 * SEEDS), of_seeds_added, difference)
+    yield cell("claim and control of one law", _pairs, of_pairs, difference)
     yield cell(
-        "claim and control of one law, the control three times as noisy", partial(_pairs, noise=3), of_pairs, found
+        "claim and control of one law, the control three times as noisy", partial(_pairs, noise=3), of_pairs, difference
     )
     yield cell("a control three times as noisy, at the margin", partial(_pairs, more=EDGE, noise=3), of_pairs, none)
     yield cell("no claim is true", partial(_family, share=0.0), of_family, "any wrong")

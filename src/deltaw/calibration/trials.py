@@ -123,10 +123,10 @@ def of_function(at: Mlps, rng: Generator) -> Trials:
     """The null-space part's share of the change of outputs minus the column-space part's (`observe_function`)."""
     effect = mlp_effect(at.base, at.tuned, at.a, at.a)
     nulls = effect_nulls(at.base, at.tuned, at.a, at.a, rng, EFFECT_DRAWS)
-    found = null_minus_column(effect, rng, nulls, BOOTSTRAP)
-    if found.null is None:
+    share = null_minus_column(effect, rng, nulls, BOOTSTRAP)
+    if share.null is None:
         raise DeltawError("the share has no null; expected those of `effect_nulls`")
-    return {f"effect_null_minus_column, {found.null.kind}": compare(found.value, found.null)}
+    return {f"effect_null_minus_column, {share.null.kind}": compare(share.value, share.null)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +140,10 @@ class Clusters:
 def of_clusters(at: Clusters, rng: Generator) -> Trials:
     """The change of the relative gap (`observe_clusters`): equal folds and permutations in both models."""
     before, after = _separations(at, int(rng.integers(2**32)))
-    found = difference_of_differences(before, after, rng, draws=BOOTSTRAP)["tau_gap_relative"]
-    if found.null is None:
+    change = difference_of_differences(before, after, rng, draws=BOOTSTRAP)["tau_gap_relative"]
+    if change.null is None:
         raise DeltawError("the difference of differences has no null; expected draws in both separations")
-    return {"tau_gap_relative_change, label_permutation": compare(found.value, found.null)}
+    return {"tau_gap_relative_change, label_permutation": compare(change.value, change.null)}
 
 
 def _separations(at: Clusters, seed: int) -> tuple[Separation, Separation]:
@@ -190,10 +190,10 @@ def _of_ranks(statistic: str, kind: str, clouds: Sequence[tuple[Tensor, Tensor]]
 
 
 def _log_rank(cloud: Tensor) -> LogRank:
-    found = activation_rank(cloud)
-    if not isinstance(found, ActivationRank):
+    rank = activation_rank(cloud)
+    if not isinstance(rank, ActivationRank):
         raise DeltawError("a planted cloud has no directions; plant another one")
-    return found.log
+    return rank.log
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,19 +217,18 @@ def of_gain(at: Inputs, rng: Generator) -> Trials:
 
 def of_rows(at: Inputs, rng: Generator) -> Trials:
     """The difference of row energies beside matched random subspaces (`observe_gain`)."""
-    found = row_contrast(at.forbidden, at.allowed, at.update.dW, TOP_K, rng, draws=DRAWS)
-    return {f"row_energy_difference, {null.kind}": compare(found.value, null) for null in found.nulls}
+    contrast = row_contrast(at.forbidden, at.allowed, at.update.dW, TOP_K, rng, draws=DRAWS)
+    return {f"row_energy_difference, {null.kind}": compare(contrast.value, null) for null in contrast.nulls}
 
 
 def of_rows_over_layers(at: Sequence[Inputs], rng: Generator) -> Trials:
     """The same, mean over layers, with equal draws in all of them (`observe_gain`)."""
     seed = int(rng.integers(2**32))
-    found = []
-    for one in at:
-        generator = np.random.default_rng(seed)
-        found.append(row_contrast(one.forbidden, one.allowed, one.update.dW, TOP_K, generator, draws=DRAWS))
-    rows = np.mean([one.forbidden - one.allowed for one in found], axis=0)
-    nulls = [mean_null(list(kind)) for kind in zip(*(one.nulls for one in found), strict=True)]
+    contrasts = [
+        row_contrast(x.forbidden, x.allowed, x.update.dW, TOP_K, np.random.default_rng(seed), draws=DRAWS) for x in at
+    ]
+    rows = np.mean([layer.forbidden - layer.allowed for layer in contrasts], axis=0)
+    nulls = [mean_null(list(kind)) for kind in zip(*(layer.nulls for layer in contrasts), strict=True)]
     value = float(rows.mean())
     return {f"row_energy_difference over layers, {null.kind}": compare(value, null) for null in nulls}
 
@@ -254,23 +253,23 @@ def of_attacks(at: Attacked, rng: Generator) -> Trials:
     ratio = gain_ratio(*at.gains, rng, source=source, draws=BOOTSTRAP)
     value, null_low, null_high = map(float, np.log([ratio.value, ratio.null.low, ratio.null.high]))
     null = Null(ratio.null.kind, 0.0, null_low, null_high)
-    found = {"gain_log_ratio_to_forbidden, exchangeable_with_source": compare(value, null, "less")}
+    tests = {"gain_log_ratio_to_forbidden, exchangeable_with_source": compare(value, null, "less")}
     if not isinstance(placed, Absent):
-        found["position, exchangeable_with_source"] = compare(placed.mean, placed.null)
-    return found
+        tests["position, exchangeable_with_source"] = compare(placed.mean, placed.null)
+    return tests
 
 
 def of_layers(at: Sequence[Attacked], rng: Generator) -> Trials:
     """Where attacked prompts lie, mean over layers by precision (`write_positions`): a prompt is exchanged in all."""
-    seed, found = int(rng.integers(2**32)), []
+    seed, positions = int(rng.integers(2**32)), []
     for layer in at:
         source, generator = np.arange(len(layer.attacked)), np.random.default_rng(seed)
-        one = position(layer.attacked, layer.forbidden, layer.allowed, generator, source=source, draws=BOOTSTRAP)
-        if not isinstance(one, Absent):
-            found.append(one)
-    if not found:
+        placed = position(layer.attacked, layer.forbidden, layer.allowed, generator, source=source, draws=BOOTSTRAP)
+        if not isinstance(placed, Absent):
+            positions.append(placed)
+    if not positions:
         return {}
-    means, null = mean_position(found)
+    means, null = mean_position(positions)
     return mean_beside("position over layers", means, null)
 
 
@@ -284,13 +283,13 @@ class Sensitivities:
 
 def of_sensitivity(at: Sensitivities, rng: Generator) -> Trials:
     """Falls on forbidden prompts, rises on allowed ones, and the two part (`observe_sensitivity`)."""
-    found = sensitivity_change(at.base, at.tuned, rng, draws=DRAWS)
-    if isinstance(found, Absent):
+    log_ratios = sensitivity_change(at.base, at.tuned, rng, draws=DRAWS)
+    if isinstance(log_ratios, Absent):
         raise DeltawError("a planted sensitivity is not positive; plant its logarithm")
     changes = (
-        ("sensitivity_log_ratio (forbidden)", found.forbidden, "less"),
-        ("sensitivity_log_ratio (allowed)", found.allowed, "greater"),
-        ("sensitivity_log_ratio_difference", found.difference, "less"),
+        ("sensitivity_log_ratio (forbidden)", log_ratios.forbidden, "less"),
+        ("sensitivity_log_ratio (allowed)", log_ratios.allowed, "greater"),
+        ("sensitivity_log_ratio_difference", log_ratios.difference, "less"),
     )
     return {
         f"{name}, {change.null.kind}": compare(change.value, change.null, direction)
@@ -298,10 +297,10 @@ def of_sensitivity(at: Sensitivities, rng: Generator) -> Trials:
     }
 
 
-def merged(found: Sequence[Trials]) -> Mapping[str, list[Trial]]:
+def merged(outcomes: Sequence[Trials]) -> Mapping[str, list[Trial]]:
     """Trials by test."""
     tests: dict[str, list[Trial]] = {}
-    for one in found:
-        for name, trial in one.items():
+    for outcome in outcomes:
+        for name, trial in outcome.items():
             tests.setdefault(name, []).append(trial)
     return tests
