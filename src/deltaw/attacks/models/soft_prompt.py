@@ -12,6 +12,7 @@ Shapes: N prompts, R restarts, K steps, n vectors a prompt, D width.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -157,11 +158,11 @@ def soft_prompt(
     losses = starts.new_empty(config.restarts, config.steps + 1, rows)
     for first in range(0, rows, batch_size):
         part = slice(first, first + batch_size)
-        here, of_vectors = starts[:, part], ResponseLosses(model, batch[part], config.tokens, config.positions)
-        found, history = descend(lambda x, of=of_vectors: _with_gradient(of, x), here, config.radius * unit, config)  # type: ignore[misc]
+        part_starts, of_vectors = starts[:, part], ResponseLosses(model, batch[part], config.tokens, config.positions)
+        optimised, history = descend(partial(_with_gradient, of_vectors), part_starts, config.radius * unit, config)
         losses[:, :, part] = history.transpose(0, 1)
-        winner, at = history.amin(0).argmin(0), torch.arange(here.shape[1], device=starts.device)
-        best[part], best_starts[part] = found[winner, at], here[winner, at]
+        winner, at = history.amin(0).argmin(0), torch.arange(part_starts.shape[1], device=starts.device)
+        best[part], best_starts[part] = optimised[winner, at], part_starts[winner, at]
     answers = answers_with(model, requests, best, config.positions)
     return SoftPrompt(best, best_starts, config.radius * unit, losses, answers)
 
@@ -211,11 +212,11 @@ def universal_soft_prompt(
             slope += slopes.sum(1)
         return total / len(batch), slope / len(batch)
 
-    found, history = descend(gradient, starts, config.radius * unit, config)
+    optimised, history = descend(gradient, starts, config.radius * unit, config)
     winner = int(history.amin(0).argmin())
-    answers = answers_with(model, requests, found[winner], config.positions)
+    answers = answers_with(model, requests, optimised[winner], config.positions)
     return SharedSoftPrompt(
-        found[winner], starts[winner], config.radius * unit, history.T, trained_on, tested_on, answers
+        optimised[winner], starts[winner], config.radius * unit, history.T, trained_on, tested_on, answers
     )
 
 

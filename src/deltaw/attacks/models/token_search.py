@@ -166,8 +166,8 @@ def suffix_losses(
         part = slice(first, first + rows_at_once)
         of_vectors = ResponseLosses(model, requests.batch[part], count, positions)
         for start in range(0, candidates, batch_size):
-            some = slice(start, start + batch_size)
-            losses[part, some] = of_vectors(model.embed(suffixes[part, some]).transpose(0, 1)).T
+            columns = slice(start, start + batch_size)
+            losses[part, columns] = of_vectors(model.embed(suffixes[part, columns]).transpose(0, 1)).T
     return losses
 
 
