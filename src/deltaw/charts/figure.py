@@ -15,6 +15,13 @@ from deltaw.charts.style import light, themed
 FONT = "-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 INK, MUTED, GRID = light("ink"), light("muted"), light("grid")
+
+
+def _lettering(part: str, colour: str, size: float, **more: str | float) -> dict[str, str | float]:
+    """Options of the `label` or the `title` of axes and legends."""
+    return {f"{part}{name}": option for name, option in {"Color": colour, "FontSize": size, **more}.items()}
+
+
 CONFIG = {
     "background": light("paper"),
     "font": FONT,
@@ -22,16 +29,20 @@ CONFIG = {
     "aria": False,  # the page labels whole figures
     "view": {"stroke": None},
     "axis": {
-        "labelColor": MUTED, "labelFontSize": 10.5, "labelPadding": 4,
-        "titleColor": MUTED, "titleFontSize": 11, "titleFontWeight": "normal", "titlePadding": 6,
-        "gridColor": GRID, "domainColor": GRID, "tickColor": GRID,
+        **_lettering("label", MUTED, 10.5, Padding=4),
+        **_lettering("title", MUTED, 11, FontWeight="normal", Padding=6),
+        **dict.fromkeys(("gridColor", "domainColor", "tickColor"), GRID),
     },
     "title": {"color": INK, "fontSize": 12, "fontWeight": 600, "anchor": "start", "offset": 8},
     "legend": {
-        "orient": "top", "columns": 5, "columnPadding": 16, "labelColor": INK, "labelFontSize": 11.5, "labelLimit": 260,
-        "titleColor": MUTED, "titleFontSize": 11, "titleFontWeight": "normal", "titleOrient": "left", "offset": 14,
+        "orient": "top",
+        "columns": 5,
+        "columnPadding": 16,
+        "offset": 14,
+        **_lettering("label", INK, 11.5, Limit=260),
+        **_lettering("title", MUTED, 11, FontWeight="normal", Orient="left"),
     },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -72,15 +83,16 @@ class Figure:
         for panel in self.panels:
             datasets |= panel["datasets"]
         panels = [{key: value for key, value in panel.items() if key != "datasets"} for panel in self.panels]
-        how = "shared" if self.shared else "independent"
+        looks = dict.fromkeys(("color", "strokeDash"), "shared" if self.shared else "independent")
         return {
             **({"params": list(self.params)} if self.params else {}),
-            "concat": panels, "columns": self.columns, "spacing": 26, "datasets": datasets, "config": CONFIG,
-            "resolve": {
-                "scale": {"color": how, "strokeDash": how},
-                "legend": {"color": how, "strokeDash": how, "shape": "shared"},
-            },
-        }  # fmt: skip
+            "concat": panels,
+            "columns": self.columns,
+            "spacing": 26,
+            "datasets": datasets,
+            "config": CONFIG,
+            "resolve": {"scale": looks, "legend": {**looks, "shape": "shared"}},
+        }
 
     def draw(self) -> "Drawing":
         """The chart in all the forms in which it is published."""
@@ -154,11 +166,17 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def figure(
-    name: str, title: str, marks: str, statistics: Sequence[str], panels: Sequence[Panel | None],
-    *, columns: int = 3, width: int = 345, shared: bool = True, whiskers: str = "",
-) -> Figure | None:  # fmt: skip
+    name: str,
+    title: str,
+    marks: str,
+    statistics: Sequence[str],
+    panels: Sequence[Panel | None],
+    *,
+    columns: int = 3,
+    width: int = 345,
+    shared: bool = True,
+    whiskers: str = "",
+) -> Figure | None:
     """A figure of the panels that could be drawn; None if none could."""
     drawn = tuple(panel for panel in panels if panel is not None)
-    if not drawn:
-        return None
-    return Figure(name, title, marks, tuple(statistics), drawn, columns, width, shared, whiskers)
+    return Figure(name, title, marks, tuple(statistics), drawn, columns, width, shared, whiskers) if drawn else None

@@ -73,14 +73,14 @@ def layer_axis(layers: Sequence[float]) -> Axis:
 
 def series_colour(series: Sequence[Series], legend: bool = True) -> dict[str, Any]:
     """Encodings that draw each model in its own way, the same in every panel, so that panels share a legend."""
-    domain = [one.label for one in series]
+    domain = [model.label for model in series]
     key = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=2.5, symbolSize=260) if legend else None
     return {
         "color": alt.Color(
-            "series:N", scale=alt.Scale(domain=domain, range=[one.colour for one in series]), legend=key
+            "series:N", scale=alt.Scale(domain=domain, range=[model.colour for model in series]), legend=key
         ),
         "strokeDash": alt.StrokeDash(
-            "series:N", scale=alt.Scale(domain=domain, range=[list(one.dash) for one in series]), legend=key
+            "series:N", scale=alt.Scale(domain=domain, range=[list(model.dash) for model in series]), legend=key
         ),
     }
 
@@ -104,7 +104,7 @@ def _slim(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
 
 def dodged(frame: pd.DataFrame, x: str, series: Sequence[Series], step: float) -> pd.DataFrame:
     """`at` is x; `x` is x moved a little for each model that is there, so that intervals do not hide each other."""
-    there = [one.label for one in series if one.label in set(frame["series"])]
+    there = [model.label for model in series if model.label in set(frame["series"])]
     places = {label: (number - (len(there) - 1) / 2) * step for number, label in enumerate(there)}
     return frame.assign(at=frame[x], x=frame[x] + frame["series"].map(places))
 
@@ -171,10 +171,9 @@ def null_whiskers(
     frame: pd.DataFrame, kinds: Sequence[str], axis_x: Axis, axis_y: Axis, offset: float = 0.16, step: float = 0.085
 ) -> Panel:
     """Several kinds of null beside each other: a grey whisker each, its mean marked by a shape that tells the kind."""
-    moved = frame.assign(at=frame["layer"], x=[
-        layer + offset + kinds.index(kind) * step for layer, kind in zip(frame["layer"], frame["null"], strict=True)
-    ])  # fmt: skip
-    data = _slim(moved, "x", "at", "null", "null_mean", "null_low", "null_high", "null_shown")
+    x_at = frame["layer"] + offset + frame["null"].map(list(kinds).index) * step
+    frame = frame.assign(at=frame["layer"], x=x_at)
+    data = _slim(frame, "x", "at", "null", "null_mean", "null_low", "null_high", "null_shown")
     x = alt.X("x:Q", scale=axis_x.scale(), axis=axis_x.axis())
     chart = alt.Chart(data, width=WIDTH, height=HEIGHT)
     y = alt.Y("null_low:Q", scale=axis_y.scale(), axis=axis_y.axis())
@@ -200,34 +199,31 @@ def rule(value: float, text: str, axis: Axis, vertical: bool = False, align: Sid
     chart = alt.Chart(data)
     key = "x" if vertical else "y"
     line = chart.mark_rule(color=light("muted"), strokeDash=[1, 2], strokeWidth=1.2).encode(**{key: place})
-    if vertical:
-        room: Side = "right" if axis.domain and value > sum(axis.domain) / 2 else "left"
-        side = align or room
-        words = chart.mark_text(
-            color=light("muted"),
-            fontSize=10,
-            align=side,
-            dx=4 if side == "right" else -4,
-            dy=-3,
-            baseline="bottom",
-        ).encode(x=place, y=alt.value(0), text=alt.Text("text:N"))
-    else:
-        words = chart.mark_text(
-            color=light("muted"), fontSize=10, align="right", dx=-2, dy=-3, baseline="bottom"
-        ).encode(y=place, x=alt.value(WIDTH), text=alt.Text("text:N"))
-    return layered(line, words)
+    room: Side = "right" if not vertical or (axis.domain and value > sum(axis.domain) / 2) else "left"
+    side = align if align and vertical else room
+    dx = -2 if not vertical else 4 if side == "right" else -4
+    words = chart.mark_text(color=light("muted"), fontSize=10, align=side, dx=dx, dy=-3, baseline="bottom")
+    end = {"y": alt.value(0)} if vertical else {"x": alt.value(WIDTH)}
+    return layered(line, words.encode(**{key: place}, **end, text=alt.Text("text:N")))
 
 
 def curves(
-    frame: pd.DataFrame, series: Sequence[Series], title: str | alt.Title, axis_x: Axis, axis_y: Axis,
-    *, under: Sequence[Panel] = (), marks: bool = True, legend: bool = True,
-) -> Panel:  # fmt: skip
+    frame: pd.DataFrame,
+    series: Sequence[Series],
+    title: str | alt.Title,
+    axis_x: Axis,
+    axis_y: Axis,
+    *,
+    under: Sequence[Panel] = (),
+    marks: bool = True,
+    legend: bool = True,
+) -> Panel:
     """Lines with intervals and markers. frame: x (drawn), at (said), value, low, high, series, shown.
 
     under: what is drawn beneath: nulls and reference lines. marks: whether single values are marked.
     """
-    fills = {one.label: light("paper") if one.open else one.colour for one in series}
-    markers = {one.label: one.shape for one in series}
+    fills = {model.label: light("paper") if model.open else model.colour for model in series}
+    markers = {model.label: model.shape for model in series}
     frame = frame.assign(fill=frame["series"].map(fills), marker=frame["series"].map(markers)).sort_values("x")
     data = _slim(frame, "x", "at", "value", "low", "high", "series", "fill", "marker", "shown", "kind")
     x = alt.X("x:Q", scale=axis_x.scale(), axis=axis_x.axis(grid=False))
@@ -242,44 +238,46 @@ def curves(
         layers.append(whiskers.encode(x=x, y=low, y2=alt.Y2("high:Q"), color=looks["color"]))
     if marks:
         fill = alt.Fill("fill:N", scale=None, legend=None)
-        dots_ = chart.mark_point(size=38, strokeWidth=1.4, opacity=1).encode(
-            x=x,
-            y=y,
-            color=looks["color"],
-            fill=fill,
-            shape=alt.Shape("marker:N", scale=None),
-            tooltip=_tooltips(data, axis_x.title),
-        )
-        layers.append(dots_)
+        shape, tooltip = alt.Shape("marker:N", scale=None), _tooltips(data, axis_x.title)
+        mark = chart.mark_point(size=38, strokeWidth=1.4, opacity=1)
+        layers.append(mark.encode(x=x, y=y, color=looks["color"], fill=fill, shape=shape, tooltip=tooltip))
     return layered(*under, *layers, title=title, width=WIDTH, height=HEIGHT)
 
 
 def dots(
-    frame: pd.DataFrame, series: Sequence[Series], title: str | alt.Title, axis: Axis,
-    *, kinds: Sequence[tuple[str, str, str]] = (), null: pd.DataFrame | None = None, under: Sequence[Panel] = (),
-    width: int = 188, rows: Sequence[str] | None = None, row: str = "series",
-) -> Panel:  # fmt: skip
+    frame: pd.DataFrame,
+    series: Sequence[Series],
+    title: str | alt.Title,
+    axis: Axis,
+    *,
+    kinds: Sequence[tuple[str, str, str]] = (),
+    null: pd.DataFrame | None = None,
+    under: Sequence[Panel] = (),
+    width: int = 188,
+    rows: Sequence[str] | None = None,
+    row: str = "series",
+) -> Panel:
     """One row a model: value and interval. frame: series, kind, value, low, high, shown.
 
     kinds: (kind, marker, "series" | "null" | "open": how it is filled), drawn one above the other in a row. null: rows
     of `tables.nulls` with `series`. rows, row: the rows' names, and the column that holds them, if they are not models.
     """
     kinds = kinds or (("", "circle", "series"),)
-    order = list(rows) if rows is not None else [one.label for one in series if one.label in set(frame["series"])]
+    order = list(rows) if rows is not None else [model.label for model in series if model.label in set(frame["series"])]
     height = max(ROW * len(order), 40)
-    colours = {one.label: one.colour for one in series}
+    colours = {model.label: model.colour for model in series}
     fills = {kind: filled for kind, _, filled in kinds}
     kind = frame["kind"] if "kind" in frame else pd.Series("", index=frame.index)
     stroke = [light("null") if fills[k] == "null" else colours[s] for k, s in zip(kind, frame["series"], strict=True)]
     fill = [light("paper") if fills[k] == "open" else s for k, s in zip(kind, stroke, strict=True)]
-    data = _slim(frame.assign(kind=kind, row=frame[row], stroke=stroke, fill=fill),
-                 "row", "kind", "series", "value", "low", "high", "shown", "stroke", "fill")  # fmt: skip
+    drawn = frame.assign(kind=kind, row=frame[row], stroke=stroke, fill=fill)
+    data = _slim(drawn, "row", "kind", "series", "value", "low", "high", "shown", "stroke", "fill")
     labels = alt.Axis(title=None, labelLimit=160, ticks=False, grid=True)
     y = alt.Y("row:N", sort=order, scale=alt.Scale(type="band", domain=order), axis=labels)
     names = [name for name, _, _ in kinds]
     # Several kinds stand above each other in a row; one kind stands in its middle.
-    offset = {"yOffset": alt.YOffset("kind:N", sort=names, scale=alt.Scale(domain=names, paddingOuter=0.25))}
-    offset = offset if len(kinds) > 1 else {}
+    within = alt.YOffset("kind:N", sort=names, scale=alt.Scale(domain=names, paddingOuter=0.25))
+    offset = {"yOffset": within} if len(kinds) > 1 else {}
     markers = alt.Scale(domain=names, range=[marker for _, marker, _ in kinds])
     key = alt.Legend(title=None, symbolStrokeColor=light("muted"), symbolFillColor="transparent")
     shape = alt.Shape("kind:N", scale=markers, legend=key if len(kinds) > 1 else None)
@@ -288,21 +286,19 @@ def dots(
     layers: list[Any] = []
     if null is not None and len(null):
         bands = _slim(null.assign(row=null[row]), "row", "null_low", "null_high", "null_shown")
-        layers.append(
-            alt.Chart(bands, width=width, height=height).mark_bar(color=light("band"), height=ROW - 8).encode(
-                y=y, x=alt.X("null_low:Q", **place), x2=alt.X2("null_high:Q"), tooltip=_tooltips(bands)
-            )
-        )  # fmt: skip
-    stroke_ = alt.Stroke("stroke:N", scale=None)
+        bar = alt.Chart(bands, width=width, height=height).mark_bar(color=light("band"), height=ROW - 8)
+        low, high = alt.X("null_low:Q", **place), alt.X2("null_high:Q")
+        layers.append(bar.encode(y=y, x=low, x2=high, tooltip=_tooltips(bands)))
+    outline = alt.Stroke("stroke:N", scale=None)
     layers += [
         chart.mark_rule(strokeWidth=1.4).encode(
-            y=y, **offset, x=alt.X("low:Q", **place), x2=alt.X2("high:Q"), stroke=stroke_
+            y=y, **offset, x=alt.X("low:Q", **place), x2=alt.X2("high:Q"), stroke=outline
         ),
         chart.mark_point(size=46, strokeWidth=1.4, opacity=1).encode(
             y=y,
             **offset,
             x=alt.X("value:Q", **place),
-            stroke=stroke_,
+            stroke=outline,
             fill=alt.Fill("fill:N", scale=None),
             shape=shape,
             tooltip=_tooltips(data),
@@ -311,7 +307,7 @@ def dots(
     return layered(*layers, *under, title=title, width=width, height=height)
 
 
-def bars(frame: pd.DataFrame, null: pd.DataFrame, kinds: dict[str, str], one: Series, axis_y: Axis) -> Panel:
+def bars(frame: pd.DataFrame, null: pd.DataFrame, kinds: dict[str, str], model: Series, axis_y: Axis) -> Panel:
     """Bars by layer, a bar a kind, of one model.
 
     frame: layer, kind, value, low, high, shown. null: rows of `tables.nulls` with `kind`. kinds: each kind's colour.
@@ -347,27 +343,27 @@ def bars(frame: pd.DataFrame, null: pd.DataFrame, kinds: dict[str, str], one: Se
     layers.append(
         chart.mark_rule(color=light("ink"), strokeWidth=1).encode(x=x, xOffset=offset, y=low, y2=alt.Y2("high:Q"))
     )
-    return layered(*layers, title=named(one), width=WIDTH, height=HEIGHT)
+    return layered(*layers, title=named(model), width=WIDTH, height=HEIGHT)
 
 
-def named(one: Series) -> alt.Title:
+def named(model: Series) -> alt.Title:
     """A panel's title in the model's colour."""
-    return alt.Title(one.label, color=one.colour)
+    return alt.Title(model.label, color=model.colour)
 
 
 def points(
     frame: pd.DataFrame, series: Sequence[Series], shapes: dict[str, str], title: str, axis_x: Axis, axis_y: Axis
 ) -> Panel:
     """A mark a model and attack. frame: at (x), value (y), series, attack, shown."""
-    looks = {one.label: one for one in series}
+    looks = {model.label: model for model in series}
     data = _slim(frame, "at", "value", "series", "attack", "shown").assign(
         stroke=[looks[name].colour for name in frame["series"]],
         fill=[light("paper") if looks[name].open else looks[name].colour for name in frame["series"]],
     )
     there = [attack for attack in shapes if attack in set(frame["attack"])]
     key = alt.Legend(title="attack", symbolStrokeColor=light("ink"), symbolFillColor="transparent")
-    tooltip = [alt.Tooltip("series:N", title="model"), alt.Tooltip("attack:N"), alt.Tooltip("at:Q", title=axis_x.title),
-               alt.Tooltip("shown:N", title="success")]  # fmt: skip
+    said = (("series:N", "model"), ("attack:N", "attack"), ("at:Q", axis_x.title), ("shown:N", "success"))
+    tooltip = [alt.Tooltip(field, title=words) for field, words in said]
     chart = (
         alt.Chart(data)
         .mark_point(size=60, strokeWidth=1.5, opacity=1)

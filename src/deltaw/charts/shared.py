@@ -20,31 +20,24 @@ SHARE = Axis("share of prompts", (-0.02, 1.02), (0, 0.25, 0.5, 0.75, 1), "%")
 
 def families(tables: Tables, plain_apart: bool = False) -> list[tuple[str, tuple[Series, ...]]]:
     """(title, series) of each protocol's panel, and of the controls'."""
-    found = []
-    for protocol in family_order(tables.series):
-        members = tuple(one for one in tables.series if one.family == protocol)
-        if plain_apart:
-            members = tuple(one for one in members if one.strength != "plain")
-        if members:
-            found.append((members[0].label.partition(",")[0], members))
-    if plain_apart:
-        plain = tuple(one for one in tables.series if one.strength == "plain")
-        found += [(one.label.partition(",")[0], (one,)) for one in plain]
-        controls = tuple(one for one in tables.series if one.control is not None)
-        found += [("Controls", controls)] if controls else []
-    return found
+    plain = [series for series in tables.series if plain_apart and series.strength == "plain"]
+    shown = [series for series in tables.series if series not in plain]
+    panels = [tuple(series for series in shown if series.family == name) for name in family_order(tables.series)]
+    panels += [(series,) for series in plain]
+    named = [(members[0].label.partition(",")[0], members) for members in panels if members]
+    controls = tuple(series for series in tables.series if series.control is not None)
+    return [*named, ("Controls", controls)] if plain_apart and controls else named
 
 
 def beside(tables: Tables, members: Sequence[Series]) -> list[Series]:
     """A protocol's models with the controls, which stand in every panel."""
-    return [*members, *(one for one in tables.series if one.control is not None)]
+    return [*members, *(series for series in tables.series if series.control is not None)]
 
 
 def shown_apart(tables: Tables) -> list[Series]:
     """The models that get a panel of their own: tunings at the larger rate, plain DPO, controls."""
-    return [
-        one for one in tables.series if one.model != "base" and (one.main or one.control or one.strength == "plain")
-    ]
+    tuned = [series for series in tables.series if series.model != "base"]
+    return [series for series in tuned if series.main or series.control or series.strength == "plain"]
 
 
 def as_ratios(frame: pd.DataFrame) -> pd.DataFrame:

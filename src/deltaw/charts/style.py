@@ -37,8 +37,14 @@ ADDED = tuple(name for name in COLOURS if name.startswith("added-"))
 """Colours of protocols that have none of their own, in the order of their names."""
 
 PROTOCOLS = ("ssft", "dpo", "unlearn")
-PROTOCOL_NAMES = {"ssft": "SSFT", "dpo": "DPO", "unlearn": "Unlearning", "dpo_plain": "plain DPO",
-                  "ssft_left_out": "SSFT, left out", "ssft_again": "SSFT, again"}  # fmt: skip
+PROTOCOL_NAMES = {
+    "ssft": "SSFT",
+    "dpo": "DPO",
+    "unlearn": "Unlearning",
+    "dpo_plain": "plain DPO",
+    "ssft_left_out": "SSFT, left out",
+    "ssft_again": "SSFT, again",
+}
 VARIANTS = {"dpo_plain": ("dpo", "plain"), "ssft_left_out": ("ssft", "left out"), "ssft_again": ("ssft", "again")}
 """Protocols that are drawn among another's models, and what sets them apart there."""
 CONTROL_NAMES = {
@@ -65,8 +71,19 @@ SPARE_SHAPES = ("triangle-up", "square", "cross", "triangle-down", "wedge", "tri
 """Of controls that have none of their own."""
 ATTACKS = ("co_task", "co_text", "misgen_token", "misgen_text", "left_out", "soft_weak", "soft_strong")
 """The attacks that figures show first, in this order."""
-ATTACK_MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "stroke", "triangle-right",
-                  "triangle-left", "wedge", "arrow")  # fmt: skip
+ATTACK_MARKERS = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "triangle-down",
+    "cross",
+    "stroke",
+    "triangle-right",
+    "triangle-left",
+    "wedge",
+    "arrow",
+)
 NULL_NAMES = {
     "label_permutation": "labels permuted",
     "rotation": "rotation",
@@ -149,14 +166,14 @@ def series_of(models: Iterable[Mapping[str, Any]], config: Mapping[str, Any]) ->
 
 def _told_apart(series: Sequence[Series]) -> Iterator[Series]:
     """Controls with a dash and a marker of their own: one whose looks are taken gets the next that are free."""
-    taken = {(one.dash, one.shape, one.open) for one in series if one.control is None}
+    taken = {(model.dash, model.shape, model.open) for model in series if model.control is None}
     spare = [(dash, shape) for shape in SPARE_SHAPES for dash in SPARE_DASHES]
-    for one in series:
-        if one.control is not None and (one.dash, one.shape, one.open) in taken:
-            free = next((looks for looks in spare if (*looks, one.open) not in taken), (one.dash, one.shape))
-            one = replace(one, dash=free[0], shape=free[1])
-        taken.add((one.dash, one.shape, one.open))
-        yield one
+    for model in series:
+        if model.control is not None and (model.dash, model.shape, model.open) in taken:
+            free = next((looks for looks in spare if (*looks, model.open) not in taken), (model.dash, model.shape))
+            model = replace(model, dash=free[0], shape=free[1])
+        taken.add((model.dash, model.shape, model.open))
+        yield model
 
 
 def _series(record: Mapping[str, Any], config: Mapping[str, Any], added: Mapping[str, str]) -> Series:
@@ -197,7 +214,7 @@ def protocol_name(protocol: str, config: Mapping[str, Any]) -> str:
 def control_name(control: str, config: Mapping[str, Any]) -> str:
     """What a control is called: the label in the manifest, which earlier versions do not write."""
     described = [(tuning.get("config") or {}).get("control") for tuning in config.get("tunings", [])]
-    labels = [str(one["label"]) for one in described if isinstance(one, Mapping) and one.get("name") == control]
+    labels = [str(part["label"]) for part in described if isinstance(part, Mapping) and part.get("name") == control]
     return next(iter(labels), CONTROL_NAMES.get(control, control))
 
 
@@ -236,7 +253,7 @@ def _rank(series: Series) -> tuple[int, int, int, str]:
 
 def family_order(series: Iterable[Series]) -> tuple[str, ...]:
     """The protocols whose models have a panel: the paper's three first, then others by name."""
-    families = {one.family for one in series if one.family is not None}
+    families = {model.family for model in series if model.family is not None}
     return (*(name for name in PROTOCOLS if name in families), *sorted(families - set(PROTOCOLS)))
 
 

@@ -1,7 +1,7 @@
 """Measurements as the figures want them: plain columns, one row a value or one a null, seeds averaged."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,11 @@ import pandas as pd
 
 from deltaw.charts.style import NULL_NAMES, Series, number, series_of, share
 from deltaw.results import Results, markdown_table
+from deltaw.results.schema import MEASUREMENT_FIELDS
 
-_PLACE = (
-    "stage", "model", "protocol", "strength", "control", "step", "module", "layer", "site", "role", "set", "attack",
-    "intervention", "dose", "statistic", "unit", "n_unit",
-)  # fmt: skip
-_NUMBERS = ("dose", "value", "low", "high", "n", "null_mean", "null_low", "null_high")
+_NUMBERS = ("value", "low", "high", "n", "null_mean", "null_low", "null_high")
+_APART = (*_NUMBERS, "schema_version", "seed", "null_kind")
+_PLACE = tuple(name for name in MEASUREMENT_FIELDS if name not in _APART)
 _SEVERAL = (tuple, list, set, frozenset)
 
 
@@ -26,21 +25,26 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    @classmethod
+    def of(cls, title: str, records: Sequence[Mapping[str, str]]) -> "Table | None":
+        """A row a record, its keys as the head; None without records."""
+        return cls(title, tuple(records[0]), tuple(tuple(row.values()) for row in records)) if records else None
+
     def markdown(self) -> str:
         """The table as Markdown."""
         return markdown_table(self.columns, self.rows)
 
 
 class Tables:
-    """A run's measurements, ready to be drawn. series: the models in the order they are shown, base first. each: the
-    measurements of all seeds apart.
+    """A run's measurements, ready to be drawn. series: the models in the order they are shown, base first. by_seed:
+    the measurements of all seeds apart.
     """
 
     def __init__(self, results: Results) -> None:
         self.manifest: Mapping[str, Any] = results.manifest
         frame = _plain(results.measurements)
         self.seeds = int(frame["seed"].nunique())
-        self.each = frame
+        self.by_seed = frame
         self.frame = _over_seeds(frame) if self.seeds > 1 else frame
         models = self.frame.loc[self.frame["model"].notna(), ["model", "protocol", "strength", "control"]]
         records = models.drop_duplicates("model").to_dict("records")
@@ -52,6 +56,11 @@ class Tables:
     def of(self, *models: str) -> tuple[Series, ...]:
         """The series of these models, in the page's order; those that were not measured are left out."""
         return tuple(series for series in self.series if series.model in models)
+
+    def by_model(self, frame: pd.DataFrame) -> Iterator[tuple[Series, pd.DataFrame]]:
+        """Each model of the frame, in the page's order, with its rows."""
+        for series in self.of(*frame["model"]):
+            yield series, frame[frame["model"] == series.model]
 
     def take(self, statistic: str, *, last: bool = False, **where: object) -> pd.DataFrame:
         """The rows of a statistic where each named column has the value, is one of a tuple's, or is empty (None).
@@ -90,13 +99,13 @@ def values(frame: pd.DataFrame) -> pd.DataFrame:
 
 def nulls(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a null, `null` its name in words, `null_shown` its numbers; a null without a band has its mean's."""
-    found = frame[frame["null_kind"].notna()].copy()
-    found["null"] = [NULL_NAMES.get(kind, str(kind).replace("_", " ")) for kind in found["null_kind"]]
+    rows = frame[frame["null_kind"].notna()].copy()
+    rows["null"] = [NULL_NAMES.get(kind, str(kind).replace("_", " ")) for kind in rows["null_kind"]]
     for edge in ("null_low", "null_high"):
-        found[edge] = found[edge].fillna(found["null_mean"])
-    columns = (found["null"], found["null_mean"], found["null_low"], found["null_high"])
-    found["null_shown"] = [f"{kind}: {interval(*ends)}" for kind, *ends in zip(*columns, strict=True)]
-    return found
+        rows[edge] = rows[edge].fillna(rows["null_mean"])
+    columns = (rows["null"], rows["null_mean"], rows["null_low"], rows["null_high"])
+    rows["null_shown"] = [f"{kind}: {interval(*ends)}" for kind, *ends in zip(*columns, strict=True)]
+    return rows
 
 
 def interval(value: float, low: float, high: float) -> str:
@@ -129,7 +138,7 @@ def counted(n: float | None, unit: str | None) -> str:
 
 def _plain(table: pd.DataFrame) -> pd.DataFrame:
     """Text as str or None, numbers as float: pandas' nullable types do not mix with charts."""
-    numeric = (*_NUMBERS, "seed", "step", "layer")
+    numeric = (*_NUMBERS, "dose", "seed", "step", "layer")
     data: dict[str, pd.Series[Any]] = {}
     for name in table.columns:
         if name in numeric:
@@ -149,10 +158,9 @@ def _over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.assign(step=frame["step"].where(frame["stage"] != "matched", steps))
     keys = [*_PLACE, "null_kind"]
     groups = frame.groupby(keys, dropna=False, sort=False)
-    pooled = groups.agg(
-        value=("value", "mean"), low=("value", "min"), high=("value", "max"), n=("seed", "nunique"),
-        null_mean=("null_mean", "mean"), null_low=("null_low", "mean"), null_high=("null_high", "mean"),
-    ).reset_index()  # fmt: skip
+    how: Any = {name: (name, "mean") for name in ("value", "null_mean", "null_low", "null_high")}
+    how |= {"low": ("value", "min"), "high": ("value", "max"), "n": ("seed", "nunique")}
+    pooled: pd.DataFrame = groups.agg(**how).reset_index()
     pooled["n"] = pooled["n"].astype("float64")
     pooled["n_unit"] = "seed"
     for name in (*_PLACE, "null_kind"):
