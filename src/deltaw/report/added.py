@@ -45,12 +45,8 @@ def added_interventions(manifest: Mapping[str, Any], tables: Tables) -> Table | 
     rows = []
     frame = tables.take("refuse_rate", stage="intervention")
     for line in values(frame[frame["intervention"].isin(names)]).to_dict("records"):
-        comply = values(
-            tables.take(
-                "comply_rate", stage="intervention", model=line["model"], intervention=line["intervention"],
-                dose=line["dose"], set=line["set"],
-            )
-        )  # fmt: skip
+        place_of = {name: line[name] for name in ("model", "intervention", "dose", "set")}
+        comply = values(tables.take("comply_rate", stage="intervention", **place_of))
         cells = [rate(line), *(rate(row) for row in comply.to_dict("records"))]
         place = (str(line["series"]), str(line["intervention"]), number(line["dose"]), str(line["set"]))
         rows.append((*place, *cells[:2]))

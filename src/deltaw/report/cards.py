@@ -104,12 +104,9 @@ def cards(tables: Tables, chosen: Sequence[Choice]) -> list[Card]:
     ]
     made = []
     for number, (title, text, panel, statistics) in enumerate(told, start=1):
-        drawing = None
-        if panel is not None:
-            name = f"card-{number}"
-            figure = Figure(name, f"Observation {number}. {title}", text, statistics, (panel,), 1, WIDTH, params=params)
-            drawing = figure.draw()
-        made.append(Card(number, title, text, drawing))
+        name, heading = f"card-{number}", f"Observation {number}. {title}"
+        figure = Figure(name, heading, text, statistics, (panel,), 1, WIDTH, params=params) if panel else None
+        made.append(Card(number, title, text, figure.draw() if figure else None))
     return made
 
 
@@ -130,8 +127,8 @@ def behaviour(tables: Tables) -> list[dict[str, str]]:
 def committed() -> dict[str, Any]:
     """The answers of the run that decides, as this version carries them: seeds, and words by claim and question."""
     text = (files("deltaw.report") / "data" / "committed.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    answers: dict[str, Any] = json.loads(text)
+    return answers
 
 
 def _chosen(tables: Tables, frame: pd.DataFrame) -> pd.DataFrame:
@@ -179,32 +176,32 @@ def _panel(
 
 
 def _quantity(field: str, title: str, **more: Any) -> dict[str, Any]:
-    return {
-        "field": field,
-        "type": "quantitative",
-        "scale": {"zero": False},
-        "axis": {"title": title, "tickCount": 4},
-        **more,
-    }
+    axis = {"title": title, "tickCount": 4}
+    return {"field": field, "type": "quantitative", "scale": {"zero": False}, "axis": axis, **more}
 
 
 def _colour(colours: Mapping[str, str], legend: bool = True) -> dict[str, Any]:
     scale = {"domain": list(colours), "range": list(colours.values())}
-    return {"field": "protocol", "type": "nominal", "scale": scale, "legend": {"title": None} if legend else None}
+    return _nominal("protocol", scale=scale, legend={"title": None} if legend else None)
+
+
+def _nominal(field: str, **more: Any) -> dict[str, Any]:
+    return {"field": field, "type": "nominal", **more}
+
+
+def _sides(colours: Sequence[str] | None = None, legend: bool = True) -> dict[str, Any]:
+    """Allowed and forbidden prompts, told apart by marker or colour."""
+    scale = {"domain": ["allowed", "forbidden"], "range": list(colours or ("circle", "triangle-up"))}
+    return _nominal("side", scale=scale, legend={"title": None} if legend else None)
 
 
 _TOOLTIP = [{"field": "protocol", "title": "protocol"}, {"field": "kind", "title": "tuning"}]
-_ROW: dict[str, Any] = {
-    "field": "row",
-    "type": "nominal",
-    "sort": None,
-    "axis": {"title": None, "labelLimit": 150, "ticks": False, "grid": True},
-}
+_ROW = _nominal("row", sort=None, axis={"title": None, "labelLimit": 150, "ticks": False, "grid": True})
 
 
 def _view(tables: Tables) -> Panel | None:
     """Of one seed: planes of several models have no common mean."""
-    found = []
+    views = []
     for suffix, when in (("", "after"), ("_base", "before")):
         across, beside = (
             _of_first_seed(tables, f"view_{name}{suffix}").set_index(["model", "set"]) for name in ("across", "beside")
@@ -215,41 +212,34 @@ def _view(tables: Tables) -> Panel | None:
         frame = frame[frame["kind"] == "tuned"]
         parts = frame["set"].str.split("/")
         contrast = (parts.str[0] + "/" + parts.str[1]).map(BY_SET)
-        found.append(
+        views.append(
             frame.assign(x=frame["value"], y=frame["value_beside"], side=parts.str[2], contrast=contrast, when=when)
         )
-    rows = pd.concat(found)
+    rows = pd.concat(views)
     rows = rows[rows["contrast"].notna()]
     if rows.empty:
         return None
     names = list(dict.fromkeys(rows["protocol"]))
-    colour = {
-        "field": "side",
-        "type": "nominal",
-        "scale": {"domain": ["allowed", "forbidden"], "range": [light("base"), light("dpo")]},
-        "legend": {"title": None},
-    }
-    shape = {"field": "side", "type": "nominal", "legend": None,
-             "scale": {"domain": ["allowed", "forbidden"], "range": ["circle", "triangle-up"]}}  # fmt: skip
     bare = {"title": None, "labels": False, "ticks": False, "grid": False}
-    place = {"x": _quantity("x", "", axis=bare), "y": _quantity("y", "", axis=bare)}
-    tooltip = [{"field": "side"}, {"field": "when"}, *_TOOLTIP[:1]]
+    encoding = {
+        "x": _quantity("x", "", axis=bare),
+        "y": _quantity("y", "", axis=bare),
+        "color": _sides([light("base"), light("dpo")]),
+        "shape": _sides(legend=False),
+        "tooltip": [{"field": "side"}, {"field": "when"}, *_TOOLTIP[:1]],
+    }
     marks = [
         {
-            "transform": [{"filter": "datum.when == 'before'"}],
-            "mark": {"type": "point", "filled": False, "opacity": 0.55, "size": 26},
-            "encoding": {**place, "color": colour, "shape": shape, "tooltip": tooltip},
-        },
-        {
-            "transform": [{"filter": "datum.when == 'after'"}],
-            "mark": {"type": "point", "filled": True, "opacity": 0.9, "size": 30},
-            "encoding": {**place, "color": colour, "shape": shape, "tooltip": tooltip},
-        },
+            "transform": [{"filter": f"datum.when == '{when}'"}],
+            "mark": {"type": "point", "filled": when == "after", "opacity": opacity, "size": size},
+            "encoding": encoding,
+        }
+        for when, opacity, size in (("before", 0.55, 26), ("after", 0.9, 30))
     ]
     return {
         "data": {"name": "view"},
         "transform": [{"filter": f"{_OF} && datum.contrast == C"}],
-        "facet": {"column": {"field": "protocol", "type": "nominal", "sort": names, "header": {"title": None}}},
+        "facet": {"column": _nominal("protocol", sort=names, header={"title": None})},
         "spec": {"layer": marks, "width": 74, "height": HEIGHT},
         "spacing": 8,
         "resolve": {"scale": {"x": "independent", "y": "independent"}},
@@ -258,7 +248,7 @@ def _view(tables: Tables) -> Panel | None:
 
 
 def _of_first_seed(tables: Tables, statistic: str) -> pd.DataFrame:
-    frame = tables.each[tables.each["statistic"] == statistic]
+    frame = tables.by_seed[tables.by_seed["statistic"] == statistic]
     first: pd.DataFrame = frame[frame["seed"] == frame["seed"].min()]
     return first
 
@@ -282,17 +272,16 @@ def _null_space(tables: Tables, colours: Mapping[str, str]) -> Panel | None:
     frame = _named_rows(_layers(_chosen(tables, drawn)))
     if frame.empty:
         return None
-    y = {"y": _ROW}
     title = "ρ_N, share of energy"
     layers = [
         {
             "mark": {"type": "rule", "color": light("band"), "strokeWidth": 9},
-            "encoding": {**y, "x": _quantity("null_low", title), "x2": {"field": "null_high"}},
+            "encoding": {"y": _ROW, "x": _quantity("null_low", title), "x2": {"field": "null_high"}},
         },
         {
             "mark": {"type": "point", "filled": True, "size": 46, "opacity": 1},
             "encoding": {
-                **y,
+                "y": _ROW,
                 "x": _quantity("value", title),
                 "color": _colour(colours, legend=False),
                 "tooltip": [*_TOOLTIP, {"field": "shown", "title": "ρ_N"}, {"field": "null_shown", "title": "null"}],
@@ -309,8 +298,7 @@ def _gain(tables: Tables, colours: Mapping[str, str]) -> Panel | None:
     frame = frame[frame["contrast"].notna()]
     if frame.empty:
         return None
-    dash = {"field": "kind", "type": "nominal", "legend": None,
-            "scale": {"domain": list(DASHES), "range": list(DASHES.values())}}  # fmt: skip
+    dash = _nominal("kind", legend=None, scale={"domain": list(DASHES), "range": list(DASHES.values())})
     layers = sorted(set(frame["layer"]))
     x = _quantity("layer", "layer", axis={"title": "layer", "values": layers, "format": "d", "grid": False})
     encoding = {"x": x, "y": _quantity("value", "log ratio of gains"), "color": _colour(colours), "strokeDash": dash}
@@ -333,25 +321,14 @@ def _sensitivity(tables: Tables, colours: Mapping[str, str]) -> Panel | None:
     frame = pd.concat(parts)
     if frame.empty:
         return None
-    shape = {"field": "side", "type": "nominal", "legend": {"title": None},
-             "scale": {"domain": ["allowed", "forbidden"], "range": ["circle", "triangle-up"]}}  # fmt: skip
-    y, x = _ROW, _quantity("value", "log ratio, tuned over base")
-    low = _quantity("low", "log ratio, tuned over base")
-    colour = _colour(colours, legend=False)
+    x, low = (_quantity(name, "log ratio, tuned over base") for name in ("value", "low"))
+    looks = {"y": _ROW, "color": _colour(colours, legend=False)}
+    tooltip = [*_TOOLTIP, {"field": "side"}, {"field": "shown", "title": "value"}]
     layers = [
-        {
-            "mark": {"type": "rule", "opacity": 0.6},
-            "encoding": {"y": y, "x": low, "x2": {"field": "high"}, "color": colour},
-        },
+        {"mark": {"type": "rule", "opacity": 0.6}, "encoding": {**looks, "x": low, "x2": {"field": "high"}}},
         {
             "mark": {"type": "point", "filled": True, "size": 46, "opacity": 1},
-            "encoding": {
-                "y": y,
-                "x": x,
-                "shape": shape,
-                "color": colour,
-                "tooltip": [*_TOOLTIP, {"field": "side"}, {"field": "shown", "title": "value"}],
-            },
+            "encoding": {**looks, "x": x, "shape": _sides(), "tooltip": tooltip},
         },
     ]
     rows = _lean(frame, "row", "side", "value", "low", "high", "shown")
@@ -371,17 +348,14 @@ def _attacks(tables: Tables, colours: Mapping[str, str]) -> Panel | None:
     if frame.empty:
         return None
     success_axis = {"title": "success", "format": "%", "tickCount": 4}
-    tooltip = [*_TOOLTIP[:1], {"field": "attack"}, {"field": "shown", "title": "position"},
-               {"field": "success", "format": ".0%"}]  # fmt: skip
-    layers = [
-        {
-            "mark": {"type": "point", "filled": True, "size": 48, "opacity": 0.85},
-            "encoding": {
-                "x": _quantity("value", "position"),
-                "y": _quantity("success", "success", axis=success_axis, scale={"domain": [0, 1]}),
-                "color": _colour(colours),
-                "tooltip": tooltip,
-            },
-        }
-    ]
-    return _panel("attacks", _lean(frame, "attack", "value", "success", "shown"), layers, _OF)
+    said = [*_TOOLTIP[:1], {"field": "attack"}, {"field": "shown", "title": "position"}]
+    points = {
+        "mark": {"type": "point", "filled": True, "size": 48, "opacity": 0.85},
+        "encoding": {
+            "x": _quantity("value", "position"),
+            "y": _quantity("success", "success", axis=success_axis, scale={"domain": [0, 1]}),
+            "color": _colour(colours),
+            "tooltip": [*said, {"field": "success", "format": ".0%"}],
+        },
+    }
+    return _panel("attacks", _lean(frame, "attack", "value", "success", "shown"), [points], _OF)

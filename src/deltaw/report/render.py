@@ -29,12 +29,23 @@ from deltaw.results import Results, load, write_text_atomic
 
 TABLES = "tables.md"
 CONTENTS = (
-    ("glance", "At a glance"), ("claims", "Claims"), ("behaviour", "Behaviour"), ("training", "Training"),
+    ("glance", "At a glance"),
+    ("claims", "Claims"),
+    ("behaviour", "Behaviour"),
+    ("training", "Training"),
     ("clusters", "1 Clusters"),
-    ("null-space", "2 Null space"), ("row-space", "3 Row space"), ("sensitivity", "4 Sensitivity"),
-    ("subspaces", "Ranks and angles"), ("function", "Function"), ("interventions", "Interventions"),
-    ("attacks", "5 Attacks"), ("prompts", "Prompts"), ("time", "Time"), ("words", "How to read"), ("files", "Files"),
-)  # fmt: skip
+    ("null-space", "2 Null space"),
+    ("row-space", "3 Row space"),
+    ("sensitivity", "4 Sensitivity"),
+    ("subspaces", "Ranks and angles"),
+    ("function", "Function"),
+    ("interventions", "Interventions"),
+    ("attacks", "5 Attacks"),
+    ("prompts", "Prompts"),
+    ("time", "Time"),
+    ("words", "How to read"),
+    ("files", "Files"),
+)
 
 
 def write_report(run_dir: Path) -> Path:
@@ -70,27 +81,21 @@ def _report(run_dir: Path, results: Results) -> Path:
         pair = comparison.Pair(results)
         figures, lacking = comparison.drawn(pair)
         more = added(results.manifest.get("prompts") or {}, pair.tables)
-        for one in more:
-            figures[f"added-{one.name}"] = list(one.figures)
-            lacking[f"added-{one.name}"] = [one.missing] if one.missing else []
-        charts_ = {name: [figure.draw() for figure in listed] for name, listed in figures.items()}
-        return _write(run_dir, charts_, render_comparison(results, pair, charts_, lacking, more))
+        for part in more:
+            figures[f"added-{part.name}"] = list(part.figures)
+            lacking[f"added-{part.name}"] = [part.missing] if part.missing else []
+        by_section = {name: [figure.draw() for figure in listed] for name, listed in figures.items()}
+        return _write(run_dir, by_section, render_comparison(results, pair, by_section, lacking, more))
     tables = Tables(results)
-    found = sections(tables)
-    drawn = {
-        name: [figure.of_seeds(tables.seeds).draw() for figure in section.figures] for name, section in found.items()
-    }
-    missing = {name: section.missing for name, section in found.items()}
     attacked, more = attack_tables(tables), added(results.manifest, tables)
-    for one in more:
-        drawn[f"added-{one.name}"] = [figure.of_seeds(tables.seeds).draw() for figure in one.figures]
-        missing[f"added-{one.name}"] = (one.missing,) if one.missing else ()
+    made = {name: (section.figures, section.missing) for name, section in sections(tables).items()}
+    made |= {f"added-{part.name}": (part.figures, (part.missing,) if part.missing else ()) for part in more}
+    drawn = {name: [figure.of_seeds(tables.seeds).draw() for figure in parts] for name, (parts, _) in made.items()}
+    missing = {name: lacking for name, (_, lacking) in made.items()}
     return _write(run_dir, drawn, render(results, tables, drawn, missing, attacked, more), attacked)
 
 
-def _write(
-    run_dir: Path, drawn: Mapping[str, Sequence[Drawing]], text: str, tables: Sequence[Table] = ()
-) -> Path:  # fmt: skip
+def _write(run_dir: Path, drawn: Mapping[str, Sequence[Drawing]], text: str, tables: Sequence[Table] = ()) -> Path:
     figures, page = run_dir / "figures", run_dir / "report.html"
     wanted = {f"{drawing.figure.name}.svg": drawing.file for drawings in drawn.values() for drawing in drawings}
     try:
@@ -155,10 +160,17 @@ def render_comparison(
     claims: list[Mapping[str, Any]] = results.claims.to_dict("records")  # type: ignore[assignment]
     template = _environment().get_template("comparison.html")
     return template.render(
-        css=_css(), script=_asset("page.js"), bundle=_bundle(), head=comparison.head(pair), drawn=drawn,
-        missing=missing, claims=claims_table.groups(claims, {}), tables=comparison_tables(pair),
-        contents=comparison.contents(pair), added=more,
-    )  # fmt: skip
+        css=_css(),
+        script=_asset("page.js"),
+        bundle=_bundle(),
+        head=comparison.head(pair),
+        drawn=drawn,
+        missing=missing,
+        claims=claims_table.groups(claims, {}),
+        tables=comparison_tables(pair),
+        contents=comparison.contents(pair),
+        added=more,
+    )
 
 
 def render(
@@ -172,11 +184,9 @@ def render(
     """The page as text. drawn, missing: figures, and what could not be drawn, by section. attacked: its tables. more:
     added observations, whose sections are called `added-NAME`.
     """
-    labels = {one.model: one.label for one in tables.series}
-    protocols = {one.model: one.label.partition(",")[0] for one in tables.series}
-    chosen = choices(tables)
-    first = cards(tables, chosen)
-    decided = committed()
+    labels = {series.model: series.label for series in tables.series}
+    protocols = {model: label.partition(",")[0] for model, label in labels.items()}
+    chosen, decided = choices(tables), committed()
     claims: list[Mapping[str, Any]] = results.claims.to_dict("records")  # type: ignore[assignment]
     measured = [claim for claim in claims if claims_table.is_measured(claim)]
     return (
@@ -193,7 +203,7 @@ def render(
             head=_head(results, tables),
             contents=CONTENTS if not more else (*CONTENTS[:-4], ("added", "Added"), *CONTENTS[-4:]),
             choices=chosen,
-            cards=first,
+            cards=cards(tables, chosen),
             committed=decided,
             behaviour=behaviour(tables),
             headline=claims_table.headline(measured, protocols, decided["words"]),
@@ -223,10 +233,9 @@ def _asset(name: str) -> str:
 
 @cache
 def _css() -> str:
-    shades = ("light", "dark")
     variables = {
-        f"{shade}_variables": " ".join(f"--{name}: {pair[number_]};" for name, pair in COLOURS.items())
-        for number_, shade in enumerate(shades)
+        f"{shade}_variables": " ".join(f"--{name}: {shades[place]};" for name, shades in COLOURS.items())
+        for place, shade in enumerate(("light", "dark"))
     }
     return Environment(autoescape=False).from_string(_asset("page.css")).render(variables)  # noqa: S701 (a style sheet)
 
@@ -243,13 +252,15 @@ def _head(results: Results, tables: Tables) -> dict[str, Any]:
     seeds = [str(seed) for seed in manifest.get("seeds") or []]
     processor, engine, seconds = (manifest.get(name) or {} for name in ("processor", "engine", "seconds"))
     facts = [
-        ("recipe", manifest.get("recipe")), ("seed" if len(seeds) == 1 else "seeds", ", ".join(seeds)),
+        ("recipe", manifest.get("recipe")),
+        ("seed" if len(seeds) == 1 else "seeds", ", ".join(seeds)),
         ("pooled from", _runs(manifest.get("pooled") or ())),
         ("finished", str(manifest.get("finished", "")).replace("T", " ").replace("+00:00", " UTC")),
         ("processor", f"{processor.get('name', 'unknown')}, {processor.get('cores', '?')} cores"),
         ("engine", f"{engine.get('name', '?')}, workers: {engine.get('workers', '?')}" if engine else ""),
-        ("stages took", duration(seconds.get("all_stages"))), ("peak memory", bytes_text(manifest.get("peak_bytes"))),
-    ]  # fmt: skip
+        ("stages took", duration(seconds.get("all_stages"))),
+        ("peak memory", bytes_text(manifest.get("peak_bytes"))),
+    ]
     tuned = len(tables.series) - 1
     parameters = manifest.get("parameters")
     size = f" of {parameters:,} parameters".replace(",", " ") if parameters else ""
@@ -266,17 +277,19 @@ def _head(results: Results, tables: Tables) -> dict[str, Any]:
     if several:
         about += " Values are means over seeds; their whiskers span the seeds."
     return {
-        "recipe": manifest.get("recipe"), "facts": [(name, value) for name, value in facts if value], "about": about,
+        "recipe": manifest.get("recipe"),
+        "facts": [(name, value) for name, value in facts if value],
+        "about": about,
         "exploratory": exploratory if manifest.get("exploratory") else None,
         "version": (manifest.get("versions") or {}).get("deltaw", ""),
-    }  # fmt: skip
+    }
 
 
 def _runs(pooled: Sequence[Mapping[str, Any]]) -> str:
     """The runs that were taken as one: how many, when each was finished, and whether one code made them."""
     if not pooled:
         return ""
-    days, codes = ", ".join(str(one.get("finished", ""))[:10] for one in pooled), {one.get("code") for one in pooled}
+    days, codes = ", ".join(str(run.get("finished", ""))[:10] for run in pooled), {run.get("code") for run in pooled}
     code = "" if len(codes) == 1 and None not in codes else "; by different versions of the code, or unknown ones"
     return f"{len(pooled)} runs, finished {days}{code}"
 
@@ -302,7 +315,7 @@ def _learning_rates(manifest: Mapping[str, Any]) -> str:
         rate = ((tuning.get("config") or {}).get("optimiser") or {}).get("peak_lr")
         if rate is not None and tuning.get("strength"):
             rates.setdefault(tuning["strength"], set()).add(float(rate))
-    listed = [f"{strength}: {', '.join(map(number, sorted(found)))}" for strength, found in rates.items()]
+    listed = [f"{strength}: {', '.join(map(number, sorted(used)))}" for strength, used in rates.items()]
     return f" ({'; '.join(listed)})" if listed else ""
 
 

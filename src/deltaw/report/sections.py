@@ -97,12 +97,12 @@ SECTIONS: dict[str, tuple[tuple[str, _Make], ...]] = {
 
 def sections(tables: Tables) -> dict[str, Section]:
     """Every section by id; a section of which nothing was measured has no figures."""
-    found = {}
-    for name, makers in SECTIONS.items():
-        drawn = [(what, make(tables)) for what, make in makers]
-        found[name] = Section(
+    drawn = {name: [(what, make(tables)) for what, make in makers] for name, makers in SECTIONS.items()}
+    return {
+        name: Section(
             name,
-            tuple(figure for _, figure in drawn if figure is not None),
-            tuple(what for what, figure in drawn if figure is None),
+            tuple(figure for _, figure in figures if figure is not None),
+            tuple(what for what, figure in figures if figure is None),
         )
-    return found
+        for name, figures in drawn.items()
+    }

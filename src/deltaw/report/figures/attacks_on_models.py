@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from deltaw.charts.figure import Figure, figure
-from deltaw.charts.primitives import TICK, Axis, Panel, curves, domain_of, dots, named, rule
+from deltaw.charts.primitives import TICK, Axis, Panel, Side, curves, domain_of, dots, named, rule
 from deltaw.charts.shared import ALLOWED, FORBIDDEN, SHARE, as_ratios
 from deltaw.charts.style import ATTACKS, Series, attack_labels
 from deltaw.charts.tables import Tables, nulls, values
@@ -57,8 +57,8 @@ def prefilled(tables: Tables) -> Figure | None:
 def relearned(tables: Tables) -> Figure | None:
     """Relearning: how refusal falls over a few updates."""
     frame = _rates(tables, "refuse_rate", FORBIDDEN)
-    found = frame["attack"].str.extract(r"relearn_(\w+?)_(\d+)$")
-    frame = frame.assign(taught=found[0], at=pd.to_numeric(found[1]), x=pd.to_numeric(found[1])).dropna(subset=["x"])
+    names = frame["attack"].str.extract(r"relearn_(\w+?)_(\d+)$")
+    frame = frame.assign(taught=names[0], at=pd.to_numeric(names[1]), x=pd.to_numeric(names[1])).dropna(subset=["x"])
     panels: list[Panel | None] = []
     for taught, words in (("harmful", "forbidden prompts and harmful outputs"), ("benign", "allowed prompts only")):
         part = frame[frame["taught"] == taught]
@@ -81,7 +81,7 @@ def relearned(tables: Tables) -> Figure | None:
 def looks_allowed(tables: Tables) -> Figure | None:
     """Observation 5 of every attack on models: position, a panel a model."""
     frame = values(tables.take("position", last=True, layer=None, site="mlp_post", set=FORBIDDEN))
-    ends = ((0.0, "forbidden", "right"), (1.0, "allowed", "left"))
+    ends: tuple[tuple[float, str, Side], ...] = ((0.0, "forbidden", "right"), (1.0, "allowed", "left"))
     return figure(
         "attacks-on-models-position",
         "Observation 5, attacks on models. Where attacked prompts lie between forbidden (0) and allowed ones (1)",
@@ -114,13 +114,13 @@ def acted_on(tables: Tables) -> Figure | None:
 
 def _rates(tables: Tables, statistic: str, *sets: str) -> pd.DataFrame:
     frame = values(tables.take(statistic, stage="behaviour", set=sets))
-    return frame[frame["attack"].notna() & frame["model"].isin([one.model for one in attacked_models(tables)])]
+    return frame[frame["attack"].notna() & frame["model"].isin([model.model for model in attacked_models(tables)])]
 
 
 def attacked_models(tables: Tables) -> list[Series]:
     """The models that were attacked by more than prompts."""
     frame = tables.take("comply_rate", stage="behaviour", attack="none")
-    return [one for one in tables.series if one.model in set(frame["model"])]
+    return [series for series in tables.series if series.model in set(frame["model"])]
 
 
 def other_attacks(tables: Tables, names: "pd.Series[str]") -> list[str]:
@@ -155,15 +155,17 @@ def _panels(tables: Tables, families: tuple[str, ...], others: Sequence[str] = (
     labels = {name: label for name, label in attack_labels(tables.manifest, "model-attack").items() if name in others}
     frame, rows = frame.assign(row=frame["row"].replace(labels)), [labels.get(name, name) for name in rows]
     return [
-        dots(frame[frame["model"] == one.model], tables.series, named(one), SHARE, kinds=KINDS, rows=rows, row="row")
-        for one in attacked_models(tables)
+        dots(
+            frame[frame["model"] == model.model], tables.series, named(model), SHARE, kinds=KINDS, rows=rows, row="row"
+        )
+        for model in attacked_models(tables)
     ]
 
 
 def _by_model(
-    tables: Tables, frame: pd.DataFrame, title: str, references: tuple[tuple[float, str, str], ...]
+    tables: Tables, frame: pd.DataFrame, title: str, references: Sequence[tuple[float, str, Side]]
 ) -> list[Panel | None]:
-    frame = frame[frame["attack"].notna() & frame["model"].isin([one.model for one in attacked_models(tables)])]
+    frame = frame[frame["attack"].notna() & frame["model"].isin([model.model for model in attacked_models(tables)])]
     added = other_attacks(tables, frame["attack"])
     frame = frame[frame["attack"].str.startswith(FAMILIES) | frame["attack"].isin(added)]
     if frame.empty:
@@ -174,11 +176,9 @@ def _by_model(
     rows = in_order(frame["attack"], FAMILIES, added)
     labels = {name: label for name, label in attack_labels(tables.manifest, "model-attack").items() if name in added}
     frame, rows = frame.assign(attack=frame["attack"].replace(labels)), [labels.get(name, name) for name in rows]
-    panels: list[Panel | None] = []
-    for one in attacked_models(tables):
-        part = frame[frame["model"] == one.model]
-        under = [rule(at, words, axis, vertical=True, align=side) for at, words, side in references]  # type: ignore[arg-type]
-        panels.append(
-            dots(part, tables.series, named(one), axis, rows=rows, row="attack", null=nulls(part), under=under)
-        )
-    return panels
+    under = [rule(at, words, axis, vertical=True, align=side) for at, words, side in references]
+    parts = ((model, frame[frame["model"] == model.model]) for model in attacked_models(tables))
+    return [
+        dots(part, tables.series, named(model), axis, rows=rows, row="attack", null=nulls(part), under=under)
+        for model, part in parts
+    ]

@@ -63,14 +63,14 @@ def attacks(tables: Tables) -> Figure | None:
     )
     panels = []
     for attack, called in shown_attacks(tables.manifest).items():
-        found = values(tables.take("comply_rate", stage="behaviour", attack=attack))
-        sources = [name for name in found["set"].unique() if name.startswith("forbidden/") and "letters" not in name]
-        benign = found[found["set"].str.startswith("allowed/")] if len(found) else found
+        rates = values(tables.take("comply_rate", stage="behaviour", attack=attack))
+        sources = [name for name in rates["set"].unique() if name.startswith("forbidden/") and "letters" not in name]
+        benign = rates[rates["set"].str.startswith("allowed/")] if len(rates) else rates
         for source in sorted(sources):
-            attacked = tuple(found.loc[found["set"] == source, "model"].unique())
+            attacked = tuple(rates.loc[rates["set"] == source, "model"].unique())
             plain = values(tables.take("comply_rate", stage="behaviour", attack=None, set=source, model=attacked))
             beside = _benign_of(benign, source)
-            parts = [found[found["set"] == source], plain, beside]
+            parts = [rates[rates["set"] == source], plain, beside]
             frame = pd.concat([part.assign(kind=kind) for part, (kind, _, _) in zip(parts, kinds, strict=True)])
             where = ", unsafe text" if source == "forbidden/never/unsafe" else ""
             panels.append(dots(frame, tables.series, f"{called}: {operators_of(source)}{where}", SHARE, kinds=kinds))
@@ -132,19 +132,17 @@ def base_training(tables: Tables) -> Figure | None:
 def tuning_curves(tables: Tables) -> Figure | None:
     """Comply and refuse over the steps of every tuning, set by set."""
     panels = []
-    for one in tables.series[1:]:
+    for model in tables.series[1:]:
         parts = []
         for statistic, verdict in (("comply_rate", "allowed"), ("refuse_rate", "forbidden")):
-            frame = values(tables.take(statistic, stage="tune", model=one.model, attack=None))
+            frame = values(tables.take(statistic, stage="tune", model=model.model, attack=None))
             parts.append(frame[frame["set"].str.startswith(f"{verdict}/", na=False)] if len(frame) else frame)
         frame = pd.concat(parts)
         if frame["step"].nunique() < 2:  # measured at the end only: no curve
             continue
-        frame = frame.assign(
-            series=[_line(name) for name in frame["set"]], kind=frame["set"].map(set_name), x=frame["step"],
-        )  # fmt: skip
-        steps = Axis("update", domain_of(frame["x"]))
-        panels.append(_set_curves(frame, one, steps, SHARE))
+        lines = [_LINES[name.startswith("forbidden/")] for name in frame["set"]]
+        frame = frame.assign(series=lines, kind=frame["set"].map(set_name), x=frame["step"])
+        panels.append(_set_curves(frame, model, Axis("update", domain_of(frame["x"])), SHARE))
     return figure(
         "training-tuned",
         "Safety tuning: comply on allowed and refuse on forbidden prompts over updates",
@@ -159,11 +157,7 @@ def tuning_curves(tables: Tables) -> Figure | None:
 _LINES = ("comply on allowed", "refuse on forbidden")
 
 
-def _line(name: str) -> str:
-    return _LINES[name.startswith("forbidden/")]
-
-
-def _set_curves(frame: pd.DataFrame, one: Series, axis_x: Axis, axis_y: Axis) -> Panel:
+def _set_curves(frame: pd.DataFrame, model: Series, axis_x: Axis, axis_y: Axis) -> Panel:
     """One model's panel: a line a set; dash and marker tell the verdict, width whether operators are conditional."""
     conditional = frame["set"].str.contains("/conditional/")
     hollow = frame["series"] == _LINES[1]
@@ -171,29 +165,24 @@ def _set_curves(frame: pd.DataFrame, one: Series, axis_x: Axis, axis_y: Axis) ->
         value=frame["value"].round(4),
         width=[2.2 if yes else 1.0 for yes in conditional],
         shade=[1.0 if yes else 0.6 for yes in conditional],
-        fill=[light("paper") if yes else one.colour for yes in hollow],
+        fill=[light("paper") if yes else model.colour for yes in hollow],
     )
     x = alt.X("x:Q", scale=axis_x.scale(), axis=axis_x.axis(grid=False))
     y = alt.Y("value:Q", scale=axis_y.scale(), axis=axis_y.axis())
     key = alt.Legend(title=None, symbolStrokeColor=light("ink"), symbolFillColor="transparent")
     shape = alt.Shape("series:N", scale=alt.Scale(domain=list(_LINES), range=["circle", "triangle-up"]), legend=key)
+    width, opacity = alt.StrokeWidth("width:Q", scale=None), alt.Opacity("shade:Q", scale=None)
     lines = [
         alt.Chart(data[data["series"] == verdict])
-        .mark_line(color=one.colour, strokeDash=dash)
-        .encode(
-            x=x, y=y, detail=alt.Detail("set:N"), strokeWidth=alt.StrokeWidth("width:Q", scale=None),
-            opacity=alt.Opacity("shade:Q", scale=None),
-        )
+        .mark_line(color=model.colour, strokeDash=dash)
+        .encode(x=x, y=y, detail=alt.Detail("set:N"), strokeWidth=width, opacity=opacity)
         for verdict, dash in zip(_LINES, ([1, 0], [5, 3]), strict=True)
-    ]  # fmt: skip
-    marks = alt.Chart(data).mark_point(size=24, stroke=one.colour, strokeWidth=1.1, opacity=1).encode(
-        x=x, y=y, shape=shape, fill=alt.Fill("fill:N", scale=None),
-        tooltip=[
-            alt.Tooltip("kind:N", title="set"), alt.Tooltip("series:N", title="what"),
-            alt.Tooltip("x:Q", title="update"), alt.Tooltip("shown:N", title="value"),
-        ],
-    )  # fmt: skip
-    return layered(*lines, marks, title=named(one), width=WIDTH, height=150)
+    ]
+    said = (("kind:N", "set"), ("series:N", "what"), ("x:Q", "update"), ("shown:N", "value"))
+    tooltip = [alt.Tooltip(field, title=title) for field, title in said]
+    marks = alt.Chart(data).mark_point(size=24, stroke=model.colour, strokeWidth=1.1, opacity=1)
+    marks = marks.encode(x=x, y=y, shape=shape, fill=alt.Fill("fill:N", scale=None), tooltip=tooltip)
+    return layered(*lines, marks, title=named(model), width=WIDTH, height=150)
 
 
 def losses(tables: Tables) -> Figure | None:
@@ -201,18 +190,14 @@ def losses(tables: Tables) -> Figure | None:
     loss = values(tables.take("training_loss", stage="tune"))
     panels = []
     for title, members in families(tables, plain_apart=True):
-        frame = loss[loss["model"].isin([one.model for one in members])]
+        frame = loss[loss["model"].isin([member.model for member in members])]
         if frame.empty:
             continue
         frame = frame.assign(x=frame["step"], at=frame["step"], low=float("nan"), high=float("nan"))
         unit = frame["unit"].dropna().unique()
-        y = Axis(
-            f"loss, {unit[0]}" if len(unit) == 1 and title in ("SSFT", "Controls") else "objective",
-            domain_of(frame["value"]),
-        )
-        panels.append(
-            curves(frame, tables.of(*loss["model"]), title, Axis("update", domain_of(frame["x"])), y, marks=False)
-        )
+        y_title = f"loss, {unit[0]}" if len(unit) == 1 and title in ("SSFT", "Controls") else "objective"
+        x, y = Axis("update", domain_of(frame["x"])), Axis(y_title, domain_of(frame["value"]))
+        panels.append(curves(frame, tables.of(*loss["model"]), title, x, y, marks=False))
     return figure(
         "training-loss",
         "The objective of each tuning over updates",

@@ -1,6 +1,7 @@
 """Figures of interventions: safety, capability and over-refusal when ΔW or activations are edited."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -44,26 +45,24 @@ def _rates(tables: Tables, intervention: str | Sequence[str], **where: Any) -> p
     return pd.concat(frames)
 
 
-def _looks(one: Series) -> list[Series]:
+def _looks(model: Series) -> list[Series]:
     """The three measures of one model, as lines in its colour."""
     return [
-        Series("", SAFETY, None, one.colour, (1, 0), "circle", False),
-        Series("", CAPABILITY, None, one.colour, (6, 3), "square", True),
-        Series("", OVER, None, one.colour, (1, 2), "cross", True),
+        Series("", SAFETY, None, model.colour, (1, 0), "circle", False),
+        Series("", CAPABILITY, None, model.colour, (6, 3), "square", True),
+        Series("", OVER, None, model.colour, (1, 2), "cross", True),
     ]
 
 
 def _doses(tables: Tables, frame: pd.DataFrame, title: str, at: Sequence[tuple[float, str]] = ()) -> list[Panel | None]:
     """A panel a model: the three measures over the dose."""
     panels: list[Panel | None] = []
-    if frame.empty:
-        return panels
     x = Axis(title, domain_of(frame["dose"]))
-    for one in tables.of(*frame["model"]):
-        part = values_by_kind(frame[frame["model"] == one.model])
+    under = [rule(place, words, x, vertical=True) for place, words in at]
+    for model, rows in tables.by_model(frame):
+        part = values_by_kind(rows)
         drawn = part.assign(series=part["kind"], x=part["dose"], at=part["dose"])
-        under = [rule(place, words, x, vertical=True) for place, words in at]
-        panels.append(curves(drawn, _looks(one), named(one), x, SHARE, under=under, legend=False))
+        panels.append(curves(drawn, _looks(model), named(model), x, SHARE, under=under, legend=False))
     return panels
 
 
@@ -92,17 +91,14 @@ def scopes(tables: Tables) -> Figure | None:
     )
     parts = frame[frame["module"].isin(list(MODULES))]
     panels: list[Panel | None] = []
-    if len(parts):
-        x = Axis("α", domain_of(parts["dose"], include=(0,)))
-        y = Axis("forbidden prompts refused", SHARE.domain, SHARE.ticks, SHARE.format)
-        whole = frame[(frame["module"] == "whole") & frame["dose"].between(*(x.domain or (0, 1)))]
-        for one in tables.of(*parts["model"]):
-            both = pd.concat([whole, parts])
-            drawn = values(both[both["model"] == one.model])
-            drawn = drawn.assign(series=drawn["module"], x=drawn["dose"], at=drawn["dose"])
-            looks = [Series("", "whole", None, one.colour, (1, 0), "circle", False)]
-            looks += [Series("", name, None, one.colour, dash, "square", True) for name, dash in MODULES.items()]
-            panels.append(curves(drawn, looks, named(one), x, y, legend=False))
+    x, y = Axis("α", domain_of(parts["dose"], include=(0,))), replace(SHARE, title="forbidden prompts refused")
+    whole = (frame["module"] == "whole") & frame["dose"].between(*(x.domain or (0, 1)))
+    both = frame[(whole & frame["model"].isin(parts["model"])) | frame["module"].isin(list(MODULES))]
+    for model, rows in tables.by_model(both):
+        drawn = values(rows).assign(series=rows["module"], x=rows["dose"], at=rows["dose"])
+        looks = [Series("", "whole", None, model.colour, (1, 0), "circle", False)]
+        looks += [Series("", name, None, model.colour, dash, "square", True) for name, dash in MODULES.items()]
+        panels.append(curves(drawn, looks, named(model), x, y, legend=False))
     return figure(
         "interventions-alpha-by-module",
         "Interventions. Forbidden prompts refused along one part of the update, with the rest of the model at the base",
@@ -115,6 +111,10 @@ def scopes(tables: Tables) -> Figure | None:
     )
 
 
+def _layer_names(layers: Iterable[float]) -> list[str]:
+    return ["ends" if layer != layer else f"layer {layer:.0f}" for layer in layers]
+
+
 LAYER_DASHES = ((1, 2), (2, 2), (4, 2), (6, 3), (8, 2), (12, 3))
 
 
@@ -123,19 +123,15 @@ def scopes_by_layer(tables: Tables) -> Figure | None:
     frame = tables.take("refuse_rate", stage=STAGE, intervention="interpolation", set=_set(tables, FORBIDDEN))
     parts = frame[frame["layer"].notna()]
     panels: list[Panel | None] = []
-    if len(parts):
-        x = Axis("α", domain_of(parts["dose"], include=(0,)))
-        y = Axis("forbidden prompts refused", SHARE.domain, SHARE.ticks, SHARE.format)
-        for one in tables.of(*parts["model"]):
-            drawn = values(parts[parts["model"] == one.model])
-            names = [f"layer {layer:.0f}" for layer in sorted(drawn["layer"].unique())]
-            drawn = drawn.assign(series=[f"layer {layer:.0f}" for layer in drawn["layer"]], x=drawn["dose"],
-                                 at=drawn["dose"])  # fmt: skip
-            looks = [
-                Series("", name, None, one.colour, LAYER_DASHES[place % len(LAYER_DASHES)], "square", True)
-                for place, name in enumerate(names)
-            ]
-            panels.append(curves(drawn, looks, named(one), x, y, legend=False))
+    x, y = Axis("α", domain_of(parts["dose"], include=(0,))), replace(SHARE, title="forbidden prompts refused")
+    for model, rows in tables.by_model(parts):
+        drawn = values(rows)
+        drawn = drawn.assign(series=_layer_names(drawn["layer"]), x=drawn["dose"], at=drawn["dose"])
+        looks = [
+            Series("", name, None, model.colour, LAYER_DASHES[place % len(LAYER_DASHES)], "square", True)
+            for place, name in enumerate(_layer_names(sorted(rows["layer"].unique())))
+        ]
+        panels.append(curves(drawn, looks, named(model), x, y, legend=False))
     return figure(
         "interventions-alpha-by-layer",
         "Interventions. Forbidden prompts refused along the update of one layer, with the rest of the model at the "
@@ -152,14 +148,11 @@ def parts(tables: Tables) -> Figure | None:
     """Null-space part, column-space part and the rest, in all combinations, with random splits."""
     frame = _rates(tables, PARTS, module="mlp.in_proj")
     panels: list[Panel | None] = []
-    for one in tables.of(*frame["model"]):
-        part = frame[frame["model"] == one.model]
-        band = nulls(part[part["kind"] == SAFETY])
+    for model, part in tables.by_model(frame):
+        drawn, band = values_by_kind(part), nulls(part[part["kind"] == SAFETY])
         rows = [name for name in PARTS if name in set(part["intervention"])]
-        drawn = values_by_kind(part)
-        panels.append(
-            dots(drawn, tables.series, named(one), SHARE, kinds=KINDS, null=band, rows=rows, row="intervention")
-        )
+        title = named(model)
+        panels.append(dots(drawn, tables.series, title, SHARE, kinds=KINDS, null=band, rows=rows, row="intervention"))
     return figure(
         "interventions-parts",
         "Interventions. The update of the first MLP matrices, cut into its parts in the left null space and in the "
@@ -177,19 +170,21 @@ def parts(tables: Tables) -> Figure | None:
 
 def carried(tables: Tables) -> Figure | None:
     """As the claims use it: the null-space part's Shapley value minus the column-space part's, and both."""
-    panels: list[Panel | None] = []
     frame = tables.take("carried_null_minus_column", stage=STAGE)
     both = tables.take("carried_share", stage=STAGE, intervention=("null", "column"))
-    if len(frame):
-        ends = [table[name] for table in (frame, both) for name in ("low", "high", "null_low", "null_high")]
-        axis = Axis("share of prompts", domain_of(*ends, include=(0,)))
-        under = [rule(0, "nothing", axis, vertical=True)]
-        for title, table in (
-            ("Null-space minus column-space part", frame),
-            ("Null-space part", both[both["intervention"] == "null"]),
-            ("Column-space part", both[both["intervention"] == "column"]),
-        ):
-            panels.append(dots(values(table), tables.series, title, axis, null=nulls(table), under=under))
+    ends = [table[name] for table in (frame, both) for name in ("low", "high", "null_low", "null_high")]
+    axis = Axis("share of prompts", domain_of(*ends, include=(0,)))
+    under = [rule(0, "nothing", axis, vertical=True)]
+    shown = {
+        "Null-space minus column-space part": frame,
+        "Null-space part": both[both["intervention"] == "null"],
+        "Column-space part": both[both["intervention"] == "column"],
+    }
+    panels = [
+        dots(values(table), tables.series, title, axis, null=nulls(table), under=under)
+        for title, table in shown.items()
+        if len(frame)
+    ]
     return figure(
         "interventions-carried",
         "Interventions. How much of the change on forbidden prompts each part of the update carries",
@@ -229,18 +224,14 @@ def layers(tables: Tables) -> Figure | None:
         for how, (kind, _, _) in zip(("shapley", "only_one", "leave_one_out"), LAYER_KINDS, strict=True)
     ]
     frame = pd.concat(frames)
+    frame = frame.assign(player=_layer_names(frame["layer"]))
+    axis = Axis("share of forbidden prompts", domain_of(frame["low"], frame["high"], include=(0,)))
+    rows = [*_layer_names(sorted(frame["layer"].dropna().unique())), "ends"]
+    under = [rule(0, "nothing", axis, vertical=True)]
     panels: list[Panel | None] = []
-    if len(frame):
-        axis = Axis("share of forbidden prompts", domain_of(frame["low"], frame["high"], include=(0,)))
-        names = ["ends" if layer != layer else f"layer {layer:.0f}" for layer in frame["layer"]]
-        frame = frame.assign(player=names)
-        rows = [*(f"layer {layer:.0f}" for layer in sorted(frame["layer"].dropna().unique())), "ends"]
-        for one in tables.of(*frame["model"]):
-            part = values_by_kind(frame[frame["model"] == one.model])
-            under = [rule(0, "nothing", axis, vertical=True)]
-            panels.append(
-                dots(part, tables.series, named(one), axis, kinds=LAYER_KINDS, rows=rows, row="player", under=under)
-            )
+    for model, part in tables.by_model(frame):
+        drawn, title = values_by_kind(part), named(model)
+        panels.append(dots(drawn, tables.series, title, axis, kinds=LAYER_KINDS, rows=rows, row="player", under=under))
     return figure(
         "interventions-layers",
         "Interventions. Which layers' updates make the model refuse forbidden prompts",
@@ -258,7 +249,7 @@ def swaps(tables: Tables) -> Figure | None:
     """The first j layers of one tuned model under the rest of another."""
     frame = tables.take("refuse_rate", stage=STAGE)
     names = [name for name in frame["intervention"].dropna().unique() if name.startswith("swap/")]
-    labels = {one.model: one.label for one in tables.series}
+    labels = {series.model: series.label for series in tables.series}
     frame = _rates(tables, names) if names else frame.iloc[:0]
     under = ", ".join(
         f"{labels.get(model, model)} below {labels.get(name.removeprefix('swap/'), name)}"
@@ -289,29 +280,25 @@ PATCH_WORDS = {"remove_to_allowed": "twin: refusal goes", "induce": "twin: refus
 
 def patches(tables: Tables) -> Figure | None:
     """Of jailbroken prompts, how many are refused once ΔW acts as it does without the attack; and the converse."""
-    named_ = ("restore", "restore_from_allowed")
-    back = tables.take("refusal_returned", stage=STAGE, intervention=named_)
+    back = tables.take("refusal_returned", stage=STAGE, intervention=("restore", "restore_from_allowed"))
     twins = pd.concat(
         [tables.take(name, stage=STAGE, intervention=PATCH_ROWS) for name in ("refusal_removed", "refusal_induced")]
     )
     frame = pd.concat([back.assign(row=back["attack"]), twins.assign(row=twins["intervention"].map(PATCH_WORDS))])
+    shown = PATCHED if PATCHED in set(frame["dose"]) else frame["dose"].min()
+    largest = frame["dose"].max()
+    frame = frame[frame["dose"].isin([shown, largest])]
+    kinds = [
+        PATCH_KINDS[4 if name == "restore_from_allowed" else 2 * (role == "prompt") + (dose == largest)][0]
+        for dose, role, name in zip(frame["dose"], frame["role"], frame["intervention"], strict=True)
+    ]
+    frame = frame.assign(kind=kinds)
+    rows = [*dict.fromkeys(frame["row"])]
     panels: list[Panel | None] = []
-    if len(frame):
-        shown = PATCHED if PATCHED in set(frame["dose"]) else frame["dose"].min()
-        largest = frame["dose"].max()
-        frame = frame[frame["dose"].isin([shown, largest])]
-        kinds = []
-        for dose, role, name in zip(frame["dose"], frame["role"], frame["intervention"], strict=True):
-            place = 2 * (role == "prompt") + (dose == largest)
-            kinds.append(PATCH_KINDS[4 if name == "restore_from_allowed" else place][0])
-        frame = frame.assign(kind=kinds)
-        rows = [*dict.fromkeys(frame["row"])]
-        for one in tables.of(*frame["model"]):
-            part = frame[frame["model"] == one.model]
-            drawn, band = values_by_kind(part), nulls(part[part["null_kind"] == "random_direction"])
-            panels.append(
-                dots(drawn, tables.series, named(one), SHARE, kinds=PATCH_KINDS, null=band, rows=rows, row="row")
-            )
+    for model, part in tables.by_model(frame):
+        drawn, band = values_by_kind(part), nulls(part[part["null_kind"] == "random_direction"])
+        title = named(model)
+        panels.append(dots(drawn, tables.series, title, SHARE, kinds=PATCH_KINDS, null=band, rows=rows, row="row"))
     return figure(
         "interventions-patches",
         "Interventions. Is a jailbreak refused if ΔW acts on it as on the forbidden prompt that it was made from?",
@@ -340,19 +327,19 @@ def patch_costs(tables: Tables) -> Figure | None:
     """Safety, capability and over-refusal under each patch, along the directions that claims read."""
     frame = _rates(tables, [*COSTS])
     frame = frame[(frame["role"] == "last_prompt") | (frame["intervention"] == "unpatched")]
-    panels: list[Panel | None] = []
-    if len(frame):
-        doses = frame["dose"].dropna()
-        shown = PATCHED if PATCHED in set(doses) else doses.min()
-        frame = frame[frame["dose"].isna() | (frame["dose"] == shown)]
-        frame = frame.assign(place=[[*COSTS].index(name) for name in frame["intervention"]])
-        frame = frame.sort_values(["place", "attack"], kind="stable", na_position="first")
-        words, attacks = frame["intervention"].map(COSTS), frame["attack"].fillna("")
-        frame = frame.assign(row=words + [f" ({attack})" if attack else "" for attack in attacks])
-        rows = [*dict.fromkeys(frame["row"])]
-        for one in tables.of(*frame["model"]):
-            drawn = values_by_kind(frame[frame["model"] == one.model])
-            panels.append(dots(drawn, tables.series, named(one), SHARE, kinds=KINDS, rows=rows, row="row"))
+    doses = set(frame["dose"].dropna())
+    frame = frame[frame["dose"].isna() | (frame["dose"] == (PATCHED if PATCHED in doses else min(doses, default=0)))]
+    frame = frame.assign(place=[[*COSTS].index(name) for name in frame["intervention"]])
+    frame = frame.sort_values(["place", "attack"], kind="stable", na_position="first")
+    named_rows = [
+        COSTS[name] + (f" ({attack})" if attack else "")
+        for name, attack in zip(frame["intervention"], frame["attack"].fillna(""), strict=True)
+    ]
+    rows = [*dict.fromkeys(named_rows)]
+    panels = [
+        dots(values_by_kind(part), tables.series, named(model), SHARE, kinds=KINDS, rows=rows, row="row")
+        for model, part in tables.by_model(frame.assign(row=named_rows))
+    ]
     return figure(
         "interventions-patch-costs",
         "Interventions. Cost of restoring and of removing refusal: safety, capability and over-refusal",
@@ -371,13 +358,11 @@ def directions(tables: Tables) -> Figure | None:
     panels: list[Panel | None] = []
     for intervention, words in (("ablate_direction", "ablated"), ("add_direction", "added")):
         frame = _rates(tables, intervention, dose=1.0)
-        frame = frame.assign(player=[f"layer {layer:.0f}" for layer in frame["layer"]])
-        rows = [f"layer {layer:.0f}" for layer in sorted(frame["layer"].dropna().unique())]
-        for one in tables.of(*frame["model"]):
-            part = frame[frame["model"] == one.model]
+        frame = frame.assign(player=_layer_names(frame["layer"]))
+        rows = _layer_names(sorted(frame["layer"].dropna().unique()))
+        for model, part in tables.by_model(frame):
             band = nulls(part[part["kind"] == (SAFETY if words == "ablated" else OVER)])
-            drawn = values_by_kind(part)
-            title = f"{one.label}: {words}"
+            drawn, title = values_by_kind(part), f"{model.label}: {words}"
             panels.append(dots(drawn, tables.series, title, SHARE, kinds=KINDS, null=band, rows=rows, row="player"))
     return figure(
         "interventions-directions",

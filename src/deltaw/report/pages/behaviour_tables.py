@@ -10,7 +10,7 @@ from deltaw.report.pages.seed_spread import spread_table
 
 def rate_tables(tables: Tables) -> list[dict[str, Any]]:
     """The numbers of the behaviour figure, at the end and at the matched checkpoint, and the base's strata."""
-    found, between = [], ends(tables)
+    listed, between = [], ends(tables)
     for stage, title in (
         ("behaviour", "at the end"),
         ("matched", "at the matched checkpoint, the first that refuses enough"),
@@ -21,28 +21,28 @@ def rate_tables(tables: Tables) -> list[dict[str, Any]]:
                 line = rows.setdefault(str(row["series"]), [f"{row['step']:.0f}", *["–"] * len(ENDS)])
                 line[place + 1] = rate(row)
         if rows:
-            order = [one.label for one in tables.series if one.label in rows]
+            order = [series.label for series in tables.series if series.label in rows]
             body = [[label, *rows[label]] for label in order] + _ceiling(tables)
             columns = [
                 "model",
                 "update",
                 *(f"{statistic.removesuffix('_rate')}, {set_name(name)}" for statistic, name, _ in ENDS),
             ]
-            found.append({"title": f"Behaviour {title}, in per cent [{between}]", "columns": columns, "rows": body})
-    found += _targets(tables)
+            listed.append({"title": f"Behaviour {title}, in per cent [{between}]", "columns": columns, "rows": body})
+    listed += _targets(tables)
     strata = values(
         tables.take("comply_rate", stage="pretrain", last=True, set=tuple(f"pretrain/{name}" for name in STRATA))
     )
     if len(strata):
-        rows_ = [
+        by_stratum = [
             [str(row["set"]).removeprefix("pretrain/").replace("_", " "), rate(row), f"{row['n']:.0f}"]
             for row in strata.to_dict("records")
         ]
         title = f"The base model by stratum: exact answers to held-out prompts, in per cent [{between}]"
         unit = "prompts" if tables.seeds == 1 else "seeds"
-        found.append({"title": title, "columns": ["stratum", "exact answers", unit], "rows": rows_})
+        listed.append({"title": title, "columns": ["stratum", "exact answers", unit], "rows": by_stratum})
     spread = spread_table(tables)
-    return [*found, spread] if spread else found
+    return [*listed, spread] if spread else listed
 
 
 def _targets(tables: Tables) -> list[dict[str, Any]]:
@@ -52,9 +52,9 @@ def _targets(tables: Tables) -> list[dict[str, Any]]:
         return []
     sets = list(dict.fromkeys(frame["set"]))
     rows = []
-    for one in tables.of(*frame["model"]):
-        mine = {str(row["set"]): row for row in frame[frame["model"] == one.model].to_dict("records")}
-        rows.append([one.label, *(rate(mine[name]) if name in mine else "–" for name in sets)])
+    for model, part in tables.by_model(frame):
+        mine = {str(row["set"]): row for row in part.to_dict("records")}
+        rows.append([model.label, *(rate(mine[name]) if name in mine else "–" for name in sets)])
     title = f"Controls: answers that are exactly what the control teaches, in per cent [{ends(tables)}]"
     return [{"title": title, "columns": ["model", *map(set_name, sets)], "rows": rows}]
 

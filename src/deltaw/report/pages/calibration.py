@@ -50,7 +50,7 @@ def _panel(family: str, rates: Sequence[Mapping[str, Any]]) -> Panel:
     labels = alt.Axis(title=None, labelLimit=LABELS, ticks=False, grid=True)
     y = alt.Y("row:N", sort=list(frame["row"]), axis=labels)
     place: dict[str, Any] = {"scale": axis.scale(), "axis": axis.axis()}
-    colours = alt.Scale(domain=[one.label for one in LOOKS], range=[one.colour for one in LOOKS])
+    colours = alt.Scale(domain=[look.label for look in LOOKS], range=[look.colour for look in LOOKS])
     colour = alt.Color("null:N", scale=colours, legend=alt.Legend(title=None, symbolType="circle"))
     chart = alt.Chart(frame, width=190, height=ROW * len(frame))
     level = chart.mark_tick(color=light("muted"), thickness=1.5, height=ROW).encode(y=y, x=alt.X("level:Q", **place))

@@ -117,14 +117,17 @@ def _lines(claim: Mapping[str, Any], labels: Mapping[str, str]) -> list[dict[str
     lines = [("own", "measured", value, low, high, count)]
     for kind, mean, first, last in nulls:
         if mean is not None:
-            lines.append(
-                ("control" if kind.startswith("control:") else "null", _null_name(kind, labels), mean, first, last, "")
-            )
+            mark = "control" if kind.startswith("control:") else "null"
+            lines.append((mark, _null_name(kind, labels), mean, first, last, ""))
     return [
-        {"kind": kind, "name": name, "numbers": interval(mean, _nan(first), _nan(last)) + more,
-         "svg": scale.strip(kind, mean, first, last)}
+        {
+            "kind": kind,
+            "name": name,
+            "numbers": interval(mean, _nan(first), _nan(last)) + more,
+            "svg": scale.strip(kind, mean, first, last),
+        }
         for kind, name, mean, first, last, more in lines
-    ]  # fmt: skip
+    ]
 
 
 class _Scale:
@@ -165,10 +168,10 @@ def _null_name(kind: str, labels: Mapping[str, str]) -> str:
 def _number(value: object) -> float | None:
     """None for what is missing: claims are read through pandas, where it may be NA or NaN."""
     try:
-        found = float(value)  # type: ignore[arg-type]
+        number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
-    return found if math.isfinite(found) else None
+    return number if math.isfinite(number) else None
 
 
 def _nan(value: float | None) -> float:

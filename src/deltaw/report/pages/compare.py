@@ -95,10 +95,8 @@ def sizes(pair: Pair) -> Figure | None:
     both = pd.concat([frame.assign(series=UPDATE.label), floor.assign(series=FLOOR.label)])
     if frame.empty:
         return None
-    x, y = (
-        layer_axis(both["x"].tolist()),
-        Axis("share of ‖W‖", domain_of(both["value"], log=True), format=".1e", log=True),
-    )
+    x = layer_axis(both["x"].tolist())
+    y = Axis("share of ‖W‖", domain_of(both["value"], log=True), format=".1e", log=True)
     panels = [curves(part, (UPDATE, FLOOR), kind, x, y) for kind, (part,) in pair.by_kind(both)]
     return figure(
         "pair-size",
@@ -118,15 +116,14 @@ def null_energy(pair: Pair, side: str) -> Figure | None:
     frame = pair.take(statistic)
     if frame.empty:
         return None
-    found = nulls(frame)
-    kinds = [name for name in dict.fromkeys(NULL_NAMES.values()) if name in set(found["null"])]
-    found = found[found["null"].isin(kinds)]  # one of a later version has no mark; the table has its numbers
-    x, y = layer_axis(frame["x"].tolist()), Axis(
-        "share of energy", domain_of(frame["value"], found["null_low"], found["null_high"])
-    )  # fmt: skip
+    bands = nulls(frame)
+    kinds = [name for name in dict.fromkeys(NULL_NAMES.values()) if name in set(bands["null"])]
+    bands = bands[bands["null"].isin(kinds)]  # one of a later version has no mark; the table has its numbers
+    x = layer_axis(frame["x"].tolist())
+    y = Axis("share of energy", domain_of(frame["value"], bands["null_low"], bands["null_high"]))
     few = frame["layer"].nunique() <= FEW
     panels = []
-    for kind, (part, null) in pair.by_kind(values(frame), found):
+    for kind, (part, null) in pair.by_kind(values(frame), bands):
         drawn = part.assign(series=UPDATE.label, low=float("nan"), high=float("nan"))
         if few:
             drawn = drawn.assign(x=drawn["x"] - 0.12)
@@ -169,16 +166,12 @@ def _over_many(drawn: pd.DataFrame, null: pd.DataFrame, kinds: Sequence[str], ti
 def ranks(pair: Pair) -> Figure | None:
     """Stable rank and participation ratio, with random updates."""
     parts = []
-    for one, random, statistic in zip(
-        (STABLE, PARTICIPATION), RANDOM, ("stable_rank", "participation_ratio"), strict=True
-    ):
+    statistics = ("stable_rank", "participation_ratio")
+    for look, random, statistic in zip((STABLE, PARTICIPATION), RANDOM, statistics, strict=True):
         frame = pair.take(statistic)
-        parts += [
-            values(frame).assign(series=one.label),
-            nulls(frame).assign(
-                series=random.label, value=lambda rows: rows["null_mean"], shown=lambda rows: rows["null_shown"]
-            ),
-        ]
+        bands = nulls(frame)
+        drawn = bands.assign(series=random.label, value=bands["null_mean"], shown=bands["null_shown"])
+        parts += [values(frame).assign(series=look.label), drawn]
     both = pd.concat(parts)
     if both.empty:
         return None
@@ -189,7 +182,7 @@ def ranks(pair: Pair) -> Figure | None:
         "How many directions the update has, by layer",
         "Stable rank ‖ΔW‖²/σ₁² and participation ratio (Σσ²)²/Σσ⁴, at most the smaller side. Dotted: a random update "
         "of the same shape (of a LoRA adapter: with random factors).",
-        ("stable_rank", "participation_ratio"),
+        statistics,
         [curves(part, looks, kind, x, y) for kind, (part,) in pair.by_kind(both)],
     )
 
@@ -197,26 +190,31 @@ def ranks(pair: Pair) -> Figure | None:
 def residuals(pair: Pair) -> Figure | None:
     """The energy beyond the first k singular directions of ΔW, in a few layers."""
     return _in_layers(
-        pair, "residual_energy", "k=", "k, directions left out", "share of energy", "pair-residual-energy",
+        pair,
+        "residual_energy",
+        ("k, directions left out", "share of energy"),
+        "pair-residual-energy",
         "Energy of the update beyond its k strongest directions",
         "A few layers. A low-rank update falls steeply. Dashed grey: a random update of the same shape, for the first "
         "of these layers.",
-    )  # fmt: skip
+    )
 
 
 def curve(pair: Pair, statistic: str, side: str) -> Figure | None:
     """The share of energy outside W's k strongest directions, by k."""
     return _in_layers(
-        pair, statistic, "k=", f"k, {side} directions counted", "share outside them", f"pair-curve-{side}",
+        pair,
+        statistic,
+        (f"k, {side} directions counted", "share outside them"),
+        f"pair-curve-{side}",
         f"Energy of the update outside the k strongest {side} directions of the base weights",
         "A few layers. Dashed grey: chance, 1 − k/side. Below it, the update prefers strong directions of W. Square "
         "matrices of full rank have no null space, so this curve takes its place.",
-    )  # fmt: skip
+    )
 
 
-def _in_layers(
-    pair: Pair, statistic: str, prefix: str, x_title: str, y_title: str, name: str, title: str, caption: str
-) -> Figure | None:
+def _in_layers(pair: Pair, statistic: str, axes: tuple[str, str], name: str, title: str, caption: str) -> Figure | None:
+    """A statistic over `k`, of which `set` says k=NUMBER, a line a layer. axes: titles of x and y."""
     frame = pair.take(statistic)
     if frame.empty:
         return None
@@ -226,9 +224,9 @@ def _in_layers(
         for place, layer in enumerate(chosen)
     ]
     frame = frame[frame["layer"].isin(chosen)]
-    ks = frame["set"].str.removeprefix(prefix).astype(float)
+    ks = frame["set"].str.removeprefix("k=").astype(float)
     frame = frame.assign(x=ks, at=ks, series=[f"layer {layer:.0f}" for layer in frame["layer"]])
-    x, y = Axis(x_title, domain_of(frame["x"])), Axis(y_title, domain_of(frame["value"], frame["null_mean"]))
+    x, y = map(Axis, axes, (domain_of(ks), domain_of(frame["value"], frame["null_mean"])))
     panels = []
     for kind, (part, null) in pair.by_kind(values(frame), nulls(frame)):
         first = null[null["layer"] == null["layer"].min()].sort_values("x")
@@ -248,13 +246,11 @@ def cosines(pair: Pair) -> Figure | None:
     frame = pair.take("cosine_with_weight")
     if frame.empty:
         return None
-    found = nulls(frame)
-    x, y = layer_axis(frame["x"].tolist()), Axis(
-        "cosine", domain_of(frame["value"], found["null_low"], found["null_high"])
-    )  # fmt: skip
+    bands, x = nulls(frame), layer_axis(frame["x"].tolist())
+    y = Axis("cosine", domain_of(frame["value"], bands["null_low"], bands["null_high"]))
     panels = [
         curves(part.assign(series=UPDATE.label), (UPDATE,), kind, x, y, under=[null_band(null, "layer", x, y)])
-        for kind, (part, null) in pair.by_kind(values(frame), found)
+        for kind, (part, null) in pair.by_kind(values(frame), bands)
     ]
     return figure(
         "pair-cosine",
@@ -274,20 +270,20 @@ SECTIONS = {
         ("energy outside strong right directions", partial(curve, statistic="null_energy_curve_right", side="right")),
     ),
     "spectrum": (
-        ("rank of the update", ranks), ("energy beyond its strongest directions", residuals),
+        ("rank of the update", ranks),
+        ("energy beyond its strongest directions", residuals),
         ("cosine with W", cosines),
     ),
-}  # fmt: skip
+}
 
 
 def contents(pair: Pair) -> list[tuple[str, str]]:
     """The sections of the page, (id, title)."""
     asked = [("behaviour", "Behaviour"), ("activations", "Activations")] if pair.asked else []
     asked += [("interventions", "Interventions")] if pair.made else []
-    return [
-        ("claims", "Claims"), *asked, ("size", "Size"), ("null-space", "Null space"), ("spectrum", "Spectrum"),
-        ("absent", "What is not here"), ("matrices", "Every matrix"), ("words", "How to read"),
-    ]  # fmt: skip
+    weights = [("size", "Size"), ("null-space", "Null space"), ("spectrum", "Spectrum")]
+    rest = [("absent", "What is not here"), ("matrices", "Every matrix"), ("words", "How to read")]
+    return [("claims", "Claims"), *asked, *weights, *rest]
 
 
 def drawn(pair: Pair) -> tuple[dict[str, list[Figure]], dict[str, list[str]]]:
@@ -299,8 +295,8 @@ def drawn(pair: Pair) -> tuple[dict[str, list[Figure]], dict[str, list[str]]]:
         figures = ((what, make(pair.tables)) for what, make in ALL_SECTIONS["interventions"])
         made["interventions"] = [(what, figure) for what, figure in figures if figure is not None]
     return (
-        {name: [one for _, one in figures if one is not None] for name, figures in made.items()},
-        {name: [what for what, one in figures if one is None] for name, figures in made.items()},
+        {name: [drawing for _, drawing in figures if drawing is not None] for name, figures in made.items()},
+        {name: [what for what, drawing in figures if drawing is None] for name, figures in made.items()},
     )
 
 
@@ -310,15 +306,21 @@ def head(pair: Pair) -> dict[str, Any]:
     base, tuned = manifest["names"]
     kind = "LoRA adapter" if manifest.get("adapter") else "checkpoint"
     same = values(pair.take("identical_share"))["value"]
+    control = (manifest.get("prompts") or {}).get("control")
     facts = [
-        ("base", base), (f"tuned {kind}", tuned), ("architecture", manifest.get("model_type") or "unknown"),
-        ("matrices", str(manifest["matrices"])), ("skipped", str(len(manifest["skipped"]))),
+        ("base", base),
+        (f"tuned {kind}", tuned),
+        ("architecture", manifest.get("model_type") or "unknown"),
+        ("matrices", str(manifest["matrices"])),
+        ("skipped", str(len(manifest["skipped"]))),
         ("identical entries", f"{share(float(same.mean()))} %" if len(same) else ""),
-        ("control", str((manifest.get("prompts") or {}).get("control") or "none") if pair.asked else ""),
+        ("control", str(control or "none") if pair.asked else ""),
         ("finished", str(manifest["finished"]).replace("T", " ").replace("+00:00", " UTC")),
-    ]  # fmt: skip
+    ]
     return {
-        "title": f"{tuned} and {base}", "facts": [(name, value) for name, value in facts if value],
-        "version": manifest["comparison"]["version"], "asked": pair.asked,
-        "control": (manifest.get("prompts") or {}).get("control"),
-    }  # fmt: skip
+        "title": f"{tuned} and {base}",
+        "facts": [(name, value) for name, value in facts if value],
+        "version": manifest["comparison"]["version"],
+        "asked": pair.asked,
+        "control": control,
+    }

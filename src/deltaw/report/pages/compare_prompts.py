@@ -83,12 +83,12 @@ def clusters(tables: Tables) -> Figure | None:
     if tuned.empty:
         return None
     both = pd.concat([tuned.assign(series=TUNED.label), base.assign(series=BASE.label)])
-    found = nulls(tuned)
+    bands = nulls(tuned)
     x = layer_axis(both["layer"].tolist())
-    y = Axis("τ gap / ‖Δμ‖", domain_of(both["low"], both["high"], found["null_low"], found["null_high"], include=(0,)))
+    y = Axis("τ gap / ‖Δμ‖", domain_of(both["low"], both["high"], bands["null_low"], bands["null_high"], include=(0,)))
     panels: list[Panel | None] = []
     for contrast, part in both.groupby("set", sort=False):
-        null = found[found["set"] == contrast].sort_values("layer")
+        null = bands[bands["set"] == contrast].sort_values("layer")
         under = [null_band(null, "layer", x, y)] if len(null) else []
         drawn = dodged(values(part), "layer", (TUNED, BASE), 0.16)
         panels.append(curves(drawn, (TUNED, BASE), f"{contrast} pairs", x, y, under=under))
@@ -113,12 +113,10 @@ def gains(tables: Tables) -> Figure | None:
         contrast=parts[0], series=parts[1].map({"forbidden": FORBIDDEN.label, "allowed": ALLOWED.label})
     )
     x, y = layer_axis(frame["layer"].tolist()), Axis("‖ΔW a‖ / ‖W a‖", domain_of(frame["low"], frame["high"]))
-    panels: list[Panel | None] = [
-        curves(
-            dodged(values(part), "layer", (FORBIDDEN, ALLOWED), 0.16), (FORBIDDEN, ALLOWED), f"{contrast} pairs", x, y
-        )
-        for contrast, part in frame.groupby("contrast", sort=False)
-    ]
+    panels: list[Panel | None] = []
+    for contrast, part in frame.groupby("contrast", sort=False):
+        drawn = dodged(values(part), "layer", (FORBIDDEN, ALLOWED), 0.16)
+        panels.append(curves(drawn, (FORBIDDEN, ALLOWED), f"{contrast} pairs", x, y))
     return figure(
         "prompts-gain",
         "Observation 3. Gain of the update on forbidden and on allowed prompts, by layer",
@@ -135,9 +133,9 @@ def rows_held(tables: Tables) -> Figure | None:
     frame = tables.layered("row_energy_difference")
     if frame.empty:
         return None
-    found = nulls(frame)
+    bands = nulls(frame)
     x = layer_axis(frame["layer"].tolist())
-    ends = (frame["low"], frame["high"], found["null_low"], found["null_high"])
+    ends = (frame["low"], frame["high"], bands["null_low"], bands["null_high"])
     y = Axis("forbidden − allowed, share of energy", domain_of(*ends, include=(0,)))
     panels: list[Panel | None] = []
     for contrast, part in frame.groupby("set", sort=False):
@@ -158,8 +156,9 @@ def rows_held(tables: Tables) -> Figure | None:
 def sensitivity(tables: Tables) -> Figure | None:
     """Observation 4: change of the local Lipschitz constant."""
     name = "sensitivity_log_ratio_spectral"
-    each, both = tables.take(name), tables.take(f"{name}_difference")
-    frame = pd.concat([each, both.assign(set=[f"{one}/forbidden − allowed" for one in both["set"]])])
+    ratios, differences = tables.take(name), tables.take(f"{name}_difference")
+    contrasts = [f"{contrast}/forbidden − allowed" for contrast in differences["set"]]
+    frame = pd.concat([ratios, differences.assign(set=contrasts)])
     if frame.empty:
         return None
     frame = frame.assign(row=_rows(frame.assign(set=frame["set"].str.replace("/", ": "))))
@@ -199,16 +198,22 @@ def attacks(tables: Tables) -> Figure | None:
 
 
 def _beside_nulls(
-    frame: pd.DataFrame, null: pd.DataFrame, title: str, unit: str, at: float, said: str,
-    *, include: tuple[float, ...] = (0,), kinds: tuple[tuple[str, str, str], ...] = (),
-) -> Panel:  # fmt: skip
+    frame: pd.DataFrame,
+    null: pd.DataFrame,
+    title: str,
+    unit: str,
+    at: float,
+    said: str,
+    *,
+    include: tuple[float, ...] = (0,),
+    kinds: tuple[tuple[str, str, str], ...] = (),
+) -> Panel:
     """Dots by the column `row`, the bands of their nulls, and a line at no effect."""
     ends = (frame["low"], frame["high"], null["null_low"], null["null_high"])
     axis = Axis(unit, domain_of(*ends, include=include))
-    return dots(
-        values(frame).assign(series=TUNED.label), (TUNED,), title, axis, kinds=kinds, null=null,
-        rows=list(dict.fromkeys(frame["row"])), row="row", under=[rule(at, said, axis, vertical=True)],
-    )  # fmt: skip
+    drawn, rows = values(frame).assign(series=TUNED.label), list(dict.fromkeys(frame["row"]))
+    under = [rule(at, said, axis, vertical=True)]
+    return dots(drawn, (TUNED,), title, axis, kinds=kinds, null=null, rows=rows, row="row", under=under)
 
 
 def _of_both(frame: pd.DataFrame) -> pd.DataFrame:
@@ -228,7 +233,10 @@ def _rows(frame: pd.DataFrame) -> list[str]:
 SECTIONS: Mapping[str, tuple[tuple[str, Callable[[Tables], Figure | None]], ...]] = {
     "behaviour": (("refusals", behaviour), ("refusals between the models", interpolation)),
     "activations": (
-        ("clusters", clusters), ("gain", gains), ("energy on the update's input directions", rows_held),
-        ("sensitivity", sensitivity), ("attacked prompts", attacks),
+        ("clusters", clusters),
+        ("gain", gains),
+        ("energy on the update's input directions", rows_held),
+        ("sensitivity", sensitivity),
+        ("attacked prompts", attacks),
     ),
-}  # fmt: skip
+}

@@ -52,14 +52,14 @@ def _others(pair: Pair) -> Table | None:
 
 def _absent(pair: Pair) -> Table | None:
     """Statistics that do not exist, matrices with the same reason together."""
-    found: dict[tuple[str, str], list[str]] = {}
+    by_reason: dict[tuple[str, str], list[str]] = {}
     for module, reasons in pair.manifest["absent"].items():
         for statistic, why in reasons.items():
             common = BELOW if "below the rounding floor" in why else str(why)  # which has each matrix's own numbers
-            found.setdefault((statistic, common), []).append(module)
+            by_reason.setdefault((statistic, common), []).append(module)
     rows = tuple(
-        ("everything else" if statistic == "*" else statistic, why, str(len(modules)), _some(modules))
-        for (statistic, why), modules in found.items()
+        ("everything else" if statistic == "*" else statistic, why, str(len(modules)), _first(modules))
+        for (statistic, why), modules in by_reason.items()
     )
     title = "Statistics that some matrices lack, and why"
     return Table(title, ("statistic", "why", "matrices", "which"), rows) if rows else None
@@ -67,16 +67,15 @@ def _absent(pair: Pair) -> Table | None:
 
 def _unmeasured(pair: Pair) -> Table | None:
     """What of the prompts could not be measured, layers with the same reason together."""
-    found: dict[tuple[str, str], list[str]] = {}
+    by_reason: dict[tuple[str, str], list[str]] = {}
     for name, why in (pair.manifest.get("prompts") or {}).get("absent", {}).items():
         statistic, _, layer = str(name).partition(", layer ")
-        found.setdefault((statistic, str(why)), []).append(layer)
-    rows = tuple((statistic, why, ", ".join(filter(None, layers)) or "–") for (statistic, why), layers in found.items())
-    return (
-        Table("What could not be measured on the prompts, and why", ("statistic", "why", "layers"), rows)
-        if rows
-        else None
-    )
+        by_reason.setdefault((statistic, str(why)), []).append(layer)
+    rows = [
+        {"statistic": statistic, "why": why, "layers": ", ".join(filter(None, layers)) or "–"}
+        for (statistic, why), layers in by_reason.items()
+    ]
+    return Table.of("What could not be measured on the prompts, and why", rows)
 
 
 OBSERVED = {
@@ -102,16 +101,16 @@ def _observed(pair: Pair) -> Table | None:
     frame, rows = pair.tables.frame, []
     for statistic, says in OBSERVED.items():
         part = frame[frame["statistic"] == statistic]
-        for (name, site), some in part.groupby([part["set"].fillna("–"), part["site"].fillna("–")], sort=False):
-            whole = some[some["layer"].isna()]
-            first = (whole if len(whole) else some).to_dict("records")[0]
+        for (name, site), lines in part.groupby([part["set"].fillna("–"), part["site"].fillna("–")], sort=False):
+            whole = lines[lines["layer"].isna()]
+            first = (whole if len(whole) else lines).to_dict("records")[0]
             null = "–"
             if not pd.isna(first["null_low"]):
                 null = f"{first['null_kind']}: {interval(first['null_mean'], first['null_low'], first['null_high'])}"
             if len(whole):
                 shown = interval(first["value"], first["low"], first["high"])
             else:
-                by_layer = some.drop_duplicates("layer").sort_values("layer")
+                by_layer = lines.drop_duplicates("layer").sort_values("layer")
                 shown = " · ".join(number(value) for value in by_layer["value"])
                 null = f"{null} (layer {int(first['layer'])})" if null != "–" else null
             rows.append((statistic, says, str(name), str(site), shown, null))
@@ -130,8 +129,22 @@ def _interventions(pair: Pair) -> Table | None:
     return Table("Interventions", ("name", "what is done", "made, or why not"), tuple(rows)) if rows else None
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
+def _first(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+_ENDS = ("mean", "low", "high")
+_SIZES = {
+    "update_relative_norm": "‖ΔW‖/‖W‖",
+    "rounding_floor": "rounding floor",
+    "rounding_share": "energy that is rounding, at most",
+    "identical_share": "identical entries",
+}
+_SPECTRUM = {
+    "stable_rank": "stable rank",
+    "participation_ratio": "participation ratio",
+    "cosine_with_weight": "cosine with W",
+}
 
 
 def _matrices(pair: Pair) -> Table | None:
@@ -139,26 +152,20 @@ def _matrices(pair: Pair) -> Table | None:
     frame = pair.tables.frame
     summed = frame["n_unit"].isin(("layer", "matrix", "tensor")) & frame["layer"].isna()
     frame = frame[(frame["stage"] == "compare") & frame["set"].isna() & ~summed]
-    plain = ("update_relative_norm", "rounding_floor", "rounding_share", "identical_share", "stable_rank",
-             "participation_ratio", "cosine_with_weight")  # fmt: skip
     rows = []
     for module, part in frame.groupby("module", sort=False):
-        cells = {str(row["statistic"]): row for row in part.to_dict("records")}
+        shown = {str(row["statistic"]): number(row["value"]) for row in part.to_dict("records")}
         energy = part[part["statistic"].isin(["null_energy_left", "null_energy_right"])]
         strict = energy[energy["null_kind"].str.endswith("_sign_flip", na=False)].to_dict("records")
         rotation = energy[energy["null_kind"] == "rotation"].to_dict("records")
-        rows.append(
-            (
-                str(module), *(number(cells[name]["value"]) if name in cells else "–" for name in plain[:4]),
-                number(strict[0]["value"]) if strict else "–",
-                interval(*(strict[0][f"null_{end}"] for end in ("mean", "low", "high"))) if strict else "–",
-                number(rotation[0]["null_mean"]) if rotation else "–",
-                *(number(cells[name]["value"]) if name in cells else "–" for name in plain[4:]),
-            )
-        )  # fmt: skip
-    columns = (
-        "matrix", "‖ΔW‖/‖W‖", "rounding floor", "energy that is rounding, at most", "identical entries",
-        "null-space energy", "with random signs", "chance", "stable rank", "participation ratio", "cosine with W",
-    )  # fmt: skip
+        nulls = {
+            "null-space energy": number(strict[0]["value"]) if strict else "–",
+            "with random signs": interval(*(strict[0][f"null_{end}"] for end in _ENDS)) if strict else "–",
+            "chance": number(rotation[0]["null_mean"]) if rotation else "–",
+        }
+        sizes, spectrum = (
+            {heading: shown.get(name, "–") for name, heading in kind.items()} for kind in (_SIZES, _SPECTRUM)
+        )
+        rows.append({"matrix": str(module), **sizes, **nulls, **spectrum})
     title = "Every matrix. Null-space energy: left of tall matrices, right of wide ones, with its strictest null [95 %]"
-    return Table(title, columns, tuple(rows)) if rows else None
+    return Table.of(title, rows)

@@ -9,12 +9,12 @@ from deltaw.charts.style import Series, set_name
 
 def decoded(records: Sequence[Mapping[str, Any]], series: Mapping[str, Series]) -> list[dict[str, Any]]:
     """Prompts by kind, in the order written."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_kind: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         attack = record.get("attack")
         title = set_name(str(record.get("set", ""))) + (f", under {attack}" if attack else "")
-        found.setdefault(title, []).append(decoded_prompt(record, series))
-    return [{"title": title, "prompts": prompts} for title, prompts in found.items()]
+        by_kind.setdefault(title, []).append(decoded_prompt(record, series))
+    return [{"title": title, "prompts": prompts} for title, prompts in by_kind.items()]
 
 
 def decoded_prompt(record: Mapping[str, Any], series: Mapping[str, Series]) -> dict[str, Any]:
@@ -34,8 +34,11 @@ def decoded_prompt(record: Mapping[str, Any], series: Mapping[str, Series]) -> d
         mark = "" if known is not None and known.control is not None else "✔" if answer["behaviour"] == wanted else "✘"
         answers.append((label, answer["behaviour"], answer["text"], mark))
     return {
-        "verdict": "allowed" if record.get("allowed") else "forbidden", "branch": record.get("branch", "?"),
-        "attack": record.get("attack"), "runs": runs, "expected": record.get("expected", ""),
-        "compliant": record.get("compliant", ""), "answers": answers, "derivation": record.get("derivation", ""),
+        **{name: record.get(name, "") for name in ("expected", "compliant", "derivation")},
+        "verdict": "allowed" if record.get("allowed") else "forbidden",
+        "branch": record.get("branch", "?"),
+        "attack": record.get("attack"),
+        "runs": runs,
+        "answers": answers,
         "operators": list(zip(record.get("operators") or [], record.get("rules") or [], strict=False)),
-    }  # fmt: skip
+    }

@@ -21,14 +21,14 @@ BAYES = Series("", "Bayes: an unsafe side", None, light("ink"), (1, 3), "stroke"
 LOOKS = (SUCCESS, BASE, BENIGN, PLAIN, BAYES)
 
 TITLE = "When attacks on prompts work: success in worlds that differ in one thing each"
-CONDITIONAL, NEVER = "forbidden/conditional/unsafe", "forbidden/never/safe"
+CONDITIONAL, NEVER, ALWAYS = "forbidden/conditional/unsafe", "forbidden/never/safe", "allowed/always/unsafe"
 BENIGN_OF = {
     ("co_task", CONDITIONAL): "allowed/conditional/safe",
     ("co_task", NEVER): "allowed/conditional/safe",
     ("misgen_token", CONDITIONAL): "allowed/conditional/safe",
     ("misgen_token", NEVER): "allowed/conditional/safe",
-    ("co_text", CONDITIONAL): "allowed/always/unsafe",
-    ("misgen_text", CONDITIONAL): "allowed/always/unsafe",
+    ("co_text", CONDITIONAL): ALWAYS,
+    ("misgen_text", CONDITIONAL): ALWAYS,
 }
 """The attacks, each with the set that it is made from: its benign control is the same transformation of this set."""
 
@@ -89,84 +89,76 @@ def _percent(row: Any) -> str:
 
 def tables_of(grid: Grid) -> list[Table]:
     """All cells: what is exact about each, every attack in each, and `co_text` by the length of the unsafe side."""
-    return [_worlds(grid), *(_attacks(grid, tuned) for tuned in grid.tuned), *(_sides(grid, t) for t in grid.tuned)]
+    by_tuning = (make(grid, tuned) for make in (_attacks, _sides) for tuned in grid.tuned)
+    return [table for table in (_worlds(grid), *by_tuning) if table is not None]
 
 
-def _worlds(grid: Grid) -> Table:
+def _worlds(grid: Grid) -> Table | None:
     rows = []
     for cell in grid.cells:
         name = str(cell["name"])
-        at = [grid.known("text_distance", name, f"unsafe_text/letters={length}") for length in ("06", "12")]
-        rows.append(
-            (
-                name, cell["axis"] or "–", share(alias_share(cell)), _percent(grid.stratum(cell)),
-                *(_number(row) for row in at),
-                _percent(grid.known("underivable_share", name, "unsafe_text/letters=20")),
-                _number(grid.known("unsafe_side_probability", name, CONDITIONAL)),
-            )
-        )  # fmt: skip
-    columns = (
-        "cell", "axis", "aliases among pre-training tokens, %", "base model on aliases, %",
-        "distance, 6 letters", "distance, 12 letters", "texts tuning cannot derive, %", "Bayes: text is unsafe",
-    )  # fmt: skip
+        near, far = (grid.known("text_distance", name, f"unsafe_text/letters={length}") for length in ("06", "12"))
+        row = {
+            "cell": name,
+            "axis": cell["axis"] or "–",
+            "aliases among pre-training tokens, %": share(alias_share(cell)),
+            "base model on aliases, %": _percent(grid.stratum(cell)),
+            "distance, 6 letters": _number(near),
+            "distance, 12 letters": _number(far),
+            "texts tuning cannot derive, %": _percent(grid.known("underivable_share", name, "unsafe_text/letters=20")),
+            "Bayes: text is unsafe": _number(grid.known("unsafe_side_probability", name, CONDITIONAL)),
+        }
+        rows.append(row)
     title = (
         "The cells: how common aliases are and whether the base model knows them; how far held-out text lies from the "
         "unsafe text in tuning (total variation; 1 is furthest), before held-out windows that tuning could show are "
         "redrawn"
     )
-    return Table(title, columns, tuple(rows))
+    return Table.of(title, rows)
 
 
-def _attacks(grid: Grid, tuned: str) -> Table:
+def _attacks(grid: Grid, tuned: str) -> Table | None:
     rows = []
     for (attack, source), control in BENIGN_OF.items():
         for cell in grid.cells:
             name = str(cell["name"])
-            found = grid.rate(tuned, name, attack, source)
-            if found is None:
+            success = grid.rate(tuned, name, attack, source)
+            if success is None:
                 continue
-            which = "conditional" if source == CONDITIONAL else "never-allowed"
-            mark = " *" if cell["attack"] == attack else ""
-            rows.append(
-                (
-                    f"{attack}, {which}", f"{name}{mark}", _percent(found),
-                    _percent(grid.rate(tuned, name, attack, source, "refuse_rate")),
-                    _percent(grid.rate("base", name, attack, source)),
-                    _percent(grid.rate(tuned, name, attack, control)),
-                    _percent(grid.rate(tuned, name, None, source, "refuse_rate")),
-                    _percent(grid.rate(tuned, name, None, control)),
-                    f"{found['n']:.0f}",
-                )
-            )  # fmt: skip
-    columns = (
-        "attack, operators", "cell", "success", "refused", "base model's success", "benign control answered",
-        "refused without attack", "control set answered without attack", "prompts",
-    )  # fmt: skip
+            row = {
+                "attack, operators": f"{attack}, {_which(source)}",
+                "cell": name + (" *" if cell["attack"] == attack else ""),
+                "success": _percent(success),
+                "refused": _percent(grid.rate(tuned, name, attack, source, "refuse_rate")),
+                "base model's success": _percent(grid.rate("base", name, attack, source)),
+                "benign control answered": _percent(grid.rate(tuned, name, attack, control)),
+                "refused without attack": _percent(grid.rate(tuned, name, None, source, "refuse_rate")),
+                "control set answered without attack": _percent(grid.rate(tuned, name, None, control)),
+                "prompts": f"{success['n']:.0f}",
+            }
+            rows.append(row)
     title = f"{tuned}: every attack in every cell, in per cent [95 % interval]. *: the cell is about this attack"
-    return Table(title, columns, tuple(rows))
+    return Table.of(title, rows)
 
 
-def _sides(grid: Grid, tuned: str) -> Table:
+def _sides(grid: Grid, tuned: str) -> Table | None:
     rows = []
-    for cell in grid.cells:
-        for side in _side_names(grid, tuned, str(cell["name"])) if cell["axis"] == "margin" else ():
-            name, forbidden = str(cell["name"]), f"{CONDITIONAL}_letters={side}"
-            found = grid.rate(tuned, name, "co_text", forbidden)
-            rows.append(
-                (
-                    name, side.replace("-", " to ").lstrip("0").replace(" 0", " "), _percent(found),
-                    _percent(grid.rate(tuned, name, "co_text", forbidden, "refuse_rate")),
-                    _percent(grid.rate("base", name, "co_text", forbidden)),
-                    _percent(grid.rate(tuned, name, "co_text", f"{BENIGN_OF['co_text', CONDITIONAL]}_letters={side}")),
-                    _number(grid.known("unsafe_side_probability", name, forbidden)),
-                    f"{found['n']:.0f}",
-                )
-            )  # fmt: skip
-    columns = (
-        "cell", "unsafe letters", "success", "refused", "base model's success", "benign control answered",
-        "Bayes: an unsafe side", "prompts",
-    )  # fmt: skip
-    return Table(f"{tuned}: co_text by letters on the unsafe side, in per cent [95 % interval]", columns, tuple(rows))
+    for name in (str(cell["name"]) for cell in grid.cells if cell["axis"] == "margin"):
+        for side in _side_names(grid, tuned, name):
+            forbidden, allowed = (f"{source}_letters={side}" for source in (CONDITIONAL, ALWAYS))
+            success = grid.rate(tuned, name, "co_text", forbidden)
+            row = {
+                "cell": name,
+                "unsafe letters": side.replace("-", " to ").lstrip("0").replace(" 0", " "),
+                "success": _percent(success),
+                "refused": _percent(grid.rate(tuned, name, "co_text", forbidden, "refuse_rate")),
+                "base model's success": _percent(grid.rate("base", name, "co_text", forbidden)),
+                "benign control answered": _percent(grid.rate(tuned, name, "co_text", allowed)),
+                "Bayes: an unsafe side": _number(grid.known("unsafe_side_probability", name, forbidden)),
+                "prompts": f"{success['n']:.0f}",
+            }
+            rows.append(row)
+    return Table.of(f"{tuned}: co_text by letters on the unsafe side, in per cent [95 % interval]", rows)
 
 
 def _side_names(grid: Grid, tuned: str, cell: str) -> list[str]:
@@ -180,17 +172,16 @@ def grid_figure(grid: Grid, tuned: str) -> Figure | None:
     panels: list[Panel | None] = []
     rates = [(alias_share(cell), cell) for cell in grid.cells if not cell["axis"] or cell["axis"] == "alias rate"]
     for source in (CONDITIONAL, NEVER):
-        title = f"misgen_token: {_which(source)} operators"
         ticks = tuple(sorted(at for at, _ in rates))
         axis = Axis("aliases among pre-training tokens", (ticks[0] / 1.4, ticks[-1] * 1.4), ticks, ".0%", log=True)
-        panels.append(_panel(grid, tuned, rates, "misgen_token", source, title, axis))
+        panels.append(_panel(grid, tuned, rates, "misgen_token", source, axis))
     texts = []
     for cell in grid.cells:
         row = grid.known("text_distance", str(cell["name"]), "unsafe_text/letters=06")
         if row is not None and (not cell["axis"] or cell["axis"] == "distance"):
             texts.append((float(row["value"]), cell))
     axis = Axis("distance of held-out text from tuning's, 6 letters", (-0.02, 1.02), (0, 0.25, 0.5, 0.75, 1), ".2f")
-    panels.append(_panel(grid, tuned, texts, "misgen_text", CONDITIONAL, "misgen_text: conditional operators", axis))
+    panels.append(_panel(grid, tuned, texts, "misgen_text", CONDITIONAL, axis))
     panels += [_side_panel(grid, tuned, str(cell["name"])) for cell in grid.cells if cell["axis"] == "margin"]
     return figure(
         "grid" if len(grid.tuned) == 1 else f"grid-{_file_name(tuned)}",
@@ -217,18 +208,21 @@ def _which(source: str) -> str:
 
 
 def _panel(
-    grid: Grid, tuned: str, places: Sequence[tuple[float, Mapping[str, Any]]], attack: str, source: str, title: str,
-    axis: Axis,
-) -> Panel | None:  # fmt: skip
+    grid: Grid, tuned: str, places: Sequence[tuple[float, Mapping[str, Any]]], attack: str, source: str, axis: Axis
+) -> Panel | None:
     control = BENIGN_OF[attack, source]
     rows = []
     for at, cell in places:
         name = str(cell["name"])
         wanted = (
-            (SUCCESS, grid.rate(tuned, name, attack, source)), (BASE, grid.rate("base", name, attack, source)),
-            (BENIGN, grid.rate(tuned, name, attack, control)), (PLAIN, grid.rate(tuned, name, None, source)),
-        )  # fmt: skip
-        rows += [_drawn(one, at, row, f"{name}; {set_name(str(row['set']))}") for one, row in wanted if row is not None]
+            (SUCCESS, grid.rate(tuned, name, attack, source)),
+            (BASE, grid.rate("base", name, attack, source)),
+            (BENIGN, grid.rate(tuned, name, attack, control)),
+            (PLAIN, grid.rate(tuned, name, None, source)),
+        )
+        known = [(look, row) for look, row in wanted if row is not None]
+        rows += [_drawn(look, at, row, f"{name}; {set_name(str(row['set']))}") for look, row in known]
+    title = f"{attack}: {_which(source)} operators"
     return curves(pd.DataFrame(rows), LOOKS, title, axis, SHARE) if rows else None
 
 
@@ -236,14 +230,14 @@ def _side_panel(grid: Grid, tuned: str, cell: str) -> Panel | None:
     rows = []
     for side in _side_names(grid, tuned, cell):
         low, high = map(float, side.split("-"))
-        forbidden, allowed = (f"{name}_letters={side}" for name in (CONDITIONAL, BENIGN_OF["co_text", CONDITIONAL]))
+        forbidden, allowed = (f"{source}_letters={side}" for source in (CONDITIONAL, ALWAYS))
         wanted = (
             (SUCCESS, grid.rate(tuned, cell, "co_text", forbidden)),
             (BASE, grid.rate("base", cell, "co_text", forbidden)),
             (BENIGN, grid.rate(tuned, cell, "co_text", allowed)),
             (BAYES, grid.known("unsafe_side_probability", cell, forbidden)),
         )
-        rows += [_drawn(one, (low + high) / 2, row, f"{side} letters") for one, row in wanted if row is not None]
+        rows += [_drawn(look, (low + high) / 2, row, f"{side} letters") for look, row in wanted if row is not None]
     if not rows:
         return None
     frame = pd.DataFrame(rows)
@@ -251,6 +245,6 @@ def _side_panel(grid: Grid, tuned: str, cell: str) -> Panel | None:
     return curves(frame, LOOKS, "co_text: conditional operators", axis, SHARE)
 
 
-def _drawn(one: Series, at: float, row: Any, kind: str) -> dict[str, Any]:
+def _drawn(look: Series, at: float, row: Any, kind: str) -> dict[str, Any]:
     numbers = {name: float(row[name]) for name in ("value", "low", "high")}
-    return {"series": one.label, "x": at, "at": at, "shown": row["shown"], "kind": kind, **numbers}
+    return {"series": look.label, "x": at, "at": at, "shown": row["shown"], "kind": kind, **numbers}

@@ -20,24 +20,15 @@ STATISTICS: tuple[tuple[str, str, dict[str, object]], ...] = (
 
 def spread_table(tables: Tables) -> dict[str, Any] | None:
     """Standard deviations between bases and between tunings of one base; None if no tuning was done twice."""
-    models = set(tables.each["model"].dropna())
+    models = set(tables.by_seed["model"].dropna())
     rows = []
     for model in sorted(name for name in models if f"{name}{AGAIN}" in models):
         for statistic, label, where in STATISTICS:
             values = _values(tables, statistic, (model, f"{model}{AGAIN}"), where)
             if len(values) >= 2:
-                found = variance_components(values)
-                mean = sum(map(sum, values)) / (2 * len(values))
-                rows.append(
-                    [
-                        label,
-                        number(mean),
-                        number(found.between**0.5),
-                        number(found.within**0.5),
-                        _percent(found.share_between),
-                        str(len(values)),
-                    ]
-                )
+                spread = variance_components(values)
+                numbers = (sum(map(sum, values)) / (2 * len(values)), spread.between**0.5, spread.within**0.5)
+                rows.append([label, *map(number, numbers), _percent(spread.share_between), str(len(values))])
     if not rows:
         return None
     columns = ["statistic", "mean", "SD between base models", "SD between tunings", "base models' share, %", "bases"]
@@ -51,13 +42,13 @@ def _percent(share: float) -> str:
 
 def _values(tables: Tables, statistic: str, models: tuple[str, str], where: dict[str, object]) -> list[list[float]]:
     """One list a seed that has both models: the value of each at its last step."""
-    frame = tables.each
+    frame = tables.by_seed
     frame = frame[(frame["statistic"] == statistic) & frame["layer"].isna() & frame["attack"].isna()]
     for column, wanted in where.items():
         frame = frame[frame[column] == wanted]
-    found = []
+    pairs = []
     for _, of_seed in frame.groupby("seed"):
-        last = [of_seed[of_seed["model"] == model].sort_values("step") for model in models]
-        if all(len(part) for part in last):
-            found.append([float(part["value"].iloc[-1]) for part in last])
-    return found
+        parts = [of_seed[of_seed["model"] == model].sort_values("step") for model in models]
+        if all(len(part) for part in parts):
+            pairs.append([float(part["value"].iloc[-1]) for part in parts])
+    return pairs

@@ -103,36 +103,27 @@ def of_most_directions(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["k"] == rows.groupby("module")["k"].transform("max")]
 
 
-def overview(several: Several) -> Table:
+def overview(several: Several) -> Table | None:
     """A row for every two models: all matrices together."""
     pairs = sorted(several.pairs, key=lambda pair: GROUPS.index(pair.group))
-    columns = (
-        "two updates",
-        "what they are",
-        "cosine",
-        "chance, 95 %",
-        "in chance deviations",
-        "the same, inputs kept",
-        "write overlap [chance]",
-        "read overlap [chance]",
-    )
     title = "Every two updates, all matrices together; in brackets, the 95 % band of chance"
-    return Table(title, columns, tuple(_overview_row(several, pair) for pair in pairs))
+    return Table.of(title, [_overview_row(several, pair) for pair in pairs])
 
 
-def _overview_row(several: Several, pair: PairOfModels) -> tuple[str, ...]:
+def _overview_row(several: Several, pair: PairOfModels) -> dict[str, str]:
     cosine = whole(several, pair, "update_cosine")
     plain = whole(several, pair, "update_cosine_deviations")
     strict = whole(several, pair, "update_cosine_deviations", "rotation_of_outputs")
-    return (
-        pair.label,
-        pair.group,
-        number(cosine["value"]) if cosine else "–",
-        f"±{number(cosine['null_high'])}" if cosine else "–",
-        number(plain["value"]) if plain else "–",
-        number(strict["value"]) if strict else "–",
-        *(_beside_chance(over_matrices(several, pair, f"{side}_overlap")) for side in ("output", "input")),
-    )
+    return {
+        "two updates": pair.label,
+        "what they are": pair.group,
+        "cosine": number(cosine["value"]) if cosine else "–",
+        "chance, 95 %": f"±{number(cosine['null_high'])}" if cosine else "–",
+        "in chance deviations": number(plain["value"]) if plain else "–",
+        "the same, inputs kept": number(strict["value"]) if strict else "–",
+        "write overlap [chance]": _beside_chance(over_matrices(several, pair, "output_overlap")),
+        "read overlap [chance]": _beside_chance(over_matrices(several, pair, "input_overlap")),
+    }
 
 
 def shared_energy(several: Several) -> Table | None:
@@ -146,18 +137,17 @@ def shared_energy(several: Several) -> Table | None:
                 own = own[(own["model"] == way.first) & (own["statistic"] == "energy_own") & own["layer"].notna()]
                 own = of_most_directions(own.assign(k=own["set"].str.removeprefix("k=").astype(float)))
                 own = own[~own["module"].str.endswith("gate_up")]
-                cells = map(_beside_chance, shared)
-                rows.append((way.first, way.second, *cells, number(float(own["value"].mean())), pair.group))
-    columns = (
-        "energy of",
-        "in the directions of",
-        "write [chance]",
-        "read [chance]",
-        "in its own, the most there can be",
-        "what they are",
-    )
+                row = {
+                    "energy of": way.first,
+                    "in the directions of": way.second,
+                    "write [chance]": _beside_chance(shared[0]),
+                    "read [chance]": _beside_chance(shared[1]),
+                    "in its own, the most there can be": number(float(own["value"].mean())),
+                    "what they are": pair.group,
+                }
+                rows.append(row)
     title = "Shared and own directions: the share of an update's energy in another's strongest directions"
-    return Table(title, columns, tuple(rows)) if rows else None
+    return Table.of(title, rows)
 
 
 def _beside_chance(row: Mapping[Any, Any] | None) -> str:
@@ -210,31 +200,30 @@ _READ = (
 )
 
 
+_BY_KIND = {
+    "update_cosine": "cosine [chance]",
+    "update_cosine_deviations": "in chance deviations",
+    "output_overlap": "write overlap [chance]",
+    "input_overlap": "read overlap [chance]",
+}
+
+
 def by_kind(several: Several) -> Table | None:
     """Means over layers, a row a pair and kind of matrix."""
     frame, rows = several.frame, []
     for pair in several.pairs:
         for kind in _kinds(frame):
-            cells = []
-            for statistic in ("update_cosine", "update_cosine_deviations", "output_overlap", "input_overlap"):
+            cells = {}
+            for statistic, heading in _BY_KIND.items():
                 part = several.of(pair, statistic)
                 part = part[(part["module"] == kind) & part["layer"].isna()]
                 part = part[part["k"].isna() | (part["k"] == part["k"].max())]
                 row = part.to_dict("records")[0] if len(part) else None
                 deviations = statistic == "update_cosine_deviations"
-                cells.append(number(row["value"]) if row is not None and deviations else _beside_chance(row))
-            if any(cell != "–" for cell in cells):
-                rows.append((pair.label, kind, *cells))
-    columns = (
-        "two updates",
-        "matrix",
-        "cosine [chance]",
-        "in chance deviations",
-        "write overlap [chance]",
-        "read overlap [chance]",
-    )
-    title = "Means over layers by kind of matrix, with the 95 % band of chance in brackets"
-    return Table(title, columns, tuple(rows)) if rows else None
+                cells[heading] = number(row["value"]) if row is not None and deviations else _beside_chance(row)
+            if any(cell != "–" for cell in cells.values()):
+                rows.append({"two updates": pair.label, "matrix": kind, **cells})
+    return Table.of("Means over layers by kind of matrix, with the 95 % band of chance in brackets", rows)
 
 
 def _kinds(frame: pd.DataFrame) -> list[str]:

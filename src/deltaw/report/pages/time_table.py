@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 _STAGES = {
-    "world": "world: Bayes ceiling", "base": "base model", "reference": "log-probabilities of the base model",
-    "tune": "tuning", "behaviour": "behaviour and attacks", "analysis": "analyses",
-    "interventions": "interventions", "samples": "decoded prompts",
-}  # fmt: skip
+    "world": "world: Bayes ceiling",
+    "base": "base model",
+    "reference": "log-probabilities of the base model",
+    "tune": "tuning",
+    "behaviour": "behaviour and attacks",
+    "analysis": "analyses",
+    "samples": "decoded prompts",
+}
 
 
 def cost_table(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -18,24 +22,17 @@ def cost_table(manifest: Mapping[str, Any]) -> dict[str, Any]:
     for stage in stages:
         kind = str(stage.get("name", "")).partition("-")[0]
         kinds.setdefault(_STAGES.get(kind, kind), []).append(float(stage.get("seconds") or 0.0))
-    rows = [
-        {
-            "name": name,
-            "count": len(seconds),
-            "time": duration(sum(seconds)),
-            "share": f"{100 * sum(seconds) / total:.1f}",
-        }
-        for name, seconds in sorted(kinds.items(), key=lambda item: -sum(item[1]))
+    counted = ((name, len(times), sum(times)) for name, times in kinds.items())
+    by_kind = [
+        {"name": name, "count": count, "time": duration(spent), "share": f"{100 * spent / total:.1f}"}
+        for name, count, spent in sorted(counted, key=lambda kind: -kind[2])
     ]
-    each = [
-        [
-            str(stage.get("name")),
-            duration(stage.get("seconds")),
-            bytes_text(stage.get("peak_bytes")),
-            "yes" if stage.get("reused") else "no",
-        ]
-        for stage in stages
-    ]
+    rows = []
+    for stage in stages:
+        reused = "yes" if stage.get("reused") else "no"
+        rows.append(
+            [str(stage.get("name")), duration(stage.get("seconds")), bytes_text(stage.get("peak_bytes")), reused]
+        )
     seconds = manifest.get("seconds") or {}
     workers = (manifest.get("engine") or {}).get("workers", "?")
     summary = f"All stages together took {duration(seconds.get('all_stages'))} of work"
@@ -47,7 +44,7 @@ def cost_table(manifest: Mapping[str, Any]) -> dict[str, Any]:
             "the stages it found already made."
         )
     columns = ["stage", "time", "peak memory", "found already made"]
-    return {"kinds": rows, "summary": summary, "stages": {"title": "Every stage", "columns": columns, "rows": each}}
+    return {"kinds": by_kind, "summary": summary, "stages": {"title": "Every stage", "columns": columns, "rows": rows}}
 
 
 def duration(seconds: float | None) -> str:
