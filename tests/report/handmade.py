@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -203,12 +204,13 @@ def _interventions(maker: Maker, fields: dict[str, Any]) -> None:
 
 
 def _view(maker: Maker, size: float, fields: dict[str, Any]) -> None:
-    here = {**fields, "site": "mlp_post", "layer": LAYERS[-1]}
-    for contrast in ("conditional", "operator"):
+    here = {**fields, "site": "mlp_post"}
+    for contrast, layer in product(("conditional", "operator"), (*LAYERS, None)):
         for side, place in (("allowed", -2 * size), ("forbidden", 2 * size)):
             for number in range(5):
-                row = {**here, "set": f"contrast/{contrast}/{side}/{number:02d}"}
-                for suffix, across in (("", place + number / 9), ("_base", number / 7)):
+                row = {**here, "layer": layer, "set": f"contrast/{contrast}/{side}/{number:02d}"}
+                apart = place if layer in (None, LAYERS[-1]) else place / 2
+                for suffix, across in (("", apart + number / 9), ("_base", number / 7)):
                     maker.add(f"view_across{suffix}", across, None, **row)
                     maker.add(f"view_beside{suffix}", number / 5, None, **row)
 
