@@ -53,7 +53,7 @@ def test_a_picture_shows_what_is_chosen_and_nothing_else(made: list[Card]) -> No
     assert drawn(made[1], C="combination") == drawn(made[1])
     assert drawn(made[1], L="0") != drawn(made[1])
     view = made[0]
-    assert drawn(view, L="0") != drawn(view) == drawn(view, L="3")
+    assert drawn(view, L="0") != drawn(view)
     assert drawn(view, L="0").count("<path") == drawn(view).count("<path")
 
 
