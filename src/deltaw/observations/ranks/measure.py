@@ -109,7 +109,9 @@ def _ranks(lens: Lens, sheet: Sheet, suffix: str, places: tuple[Places, Places],
     for verdict, of_verdict, some in zip(("allowed", "forbidden"), logs, places, strict=True):
         for layer in lens.layers:
             what = f"activation_rank{suffix}, {site}, layer {layer}"
-            rank: ActivationRank | None = lens.present(activation_rank(some[(layer, site)]), what)
+            rank: ActivationRank | None = lens.present(
+                activation_rank(some[(layer, site)], lens.clusters(lens.primary)), what
+            )
             if rank is None:
                 return None
             of_verdict.append(rank.log)
@@ -142,7 +144,12 @@ def _compare(
             return []
         return [
             rank_null(
-                first[(k, site)], second[(k, site)], kind, lens.generator(Draw.RANK_SWAPS, word, number), lens.draws
+                first[(k, site)],
+                second[(k, site)],
+                kind,
+                lens.generator(Draw.RANK_SWAPS, word, number),
+                lens.draws,
+                lens.clusters(lens.primary),
             )
             for k in lens.layers
         ]
