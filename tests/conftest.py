@@ -18,21 +18,27 @@ settings.register_profile("deltaw", deadline=None)  # a busy machine is no fault
 settings.load_profile("deltaw")
 
 Outcome = tuple[int, str, str]
-LONG = {
+LONG = (
     "test_smoke.py",
     "test_prompted.py",
-    "test_example_package.py",
     "test_faults.py",
-    "test_scaling.py",
     "test_examples.py",
+    "test_example_package.py",
+    "test_scaling.py",
     "test_report.py",
+    "test_safety_tuning.py",
+    "test_interventions.py",
+    "test_grid.py",
+    "test_gpu_check.py",
     "test_resuming.py",
-}
+    "test_devices.py",
+    "test_cli.py",
+)  # the longest first
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first: begun last, one of them keeps one worker busy while the others have nothing."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,11 @@ class Maker:
 
 def measurements(seed: int = 0) -> list[Measurement]:
     """Every statistic that a study writes, for one seed."""
+    return list(_measurements(seed))
+
+
+@cache
+def _measurements(seed: int) -> tuple[Measurement, ...]:
     maker = Maker(seed)
     _world(maker)
     _base(maker)
@@ -98,7 +104,7 @@ def measurements(seed: int = 0) -> list[Measurement]:
             _attacks_on_model(maker, fields)
             _interventions(maker, {**fields, "stage": "intervention", "step": STEPS[-1]})
         _sensitivity(maker, size, {**fields, "stage": "analysis", "step": STEPS[-1], "n": 48, "n_unit": "prompt"})
-    return maker.lines
+    return tuple(maker.lines)
 
 
 def _world(maker: Maker) -> None:

@@ -203,6 +203,13 @@ def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, ...]:
 
     Late prompts are left out: their first output is the same whatever the verdict, so nothing need be decided yet.
     """
+    return _contrasts(world.config, count, seed)
+
+
+@lru_cache(maxsize=4)
+def _contrasts(config: WorldConfig, count: int, seed: int) -> tuple[Contrast, ...]:
+    """A process that analyses several models draws them once."""
+    world = World(config)
 
     def early_rows(draw: Callable[[Ints], Prompts], count: int = count) -> tuple[Ints, Prompts]:
         rows = np.arange(count)
