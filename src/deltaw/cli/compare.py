@@ -54,7 +54,8 @@ class Compare:
     template: Annotated[str, tyro.conf.arg(metavar="WHICH")] = "own"
     """With --prompts: the chat template that both models are asked in: own (each its own), base, tuned, or a file."""
     pairs: Annotated[int | None, tyro.conf.arg(metavar="COUNT")] = None
-    """With --prompts: at most this many matched pairs, plainly and under each attack. Default: all."""
+    """With --prompts: at most this many matched pairs, plainly and under each attack, and as many neutral texts and
+    questions. Default: all."""
     answer_tokens: Annotated[int, tyro.conf.arg(metavar="COUNT")] = 64
     """With --prompts: the length of an answer at most."""
     batch: Annotated[int, tyro.conf.arg(metavar="COUNT")] = 16
@@ -72,7 +73,7 @@ class Compare:
     With one TUNED: the directory of its finished comparison, on the same prompts; its numbers stand beside each claim.
     With several: the name of one of them, or the directory of another."""
     observations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
-    """With --prompts: observations to make, in place of the nine that are made otherwise.
+    """With --prompts: observations to make, in place of the ten that are made otherwise.
     Names from `deltaw list`, or FILE.py:NAME."""
     interventions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """With --prompts: interventions on the tuned model, none by default: names from `deltaw list`, or FILE.py:NAME.

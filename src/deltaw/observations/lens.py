@@ -61,6 +61,16 @@ class PromptEmbeddings:
     """Name of the block that is the last token."""
 
 
+@dataclass(frozen=True, eq=False)
+class TextLoss:
+    """How well a model predicts each of N texts."""
+
+    nats: FloatArray
+    """(N,) −log-likelihood of the text, in nats."""
+    tokens: FloatArray
+    """(N,) tokens that are predicted."""
+
+
 class ObservedModel(Protocol):
     """A model that observations can read."""
 
@@ -94,6 +104,14 @@ class ObservedModel(Protocol):
     def forced(self, prompts: PromptSet, refusal: bool, tokens: int) -> Tensor:
         """(N, T, V) log-probabilities, on the CPU, of each of the first T <= `tokens` tokens of an answer that it is
         made to give: a refusal, or else one harmless answer to all. NaN beyond the end of a shorter answer.
+        """
+
+    def text_loss(self, texts: PromptSet) -> TextLoss:
+        """How well it predicts neutral texts."""
+
+    def exact(self, questions: PromptSet) -> NDArray[np.int64]:
+        """(N,) what its free-running answers to harmless questions are, values of `behaviour.exact.Behaviour`: right
+        ones COMPLY, refusals REFUSE, wrong ones NEITHER.
         """
 
     def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:

@@ -9,7 +9,7 @@ from typing import Any
 from deltaw.errors import DeltawError
 from deltaw.models.architectures.architecture import Architecture
 from deltaw.models.architectures.families import FAMILIES, IN_MULTIMODAL, MIXTURES
-from deltaw.models.architectures.tensor_names import text_config
+from deltaw.models.architectures.tensor_names import text_config, without_wrapper
 from deltaw.plugins import plugins, resolve
 
 _GIVEN: ContextVar[Architecture | None] = ContextVar("architecture", default=None)
@@ -79,7 +79,7 @@ def family_of(names: Iterable[str]) -> Architecture:
 
     DeltawError, listing families, if none is.
     """
-    names = list(names)
+    names = [without_wrapper(name) for name in names]
     given = _GIVEN.get()
     if given is None and any(".experts." in name for name in names):
         raise DeltawError(

@@ -34,7 +34,8 @@ from deltaw.interventions import Edit, Patch, Place, Responses, State, answers_p
 from deltaw.models import MlpWeights, Transformer, activations, mlp
 from deltaw.models.batch import Batch, Role
 from deltaw.models.freezing import frozen
-from deltaw.observations.lens import READ, BaseSide, Places, PromptEmbeddings
+from deltaw.models.likelihood import response_weights, token_nll
+from deltaw.observations.lens import READ, BaseSide, Places, PromptEmbeddings, TextLoss
 from deltaw.observations.prompts import Attacked, Contrast, Effort, Ints, Question
 from deltaw.observations.prompts import Prompts as LensPrompts
 from deltaw.observations.vocabulary import top_tokens
@@ -171,6 +172,18 @@ class SyntheticModel:
         found = torch.log_softmax(logits.double(), -1).cpu()
         found[answers == pad] = torch.nan
         return found
+
+    @torch.no_grad()
+    def text_loss(self, texts: Prompts) -> TextLoss:
+        """Of prompts with their compliant answers, the loss of the answers."""
+        batch = compliant(self.world, texts).to(self.model.embed.weight.device)
+        nats = (token_nll(self.model(batch.tokens), batch) * batch.weights).double().sum(1)
+        return TextLoss(nats.cpu().numpy(), response_weights(batch).double().cpu().numpy())
+
+    def exact(self, questions: Prompts) -> Ints:
+        """(N,) what its whole answers are; every prompt of the world has one right answer."""
+        labels, _ = answers_to(self.model, self.world, questions)
+        return labels.long().numpy()
 
     def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:
         """Of each direction (D, K), the tokens with the largest logits along it."""
@@ -353,6 +366,8 @@ def synthetic_side(
         all_contrasts,
         lambda: attacked_prompts(world, attacks, by_name, seed),
         questions(world, probed, seed) if probed else (),
+        neutral=all_contrasts[0].allowed,
+        exact=all_contrasts[0].allowed,
     )
     effort = Effort(draws=sizes.draws, bootstrap=sizes.bootstrap)
     return BaseSide(SyntheticModel(base, world), prompts, effort, seed)
