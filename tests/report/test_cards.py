@@ -77,11 +77,15 @@ def test_behaviour_stands_beside_the_ceiling(tables: Tables) -> None:
     assert all(row["ceiling"] != "–" for row in rows)
 
 
-def test_a_study_without_these_measurements_has_cards_that_say_so(tmp_path: Path) -> None:
+def test_a_study_without_these_measurements_has_cards_that_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = [line for line in measurements() if not line.statistic.startswith(("view_", "sensitivity_"))]
     run = write_run(tmp_path / "run", kept)
     made = cards(Tables(load(run)), choices(Tables(load(run))))
     assert [card.drawing is None for card in made] == [True, False, False, True, False]
+    # The page's words are asked; drawing its fifty figures takes longest.
+    monkeypatch.setattr("vl_convert.vegalite_to_svg", lambda spec: '<svg class="marks" width="9" height="9"></svg>')
     text = write_report(run).read_text(encoding="utf-8")
     assert text.count("Not measured by this study.") == 2
 
