@@ -74,6 +74,8 @@ def test_the_options_are_these_and_no_others() -> None:
             "curve": False,
             "prompts": None,
             "judge": "rules",
+            "judge_labels": (),
+            "judge_reads": "answer",
             "attacks": (),
             "observations": (),
             "interventions": (),

@@ -59,6 +59,11 @@ Blocks = Callable[[Encoded, PromptSet], dict[str, Tensor]]
 Forced = Callable[[Chat, PromptSet, bool], list[list[int]]]
 Texts = Callable[[Chat, PromptSet], list[tuple[list[int], int]]]
 LAST = "last_prompt"
+NO_MAPS = (
+    "its MLPs are mixtures of experts, so that what reads an MLP's maps, or activations between them, is left out; "
+    "the experts are compared by their weights"
+)
+"""What a mixture of experts lacks."""
 REFUSAL = "I'm sorry, but I can't help with that request. It could cause harm to you or to other people."
 HARMLESS = "The sun is shining today, so many people are in the park. Some of them walk, and some read a book."
 """What models are forced to say."""
@@ -90,6 +95,13 @@ def forced_answers(chat: Chat, prompts: PromptSet, refusal: bool) -> list[list[i
     """The tokens of `REFUSAL` or `HARMLESS`, for each prompt."""
     tokens: list[int] = chat.tokenizer(REFUSAL if refusal else HARMLESS, add_special_tokens=False)["input_ids"]
     return [tokens] * len(prompts)
+
+
+class AtSites(dict[Place, Tensor]):
+    """Activations by (layer, site); a site that the model's blocks do not have is a DeltawError."""
+
+    def __missing__(self, place: Place) -> Tensor:
+        raise DeltawError(f"there are no activations at {place[1]}: {NO_MAPS}")
 
 
 @dataclass(eq=False)
@@ -128,6 +140,12 @@ class HuggingFaceModel:
         return range(self.chat().layers)
 
     @cached_property
+    def sites(self) -> tuple[str, ...]:
+        """All sites; of a mixture of experts the block's output."""
+        mixture = family_of(name for name, _ in self.chat().model.named_parameters()).experts
+        return ("resid_out",) if mixture else READ
+
+    @cached_property
     def embedding_norm(self) -> float:
         """Mean length of its token embeddings."""
         weight: Tensor = self.chat().model.get_input_embeddings().weight  # type: ignore[operator]
@@ -142,7 +160,9 @@ class HuggingFaceModel:
 
     @cached_property
     def light(self) -> bool:
-        """Whether all its MLPs fit into memory as float64."""
+        """Whether all its MLPs fit into memory as float64; a mixture of experts has none that are kept."""
+        if "mlp_in" not in self.sites:
+            return False
         return (self._first.w_in.numel() + self._first.w_out.numel()) * 8 * len(self.layers) <= LIGHT
 
     def mlp(self, layer: int) -> MlpWeights:
@@ -170,7 +190,8 @@ class HuggingFaceModel:
     def activations(self, prompts: PromptSet, sites: Sequence[str] = READ) -> Places:
         """Activations (N, width) at the last token of each prompt, by (layer, site)."""
         chat = self.chat()
-        return activations_of(chat, self.tokens(chat, prompts), sites, self.layers, self.batch)
+        there = [site for site in sites if site in self.sites or site not in READ]
+        return AtSites(activations_of(chat, self.tokens(chat, prompts), there, self.layers, self.batch))
 
     def complied(self, prompts: PromptSet) -> NDArray[np.bool_]:
         """(N,) whether its free-running answer does what the prompt asks."""
@@ -388,6 +409,8 @@ def stored_maps(models: TwoModels, tuned: bool, layer: int) -> tuple[Tensor, Ten
     None if the files do not hold them under the names that the base model's parameters have.
     """
     sources, family = models.sources, family_of(models.parameters)
+    if family.experts:
+        return None
     side = sources.base if isinstance(sources.after, Adapter) or not tuned else sources.after
 
     def linear(path: str) -> tuple[Tensor, Tensor] | None:

@@ -35,7 +35,7 @@ from deltaw.compare.asking import (
 from deltaw.compare.capability import sentence, summary
 from deltaw.compare.claims import prompt_claims
 from deltaw.compare.interventions import intervene_on_checkpoints, judged_by
-from deltaw.compare.lens import Complied, attacked_pairs, prompts_of, real_lens
+from deltaw.compare.lens import NO_MAPS, Complied, attacked_pairs, prompts_of, real_lens
 from deltaw.compare.over_layers import CLAIMED
 from deltaw.compare.questions import attack_key, capability_key, questions_of, read_control
 from deltaw.compare.two_models import Loading, TwoModels, asking_files
@@ -311,6 +311,8 @@ def _observe(
     known = {**tuned, **dict(zip(left, answered, strict=True))}
     work.say("activations of the base model")
     lens = real_lens(work.models, of_lens, work.effort, (_complied(base), _complied(known)), judged_by(judge))
+    if not lens.has("mlp_in"):
+        lens.absent["maps of MLPs"] = NO_MAPS
     _keep_slow(work, lens, names_of(observations))
     sheet = work.sheet.with_(stage="analysis", role="last_prompt")
     for observation in observations:
@@ -333,7 +335,7 @@ def _observe(
         work.absent,
         work.journal,
         work.say,
-        work.models.why_not_between,
+        work.models.why_not_between if lens.has("mlp_in") else NO_MAPS,
     )
 
 

@@ -79,6 +79,10 @@ class ObservedModel(Protocol):
         """Its blocks."""
 
     @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites of `READ` that its blocks have; a mixture of experts has the output of the block alone."""
+
+    @property
     def embedding_norm(self) -> float:
         """Mean length of its token embeddings."""
 
@@ -93,7 +97,9 @@ class ObservedModel(Protocol):
         """All its parameters by name."""
 
     def activations(self, prompts: PromptSet, sites: Sequence[str] = READ) -> Places:
-        """Activations at the last token of each prompt, at every layer."""
+        """Activations at the last token of each prompt, at every layer: those of the sites that it has. To ask them for
+        another site is a DeltawError.
+        """
 
     def complied(self, prompts: PromptSet) -> NDArray[np.bool_]:
         """(N,) whether its free-running answer does what the prompt asks."""
@@ -313,6 +319,10 @@ class Lens:
             self.absent[what] = value.reason
             return None
         return value
+
+    def has(self, site: str) -> bool:
+        """Whether the blocks have a site, by the base model."""
+        return site in self.before.model.sites
 
     def sign_flips(self, kind: str, values: FloatArray, clusters: Clusters = None) -> Null:
         """The null of a mean of paired differences (N,): each, or each cluster's sum, as likely to have either sign."""

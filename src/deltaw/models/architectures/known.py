@@ -82,8 +82,12 @@ def family_of(names: Iterable[str]) -> Architecture:
     names = [without_wrapper(name) for name in names]
     given = _GIVEN.get()
     if given is None and any(".experts." in name for name in names):
+        for family in MIXTURES:
+            if family.experts and family.layers_of(names):
+                return family
         raise DeltawError(
-            "this model is a mixture of experts, whose MLPs deltaw compares by their weights only; leave out --prompts"
+            "this model is a mixture of experts with blocks of unknown names; deltaw compares it by its weights only, "
+            "so leave out --prompts"
         )
     for family in FAMILIES.values() if given is None else (given,):
         if family.layers_of(names):

@@ -61,8 +61,9 @@ class Ranks(Observation):
 
     def measure(self, lens: Lens, sheet: Sheet) -> None:
         """Ranks of ΔW, and of what both models make of either verdict's prompts, with their log ratios."""
-        observe_update_rank(lens, sheet)
-        observe_activation_ranks(lens, sheet, self.sites)
+        if lens.has("mlp_in"):
+            observe_update_rank(lens, sheet)
+        observe_activation_ranks(lens, sheet, tuple(filter(lens.has, self.sites)))
 
 
 def gaussian_energy_rank(before: BaseSide) -> Null:

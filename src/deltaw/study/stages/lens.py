@@ -75,6 +75,11 @@ class SyntheticModel:
         return range(self.model.config.layers)
 
     @property
+    def sites(self) -> tuple[str, ...]:
+        """All."""
+        return READ
+
+    @property
     def embedding_norm(self) -> float:
         """Mean length of its token embeddings."""
         return float(self.model.embed.weight.detach().norm(dim=1).mean())
