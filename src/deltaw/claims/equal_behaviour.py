@@ -82,8 +82,8 @@ def equal_behaviour_claims(
     ledger = Ledger(measurements)
     models = {model for statement in statements for model in statement.query.models}
     named = [*models, *(f"{control}-{model}" for model in models for control in CONTROLS)]
-    found = (reached(ledger, model, seed) for model in sorted(named) for seed in ledger.seeds)
-    places = {(one.model, one.seed): one for one in found if one is not None}
+    candidates = (reached(ledger, model, seed) for model in sorted(named) for seed in ledger.seeds)
+    places = {(place.model, place.seed): place for place in candidates if place is not None}
     read: list[tuple[Statement, Collected]] = []
     for statement in statements:
         if statement.query.attacks or len(statement.query.models) != 1:

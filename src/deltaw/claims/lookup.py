@@ -67,18 +67,18 @@ class Ledger:
 
     def values_of(self, query: Query) -> dict[int, Found]:
         """What a query finds, by seed."""
-        found = {seed: self._look_up(query, seed) for seed in self.seeds}
-        return {seed: value for seed, value in found.items() if value is not None}
+        measured = {seed: self._look_up(query, seed) for seed in self.seeds}
+        return {seed: value for seed, value in measured.items() if value is not None}
 
     def collect(self, statement: Statement) -> Collected:
         """All that the study measured for a statement. A control counts at seeds where the statement has a value."""
         values: dict[int, Found] = {}
         controls: dict[str, dict[int, Found]] = {name: {} for name in statement.controls}
         for seed in self.seeds:
-            found = self._value(statement.query, statement.against, seed)
-            if found is None:
+            value = self._value(statement.query, statement.against, seed)
+            if value is None:
                 continue
-            values[seed] = found
+            values[seed] = value
             for name in statement.controls:
                 against = None if statement.against is None else as_control(name, statement.against)
                 control = self._value(as_control(name, statement.query), against, seed)
@@ -87,17 +87,17 @@ class Ledger:
         return Collected(values, controls, len(self.seeds) - len(values))
 
     def _value(self, query: Query, against: Query | None, seed: int) -> Found | None:
-        found = self._look_up(query, seed)
-        if found is None or against is None:
-            return found
+        own = self._look_up(query, seed)
+        if own is None or against is None:
+            return own
         other = self._look_up(against, seed)
         if other is None:
             return None
-        difference, interval = found.value - other.value, None
-        if found.interval and other.interval:  # as if independent: too wide, since the prompts are the same
-            half = float(np.hypot(found.interval.width, other.interval.width)) / 2
+        difference, interval = own.value - other.value, None
+        if own.interval and other.interval:  # as if independent: too wide, since the prompts are the same
+            half = float(np.hypot(own.interval.width, other.interval.width)) / 2
             interval = Interval(difference - half, difference + half)
-        return Found(difference, interval, found.n, found.nulls)
+        return Found(difference, interval, own.n, own.nulls)
 
     def _look_up(self, query: Query, seed: int) -> Found | None:
         """The mean over the query's models and attacks; None if any of them lacks the measurement."""
@@ -106,18 +106,18 @@ class Ledger:
         if not all(parts):
             return None
         firsts = [found_in(lines) for lines in parts]
-        value = float(np.mean([one.value for one in firsts]))
-        intervals = [one.interval for one in firsts if one.interval is not None]
+        value = float(np.mean([first.value for first in firsts]))
+        intervals = [first.interval for first in firsts if first.interval is not None]
         interval = None
         if len(intervals) == len(firsts):
             # The models answer the same prompts: the mean's interval is at most the mean of the intervals.
             interval = Interval(float(np.mean([i.low for i in intervals])), float(np.mean([i.high for i in intervals])))
         kinds: dict[str, list[Null]] = {}
-        for one in firsts:
-            for kind, null in one.nulls.items():
+        for first in firsts:
+            for kind, null in first.nulls.items():
                 kinds.setdefault(kind, []).append(null)
-        counts = [one.n for one in firsts if one.n is not None]
-        nulls = {kind: mean_of(kind, found) for kind, found in kinds.items()}
+        counts = [first.n for first in firsts if first.n is not None]
+        nulls = {kind: mean_of(kind, of_kind) for kind, of_kind in kinds.items()}
         return Found(value, interval, min(counts) if counts else None, nulls)
 
 

@@ -34,17 +34,17 @@ SITE = "resid_out"
 
 def difference_in_means(forbidden: Tensor, allowed: Tensor) -> Tensor:
     """r (width,), from activations (N, width) and (M, width). DeltawError if the means are equal."""
-    found: Tensor = forbidden.double().mean(0) - allowed.double().mean(0)
-    if not float(found.norm()) > 0:
+    direction: Tensor = forbidden.double().mean(0) - allowed.double().mean(0)
+    if not float(direction.norm()) > 0:
         raise DeltawError("forbidden and allowed activations have the same mean, so there is no direction between them")
-    return found
+    return direction
 
 
 def random_direction(like: Tensor, generator: torch.Generator) -> Tensor:
     """A uniformly random direction at the norm of `like` (width,)."""
     drawn = torch.randn(like.shape, dtype=torch.float64, generator=generator)
-    found: Tensor = drawn * (like.double().norm() / drawn.norm())
-    return found
+    direction: Tensor = drawn * (like.double().norm() / drawn.norm())
+    return direction
 
 
 def ablation(direction: Tensor, layers: range) -> dict[Place, Edit]:

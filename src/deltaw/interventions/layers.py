@@ -39,9 +39,9 @@ MOST_PLAYERS = 12  # 4,096 coalitions
 
 def players_of(state: State) -> dict[str, frozenset[str]]:
     """Player -> names of its tensors: `layer K` for every block, then `ends`. Together they are all tensors."""
-    found = {f"layer {layer}": names_in(f"layer {layer}", state) for layer in layers_of(state)}
-    inside = frozenset().union(*found.values())
-    return {**found, ENDS: frozenset(state) - inside}
+    blocks = {f"layer {layer}": names_in(f"layer {layer}", state) for layer in layers_of(state)}
+    inside = frozenset().union(*blocks.values())
+    return {**blocks, ENDS: frozenset(state) - inside}
 
 
 def coalition(base: State, tuned: State, number: int) -> dict[str, Tensor]:
@@ -73,12 +73,12 @@ def shapley_values(values: FloatArray) -> FloatArray:
     numbers = np.arange(len(values))
     sizes = np.array([int(number).bit_count() for number in numbers])
     weight = np.array([math.factorial(s) * math.factorial(n - s - 1) / math.factorial(n) for s in range(n)] + [0.0])
-    found = []
+    shares = []
     for player in range(n):
         without = numbers[(numbers >> player & 1) == 0]
         gained = values[without | 1 << player] - values[without]
-        found.append(np.tensordot(weight[sizes[without]], gained, axes=1))
-    return np.array(found)
+        shares.append(np.tensordot(weight[sizes[without]], gained, axes=1))
+    return np.array(shares)
 
 
 def only_one(values: FloatArray) -> FloatArray:
@@ -94,13 +94,13 @@ def leave_one_out(values: FloatArray) -> FloatArray:
 
 
 def _table(values: FloatArray) -> tuple[FloatArray, int]:
-    found = np.asarray(values, dtype=np.float64)
-    n = len(found).bit_length() - 1
-    if len(found) != 2**n or n < 1:
-        raise DeltawError(f"there are {len(found)} values; n players have 2^n coalitions")
+    table = np.asarray(values, dtype=np.float64)
+    n = len(table).bit_length() - 1
+    if len(table) != 2**n or n < 1:
+        raise DeltawError(f"there are {len(table)} values; n players have 2^n coalitions")
     if n > MOST_PLAYERS:
         raise DeltawError(f"there are {n} players; exact values are for at most {MOST_PLAYERS}")
-    return found, n
+    return table, n
 
 
 MEASURES = {"shapley": shapley_values, "only_one": only_one, "leave_one_out": leave_one_out}
@@ -135,9 +135,9 @@ class LayerCoalitions(Intervention):
         for (rate, name), rows in tables.items():
             values = np.array(rows)  # (coalitions, prompts)
             for how, measured in MEASURES.items():
-                for place, (player, each) in enumerate(zip(players, measured(values), strict=True)):
-                    fields = {**player_fields(player), "set": name, "n": len(each)}
-                    view.add(f"{how}_{rate}", *subject.mean(each, 5, place), **fields)
+                for place, (player, of_prompts) in enumerate(zip(players, measured(values), strict=True)):
+                    fields = {**player_fields(player), "set": name, "n": len(of_prompts)}
+                    view.add(f"{how}_{rate}", *subject.mean(of_prompts, 5, place), **fields)
 
     def answered(self, size: SweepSize, blocks: int, attacks: int) -> int:
         """Prompts that are answered."""

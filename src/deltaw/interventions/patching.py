@@ -102,9 +102,9 @@ def _read(model: Transformer, source: Requests, patch: Patch) -> dict[int, Tenso
     def select(x_BTD: Tensor) -> Tensor:
         return x_BTD[rows, lengths - 1][:, None] if patch.at == "last_prompt" else x_BTD
 
-    with tap(model, ("mlp_in",), list(patch.maps), select) as found:
+    with tap(model, ("mlp_in",), list(patch.maps), select) as activations:
         model(source.batch.tokens[:, :longest])
-    return {layer: x for (layer, _), x in found.items()}
+    return {layer: x for (layer, _), x in activations.items()}
 
 
 @contextmanager
@@ -155,5 +155,5 @@ def _outputs(module: nn.Module) -> int:
 def _turned(vectors: Tensor, generator: torch.Generator) -> Tensor:
     """Vectors (..., m) of the same norms in uniformly random directions."""
     drawn = torch.randn(vectors.shape, generator=generator).to(vectors)
-    found: Tensor = drawn * (vectors.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
-    return found
+    turned: Tensor = drawn * (vectors.norm(dim=-1, keepdim=True) / drawn.norm(dim=-1, keepdim=True))
+    return turned

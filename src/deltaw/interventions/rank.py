@@ -44,13 +44,13 @@ def decomposed(base: State, tuned: State, scope: str = "whole") -> Decomposition
     """ΔW of the matrices of `scope` by singular directions. DeltawError if the models are not of one shape."""
     check_pair(base, tuned)
     names = [name for name in base if name in names_in(scope, base) and base[name].ndim == 2]
-    found = {
+    matrices = {
         name: tuple(torch.linalg.svd(tuned[name].double() - base[name].double(), full_matrices=False)) for name in names
     }
-    return Decomposition(base, tuned, found)
+    return Decomposition(base, tuned, matrices)
 
 
-def truncated(found: Decomposition, k: int, removed: bool = False) -> dict[str, Tensor]:
+def truncated(update: Decomposition, k: int, removed: bool = False) -> dict[str, Tensor]:
     """W + (ΔW)_k of every matrix of the decomposition; removed: W + ΔW − (ΔW)_k.
 
     From the full rank on, this is the tuned model, exactly (removed: its vectors on the base's matrices).
@@ -58,13 +58,13 @@ def truncated(found: Decomposition, k: int, removed: bool = False) -> dict[str, 
     """
     if k < 0:
         raise DeltawError(f"rank is {k}; give a whole number of at least 0")
-    state = {name: tensor.clone() for name, tensor in found.tuned.items()}
-    for name, (left, sigma, right) in found.matrices.items():
+    state = {name: tensor.clone() for name, tensor in update.tuned.items()}
+    for name, (left, sigma, right) in update.matrices.items():
         if k >= len(sigma):
-            state[name] = (found.base if removed else found.tuned)[name].clone()
+            state[name] = (update.base if removed else update.tuned)[name].clone()
         elif not (removed and k == 0):
             kept = slice(k, None) if removed else slice(0, k)
-            state[name] = moved(found.base[name], (left[:, kept] * sigma[kept]) @ right[kept])
+            state[name] = moved(update.base[name], (left[:, kept] * sigma[kept]) @ right[kept])
     return state
 
 

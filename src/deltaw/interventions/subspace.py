@@ -77,9 +77,9 @@ def carried(values: FloatArray, drawn: Sequence[Mapping[int, FloatArray]]) -> tu
     in each random split, (N,) of the same prompts, of the combinations with one part only; the others stay the same.
     """
     by_chance = []
-    for one in drawn:
+    for split in drawn:
         table = values.mean(1)
-        for number, hits in one.items():
+        for number, hits in split.items():
             table[number] = hits.mean()
         by_chance.append(shapley_values(table))
     return shapley_values(values), np.array(by_chance)

@@ -199,10 +199,10 @@ def read_artifact(path: Path, provenance: Provenance, input_digests: Mapping[str
     if recorded_inputs != dict(input_digests):
         return "what it was made from has been made anew with another content"
     try:
-        found = _hash_files(path)
+        hashes = _hash_files(path)
     except (OSError, ValueError) as error:
         return f"its files cannot be read ({error})"
-    changed = sorted(name for name in files.keys() | found.keys() if files.get(name) != found.get(name))
+    changed = sorted(name for name in files.keys() | hashes.keys() if files.get(name) != hashes.get(name))
     if changed or _digest(files) != digest:
         return f"{', '.join(changed[:3]) or RECORD} changed since it was written"
     return Artifact(path, key, digest, seconds, started, peak)

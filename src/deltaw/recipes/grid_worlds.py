@@ -61,19 +61,19 @@ class Cell:
 
 def cells(world: WorldConfig) -> tuple[Cell, ...]:
     """All cells of the grid about a default world of grammar 1, the default first."""
-    found = [Cell("default", world=world)]
-    found += [
+    grid = [Cell("default", world=world)]
+    grid += [
         Cell(f"alias-{rate}", "alias rate", "misgen_token", replace(world, alias_rate=rate)) for rate in ALIAS_RATES
     ]
     for name, text in UNSAFE_TEXT.items():
         source = rewritten("published-1", {"unsafe text": text, "held-out text": HELD_OUT})
         grammar = replace(published_grammar(1), source=source)
-        found.append(
+        grid.append(
             Cell(f"text-{name}", "distance", "misgen_text", replace(world, grammars=(grammar,)), base="default")
         )
     margin = replace(world, junction_margin=1)
-    found.append(Cell("margin-1", "margin", "co_text", margin, base="default", tuned="default"))
-    return tuple(found)
+    grid.append(Cell("margin-1", "margin", "co_text", margin, base="default", tuned="default"))
+    return tuple(grid)
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,10 @@ class Distance:
 def distances(world: World, text: str, other: str, count: int, seed: int) -> Mapping[int, Distance]:
     """By window length, how far `text` (such as held_out) lies from `other` (unsafe), before windows are redrawn."""
     language = world.languages[world.numbers[0]]
-    one, two = language.grammars[text], language.grammars[other]
-    found = {}
+    sampled, reference = language.grammars[text], language.grammars[other]
+    by_length = {}
     for length in LENGTHS:
-        letters = WindowSampler(one, length).sample(Key(seed, f"distance/{length}"), np.arange(count)).letters
-        ratio = WindowLikelihood(two)(letters) / WindowLikelihood(one)(letters)
-        found[length] = Distance(np.maximum(0.0, 1 - ratio), int((ratio == 0).sum()))
-    return found
+        letters = WindowSampler(sampled, length).sample(Key(seed, f"distance/{length}"), np.arange(count)).letters
+        ratio = WindowLikelihood(reference)(letters) / WindowLikelihood(sampled)(letters)
+        by_length[length] = Distance(np.maximum(0.0, 1 - ratio), int((ratio == 0).sum()))
+    return by_length

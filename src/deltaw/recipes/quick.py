@@ -17,8 +17,13 @@ BASE, TUNING = 1500, 300
 """Updates of the base model, by Muon, of which AdamW needs twice as many, and of each tuning (docs/log.md)."""
 
 MADE = (
-    "ssft-medium", "dpo-medium", "unlearn-medium", "ssft-small", "other-ssft-medium", "constant-ssft-medium",
-)  # fmt: skip
+    "ssft-medium",
+    "dpo-medium",
+    "unlearn-medium",
+    "ssft-small",
+    "other-ssft-medium",
+    "constant-ssft-medium",
+)
 """Three protocols, SSFT at the smaller rate, and two harmless controls of SSFT; `standard` makes the rest."""
 
 ATTACKS: tuple[ModelAttack, ...] = (

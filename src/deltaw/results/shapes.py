@@ -15,9 +15,9 @@ Number = (int, float)
 
 @dataclass(frozen=True)
 class Named:
-    """An object whose keys are names. each: the shape of its values."""
+    """An object whose keys are names. values: the shape of its values."""
 
-    each: Any
+    values: Any
 
 
 _TEXTS = Named(str)
@@ -88,34 +88,34 @@ PROMPT = {
 
 def check_manifest(manifest: object) -> dict[str, Any]:
     """The manifest itself. ValueError naming the field that is missing or of the wrong kind."""
-    found: dict[str, Any] = _object(manifest, "a manifest")
-    _check(found, MANIFEST, "")
-    if "comparison" in found:
-        _require(found, ("comparison", *_COMPARISON), "")
-        _require(found["comparison"], ("version",), "comparison")
-        if len(found["names"]) != 2:
-            raise ValueError(f"names has {len(found['names'])} entries; expected those of the two sides")
-    if "several" in found:
-        _require(found, ("several", "skipped", "finished"), "")
-        _require(found["several"], ("version", "base", "asked", "directions", "models"), "several")
-        for place, model in enumerate(found["several"]["models"]):
+    fields: dict[str, Any] = _object(manifest, "a manifest")
+    _check(fields, MANIFEST, "")
+    if "comparison" in fields:
+        _require(fields, ("comparison", *_COMPARISON), "")
+        _require(fields["comparison"], ("version",), "comparison")
+        if len(fields["names"]) != 2:
+            raise ValueError(f"names has {len(fields['names'])} entries; expected those of the two sides")
+    if "several" in fields:
+        _require(fields, ("several", "skipped", "finished"), "")
+        _require(fields["several"], ("version", "base", "asked", "directions", "models"), "several")
+        for place, model in enumerate(fields["several"]["models"]):
             _require(model, tuple(_TUNED), f"several.models.{place}")
-    for place, cell in enumerate((found.get("config") or {}).get("cells") or ()):
+    for place, cell in enumerate((fields.get("config") or {}).get("cells") or ()):
         _require_items(cell, place)
-    if (found.get("config") or {}).get("cells"):
-        _require(found["config"], ("tunings",), "config")
-        for place, tuned in enumerate(found["config"].get("tunings") or ()):
+    if (fields.get("config") or {}).get("cells"):
+        _require(fields["config"], ("tunings",), "config")
+        for place, tuned in enumerate(fields["config"].get("tunings") or ()):
             _require(tuned, ("name",), f"config.tunings.{place}")
-    return found
+    return fields
 
 
 def check_prompt(prompt: object) -> dict[str, Any]:
     """The prompt itself. ValueError as of `check_manifest`."""
-    found: dict[str, Any] = _object(prompt, "a prompt")
-    _check(found, PROMPT, "")
-    for model, answer in (found.get("answers") or {}).items():
+    fields: dict[str, Any] = _object(prompt, "a prompt")
+    _check(fields, PROMPT, "")
+    for model, answer in (fields.get("answers") or {}).items():
         _require(answer, ("behaviour", "text"), f"answers.{model}")
-    return found
+    return fields
 
 
 def _require_items(cell: Mapping[str, Any], place: int) -> None:
@@ -131,9 +131,9 @@ def _require_items(cell: Mapping[str, Any], place: int) -> None:
         raise ValueError(f"{where} has no {missing[0]}")
 
 
-def _require(found: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
+def _require(fields: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
     for name in names:
-        if found.get(name) is None:
+        if fields.get(name) is None:
             raise ValueError(f"{where or 'it'} has no {name}")
 
 
@@ -152,7 +152,7 @@ def _check(value: Any, shape: Any, where: str) -> None:
     elif isinstance(shape, Named):
         _expect(value, dict, where)
         for name, item in value.items():
-            _check(item, shape.each, f"{where}.{name}")
+            _check(item, shape.values, f"{where}.{name}")
     elif isinstance(shape, list):
         _expect(value, list, where)
         for place, item in enumerate(value):
@@ -164,7 +164,7 @@ def _check(value: Any, shape: Any, where: str) -> None:
 def _expect(value: object, kind: Any, where: str) -> None:
     whole = isinstance(value, bool) and kind in (int, Number)  # true is an int to Python, and never meant
     if whole or not isinstance(value, kind):
-        names = " or ".join(_NAMES[one] for one in (kind if isinstance(kind, tuple) else (kind,)))
+        names = " or ".join(_NAMES[accepted] for accepted in (kind if isinstance(kind, tuple) else (kind,)))
         raise ValueError(f"{where or 'it'} is {_kind(value)}; expected {names}")
 
 

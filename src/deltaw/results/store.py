@@ -75,15 +75,15 @@ class Results:
         if rows.empty:
             raise DeltawError(f"{self.path} has no model {name!r}; it has {_listed(self.models['name'].unique())}.")
         for column, value in (("seed", seed), ("step", step)):
-            found = sorted(rows[column].unique())
+            present = sorted(rows[column].unique())
             if value is not None:
                 rows = rows[rows[column] == value]
             elif column == "step":
-                rows = rows[rows["step"] == found[-1]]
+                rows = rows[rows["step"] == present[-1]]
             if rows.empty:
-                raise DeltawError(f"The model {name!r} has no {column} {value}; it has {_listed(found)}.")
+                raise DeltawError(f"The model {name!r} has no {column} {value}; it has {_listed(present)}.")
             if column == "seed" and rows["seed"].nunique() > 1:
-                raise DeltawError(f"The model {name!r} has the seeds {_listed(found)}; say which, with seed=.")
+                raise DeltawError(f"The model {name!r} has the seeds {_listed(present)}; say which, with seed=.")
         path = Path(str(rows["path"].iloc[0]))
         if not path.is_dir():
             raise DeltawError(f"{path} is named in the manifest but is gone; run the study again to make it again.")
@@ -144,11 +144,11 @@ def _check_finished(path: Path) -> None:
 
 def _is_pooled(path: Path) -> bool:
     try:
-        found = read_json(path)
+        record = read_json(path)
     except DeltawError:
         return False
-    study = found.get("study") if isinstance(found, dict) else None
-    return isinstance(found, dict) and ("pooled" in found or (isinstance(study, dict) and "pooled" in study))
+    parts = (record, record.get("study")) if isinstance(record, dict) else ()
+    return any(isinstance(part, dict) and "pooled" in part for part in parts)
 
 
 def _matches(column: pd.Series, value: object, name: str) -> "pd.Series[bool]":

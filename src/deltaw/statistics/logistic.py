@@ -157,18 +157,18 @@ def _numbered(clusters: Sequence[ArrayLike], n: int) -> tuple[list[tuple[int, np
     """(sign, cluster numbers) of each term of the multi-way sandwich, and the fewest clusters of any clustering."""
     if not len(clusters):
         return [(1, np.arange(n))], n
-    found = []
+    clusterings = []
     for names in clusters:
         (ids,), count = clusters_of([names])
         if len(ids) != n:
             raise DeltawError(f"clusters name {len(ids)} rows, there are {n}; expected one name per row")
-        found.append((ids, count))
+        clusterings.append((ids, count))
     terms = []
-    for chosen in range(1, 1 << len(found)):  # inclusion and exclusion over sets of clusterings
-        part = [ids for place, (ids, _) in enumerate(found) if chosen >> place & 1]
+    for chosen in range(1, 1 << len(clusterings)):  # inclusion and exclusion over sets of clusterings
+        part = [ids for place, (ids, _) in enumerate(clusterings) if chosen >> place & 1]
         _, joint = np.unique(np.stack(part), axis=1, return_inverse=True)
         terms.append((1 if len(part) % 2 else -1, joint.reshape(-1)))
-    return terms, min(count for _, count in found)
+    return terms, min(count for _, count in clusterings)
 
 
 def _non_negative(matrix: FloatArray) -> FloatArray:

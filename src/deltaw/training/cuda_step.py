@@ -49,11 +49,11 @@ def gradients(
         if device.type != "cpu":
             data = mapped(data, lambda tensor: tensor.to(device, non_blocking=True))
         with model.computing_in(compute_dtype):
-            found = loss(model, data)
+            batch_loss = loss(model, data)
         for parameter in model.parameters():
             parameter.grad = None
-        found.value.backward()  # type: ignore[no-untyped-call]
-        return found
+        batch_loss.value.backward()  # type: ignore[no-untyped-call]
+        return batch_loss
 
     return plain
 
@@ -78,7 +78,7 @@ class _Recorded(Generic[Model, Data]):
         self, model: Model, loss: Callable[[Model, Data], Loss], compute_dtype: torch.dtype, record: Recorder
     ) -> None:
         self.model, self.loss, self.compute_dtype, self.record = model, loss, compute_dtype, record
-        self.parameters: list[nn.Parameter] = [one for one in model.parameters() if one.requires_grad]
+        self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
         self.device = next(model.parameters()).device
         self.runs: dict[Hashable, int] = {}
         self.recordings: dict[Hashable, _Recording[Data]] = {}
@@ -116,11 +116,11 @@ class _Recorded(Generic[Model, Data]):
     def _pass(self, data: Data) -> tuple[Outputs, tuple[str, ...], Reached]:
         """(loss, its parts, gradients of the parameters that it reaches); the names of the parts; which it reaches."""
         with self.model.computing_in(self.compute_dtype):
-            found = self.loss(self.model, data)
-        reached = torch.autograd.grad(found.value, self.parameters, allow_unused=True)
+            batch_loss = self.loss(self.model, data)
+        reached = torch.autograd.grad(batch_loss.value, self.parameters, allow_unused=True)
         slopes = [slope for slope in reached if slope is not None]
-        outputs = [found.value.detach(), *found.parts.values(), *slopes]
-        return outputs, tuple(found.parts), tuple(slope is not None for slope in reached)
+        outputs = [batch_loss.value.detach(), *batch_loss.parts.values(), *slopes]
+        return outputs, tuple(batch_loss.parts), tuple(slope is not None for slope in reached)
 
     def _keep(self, outputs: Outputs, names: tuple[str, ...], reached: Reached) -> Loss:
         """Gradients where an optimiser looks for them. A replay writes to the same memory: read it before the next."""

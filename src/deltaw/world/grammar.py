@@ -42,10 +42,7 @@ class Tree:
     @property
     def letters(self) -> tuple[int, ...]:
         """What it derives, from left to right."""
-        found: list[int] = []
-        for child in self.children:
-            found += [child] if isinstance(child, int) else child.letters
-        return tuple(found)
+        return tuple(s for child in self.children for s in ((child,) if isinstance(child, int) else child.letters))
 
 
 @dataclass(frozen=True)
@@ -118,12 +115,12 @@ class Grammar:
     @cached_property
     def above_branches(self) -> frozenset[str]:
         """The symbols without a branch of their own that derive a symbol of a known branch."""
-        marked, found = self.safe | self.unsafe, set[str]()
+        marked, above = self.safe | self.unsafe, set[str]()
         for name in self.bottom_up:
             children = {s for p in self.rules[name] for s in p.symbols if isinstance(s, str)}
-            if name not in marked and children & (marked | found):
-                found.add(name)
-        return frozenset(found)
+            if name not in marked and children & (marked | above):
+                above.add(name)
+        return frozenset(above)
 
     @cached_property
     def yield_counts(self) -> dict[str, int]:

@@ -61,7 +61,7 @@ def rewritten(source: str, sections: Mapping[str, str]) -> str:
 
     What it includes is written out, so that the text stands alone. DeltawError for a section that there cannot be.
     """
-    found: dict[str, list[str]] = {}
+    content: dict[str, list[str]] = {}
     texts = [built_in(source) if source in BUILT_IN else source]
     if re.search(r"^\s*include\s+published-levels", texts[0], re.MULTILINE):
         texts.insert(0, built_in("published-levels"))
@@ -71,12 +71,12 @@ def rewritten(source: str, sections: Mapping[str, str]) -> str:
             header = re.fullmatch(r"\[(.*)\]", line)
             section = header[1].strip() if header else section
             if section and line and not header:
-                found.setdefault(section, []).append(line)
+                content.setdefault(section, []).append(line)
     for section, lines in sections.items():
         if section not in _SECTIONS:
             raise DeltawError(f"there is no section [{section}]; there are {_list(_SECTIONS)}")
-        found[section] = lines.split("\n")
-    return "\n\n".join("\n".join([f"[{section}]", *lines]) for section, lines in found.items()) + "\n"
+        content[section] = lines.split("\n")
+    return "\n\n".join("\n".join([f"[{section}]", *lines]) for section, lines in content.items()) + "\n"
 
 
 @dataclass(frozen=True)
@@ -137,26 +137,26 @@ class Table:
 
     def below(self, names: list[str]) -> set[str]:
         """All symbols that these derive, themselves left out unless they derive one another."""
-        found: set[str] = set()
+        derived: set[str] = set()
         waiting = list(names)
         while waiting:
-            new = self.children(waiting.pop()) - found
-            found |= new
+            new = self.children(waiting.pop()) - derived
+            derived |= new
             waiting += sorted(new)
-        return found
+        return derived
 
     @cached_property
     def above(self) -> set[str]:
         """The start symbol and what it derives before it comes to a dominant symbol."""
         stop = {*self.dominant("safe"), *self.dominant("unsafe")}
-        found: set[str] = set()
+        reached: set[str] = set()
         waiting = [self.start]
         while waiting:
             name = waiting.pop()
-            if name not in found and name not in stop:
-                found.add(name)
+            if name not in reached and name not in stop:
+                reached.add(name)
                 waiting += sorted(self.children(name))
-        return found
+        return reached
 
 
 @contextmanager

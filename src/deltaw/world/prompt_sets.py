@@ -149,8 +149,8 @@ class TokenLaw:
         """(N, P, 2) operator tokens from uniforms (N, 4P + 3)."""
         (coin, which, where), (drawn, anew) = uniforms[:, :3].T, np.split(uniforms[:, 3:], 2, axis=1)
         tokens, places = self.pool.pick(drawn), drawn.shape[1]
-        here = (np.arange(places) == (where * places).astype(np.int64)[:, None]) & (coin < 0.5)[:, None]
-        pairs = np.where(here, self.forced.pick(which)[:, None], tokens).reshape(len(tokens), -1, 2)
+        is_forced = (np.arange(places) == (where * places).astype(np.int64)[:, None]) & (coin < 0.5)[:, None]
+        pairs = np.where(is_forced, self.forced.pick(which)[:, None], tokens).reshape(len(tokens), -1, 2)
         if self.forbidden is None:
             return pairs
         lone = ((pairs == 0).sum(2) == 1)[..., None] & (pairs == 0)

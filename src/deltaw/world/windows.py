@@ -223,10 +223,10 @@ def _compile(grammar: Grammar) -> _Tables:
     edges = np.full((len(names), most - 1), np.inf)
     for name in large:  # bottom up
         productions = grammar.rules[name]
-        used_here = [[s for s in p.symbols if isinstance(s, str)] for p in productions]
-        depth[name] = 1 + max(depth[s] for symbols in used_here for s in symbols)
+        right_sides = [[s for s in p.symbols if isinstance(s, str)] for p in productions]
+        depth[name] = 1 + max(depth[s] for symbols in right_sides for s in symbols)
         first_production.append(len(children))
-        children += [[number[s] for s in symbols] for symbols in used_here]
+        children += [[number[s] for s in symbols] for symbols in right_sides]
         edge = float(number[name])
         for k, production in enumerate(productions[:-1]):
             edge += production.probability
@@ -254,6 +254,6 @@ def _compile(grammar: Grammar) -> _Tables:
         yield_lengths=lengths,
         yield_edges=np.concatenate(yield_edges),
         first_yield=np.cumsum([0, *map(len, texts.values())]),
-        fixed_length=np.array([min(one) if len(one) == 1 else -1 for one in known]),
+        fixed_length=np.array([min(sizes) if len(sizes) == 1 else -1 for sizes in known]),
         branch=np.array([int(b) for b in branch], dtype=np.int8),
     )
