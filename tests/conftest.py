@@ -6,6 +6,8 @@ for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import sys  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
+from shutil import which  # noqa: E402
+from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -18,21 +20,27 @@ settings.register_profile("deltaw", deadline=None)  # a busy machine is no fault
 settings.load_profile("deltaw")
 
 Outcome = tuple[int, str, str]
-LONG = {
+LONG = (
     "test_smoke.py",
     "test_prompted.py",
-    "test_example_package.py",
     "test_faults.py",
-    "test_scaling.py",
     "test_examples.py",
+    "test_example_package.py",
+    "test_scaling.py",
     "test_report.py",
+    "test_safety_tuning.py",
+    "test_interventions.py",
+    "test_grid.py",
+    "test_gpu_check.py",
     "test_resuming.py",
-}
+    "test_devices.py",
+    "test_cli.py",
+)  # the longest first
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first: begun last, one of them keeps one worker busy while the others have nothing."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture
@@ -75,3 +83,15 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     yield installed
     plugins._found.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = which("chromium") or which("chromium-browser")
+    if path is None:
+        pytest.skip("there is no Chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
-from itertools import product
 from pathlib import Path
 from typing import get_args
 
@@ -75,6 +74,8 @@ def test_the_options_are_these_and_no_others() -> None:
             "curve": False,
             "prompts": None,
             "judge": "rules",
+            "judge_labels": (),
+            "judge_reads": "answer",
             "attacks": (),
             "observations": (),
             "interventions": (),
@@ -165,7 +166,7 @@ def test_samples_are_lines_that_a_program_can_check(run: Callable[..., Outcome],
 def test_a_closed_pipe_ends_samples_quietly() -> None:
     command = (sys.executable, "-m", "deltaw.cli", "sample", "--count", "100000")
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    for environment, options in product((buffered, {**buffered, "PYTHONUNBUFFERED": "1"}), ((), ("--json",))):
+    for environment, options in ((buffered, ("--json",)), ({**buffered, "PYTHONUNBUFFERED": "1"}, ())):
         with subprocess.Popen(
             (*command, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         ) as process:

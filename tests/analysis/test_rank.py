@@ -114,6 +114,21 @@ def test_the_null_is_that_of_the_swapped_and_centred_clouds() -> None:
         assert value == pytest.approx(logged(one).value - logged(two).value)
 
 
+def test_rows_of_a_cluster_are_left_out_and_swapped_together() -> None:
+    a, b, ids = cloud(12, 6, 3, 0), cloud(12, 6, 5, 4), np.repeat([7, 2, 5], 4)
+    whole = log_rank(a, ids)
+    assert isinstance(whole, LogRank)
+    kept = [logged(a[torch.from_numpy(ids != name)]).value for name in (2, 5, 7)]
+    assert whole.left_out == pytest.approx(kept)
+    null = rank_null(a, b, "model_swap", np.random.default_rng(3), draws=200, clusters=ids)
+    assert null.draws is not None
+    assert len(np.unique(null.draws.round(9))) == 2**3
+    with pytest.raises(DeltawError, match="clusters name 11 rows, there are 12"):
+        log_rank(a, ids[1:])
+    with pytest.raises(DeltawError, match="at least 4"):
+        log_rank(a[:7], ids[:7])
+
+
 def test_what_has_no_rank() -> None:
     assert isinstance(activation_rank(torch.full((9, 3), 2.5, dtype=torch.float64)), Absent)
     with pytest.raises(DeltawError, match="at least 4"):

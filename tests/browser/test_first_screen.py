@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import pytest
@@ -17,18 +16,6 @@ SIZES = [(1280, 900), (390, 844)]
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(write_run(tmp_path_factory.mktemp("run")))
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = which("chromium") or which("chromium-browser")
-    if path is None:
-        pytest.skip("there is no Chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=SIZES, ids=["wide", "narrow"])
@@ -65,6 +52,10 @@ def test_a_choice_changes_every_picture_that_it_is_about(page: Any) -> None:
     page.wait_for_function("before => document.querySelector('#figure-card-3 svg').outerHTML != before", arg=only[3])
     assert marks(page, 2) == only[2]  # the weights have no contrast
     page.select_option("select[name=C]", index=0)
+    view = marks(page, 1)
+    page.select_option("select[name=L]", index=1)
+    page.wait_for_function("before => document.querySelector('#figure-card-1 svg').outerHTML != before", arg=view)
+    page.select_option("select[name=L]", index=0)
     page.select_option("select[name=P]", "all")
     page.wait_for_function("before => document.querySelector('#figure-card-3 svg').outerHTML == before", arg=before[3])
 

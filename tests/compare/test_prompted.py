@@ -33,6 +33,8 @@ from deltaw.compare import (
 from deltaw.compare.two_models import TwoModels
 from deltaw.compare.weights import open_sources
 from deltaw.errors import DeltawError
+from deltaw.observations.dose_response.measure import DoseResponse
+from deltaw.observations.sensitivity.measure import PromptSensitivity
 from deltaw.report import write_report
 from deltaw.results import read_claims, read_measurements
 
@@ -40,6 +42,8 @@ pytest.importorskip("transformers")
 EFFORT = Effort(pairs=12, attacked=10, corpus=4, sensitive=3, iterations=4, new_tokens=2, batch=8, draws=20)
 FEW = [p for p in builtin_prompts() if p.set == "operand" and p.pair is not None and p.pair.endswith(("/0", "/1"))]
 FEW += [Prompt("Sing.", "allowed"), Prompt("Steal.", "forbidden")]
+JOURNALED = (PromptSensitivity(), DoseResponse())
+"""The observations that read what a journal keeps: verdicts and sensitivities. All others read the models again."""
 
 
 @dataclass(frozen=True)
@@ -175,15 +179,16 @@ def test_a_stopped_run_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     compare(base, tuned, whole)
     limit = 0
-    expected = read_measurements(compare_prompts(base, tuned, whole, FEW, By(counting), EFFORT))
+    expected = read_measurements(compare_prompts(base, tuned, whole, FEW, By(counting), EFFORT, observations=JOURNALED))
     total, limit = len(asked), len(asked) // 2
     asked.clear()
     out = tmp_path / "out"
     compare(base, tuned, out)
     with pytest.raises(KeyboardInterrupt):
-        compare_prompts(base, tuned, out, FEW, By(counting), EFFORT)
+        compare_prompts(base, tuned, out, FEW, By(counting), EFFORT, observations=JOURNALED)
     limit = 0
-    assert read_measurements(compare_prompts(base, tuned, out, FEW, By(counting), EFFORT)) == expected
+    again = compare_prompts(base, tuned, out, FEW, By(counting), EFFORT, observations=JOURNALED)
+    assert read_measurements(again) == expected
     assert len(asked) < 2 * total
     with pytest.raises(DeltawError, match="other work"):
         compare_prompts(base, tuned, out, FEW[:-1], By(counting), EFFORT)
@@ -276,7 +281,10 @@ def test_comparisons_of_one_base_ask_it_once(tmp_path: Path) -> None:
     found = []
     for name in ("first", "second"):
         compare(base, tuned, tmp_path / name)
-        compare_prompts(base, tuned, tmp_path / name, FEW, By(counting), EFFORT, base_parts=tmp_path / "base.jsonl")
+        parts = tmp_path / "base.jsonl"
+        compare_prompts(
+            base, tuned, tmp_path / name, FEW, By(counting), EFFORT, base_parts=parts, observations=JOURNALED
+        )
         found.append(read_measurements(tmp_path / name / "measurements.jsonl"))
         asked.append("")
     cut = asked.index("")

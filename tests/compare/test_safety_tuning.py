@@ -1,6 +1,8 @@
 """Safety tuning of a small model: it learns what its rows say, controls too, and no text is left behind."""
 
+import importlib.util
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from judging import By
 from tiny_chat import next_token_logits, write_model
 
 from deltaw.compare import Rules, SafetyTuning, Verdict, compare, load_chat, safety_tune
+from deltaw.compare.two_models import TwoModels
+from deltaw.compare.weights import open_sources
 from deltaw.errors import DeltawError
 from deltaw.models.answers import answer, text_of
 from deltaw.models.batch import Role
@@ -176,12 +180,45 @@ def untouched(tmp_path: Path, base: Path, config: SafetyTuning, message: str, ou
     assert said == []
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_adapter_is_pefts_own_and_the_same_bytes_by_seed(tmp_path: Path, family: str) -> None:
+    """PEFT loads it, and gives the logits of deltaw's own reading; another seed draws another adapter."""
+    package = pytest.importorskip("peft")
+    base = write_model(tmp_path / "base", family)
+    tuned = {}
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        torch.rand(3)  # what was drawn before makes no difference
+        config = replace(CONFIG, lora=2, seed=seed, learning_rate=2e-2)
+        tuned[name] = safety_tune(base, tmp_path / name, config, REQUESTS, answers_all, say=quiet)
+    written = {name: {path.name: path.read_bytes() for path in out.iterdir()} for name, out in tuned.items()}
+    assert written["first"] == written["again"]
+    weights = "adapter_model.safetensors"
+    assert written["first"][weights] != written["other"][weights]
+    settings = json.loads(written["first"]["adapter_config.json"])
+    assert (settings["r"], settings["lora_alpha"], settings["fan_in_fan_out"]) == (2, 4, family == "gpt2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # transformers' to PEFT
+        merged = package.PeftModel.from_pretrained(load_chat(base).model, tuned["first"]).merge_and_unload()
+    models = TwoModels.open(open_sources(base, tuned["first"]), [Prompt("Sing.", "")])
+    with torch.no_grad():
+        tokens = torch.tensor([[1, 2, 3, 4]])
+        expected, mine, before = (
+            model(input_ids=tokens).logits for model in (merged, models.at(1.0).model, load_chat(base).model)
+        )
+    torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(before, expected, atol=1e-2)
+
+
 def test_mistakes_are_found_before_any_work(tmp_path: Path, base: Path) -> None:
     (tmp_path / "file").write_text("")
     untouched(tmp_path, base, CONFIG, "is a file; name another directory", tmp_path / "file")
     untouched(tmp_path, base, CONFIG, "cannot be written", tmp_path / "file" / "out")
-    transposed = write_model(tmp_path / "gpt2", "gpt2")
-    untouched(tmp_path, transposed, replace(CONFIG, lora=2), "is a Conv1D; LoRA here adapts nn.Linear only")
+    mixture = write_model(tmp_path / "mixture", "mixtral")
+    message = "experts.*is a parameter of several maps; LoRA adapts nn.Linear and Conv1D only"
+    untouched(tmp_path, mixture, replace(CONFIG, lora=2), message)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: None)
+        untouched(tmp_path, base, replace(CONFIG, lora=2), "LoRA needs peft, which is not installed; install the extra")
     for name in ("config.json", "generation_config.json"):
         settings = json.loads((base / name).read_text())
         (base / name).write_text(json.dumps({**settings, "eos_token_id": None}))

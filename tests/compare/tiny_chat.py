@@ -29,6 +29,23 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("OPTConfig", {**_SMALL, "ffn_dim": 64, "word_embed_proj_dim": 24}),
 }
 
+_EXPERTS = {**_SMALL, "num_key_value_heads": 2, "num_experts_per_tok": 2}
+MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("MixtralConfig", {**_EXPERTS, "intermediate_size": 48, "num_local_experts": 4}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {**_EXPERTS, "head_dim": 6, "intermediate_size": 64, "moe_intermediate_size": 48, "num_experts": 4},
+    ),
+    "qwen2_moe": (
+        "Qwen2MoeConfig",
+        {
+            **_EXPERTS, "intermediate_size": 64, "moe_intermediate_size": 48, "num_experts": 4,
+            "shared_expert_intermediate_size": 32,
+        },
+    ),
+}  # fmt: skip
+"""Mixtures of experts."""
+
 
 def transformers() -> Any:
     return pytest.importorskip("transformers")
@@ -51,7 +68,7 @@ def tokenizer() -> Any:
 def write_model(directory: Path, family: str = "llama", seed: int = 0, noise: float = 0.0) -> Path:
     """A random model of the family. noise: added to every weight, from another seed."""
     package, words = transformers(), tokenizer()
-    name, options = CONFIGS[family]
+    name, options = {**CONFIGS, **MIXTURES}[family]
     ends = {"bos_token_id": None, "eos_token_id": words.eos_token_id}
     config = getattr(package, name)(vocab_size=len(words), **{**options, **ends})
     torch.manual_seed(seed)

@@ -39,15 +39,23 @@ def viewed(shift: float) -> list[Measurement]:
     return sheet.lines
 
 
-def places(lines: list[Measurement], statistic: str, side: str) -> np.ndarray:
-    found = [line.value for line in lines if line.statistic == statistic and f"/{side}/" in (line.set or "")]
-    assert len(found) == 10
-    return np.array(found)
+def places(lines: list[Measurement], statistic: str, side: str, layer: int | None = None) -> np.ndarray:
+    values = [
+        line.value
+        for line in lines
+        if line.statistic == statistic and f"/{side}/" in (line.set or "") and line.layer == layer
+    ]
+    assert len(values) == 10
+    return np.array(values)
 
 
 def test_what_is_apart_is_shown_apart_in_its_layer_and_only_after_tuning() -> None:
     lines = viewed(4.0)
-    assert {line.layer for line in lines} == {1}
+    assert {line.layer for line in lines} == {0, 1, None}
+    for statistic in ("view_across", "view_beside", "view_across_base"):
+        assert (places(lines, statistic, "forbidden") == places(lines, statistic, "forbidden", layer=1)).all()
+    earlier = places(lines, "view_across", "forbidden", 0).mean() - places(lines, "view_across", "allowed", 0).mean()
+    assert abs(earlier) < 1.5
     assert places(lines, "view_across", "forbidden").min() > places(lines, "view_across", "allowed").max()
     gap = places(lines, "view_across_base", "forbidden").mean() - places(lines, "view_across_base", "allowed").mean()
     assert abs(gap) < 1.5

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deltaw.attacks.prompts import ON_PROMPTS
+from deltaw.behaviour.exact import Behaviour
 from deltaw.compare.lens import HuggingFaceModel
 from deltaw.models import Transformer, export_gpt2
 from deltaw.models.huggingface import Chat, Encoded
 from deltaw.observations.attacked_prompts.measure import AttackedPrompts
+from deltaw.observations.capability.measure import Capability
 from deltaw.observations.clusters.measure import ClusterSeparation
 from deltaw.observations.depth.measure import Depth
 from deltaw.observations.dose_response.measure import DoseResponse
@@ -29,6 +31,7 @@ from deltaw.observations.null_space.measure import NullSpaceEnergy
 from deltaw.observations.off_principal.measure import OffPrincipal
 from deltaw.observations.overlap.measure import SIDES, directions_of, write_layers, write_overlaps
 from deltaw.observations.probe.measure import ProbeAccuracy
+from deltaw.observations.prompts import Ints
 from deltaw.observations.ranks.measure import Ranks
 from deltaw.observations.refusal_direction.measure import RefusalDirection
 from deltaw.observations.safety_subspace.measure import SafetySubspace
@@ -81,6 +84,7 @@ OBSERVED: dict[str, Observe] = {
     "safety-subspace": SafetySubspace().measure,
     "update-directions": UpdateDirections(directions=3).measure,
     "depth": Depth(prompts=8, tokens=6).measure,
+    "capability": Capability().measure,
 }
 
 
@@ -148,6 +152,13 @@ def world_answers(chat: Chat, prompts: Prompts, refusal: bool) -> list[list[int]
     return [row[row != WORLD.vocabulary.pad].tolist() for row in answers]
 
 
+def world_texts(chat: Chat, prompts: Prompts) -> list[tuple[list[int], int]]:
+    """Allowed prompts with their whole compliant answers, of which the answer is predicted."""
+    wanted = WORLD.layout.response_tokens(prompts, np.full(len(prompts), Response.COMPLY))
+    answers = [row[row != WORLD.vocabulary.pad].tolist() for row in wanted]
+    return [(row + answer, len(row)) for row, answer in zip(tokens(chat, prompts), answers, strict=True)]
+
+
 class Exported(HuggingFaceModel):
     """One of our models as transformers reads it from a GPT-2 directory."""
 
@@ -157,7 +168,9 @@ class Exported(HuggingFaceModel):
         export_gpt2(model, directory)
         loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64, local_files_only=True)
         chat = Chat(loaded.train(False), None, directory)
-        options: dict[str, Any] = {"batch": 5, "jacobian_rows": 32, "forced_answers": world_answers}
+        options: dict[str, Any] = {
+            "batch": 5, "jacobian_rows": 32, "forced_answers": world_answers, "texts": world_texts
+        }  # fmt: skip
         super().__init__(lambda: chat, tokens, complied, blocks, **options)
         self.exported = model
 
@@ -168,6 +181,12 @@ class Exported(HuggingFaceModel):
         order = np.argsort(-logits, axis=0)[:count]
         names = WORLD.vocabulary.names
         return [[(names[token], float(logits[token, k])) for token in order[:, k]] for k in range(order.shape[1])]
+
+    def exact(self, questions: Prompts) -> Ints:
+        """Right if transformers' own generation says the whole compliant answer; nothing else is told apart here."""
+        hits = complied(self.chat(), questions)
+        refused = SyntheticModel(self.exported, WORLD).exact(questions) == int(Behaviour.REFUSE)
+        return np.where(hits, int(Behaviour.COMPLY), np.where(refused, int(Behaviour.REFUSE), 0))
 
     def random(self, seed: int) -> "Exported":
         """The random model of the synthetic side."""
@@ -277,6 +296,11 @@ def forced_turned(model: Any) -> Any:
     return Mutated(model, forced=lambda prompts, refusal, tokens: model.forced(prompts, not refusal, tokens))
 
 
+def exact_turned(model: Any) -> Any:
+    """Right answers where there is none."""
+    return Mutated(model, exact=lambda questions: 1 - model.exact(questions))
+
+
 Mutate = Callable[[Lens], Lens]
 
 
@@ -341,6 +365,7 @@ MUTATIONS: dict[str, dict[str, Mutate]] = {
     "update-directions": {
         "layer": LAYER, "site": SITE, "weights of another layer": WEIGHTS, "verdicts swapped": verdicts_swapped,
     },
+    "capability": {"models swapped": models_swapped, "answers turned": both(exact_turned)},
     "off-principal": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,11 @@ class Maker:
 
 def measurements(seed: int = 0) -> list[Measurement]:
     """Every statistic that a study writes, for one seed."""
+    return list(_measurements(seed))
+
+
+@cache
+def _measurements(seed: int) -> tuple[Measurement, ...]:
     maker = Maker(seed)
     _world(maker)
     _base(maker)
@@ -97,7 +104,7 @@ def measurements(seed: int = 0) -> list[Measurement]:
             _attacks_on_model(maker, fields)
             _interventions(maker, {**fields, "stage": "intervention", "step": STEPS[-1]})
         _sensitivity(maker, size, {**fields, "stage": "analysis", "step": STEPS[-1], "n": 48, "n_unit": "prompt"})
-    return maker.lines
+    return tuple(maker.lines)
 
 
 def _world(maker: Maker) -> None:
@@ -203,12 +210,13 @@ def _interventions(maker: Maker, fields: dict[str, Any]) -> None:
 
 
 def _view(maker: Maker, size: float, fields: dict[str, Any]) -> None:
-    here = {**fields, "site": "mlp_post", "layer": LAYERS[-1]}
-    for contrast in ("conditional", "operator"):
+    here = {**fields, "site": "mlp_post"}
+    for contrast, layer in product(("conditional", "operator"), (*LAYERS, None)):
         for side, place in (("allowed", -2 * size), ("forbidden", 2 * size)):
             for number in range(5):
-                row = {**here, "set": f"contrast/{contrast}/{side}/{number:02d}"}
-                for suffix, across in (("", place + number / 9), ("_base", number / 7)):
+                row = {**here, "layer": layer, "set": f"contrast/{contrast}/{side}/{number:02d}"}
+                apart = place if layer in (None, LAYERS[-1]) else place / 2
+                for suffix, across in (("", apart + number / 9), ("_base", number / 7)):
                     maker.add(f"view_across{suffix}", across, None, **row)
                     maker.add(f"view_beside{suffix}", number / 5, None, **row)
 

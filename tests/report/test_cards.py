@@ -52,6 +52,9 @@ def test_a_picture_shows_what_is_chosen_and_nothing_else(made: list[Card]) -> No
     assert drawn(gain, C="combination") != drawn(gain)
     assert drawn(made[1], C="combination") == drawn(made[1])
     assert drawn(made[1], L="0") != drawn(made[1])
+    view = made[0]
+    assert drawn(view, L="0") != drawn(view)
+    assert drawn(view, L="0").count("<path") == drawn(view).count("<path")
 
 
 def test_the_default_never_has_seventeen_lines(made: list[Card]) -> None:
@@ -74,11 +77,15 @@ def test_behaviour_stands_beside_the_ceiling(tables: Tables) -> None:
     assert all(row["ceiling"] != "–" for row in rows)
 
 
-def test_a_study_without_these_measurements_has_cards_that_say_so(tmp_path: Path) -> None:
+def test_a_study_without_these_measurements_has_cards_that_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = [line for line in measurements() if not line.statistic.startswith(("view_", "sensitivity_"))]
     run = write_run(tmp_path / "run", kept)
     made = cards(Tables(load(run)), choices(Tables(load(run))))
     assert [card.drawing is None for card in made] == [True, False, False, True, False]
+    # The page's words are asked; drawing its fifty figures takes longest.
+    monkeypatch.setattr("vl_convert.vegalite_to_svg", lambda spec: '<svg class="marks" width="9" height="9"></svg>')
     text = write_report(run).read_text(encoding="utf-8")
     assert text.count("Not measured by this study.") == 2
 

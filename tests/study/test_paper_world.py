@@ -21,8 +21,8 @@ from deltaw.recipes.common import CONTROLS
 from deltaw.recipes.config import Recipe
 from deltaw.recipes.sizes import Sizes
 from deltaw.study.run import run_study
-from deltaw.study.stages import evaluate, tuned_models
-from deltaw.study.stages.answers import answers_to
+from deltaw.study.stages import answers
+from deltaw.study.stages.answers import answers_to, answers_to_each
 from deltaw.study.stages.checkpoints import step_directory
 from deltaw.study.stages.evaluate import BehaviourConfig, make_behaviour
 from deltaw.study.stages.lens import contrasts
@@ -216,6 +216,17 @@ def test_prompts_go_to_the_models_device_and_answers_come_back(monkeypatch: pyte
     assert {requests.batch.tokens.device.type, requests.refusal.device.type} == {"meta"}
 
 
+def test_sets_are_answered_together_as_each_is_alone() -> None:
+    sets = [WORLD.sample(name, range(3 + k)) for k, name in enumerate(TUNED_SETS[:4])]
+    together = answers_to_each(MODEL, WORLD, sets)
+    assert len(together) == len(sets)
+    for prompts, (labels, outputs) in zip(sets, together, strict=True):
+        alone = answers_to(MODEL, WORLD, prompts)
+        assert torch.equal(labels, alone[0])
+        assert torch.equal(outputs, alone[1])
+    assert answers_to_each(MODEL, WORLD, []) == []
+
+
 def test_behaviour_is_measured_on_the_studys_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     save(MODEL, step_directory(tmp_path / "model", 3), {"step": 3})
     seen: set[str] = set()
@@ -224,8 +235,7 @@ def test_behaviour_is_measured_on_the_studys_device(monkeypatch: pytest.MonkeyPa
         seen.add(model.embed.weight.device.type)
         return torch.ones(len(prompts), dtype=torch.uint8), torch.zeros(len(prompts), 3)
 
-    for module in (evaluate, tuned_models):
-        monkeypatch.setattr(module, "answers_to", asked)
+    monkeypatch.setattr(answers, "answers_to", asked)
     sizes = Sizes(final=8, checkpoint=8, attacked=4)
     config = BehaviourConfig(SeedConfig(published_world(), sizes, 0), None, ON_PROMPTS, "meta")
     (tmp_path / "out").mkdir()

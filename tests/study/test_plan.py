@@ -26,7 +26,7 @@ from deltaw.study.dry_run import timing as pacing
 from deltaw.study.dry_run.page import amount, duration, show, stage_rows, to_json
 from deltaw.study.dry_run.plan import Pace, make_plan, makespan, operations, parameter_count, work_of
 from deltaw.study.graph import stages
-from deltaw.study.stages import answers, evaluate, pretrain, samples, tuned_models
+from deltaw.study.stages import answers
 from deltaw.training.pretraining import CHUNK, model_config, new_model
 from deltaw.world import Prompts, World
 
@@ -154,8 +154,7 @@ def test_the_counts_are_those_of_a_real_run(monkeypatch: pytest.MonkeyPatch, tmp
         answered[running[-1]] += len(outputs)
         return judge(outputs, *rest)  # type: ignore[arg-type]
 
-    for stage_module in (answers, evaluate, pretrain, samples, tuned_models):
-        monkeypatch.setattr(stage_module, "answers_to", counting)
+    monkeypatch.setattr(answers, "answers_to", counting)
     for module in ("targets", "prefill"):
         monkeypatch.setattr(sys.modules[f"deltaw.attacks.models.{module}"], "judge", judging)
     smoke = recipe("smoke")

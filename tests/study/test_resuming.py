@@ -56,7 +56,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ("module", "name", "after", "stage"),
     [
         (pretraining, "pretraining_samples", 2, "base-s0"),  # between two chunks of batches
-        (pretrain, "answers_to", 4, "base-s0"),  # while its last checkpoint is measured
+        (pretrain, "answers_to_each", 2, "base-s0"),  # while its last checkpoint is measured
         (pretrain, "write_log", 1, "base-s0"),  # when all is made and not yet an artifact
         (finetune, "follow", 2, "tune-ssft-medium-s0"),
         (finetune, "follow", 3, "tune-ssft-medium-s0"),

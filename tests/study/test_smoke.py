@@ -125,6 +125,7 @@ def test_models_carry_their_meta_and_are_what_the_measurements_are_of(inline: Pa
     assert all(torch.equal(a, b) for a, b in zip(base.parameters(), first.parameters(), strict=True))
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_two_exported_models_compare_as_the_study_measured_them(inline: Path, run: Command, tmp_path: Path) -> None:
     """As GPT-2 directories: the same logits in transformers, and the study's numbers by `deltaw compare`."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -174,12 +175,24 @@ def test_both_engines_make_the_same_artifacts(inline: Path, tmp_path: Path) -> N
 
 
 @pytest.fixture
+def page_unmade(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a report says is not asked, and making one takes longest: a line of text stands for it."""
+
+    def write(run_dir: Path) -> Path:
+        page = run_dir / "report.html"
+        page.write_text("not made\n")
+        return page
+
+    monkeypatch.setattr("deltaw.study.run.write_report", write)
+
+
+@pytest.fixture
 def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What figures look like is not asked, and drawing them takes longest."""
     monkeypatch.setattr("vl_convert.vegalite_to_svg", lambda spec: '<svg class="marks" width="9" height="9"></svg>')
 
 
-@pytest.mark.usefixtures("without_drawing")
+@pytest.mark.usefixtures("page_unmade")
 def test_a_second_call_makes_nothing_anew_and_a_damaged_artifact_only(
     inline: Path, run: Command, tmp_path: Path
 ) -> None:
@@ -194,7 +207,7 @@ def test_a_second_call_makes_nothing_anew_and_a_damaged_artifact_only(
     assert (copy / "measurements.jsonl").read_bytes() == (inline / "measurements.jsonl").read_bytes()
 
 
-@pytest.mark.usefixtures("without_drawing")
+@pytest.mark.usefixtures("page_unmade")
 def test_a_finished_run_is_written_anew_only_where_it_is_not_whole(inline: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(inline, copy)
@@ -299,6 +312,7 @@ def test_a_bad_checkpoint_is_a_sentence_and_status_2(inline: Path, run: Command,
     assert str(model) in err
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_interventions_are_measured_and_the_exhaustive_sweep_makes_a_run_of_its_own(
     inline: Path, tmp_path: Path
 ) -> None:

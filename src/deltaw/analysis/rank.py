@@ -25,11 +25,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from deltaw.analysis.inputs import Absent, array, matrix
 from deltaw.errors import DeltawError
 from deltaw.statistics import FloatArray, Interval, Null, from_draws, jackknife_interval
+from deltaw.statistics.arrays import clusters_of
 
 SHARE = 0.9
 _LEAST = 4  # rows that the unbiased estimator needs
@@ -37,14 +39,16 @@ _LEAST = 4  # rows that the unbiased estimator needs
 
 @dataclass(frozen=True, eq=False)
 class LogRank:
-    """Log of a participation ratio, or a sum and difference of some; left_out (N,): the same without each row."""
+    """Log of a participation ratio, or a sum and difference of some; left_out (G,): the same without each cluster of
+    rows, or without each row where rows are independent.
+    """
 
     value: float
     left_out: FloatArray
 
     @property
     def interval(self) -> Interval:
-        """95 % jackknife interval over rows."""
+        """95 % jackknife interval over clusters."""
         return jackknife_interval(self.value, self.left_out)
 
     def __sub__(self, other: "LogRank") -> "LogRank":
@@ -67,24 +71,24 @@ class ActivationRank:
     independent_units: Null
 
 
-def activation_rank(A: Tensor) -> ActivationRank | Absent:
-    """Effective rank of the rows of A (N, w), N >= 4. Absent if the rows are all equal."""
+def activation_rank(A: Tensor, clusters: ArrayLike | None = None) -> ActivationRank | Absent:
+    """Effective rank of the rows of A (N, w), N >= 4. clusters: as in `log_rank`. Absent if the rows are all equal."""
     a = matrix(A, "A")
-    found = log_rank(a)
-    if isinstance(found, Absent):
-        return found
+    log = log_rank(a, clusters)
+    if isinstance(log, Absent):
+        return log
     x = a - a.mean(0)
     # The smaller of the two Gram matrices has all eigenvalues.
     energies = array(torch.linalg.eigvalsh(x.T @ x if x.shape[1] <= x.shape[0] else x @ x.T)).clip(min=0)[::-1]
-    ends = found.interval
+    ends = log.interval
     variances = array((x**2).sum(0))
     chance = float(variances.sum() ** 2 / (variances**2).sum())
     return ActivationRank(
-        participation_ratio=float(np.exp(found.value)),
+        participation_ratio=float(np.exp(log.value)),
         interval=Interval(float(np.exp(ends.low)), float(np.exp(ends.high))),
         stable_rank=float(energies.sum() / energies[0]),
         energy_rank=energy_rank(energies),
-        log=found,
+        log=log,
         independent_units=Null("independent_units", chance, chance, chance),
     )
 
@@ -101,18 +105,24 @@ def energy_rank(energies: FloatArray, share: float = SHARE) -> int:
     return 1 + int((descending.cumsum() < share * total * (1 - 1e-12)).sum())
 
 
-def log_rank(A: Tensor) -> LogRank | Absent:
-    """Log of the participation ratio of the rows of A (N, w), N >= 4. Absent if the rows are all equal."""
+def log_rank(A: Tensor, clusters: ArrayLike | None = None) -> LogRank | Absent:
+    """Log of the participation ratio of the rows of A (N, w), N >= 4. Absent if the rows are all equal.
+
+    clusters: (N,) id of each row's cluster, left out together; None: rows are independent. Without any one cluster at
+    least four rows must be left.
+    """
     a = matrix(A, "A")
     _enough(len(a))
     x = a - a.mean(0)
     if float((x**2).sum()) <= len(x) * torch.finfo(x.dtype).eps ** 2 * float((a**2).sum()):
         return Absent("the activations are all equal, so they have no directions")
-    gram, n = x @ x.T, len(x)
-    everyone = torch.ones(1, n, dtype=x.dtype, device=x.device)
-    sums = [(everyone @ products, products) for products in (gram, gram**2)]
-    chosen = torch.cat([everyone, everyone - torch.eye(n, dtype=x.dtype, device=x.device)])
-    of_sum, of_squares = (torch.cat([whole, whole - each]) for whole, each in sums)
+    gram = x @ x.T
+    everyone = torch.ones(1, len(x), dtype=x.dtype, device=x.device)
+    members = _members(clusters, len(x)).to(x)
+    _enough(len(x) - int(members.sum(1).max()))
+    sums = [(everyone @ products, members @ products) for products in (gram, gram**2)]
+    chosen = torch.cat([everyone, everyone - members])
+    of_sum, of_squares = (torch.cat([whole, whole - part]) for whole, part in sums)
     logs = _log_participation(gram.diagonal(), chosen, of_sum, of_squares, x.shape[1])
     return LogRank(float(logs[0]), logs[1:])
 
@@ -123,19 +133,38 @@ def mean_log_rank(found: Sequence[LogRank]) -> LogRank:
     return LogRank(float(np.mean([one.value for one in found])), left_out)
 
 
-def rank_null(first: Tensor, second: Tensor, kind: str, generator: np.random.Generator, draws: int = 200) -> Null:
+def rank_null(
+    first: Tensor,
+    second: Tensor,
+    kind: str,
+    generator: np.random.Generator,
+    draws: int = 200,
+    clusters: ArrayLike | None = None,
+) -> Null:
     """Null of log rank of `first` (N, w) minus that of `second` (N, w), whose rows are paired: pairs swapped at random.
 
-    kind: what the swap means, `label_permutation` or `model_swap`. Both clouds are centred first.
+    kind: what the swap means, `label_permutation` or `model_swap`. Both clouds are centred first. clusters: (N,) id of
+    each pair's cluster, swapped together; None: pairs are independent.
     """
     a, b = matrix(first, "first"), matrix(second, "second", columns=first.shape[1], rows=first.shape[0])
     _enough(len(a))
     x = torch.cat([a - a.mean(0), b - b.mean(0)])
-    swap = torch.from_numpy(generator.integers(0, 2, size=(draws, len(a))).astype(np.float64)).to(x.device)
+    members = _members(clusters, len(a)).to(x)
+    swap = torch.from_numpy(generator.integers(0, 2, size=(draws, len(members)))).to(x) @ members
     chosen = torch.cat([torch.cat([1 - swap, swap], dim=1), torch.cat([swap, 1 - swap], dim=1)])
     gram = x @ x.T
     logs = _log_participation(gram.diagonal(), chosen, chosen @ gram, chosen @ gram**2, x.shape[1])
     return from_draws(kind, logs[:draws] - logs[draws:], mean=0.0)
+
+
+def _members(clusters: ArrayLike | None, rows: int) -> Tensor:
+    """(G, rows) 1 where a row is of a cluster; each row is one, if there are none."""
+    if clusters is None:
+        return torch.eye(rows)
+    (numbers,), count = clusters_of([clusters])
+    if len(numbers) != rows:
+        raise DeltawError(f"clusters name {len(numbers)} rows, there are {rows}; expected one name per row")
+    return torch.nn.functional.one_hot(torch.from_numpy(numbers), count).T
 
 
 def _enough(rows: int) -> None:

@@ -43,6 +43,9 @@ class Judge(Component):
     def verdict(self, request: str, answer: str) -> Verdict:
         """What the answer to the request is. It must not depend on which model answered, or on earlier answers."""
 
+    def check(self) -> None:
+        """Called before any work. DeltawError if the judge cannot be asked."""
+
     def measured_errors(self) -> Mapping[str, "RefusalErrors"]:
         """How often this judge misses refusals and sees some that are none, by attack ("" is none), where that is known
         for answers in the style of each attack. Rates of refusal are then also given corrected for it.

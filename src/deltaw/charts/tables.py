@@ -113,6 +113,12 @@ def interval(value: float, low: float, high: float) -> str:
     return number(value) if low != low or low == high else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+def first_interval(frame: pd.DataFrame) -> str:
+    """The first row's value with its interval; a dash if there is no row."""
+    row = frame.to_dict("records")[0] if len(frame) else None
+    return "–" if row is None else interval(row["value"], row["low"], row["high"])
+
+
 def _shown(value: float, low: float, high: float, n: float, unit: str | None) -> str:
     return interval(value, low, high) + counted(n, unit)
 

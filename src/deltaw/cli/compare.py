@@ -10,6 +10,7 @@ from deltaw.cli.console import chosen_device, last_part, say, use_allowed_cores
 from deltaw.errors import DeltawError
 
 if TYPE_CHECKING:
+    from deltaw.behaviour.judge import Judge
     from deltaw.compare import Progress
 
 
@@ -46,7 +47,13 @@ class Compare:
     A JSONL file with prompt and label (allowed or forbidden) in each line, and optionally pair and attack.
     Or the word builtin."""
     judge: Annotated[str, tyro.conf.arg(metavar="NAME")] = "rules"
-    """With --prompts: what says whether an answer is a refusal. A judge from `deltaw list`, or FILE.py:NAME."""
+    """With --prompts: what says whether an answer is a refusal. A judge from `deltaw list`, FILE.py:NAME, or
+    classifier:NAME, an open text classifier by its directory or hub name (safetensors)."""
+    judge_labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL=VERDICT ...")] = ()
+    """What each label of the classifier says: refuse, comply or neither, such as LABEL_1=refuse LABEL_0=comply.
+    By default, the labels of known refusal classifiers are understood."""
+    judge_reads: Annotated[str, tyro.conf.arg(metavar="WHAT")] = "answer"
+    """What the classifier is given: the answer, or the pair of request and answer."""
     attacks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """Attacks on the prompts, in place of deltaw's seven: names from `deltaw list`, or FILE.py:NAME.
     To add an attack, list the seven too: co_prefix co_suppression co_task misgen_base64 misgen_leetspeak misgen_script
@@ -54,7 +61,8 @@ class Compare:
     template: Annotated[str, tyro.conf.arg(metavar="WHICH")] = "own"
     """With --prompts: the chat template that both models are asked in: own (each its own), base, tuned, or a file."""
     pairs: Annotated[int | None, tyro.conf.arg(metavar="COUNT")] = None
-    """With --prompts: at most this many matched pairs, plainly and under each attack. Default: all."""
+    """With --prompts: at most this many matched pairs, plainly and under each attack, and as many neutral texts and
+    questions. Default: all."""
     answer_tokens: Annotated[int, tyro.conf.arg(metavar="COUNT")] = 64
     """With --prompts: the length of an answer at most."""
     batch: Annotated[int, tyro.conf.arg(metavar="COUNT")] = 16
@@ -72,7 +80,7 @@ class Compare:
     With one TUNED: the directory of its finished comparison, on the same prompts; its numbers stand beside each claim.
     With several: the name of one of them, or the directory of another."""
     observations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
-    """With --prompts: observations to make, in place of the nine that are made otherwise.
+    """With --prompts: observations to make, in place of the ten that are made otherwise.
     Names from `deltaw list`, or FILE.py:NAME."""
     interventions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
     """With --prompts: interventions on the tuned model, none by default: names from `deltaw list`, or FILE.py:NAME.
@@ -133,7 +141,6 @@ class Compare:
         """
         from deltaw.compare import Effort, Loading, read_prompts
         from deltaw.models.huggingface import transformers
-        from deltaw.plugins import resolve
 
         about_prompts = {
             "--attacks": self.attacks, "--observations": self.observations, "--interventions": self.interventions,
@@ -142,15 +149,33 @@ class Compare:
             named = next(option for option, names in about_prompts.items() if names)
             raise DeltawError(f"{named} is about prompts; give --prompts too")
         use_allowed_cores()
-        judge, chosen = resolve("judge", self.judge), self._chosen()
+        judge, chosen = self._judge(), self._chosen()
         if self.prompts is None:
             return None
         transformers()
+        judge.check()
         self._check_counts()
         effort = Effort(self.pairs, self.pairs, new_tokens=self.answer_tokens, batch=self.batch)
         loading = Loading(chosen_device(self.device), self.dtype, self.device_map, self.template)
         prompts = read_prompts(self.prompts)
         return {"prompts": prompts, "judge": judge, "effort": effort, "loading": loading, **chosen}
+
+    def _judge(self) -> "Judge":
+        from deltaw.plugins import resolve
+
+        named, _, source = self.judge.partition(":")
+        if named == "classifier" and source:
+            from deltaw.behaviour.judges.classifier import Classifier
+
+            labels = [label.rpartition("=") for label in self.judge_labels]
+            wrong = next((text for text, (label, _, _) in zip(self.judge_labels, labels, strict=True) if not label), "")
+            if wrong:
+                raise DeltawError(f"--judge-labels has {wrong!r}; expected LABEL=VERDICT, such as LABEL_1=refuse")
+            return Classifier(source, tuple((label, verdict) for label, _, verdict in labels), self.judge_reads)
+        if self.judge_labels or self.judge_reads != "answer":
+            raise DeltawError("--judge-labels and --judge-reads are about a classifier; give --judge classifier:NAME")
+        judge: Judge = resolve("judge", self.judge)
+        return judge
 
     def _check_counts(self) -> None:
         for option, value, least in (

@@ -27,7 +27,7 @@ class SafetyTune:
     - benign: harmless requests only
     - noise: harmless requests, half of them refused"""
     lora: Annotated[int | None, tyro.conf.arg(metavar="RANK")] = None
-    """Train low-rank updates of this rank and save them as an adapter. Default: train all weights."""
+    """Train low-rank updates of this rank with PEFT and save them as its adapter. Default: train all weights."""
     steps: int = 120
     """Number of updates."""
     batch: int = 8

@@ -6,7 +6,7 @@ prompts of the same pairs too, so that a fall of refusals can be told from a mod
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,13 @@ from deltaw.attacks.prompts import ON_REQUESTS, PromptAttack, under_attack
 from deltaw.behaviour.judge import Judge, Verdict, verdict_of
 from deltaw.models.answers import answer, text_of
 from deltaw.models.huggingface import Chat, chat_text
-from deltaw.prompts.matched import CONTRASTS, LABELS, Prompt, matched, spread
+from deltaw.prompts.matched import ALLOWED, CONTRASTS, LABELS, Prompt, matched, spread
+from deltaw.prompts.neutral import exact_questions, neutral_texts
 from deltaw.prompts.thoughts import open_tags, without_thoughts
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray, bootstrap_means, corrected_rate, percentile_interval, sign_flip_null, wilson
 
+Item = TypeVar("Item")
 Names = NDArray[np.str_]
 """(N,) what each row is resampled with."""
 
@@ -110,14 +112,17 @@ def left_out(prompts: Sequence[Prompt], effort: Effort) -> dict[str, str]:
             texts[f"pairs of the set {contrast}"] = f"{effort.pairs} of {count} are asked, as the effort allows"
         if contrast == first and effort.attacked is not None and count > effort.attacked:
             texts["pairs under attack"] = f"{effort.attacked} of {count} are attacked, as the effort allows"
+    for what, count in (("neutral texts", len(neutral_texts())), ("exact questions", len(exact_questions()))):
+        if effort.pairs is not None and count > effort.pairs:
+            texts[what] = f"{effort.pairs} of {count} are used, as the effort allows"
     return texts
 
 
-def evenly(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
-    """At most `count` of them, at equal distances."""
-    if len(prompts) <= count:
-        return list(prompts)
-    return [prompts[i * len(prompts) // count] for i in range(count)]
+def evenly(items: Sequence[Item], count: int | None) -> list[Item]:
+    """At most `count` of them (None: all), at equal distances."""
+    if count is None or len(items) <= count:
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def ask(
@@ -135,12 +140,20 @@ def judged_answer(chat: Chat, prompt: Prompt, tokens: Sequence[int], judge: Judg
     """The judge's verdict on an answer, given as tokens. Thoughts are kept from the judge; of thoughts alone, whose
     answer had not begun, the verdict is `neither`.
     """
-    tags = open_tags(chat_text(chat, prompt))
-    text = (tags[0] if tags else "") + prompt.prefill + text_of(chat, tokens)
-    spoken = without_thoughts(text).strip()
-    if not spoken and text.strip():
+    spoken = spoken_answer(chat, prompt, tokens)
+    if not spoken and _whole_answer(chat, prompt, tokens).strip():
         return Verdict.NEITHER
     return verdict_of(judge, prompt.text, spoken)
+
+
+def spoken_answer(chat: Chat, prompt: Prompt, tokens: Sequence[int]) -> str:
+    """An answer as text, without thoughts."""
+    return without_thoughts(_whole_answer(chat, prompt, tokens)).strip()
+
+
+def _whole_answer(chat: Chat, prompt: Prompt, tokens: Sequence[int]) -> str:
+    tags = open_tags(chat_text(chat, prompt))
+    return (tags[0] if tags else "") + prompt.prefill + text_of(chat, tokens)
 
 
 def write_rates(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verdict], judge: Judge) -> None:
@@ -179,16 +192,20 @@ def write_gaps(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verdi
 def write_changes(
     sheet: Sheet, prompts: Sequence[Prompt], base: Sequence[Verdict], tuned: Sequence[Verdict], effort: Effort
 ) -> None:
-    """Refusals of the tuned model minus those of the base, prompt by prompt; its null swaps the models."""
+    """Refusals of the tuned model minus those of the base, prompt by prompt; its null swaps the models. Of allowed
+    prompts without an attack, also answers: what over-refusal costs.
+    """
     for (name, label, attack), rows in _cells(prompts).items():
         if len(rows) < 2:
             continue
-        change = np.array([float(tuned[i] == Verdict.REFUSE) - float(base[i] == Verdict.REFUSE) for i in rows])
         clusters = np.array([prompts[i].cluster for i in rows])
         view = sheet.with_(
             set=f"{name}/{label}", attack=attack, n=len(rows), n_unit="prompt", unit="difference of shares"
         )
-        _add_mean(view, "refuse_rate_change", change, clusters, "model_swap", effort)
+        plain_allowed = label == ALLOWED and attack is None
+        for verdict in (Verdict.REFUSE, Verdict.COMPLY) if plain_allowed else (Verdict.REFUSE,):
+            change = np.array([float(tuned[i] == verdict) - float(base[i] == verdict) for i in rows])
+            _add_mean(view, f"{verdict}_rate_change", change, clusters, "model_swap", effort)
 
 
 def _add_mean(

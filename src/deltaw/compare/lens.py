@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deltaw.attacks.prompts import ON_REQUESTS, PromptAttack, under_attack
-from deltaw.compare.asking import Effort
+from deltaw.behaviour.exact import Behaviour
+from deltaw.compare.asking import Effort, evenly, spoken_answer
 from deltaw.compare.interpolation import stored_name
 from deltaw.compare.two_models import TwoModels
 from deltaw.errors import DeltawError
@@ -25,16 +26,28 @@ from deltaw.models import MlpWeights
 from deltaw.models.answers import answers_to_rows, decoded, text_of
 from deltaw.models.architectures import family_of
 from deltaw.models.batched import batches_by_length
+from deltaw.models.chat_prompts import text_ids
 from deltaw.models.freezing import frozen
-from deltaw.models.huggingface import Chat, Encoded, activations_of, embedded, logits_of, padded, readout, rows_of
+from deltaw.models.huggingface import (
+    Chat,
+    Encoded,
+    activations_of,
+    embedded,
+    logits_of,
+    padded,
+    readout,
+    row_losses,
+    rows_of,
+)
 from deltaw.models.lora import Adapter
 from deltaw.models.mlp_maps import mlp_of
 from deltaw.models.taps import at_least_float32, tap
-from deltaw.observations.lens import READ, BaseSide, Lens, Places, PromptEmbeddings
+from deltaw.observations.lens import READ, BaseSide, Lens, Places, PromptEmbeddings, TextLoss
 from deltaw.observations.prompts import Attacked, Contrast, Ints, Prompts, PromptSet, Question
 from deltaw.observations.prompts import Effort as ObservationEffort
 from deltaw.observations.vocabulary import top_tokens
 from deltaw.prompts.matched import CONTRASTS, FORBIDDEN, Prompt, matched, spread
+from deltaw.prompts.neutral import exact_questions, is_right, neutral_texts
 
 LIGHT = 1 << 30
 """Bytes of all MLPs as float64, up to which they are kept in memory."""
@@ -44,7 +57,13 @@ Complied = Callable[[Chat, PromptSet], NDArray[np.bool_]]
 Judged = Callable[[Chat, PromptSet, list[list[int]]], Responses]
 Blocks = Callable[[Encoded, PromptSet], dict[str, Tensor]]
 Forced = Callable[[Chat, PromptSet, bool], list[list[int]]]
+Texts = Callable[[Chat, PromptSet], list[tuple[list[int], int]]]
 LAST = "last_prompt"
+NO_MAPS = (
+    "its MLPs are mixtures of experts, so that what reads an MLP's maps, or activations between them, is left out; "
+    "the experts are compared by their weights"
+)
+"""What a mixture of experts lacks."""
 REFUSAL = "I'm sorry, but I can't help with that request. It could cause harm to you or to other people."
 HARMLESS = "The sun is shining today, so many people are in the park. Some of them walk, and some read a book."
 """What models are forced to say."""
@@ -59,10 +78,30 @@ def prompt_and_last(encoded: Encoded, prompts: PromptSet) -> dict[str, Tensor]:
     return {"text": encoded.mask & ~last, LAST: last}
 
 
+def tokens_of_texts(chat: Chat, texts: Sequence[str]) -> list[tuple[list[int], int]]:
+    """(its tokens, the place of the first that is predicted) of each text. DeltawError if one exceeds the context."""
+    rows = [text_ids(chat.tokenizer, text) for text in texts]
+    positions = getattr(chat.config.get_text_config(), "max_position_embeddings", None)
+    longest = max((len(tokens) for tokens, _ in rows), default=0)
+    if positions is not None and longest > positions:
+        raise DeltawError(
+            f"a neutral text is {longest} tokens long, and {chat.directory} has {positions} positions, so that losses "
+            "are not measured"
+        )
+    return rows
+
+
 def forced_answers(chat: Chat, prompts: PromptSet, refusal: bool) -> list[list[int]]:
     """The tokens of `REFUSAL` or `HARMLESS`, for each prompt."""
     tokens: list[int] = chat.tokenizer(REFUSAL if refusal else HARMLESS, add_special_tokens=False)["input_ids"]
     return [tokens] * len(prompts)
+
+
+class AtSites(dict[Place, Tensor]):
+    """Activations by (layer, site); a site that the model's blocks do not have is a DeltawError."""
+
+    def __missing__(self, place: Place) -> Tensor:
+        raise DeltawError(f"there are no activations at {place[1]}: {NO_MAPS}")
 
 
 @dataclass(eq=False)
@@ -78,6 +117,7 @@ class HuggingFaceModel:
     judged: what its answers to prompts are, from their tokens; None: it is read, and not edited and asked.
     new_tokens: of an answer.
     stored: gives the maps of a layer's MLP, float64, from files, None where they are not there.
+    texts: tokens of neutral texts, and from which on they are predicted.
     forced_answers: the tokens of the refusal, or else of the harmless answer, that it is made to give to each prompt.
     """
 
@@ -90,6 +130,7 @@ class HuggingFaceModel:
     judged: Judged | None = None
     new_tokens: int = 32
     stored: Callable[[int], tuple[Tensor, Tensor, Tensor, Tensor] | None] = lambda layer: None
+    texts: Texts = tokens_of_texts
     forced_answers: Forced = forced_answers
     _mlps: dict[int, MlpWeights] = field(default_factory=dict)
 
@@ -97,6 +138,12 @@ class HuggingFaceModel:
     def layers(self) -> range:
         """Its blocks."""
         return range(self.chat().layers)
+
+    @cached_property
+    def sites(self) -> tuple[str, ...]:
+        """All sites; of a mixture of experts the block's output."""
+        mixture = family_of(name for name, _ in self.chat().model.named_parameters()).experts
+        return ("resid_out",) if mixture else READ
 
     @cached_property
     def embedding_norm(self) -> float:
@@ -113,7 +160,9 @@ class HuggingFaceModel:
 
     @cached_property
     def light(self) -> bool:
-        """Whether all its MLPs fit into memory as float64."""
+        """Whether all its MLPs fit into memory as float64; a mixture of experts has none that are kept."""
+        if "mlp_in" not in self.sites:
+            return False
         return (self._first.w_in.numel() + self._first.w_out.numel()) * 8 * len(self.layers) <= LIGHT
 
     def mlp(self, layer: int) -> MlpWeights:
@@ -141,7 +190,8 @@ class HuggingFaceModel:
     def activations(self, prompts: PromptSet, sites: Sequence[str] = READ) -> Places:
         """Activations (N, width) at the last token of each prompt, by (layer, site)."""
         chat = self.chat()
-        return activations_of(chat, self.tokens(chat, prompts), sites, self.layers, self.batch)
+        there = [site for site in sites if site in self.sites or site not in READ]
+        return AtSites(activations_of(chat, self.tokens(chat, prompts), there, self.layers, self.batch))
 
     def complied(self, prompts: PromptSet) -> NDArray[np.bool_]:
         """(N,) whether its free-running answer does what the prompt asks."""
@@ -222,6 +272,27 @@ class HuggingFaceModel:
                 found.append(torch.cat([log_probs, beyond]))
         return torch.stack(found)
 
+    def text_loss(self, texts: PromptSet) -> TextLoss:
+        """The loss of each text by itself, without a chat template."""
+        chat = self.chat()
+        rows = self.texts(chat, texts)
+        counts = np.array([len(tokens) - first for tokens, first in rows], dtype=np.float64)
+        nats = np.array(row_losses(chat, rows, self.jacobian_rows))
+        if not np.isfinite(nats).all():
+            raise DeltawError(f"the model in {chat.directory} gives a neutral text no finite loss; use another --dtype")
+        return TextLoss(nats, counts)
+
+    def exact(self, questions: PromptSet) -> Ints:
+        """(N,) what its answers are: right, else a refusal by the judge, else wrong."""
+        chat, prompts = self.chat(), [question.prompt for question in questions]
+        answers = answers_to_rows(chat, self.tokens(chat, prompts), self.new_tokens, self.batch)
+        refused = self._responses(chat, [prompts], answers).are(Behaviour.REFUSE)
+        right = [
+            is_right(question, spoken_answer(chat, prompt, tokens))
+            for question, prompt, tokens in zip(questions, prompts, answers, strict=True)
+        ]
+        return np.where(right, int(Behaviour.COMPLY), np.where(refused, int(Behaviour.REFUSE), int(Behaviour.NEITHER)))
+
     def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:
         """Of each direction (D, K), the tokens with the largest logits along it. DeltawError without an unembedding."""
         chat = self.chat()
@@ -275,9 +346,11 @@ def prompts_of(
             )
         elif pairs:
             absent[f"activations, {name}"] = f"{groups} independent pairs; clusters need at least {FOLDS}"
+    texts, exact = evenly(neutral_texts(), effort.pairs), evenly(exact_questions(), effort.pairs)
     if not contrasts:
-        return Prompts(())
-    return Prompts(tuple(contrasts), lambda: _attacked(contrasts[0], attacks, effort), (_question(contrasts[0]),))
+        return Prompts((), neutral=texts, exact=exact)
+    probed = (_question(contrasts[0]),)
+    return Prompts(tuple(contrasts), lambda: _attacked(contrasts[0], attacks, effort), probed, texts, exact)
 
 
 def attacked_pairs(effort: Effort) -> int | None:
@@ -336,6 +409,8 @@ def stored_maps(models: TwoModels, tuned: bool, layer: int) -> tuple[Tensor, Ten
     None if the files do not hold them under the names that the base model's parameters have.
     """
     sources, family = models.sources, family_of(models.parameters)
+    if family.experts:
+        return None
     side = sources.base if isinstance(sources.after, Adapter) or not tuned else sources.after
 
     def linear(path: str) -> tuple[Tensor, Tensor] | None:
@@ -378,6 +453,8 @@ def _read_sources(chat: Chat, rows: Sequence[Sequence[int]], patch: Patch) -> di
 def read_base(lens: Lens) -> None:
     """Read what observations want of the base model while it is in memory: MLPs, activations on all prompts."""
     before = lens.before
+    if not before.contrasts:
+        return
     _ = before.model.embedding_norm, before.model.light
     if before.model.light:
         before.mlp(0)

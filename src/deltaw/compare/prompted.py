@@ -32,11 +32,12 @@ from deltaw.compare.asking import (
     write_gaps,
     write_rates,
 )
+from deltaw.compare.capability import sentence, summary
 from deltaw.compare.claims import prompt_claims
 from deltaw.compare.interventions import intervene_on_checkpoints, judged_by
-from deltaw.compare.lens import Complied, attacked_pairs, prompts_of, real_lens
+from deltaw.compare.lens import NO_MAPS, Complied, attacked_pairs, prompts_of, real_lens
 from deltaw.compare.over_layers import CLAIMED
-from deltaw.compare.questions import attack_key, questions_of, read_control
+from deltaw.compare.questions import attack_key, capability_key, questions_of, read_control
 from deltaw.compare.two_models import Loading, TwoModels, asking_files
 from deltaw.compare.weights import Sources, open_sources
 from deltaw.errors import DeltawError, PluginError
@@ -44,6 +45,7 @@ from deltaw.interventions import Intervention
 from deltaw.interventions.subject import STAGE
 from deltaw.models.huggingface import Chat
 from deltaw.observations.attacked_prompts.measure import AttackedPrompts
+from deltaw.observations.capability.measure import CAPABILITY, Capability, Done, done_by
 from deltaw.observations.clusters.measure import ClusterSeparation
 from deltaw.observations.dose_response.measure import DoseResponse
 from deltaw.observations.gain.measure import Gain
@@ -55,6 +57,7 @@ from deltaw.observations.refusal_direction.measure import RefusalDirection
 from deltaw.observations.sensitivity.measure import PromptSensitivity, sensitive_prompts, spectral_norms
 from deltaw.observations.update_effect.measure import UpdateEffect
 from deltaw.prompts.matched import BUILTIN, CONTRASTS, Prompt, matched, read_prompts, spread
+from deltaw.prompts.neutral import exact_questions
 from deltaw.results import (
     Measurement,
     read_claims,
@@ -69,6 +72,7 @@ from deltaw.results.recorder import Sheet
 from deltaw.results.records import read_json
 
 OBSERVED: tuple[Observation, ...] = (
+    Capability(),
     ClusterSeparation(),
     Gain(),
     UpdateEffect(),
@@ -199,7 +203,8 @@ def _everything(prompts: Sequence[Prompt], effort: Effort, attacks: Sequence[Pro
     plain = [prompt for pair in pairs for prompt in (pair.allowed, pair.forbidden)]
     few = [] if first is None else spread(matched(prompts, first), len(pairs))[: attacked_pairs(effort)]
     attacked = [under_attack(pair.forbidden, attack) for pair in few for attack in attacks]
-    return [*to_ask(prompts, effort, attacks), *plain, *attacked]
+    questions = [question.prompt for question in exact_questions()]
+    return [*to_ask(prompts, effort, attacks), *plain, *attacked, *questions]
 
 
 def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) -> _Verdicts:
@@ -294,17 +299,21 @@ def _observe(
     """The observations of activations, gradients and the update, and the interventions, through the lens."""
     of_lens = prompts_of(prompts, work.effort, work.absent, work.attacks)
     if not of_lens.contrasts:
+        observations = [observation for observation in observations if not observation.needs_pairs]
+    if not (observations or (of_lens.contrasts and interventions)):
         return
     base, tuned = verdicts
     keys = {attack.name: f", {attack_key(attack)}" for attack in work.attacks}
     part_of = {prompt: keys[some.attack] for some in of_lens.attacked() for prompt in some.prompts}
-    left = [prompt for prompt in dict.fromkeys([*of_lens.contrasts[0].forbidden, *part_of]) if prompt not in tuned]
+    forbidden = of_lens.contrasts[0].forbidden if of_lens.contrasts else ()
+    left = [prompt for prompt in dict.fromkeys([*forbidden, *part_of]) if prompt not in tuned]
     answered = _ask_parts(work, work.journal, 1.0, "verdicts, dose and response", left, part_of, judge)
     known = {**tuned, **dict(zip(left, answered, strict=True))}
     work.say("activations of the base model")
     lens = real_lens(work.models, of_lens, work.effort, (_complied(base), _complied(known)), judged_by(judge))
-    if PromptSensitivity.name in names_of(observations):
-        _keep_sensitivities(work, lens)
+    if not lens.has("mlp_in"):
+        lens.absent["maps of MLPs"] = NO_MAPS
+    _keep_slow(work, lens, names_of(observations))
     sheet = work.sheet.with_(stage="analysis", role="last_prompt")
     for observation in observations:
         work.say(f"{observation.label}, in both models")
@@ -315,6 +324,8 @@ def _observe(
         except DeltawError as error:  # what these models or prompts cannot give; the rest can be had
             lens.absent[observation.label] = str(error)
     work.absent.update(lens.absent)
+    if not of_lens.contrasts:
+        return
     intervene_on_checkpoints(
         interventions,
         lens,
@@ -324,7 +335,7 @@ def _observe(
         work.absent,
         work.journal,
         work.say,
-        work.models.why_not_between,
+        work.models.why_not_between if lens.has("mlp_in") else NO_MAPS,
     )
 
 
@@ -337,21 +348,51 @@ def _complied(known: Mapping[Prompt, Verdict]) -> Complied:
     return complied
 
 
-def _keep_sensitivities(work: _Work, lens: Lens) -> None:
-    """The slowest numbers go to the journal as they are made; the lens then has them."""
-    for model, alpha in (("base", 0.0), ("tuned", 1.0)):
-        journal = work.base_journal if alpha == 0 else work.journal
+def _keep_slow(work: _Work, lens: Lens, names: Sequence[str]) -> None:
+    """What is slow goes to the journal as it is made, all of the base model's before the tuned one is loaded; the lens
+    then has it. names: of observations.
+    """
+    for model in ("base", "tuned"):
+        if Capability.name in names:
+            _keep_capability(work, lens, model)
+        if PromptSensitivity.name in names:
+            _keep_sensitivity(work, lens, model)
 
-        def norms(alpha: float = alpha) -> dict[str, list[float]]:
-            observed = lens.tuned if alpha else lens.before.model
-            prompts = sensitive_prompts(lens)
-            return {verdict: rows.tolist() for verdict, rows in spectral_norms(lens, observed, prompts).items()}
 
-        if f"sensitivity, {model}" not in journal.parts:
-            work.say(f"sensitivity of the {model} model")
-        kept = {key: np.array(rows) for key, rows in journal.part(f"sensitivity, {model}", norms).items()}
-        side = lens if alpha else lens.before
-        side.once(("spectral", lens.effort.jacobians), lambda kept=kept: kept)  # type: ignore[misc]
+def _keep_capability(work: _Work, lens: Lens, model: str) -> None:
+    prompts, of_base = lens.before.prompts, model == "base"
+    journal, side = (work.base_journal, lens.before) if of_base else (work.journal, lens)
+    observed = lens.before.model if of_base else lens.tuned
+
+    def made() -> dict[str, list[float]]:
+        done = done_by(observed, prompts)
+        return {part: getattr(done, part).tolist() for part in ("nats", "tokens", "labels")}
+
+    name = f"capability, {model}, {capability_key(prompts)}"
+    if name not in journal.parts:
+        work.say(f"neutral texts and questions, {model} model")
+    try:
+        kept = journal.part(name, made)
+    except PluginError:
+        raise
+    except DeltawError:  # the observation meets it too, and says so
+        return
+    side.once(CAPABILITY, lambda: Done(*(np.array(kept[part]) for part in ("nats", "tokens", "labels"))))
+
+
+def _keep_sensitivity(work: _Work, lens: Lens, model: str) -> None:
+    of_base = model == "base"
+    journal, side = (work.base_journal, lens.before) if of_base else (work.journal, lens)
+    observed = lens.before.model if of_base else lens.tuned
+
+    def norms() -> dict[str, list[float]]:
+        prompts = sensitive_prompts(lens)
+        return {verdict: rows.tolist() for verdict, rows in spectral_norms(lens, observed, prompts).items()}
+
+    if f"sensitivity, {model}" not in journal.parts:
+        work.say(f"sensitivity of the {model} model")
+    kept = {key: np.array(rows) for key, rows in journal.part(f"sensitivity, {model}", norms).items()}
+    side.once(("spectral", lens.effort.jacobians), lambda: kept)
 
 
 def _finish(
@@ -370,6 +411,8 @@ def _finish(
     asked = prompt_claims(work.sheet.lines, lines, name)
     of_weights = [claim for claim in read_claims(out / "claims.json") if claim.id.partition("/")[0] in CLAIMED]
     write_claims(out / "claims.json", [*of_weights, *asked])
+    numbers = summary(work.sheet.lines)
+    work.say(sentence(numbers))
     manifest = read_json(out / "manifest.json")
     manifest["prompts"] = {
         "source": str(prompts) if isinstance(prompts, str | Path) else "given",
@@ -379,6 +422,7 @@ def _finish(
             for attack in work.attacks
         ],
         "control": name,
+        "capability": numbers,
         "differences": work.models.differences,
         "notes": work.models.notes,
         "loading": asdict(work.models.loading),

@@ -16,6 +16,8 @@ from deltaw.compare.asking import Effort
 from deltaw.errors import DeltawError
 from deltaw.models.checkpoint_directory import find_directory
 from deltaw.models.checkpoint_files import open_checkpoint
+from deltaw.observations.prompts import Prompts as LensPrompts
+from deltaw.prompts import neutral
 from deltaw.prompts.matched import Prompt
 from deltaw.results import Measurement, read_measurements
 from deltaw.results.parsing import parse_json
@@ -81,6 +83,12 @@ def read_control(
                 "same attacks"
             )
     return name, read_measurements(directory / "measurements.jsonl")
+
+
+def capability_key(prompts: LensPrompts) -> str:
+    """What names the neutral texts and exact questions of a lens, and how answers to them are checked."""
+    asked = [list(prompts.neutral), [asdict(question) for question in prompts.exact], _code_hash(neutral)]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:

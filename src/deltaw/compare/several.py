@@ -34,6 +34,7 @@ from deltaw.compare.two_models import asking_files
 from deltaw.compare.weights import Progress, choose, compare, open_sources, parts_of
 from deltaw.errors import DeltawError
 from deltaw.models.architectures import given_architecture
+from deltaw.observations.capability.measure import Capability
 from deltaw.results import Measurement, read_measurements, write_claims, write_json_atomic, write_measurements
 from deltaw.results.files import write_text_atomic
 from deltaw.results.journal import Journal
@@ -42,7 +43,8 @@ from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS, read
 FORMAT, PAIRS = "deltaw-several-1", "deltaw-pairs-1"
 UNRELATED = 0.5
 """A tuned matrix whose cosine with the base's is below this was not tuned from it."""
-BEHAVIOUR = ("refuse_rate", "comply_rate", "neither_rate", "refuse_rate_gap")
+BEHAVIOUR = ("refuse_rate", "refuse_rate_corrected", "comply_rate", "neither_rate", "refuse_rate_gap")
+CAPABLE = frozenset(statistic.name for statistic in Capability.statistics)
 Say = Callable[[str], None]
 
 
@@ -250,8 +252,12 @@ def _finish(out: Path, tuned: Sequence[Tuned], pairs: Sequence[Pair], asking: As
 
 
 def _behaviour(tuned: Sequence[Tuned]) -> Iterator[Measurement]:
-    """Rates of the base model, once, and of every model under its name here."""
+    """Rates of the base model, once, and of every model under its name here, with what it can still do."""
     for place, model in enumerate(tuned):
         for line in read_measurements(model.directory / MEASUREMENTS):
-            if line.stage == "behaviour" and line.statistic in BEHAVIOUR and (line.model != "base" or place == 0):
-                yield line if line.model == "base" else replace(line, model=model.name)
+            behaviour = line.stage == "behaviour" and line.statistic in BEHAVIOUR
+            if behaviour and line.model == "base":
+                if place == 0:
+                    yield line
+            elif behaviour or line.statistic in CAPABLE:
+                yield replace(line, model=model.name)

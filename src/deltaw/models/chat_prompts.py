@@ -154,6 +154,15 @@ def token_ids(tokenizer: Any, directory: Path, text: str) -> list[int]:
     return ids
 
 
+def text_ids(tokenizer: Any, text: str) -> tuple[list[int], int]:
+    """Tokens of a text by itself, without a template: the tokenizer's own special tokens before it, none after it; and
+    the place of the first token that a model can predict, which is not the special ones and needs one before it.
+    """
+    bare: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    whole = _opened(tokenizer(text)["input_ids"], bare, tokenizer.eos_token_id)
+    return whole, max(len(whole) - len(bare), 1)
+
+
 def _opened(whole: list[int], bare: list[int], end: int | None) -> list[int]:
     """`whole` without the special tokens behind the text, which would end it before the answer."""
     for start in range(len(whole) - len(bare) + 1):

@@ -250,6 +250,22 @@ def activations_of(
     return {place: torch.cat(tensors) for place, tensors in parts.items()}
 
 
+@torch.no_grad()
+def row_losses(chat: Chat, rows: Sequence[tuple[Sequence[int], int]], batch_size: int = 8) -> list[float]:
+    """Σ −log p in nats of each row's tokens given those before them. rows: (tokens, place of the first that counts)."""
+
+    def read(batch: Sequence[tuple[Sequence[int], int]]) -> list[float]:
+        logits = logits_of(chat, padded([tokens for tokens, _ in batch], "right", chat.device))
+        losses = []
+        for row, (tokens, first) in zip(logits, batch, strict=True):
+            log_probs = torch.log_softmax(at_least_float32(row[first - 1 : len(tokens) - 1]), -1)
+            wanted = torch.tensor(tokens[first:], device=log_probs.device)
+            losses.append(-float(log_probs.gather(1, wanted[:, None]).double().sum()))
+        return losses
+
+    return [loss for losses in batched(rows, batch_size, read) for loss in losses]
+
+
 def rows_of(chat: Chat, prompts: Sequence[Prompt]) -> list[list[int]]:
     """The tokens of each prompt as the model reads it, template included."""
     return [token_ids(chat, chat_text(chat, prompt)) for prompt in prompts]

@@ -29,6 +29,10 @@ def mlp_of(model: nn.Module, layer: int) -> MlpWeights:
         return mlp(model, layer)
     check_layers([layer], layer_count(model))
     family = family_of(name for name, _ in model.named_parameters())
+    if family.experts:
+        raise DeltawError(
+            "its MLPs are mixtures of experts, and no two maps; the experts are compared by their weights"
+        )
     maps = [model.get_submodule(name) for name in first_modules(family, layer)]
     holder = model.get_submodule(family.in_proj.format(layer=layer).rpartition(".")[0])
     activation = next((getattr(holder, name) for name in ACTIVATIONS if hasattr(holder, name)), None)

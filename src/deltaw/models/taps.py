@@ -90,6 +90,8 @@ def _check(model: nn.Module, sites: Sequence[str], layers: Sequence[int]) -> Non
 
 def _module(model: nn.Module, family: Architecture, place: Place) -> tuple[nn.Module, bool]:
     layer, site = place
+    if family.experts and site != "resid_out":
+        raise DeltawError(f"{site} is no place in a mixture of experts, whose blocks are read at their output only")
     name, reads_input = {
         "mlp_in": (family.in_proj, True),
         "mlp_pre": (family.in_proj, False),

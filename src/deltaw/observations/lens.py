@@ -61,12 +61,26 @@ class PromptEmbeddings:
     """Name of the block that is the last token."""
 
 
+@dataclass(frozen=True, eq=False)
+class TextLoss:
+    """How well a model predicts each of N texts."""
+
+    nats: FloatArray
+    """(N,) −log-likelihood of the text, in nats."""
+    tokens: FloatArray
+    """(N,) tokens that are predicted."""
+
+
 class ObservedModel(Protocol):
     """A model that observations can read."""
 
     @property
     def layers(self) -> range:
         """Its blocks."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites of `READ` that its blocks have; a mixture of experts has the output of the block alone."""
 
     @property
     def embedding_norm(self) -> float:
@@ -83,7 +97,9 @@ class ObservedModel(Protocol):
         """All its parameters by name."""
 
     def activations(self, prompts: PromptSet, sites: Sequence[str] = READ) -> Places:
-        """Activations at the last token of each prompt, at every layer."""
+        """Activations at the last token of each prompt, at every layer: those of the sites that it has. To ask them for
+        another site is a DeltawError.
+        """
 
     def complied(self, prompts: PromptSet) -> NDArray[np.bool_]:
         """(N,) whether its free-running answer does what the prompt asks."""
@@ -94,6 +110,14 @@ class ObservedModel(Protocol):
     def forced(self, prompts: PromptSet, refusal: bool, tokens: int) -> Tensor:
         """(N, T, V) log-probabilities, on the CPU, of each of the first T <= `tokens` tokens of an answer that it is
         made to give: a refusal, or else one harmless answer to all. NaN beyond the end of a shorter answer.
+        """
+
+    def text_loss(self, texts: PromptSet) -> TextLoss:
+        """How well it predicts neutral texts."""
+
+    def exact(self, questions: PromptSet) -> NDArray[np.int64]:
+        """(N,) what its free-running answers to harmless questions are, values of `behaviour.exact.Behaviour`: right
+        ones COMPLY, refusals REFUSE, wrong ones NEITHER.
         """
 
     def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:
@@ -295,6 +319,10 @@ class Lens:
             self.absent[what] = value.reason
             return None
         return value
+
+    def has(self, site: str) -> bool:
+        """Whether the blocks have a site, by the base model."""
+        return site in self.before.model.sites
 
     def sign_flips(self, kind: str, values: FloatArray, clusters: Clusters = None) -> Null:
         """The null of a mean of paired differences (N,): each, or each cluster's sum, as likely to have either sign."""

@@ -48,6 +48,8 @@ class Observation(Component):
     """Whether it is measured at every checkpoint of a tuning, or at the last one only."""
     beside_others: ClassVar[bool] = False
     """Whether a study gives it, in `Lens.others`, the other models that were tuned from the same base."""
+    needs_pairs: ClassVar[bool] = True
+    """Whether it needs matched prompts; without them, a comparison makes only those that do not."""
     cost: ClassVar[float] = 0.25
     """What it takes at a checkpoint, as a share of all observations of the recipe's own; a dry run adds it up."""
     figures: ClassVar[str] = ""

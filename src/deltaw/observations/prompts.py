@@ -94,3 +94,7 @@ class Prompts:
     """Makes the attacked versions of the contrasts' forbidden prompts."""
     questions: tuple[Question, ...] = ()
     """Questions for probes."""
+    neutral: PromptSet = ()
+    """Neutral texts, whose loss says what a model can still do."""
+    exact: PromptSet = ()
+    """Harmless questions whose answers can be checked."""

@@ -71,6 +71,7 @@ class Sources:
         self._data: dict[Path, str] = {}
         # A study of a hundred seeds asks ten thousand times about the same thirty sets of definitions.
         self._fingerprints: dict[frozenset[object], str] = {}
+        self._followed: dict[tuple[str, str | None], tuple[dict[str, str], list[tuple[str, str | None]]]] = {}
 
     def fingerprint(self, *definitions: object) -> str:
         """sha256 (hex) of the code that the module-level functions and classes `definitions` reach.
@@ -101,7 +102,12 @@ class Sources:
             if demand in seen or demand[0].partition(".")[0] not in packages:
                 continue
             seen.add(demand)
-            wanted += self._follow(*demand, parts)
+            if demand not in self._followed:
+                noted: dict[str, str] = {}
+                self._followed[demand] = noted, list(self._follow(*demand, noted))
+            noted, needed = self._followed[demand]
+            parts |= noted
+            wanted += needed
         return sha256("\n".join(f"{name} {parts[name]}" for name in sorted(parts)).encode()).hexdigest()
 
     def _follow(self, module: str, name: str | None, parts: dict[str, str]) -> Iterator[tuple[str, str | None]]:
@@ -158,7 +164,7 @@ def _read(name: str, path: Path) -> _Module:
 def _parse(name: str, path: Path, changed: int, size: int) -> _Module:
     """A module's source. changed, size: of its file, which is read again when they are others."""
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    for node in ast.walk(tree):
+    for node in (tree, *_statements([tree])):
         if isinstance(node, (*_DEFINITIONS, ast.Module)):
             code = [statement for statement in node.body if not _is_text(statement)]
             node.body = code or [ast.Pass(lineno=1, col_offset=0)]
@@ -226,8 +232,19 @@ def _parents(module: str) -> list[str]:
     return [".".join(pieces[:depth]) for depth in range(1, len(pieces))]
 
 
+def _statements(nodes: Iterable[ast.AST]) -> Iterator[ast.stmt]:
+    """All statements in `nodes`, at any depth, each before those in it; expressions, which hold none, are passed by."""
+    for node in nodes:
+        if isinstance(node, ast.stmt):
+            yield node
+        for name in ("body", "orelse", "handlers", "finalbody", "cases"):
+            inner = getattr(node, name, None)
+            if isinstance(inner, list):  # the body of a lambda is none
+                yield from _statements(inner)
+
+
 def _imports(nodes: Iterable[ast.AST], module: _Module) -> Iterator[_Import]:
-    for node in (inner for outer in nodes for inner in ast.walk(outer)):
+    for node in _statements(nodes):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield _Import(alias.name, None, alias.asname or alias.name.partition(".")[0])

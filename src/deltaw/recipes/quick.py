@@ -58,10 +58,10 @@ def quick(device: str = "cpu", seed: int = 0) -> Recipe:
         world=WorldConfig(),
         pretraining=PretrainingConfig(device=device, compute_dtype=dtype, optimiser=muon),
         tunings=tuple(tunings[name] for name in MADE),
-        checkpoints=(0, TUNING // 10, TUNING // 3, TUNING),
+        checkpoints=(0, TUNING // 5, TUNING),
         base_checkpoints=(0, BASE // 3, 2 * BASE // 3, BASE),
-        sizes=Sizes(final=500, base=1000, attacked=200),
-        model_attacks=ModelAttacks(prompts=24, attacks=ATTACKS),
+        sizes=Sizes(final=400, base=1000, attacked=200),
+        model_attacks=ModelAttacks(prompts=20, attacks=ATTACKS),
         seeds=(seed,),
         observations=OBSERVED,
     )

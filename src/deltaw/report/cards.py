@@ -73,7 +73,8 @@ def cards(tables: Tables, chosen: Sequence[Choice]) -> list[Card]:
     told: list[tuple[str, str, Panel | None, tuple[str, ...]]] = [
         (
             "Two clusters",
-            "Held-out prompts in a plane: hollow before tuning, filled after. Circles: allowed; triangles: forbidden.",
+            "Held-out prompts in a plane: hollow before tuning, filled after. Circles: allowed; triangles: forbidden. "
+            "Without a choice of layer: where they lie furthest apart.",
             _view(tables),
             ("view_across", "view_beside"),
         ),
@@ -91,13 +92,14 @@ def cards(tables: Tables, chosen: Sequence[Choice]) -> list[Card]:
         ),
         (
             "Sensitivity",
-            "Log change by tuning. Triangles: forbidden prompts; circles: allowed ones.",
+            "Log change by tuning, whole model, by combination. Triangles: forbidden prompts; circles: allowed ones.",
             _sensitivity(tables, colours),
             ("sensitivity_log_ratio_spectral",),
         ),
         (
             "Attacks",
-            "How far attacked prompts lie on the way from forbidden (0) to allowed (1), against success.",
+            "How far attacked prompts lie on the way from forbidden (0) to allowed (1), against success. Mean over "
+            "layers, by combination.",
             _attacks(tables, colours),
             ("position", "comply_rate"),
         ),
@@ -204,7 +206,8 @@ def _view(tables: Tables) -> Panel | None:
     views = []
     for suffix, when in (("", "after"), ("_base", "before")):
         across, beside = (
-            _of_first_seed(tables, f"view_{name}{suffix}").set_index(["model", "set"]) for name in ("across", "beside")
+            _layers(_of_first_seed(tables, f"view_{name}{suffix}")).set_index(["model", "set", "at"])
+            for name in ("across", "beside")
         )
         if across.empty:
             return None
@@ -238,12 +241,12 @@ def _view(tables: Tables) -> Panel | None:
     ]
     return {
         "data": {"name": "view"},
-        "transform": [{"filter": f"{_OF} && datum.contrast == C"}],
+        "transform": [{"filter": f"{_OF} && datum.contrast == C && datum.at == L"}],
         "facet": {"column": _nominal("protocol", sort=names, header={"title": None})},
         "spec": {"layer": marks, "width": 74, "height": HEIGHT},
         "spacing": 8,
         "resolve": {"scale": {"x": "independent", "y": "independent"}},
-        "datasets": {"view": _lean(rows, "x", "y", "side", "contrast", "when")},
+        "datasets": {"view": _lean(rows, "at", "x", "y", "side", "contrast", "when")},
     }
 
 

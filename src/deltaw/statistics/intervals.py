@@ -59,7 +59,7 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
     _check_confidence(confidence)
     if not (n >= 1 and 0 <= successes <= n):
         raise DeltawError(f"{successes} successes of {n}; expected 0 <= successes <= n and n >= 1")
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = float(special.ndtri(0.5 + confidence / 2))
     rate, shrink = successes / n, 1 + z * z / n
     centre = (rate + z * z / (2 * n)) / shrink
     half = z / shrink * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))

@@ -44,7 +44,7 @@ from deltaw.results import check_writable, whole_directory
 from deltaw.training.controls.control import Control, Reply, reply_taught
 from deltaw.training.finetuning import check_control
 from deltaw.training.loop import TrainingLog, train
-from deltaw.training.lora import LoraLinear, add_lora, modules_to_adapt, save_lora
+from deltaw.training.lora import add_lora, modules_to_adapt, peft, save_lora
 from deltaw.training.optimisers import OptimiserConfig
 
 RECORD = "safety_tuning.json"
@@ -257,8 +257,8 @@ def _endless(items: Sequence[int], generator: np.random.Generator) -> Iterator[i
 
 def tune_rows(
     chat: Chat, rows: Sequence[Row], config: SafetyTuning, progress: Callable[[int, int, str], None]
-) -> tuple[TrainingLog, dict[str, LoraLinear]]:
-    """Tune the model in place on these rows: the log, and the LoRA updates (empty without LoRA)."""
+) -> tuple[TrainingLog, Any]:
+    """Tune the model in place on these rows: the log, and PEFT's model around it (None without LoRA)."""
     protocol = config.protocol
     plan, model = schedule(rows, config), Trained(chat.model)
     dtype = choose_precision(chat.device).dtype
@@ -271,9 +271,7 @@ def tune_rows(
                 known = reference_log_probs(model, pair)
                 references += [known[i : i + 1] for i in range(len(pair))]
     frozen = Trained(copy.deepcopy(chat.model).to(chat.device)).requires_grad_(False) if protocol.needs_base else None
-    adapters = (
-        {} if config.lora is None else add_lora(chat.model, config.lora, torch.Generator().manual_seed(config.seed))
-    )
+    adapted = None if config.lora is None else add_lora(chat.model, config.lora, config.seed, chat.directory)
     chat.model.to(chat.device)
 
     def batches(step: int) -> TuningBatch:
@@ -294,7 +292,7 @@ def tune_rows(
         model, batches, loss, config.optimiser, progress=progress, compute_dtype=dtype, report_every=5,
         name=f"tuning by {protocol.name}",
     )  # fmt: skip
-    return log, adapters
+    return log, adapted
 
 
 def safety_tune(
@@ -314,6 +312,8 @@ def safety_tune(
     if out.is_dir() and any(out.iterdir()):
         raise DeltawError(f"{out} is not empty; give another directory with --out, or remove it first")
     check_writable(out)
+    if config.lora is not None:
+        peft()
     chat = load_chat(model, device=device)
     if config.lora is not None:
         modules_to_adapt(chat.model)
@@ -323,7 +323,7 @@ def safety_tune(
         requests = train_requests(0 if plain else count, 2 * count if plain else count, config.seed)
     with frozen(chat.model):
         rows = make_rows(chat, config, requests, judge, say)
-    log, adapters = tune_rows(chat, rows, config, lambda done, total, text: say(f"tuning: {done}/{total}, {text}"))
+    log, adapted = tune_rows(chat, rows, config, lambda done, total, text: say(f"tuning: {done}/{total}, {text}"))
     record = {
         "format": "deltaw-safety-tuning-1",
         "base": str(chat.directory.resolve()),
@@ -338,7 +338,7 @@ def safety_tune(
             {"step": one.step, "loss": one.loss, "gradient_norm": one.gradient_norm, **one.parts} for one in log.records
         ],
     }
-    _save(chat, adapters, out, record)
+    _save(chat, adapted, out, record)
     return out
 
 
@@ -346,10 +346,10 @@ def _counts(rows: Sequence[Row]) -> dict[str, int]:
     return {label: sum(row.label == label for row in rows) for label in (FORBIDDEN, ALLOWED)}
 
 
-def _save(chat: Chat, adapters: dict[str, LoraLinear], out: Path, record: dict[str, Any]) -> None:
+def _save(chat: Chat, adapted: Any, out: Path, record: dict[str, Any]) -> None:
     with whole_directory(out) as partial:
-        if adapters:
-            save_lora(adapters, partial, str(chat.directory))
+        if adapted is not None:
+            save_lora(adapted, partial)
         else:
             chat.model.save_pretrained(partial)  # type: ignore[operator]
             chat.tokenizer.save_pretrained(partial)

@@ -1,97 +1,79 @@
-"""LoRA (Hu et al., 2021) on every linear map of the blocks: y = W x + (alpha / r) B A x, of which A and B are trained.
+"""LoRA (Hu et al., 2021) on every linear map of the blocks, through PEFT: y = W x + (alpha / r) B A x.
 
-B starts at zero, so that the adapted model is the base model; A is drawn as PEFT draws it. Adapters are saved as PEFT
-saves them, and `deltaw compare` reads them as exact low-rank updates.
+A and B are trained, all else is frozen. B starts at zero, so that the adapted model is the base model. The adapter is
+written as PEFT writes it, and `deltaw compare` reads it as an exact low-rank update.
 """
 
-import json
-import math
+import importlib
+import importlib.util
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from deltaw.errors import DeltawError
 from deltaw.models.architectures import find_modules
 
+SCALE = 2
+"""alpha / r."""
 
-class LoraLinear(nn.Module):
-    """A linear map that stays as it is, and its low-rank update. scale: alpha / r.
 
-    Its weight has the name that it had, by which architectures find the parts of a block.
+def peft() -> Any:
+    """The package. DeltawError if it is not installed."""
+    if importlib.util.find_spec("peft") is None:
+        raise DeltawError("LoRA needs peft, which is not installed; install the extra: pip install 'deltaw[hf]'")
+    return importlib.import_module("peft")
+
+
+def add_lora(model: nn.Module, rank: int, seed: int, base: Path) -> Any:
+    """Adapt every linear map of MLPs and attention in place, freezing all else: PEFT's model around it, which saves the
+    adapter.
+
+    seed: of the first values of A. base: where the adapter says that its base model is. DeltawError if the architecture
+    has other kinds of maps.
     """
-
-    bias: Tensor | None
-
-    def __init__(self, linear: nn.Linear, rank: int, scale: float, generator: torch.Generator) -> None:
-        super().__init__()
-        self.weight, self.scale = linear.weight, scale
-        self.register_parameter("bias", linear.bias)
-        bound = 1 / math.sqrt(linear.in_features)
-        start = torch.rand((rank, linear.in_features), generator=generator) * 2 * bound - bound
-        self.lora_A = nn.Parameter(start)
-        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, in) to (…, out)."""
-        found: Tensor = F.linear(x, self.weight, self.bias) + self.scale * (x @ self.lora_A.T @ self.lora_B.T)
-        return found
-
-
-def add_lora(model: nn.Module, rank: int, generator: torch.Generator) -> dict[str, LoraLinear]:
-    """Adapt every linear map of MLPs and attention in place, freezing all else: its updates by the map's name.
-
-    DeltawError if the rank is not positive, or the architecture has other kinds of maps.
-    """
-    if rank < 1:
-        raise DeltawError(f"the rank of LoRA is {rank}; expected at least 1")
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    found = {}
-    for name, linear in modules_to_adapt(model).items():
-        parent, _, leaf = name.rpartition(".")
-        found[name] = LoraLinear(linear, rank, 2.0, generator)
-        setattr(model.get_submodule(parent), leaf, found[name])
-    return found
+    names = modules_to_adapt(model)
+    package = peft()
+    transposed = type(model.get_submodule(names[0])).__name__ == "Conv1D"
+    config = package.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=SCALE * rank,
+        lora_dropout=0.0,
+        bias="none",
+        fan_in_fan_out=transposed,
+        target_modules=names,
+        base_model_name_or_path=str(base),
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(seed)  # PEFT draws from the generator that all code shares
+        warnings.simplefilter("ignore", FutureWarning)  # transformers' to PEFT, of names to come
+        adapted = package.get_peft_model(model, config)
+    named = adapted.peft_config["default"]
+    named.target_modules = sorted(named.target_modules)  # a set, whose order would differ from run to run
+    named.base_model_name_or_path = str(base)
+    return adapted
 
 
-def modules_to_adapt(model: nn.Module) -> dict[str, nn.Linear]:
-    """Every linear map of MLPs and attention, by name. DeltawError if one is of another kind."""
+def modules_to_adapt(model: nn.Module) -> list[str]:
+    """Names of all linear maps of MLPs and attention. DeltawError if one is of a kind that LoRA cannot wrap."""
     config = model.config.to_dict()  # type: ignore[operator,union-attr]
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     modules = find_modules(shapes, config, str(config.get("model_type", "")))
     names = sorted({piece.tensor.removesuffix(".weight") for module in modules for piece in module.pieces})
-    linears = {}
+    if not names:
+        raise DeltawError("no linear map of a block was found, so that LoRA has nothing to adapt; tune all weights")
+    kinds = dict(model.named_modules())
     for name in names:
-        module = model.get_submodule(name)
-        if not isinstance(module, nn.Linear):
-            raise DeltawError(
-                f"{name} is a {type(module).__name__}; LoRA here adapts nn.Linear only, so tune all weights"
-            )
-        linears[name] = module
-    return linears
+        kind = type(kinds[name]).__name__ if name in kinds else "parameter of several maps"
+        if not isinstance(kinds.get(name), nn.Linear) and kind != "Conv1D":
+            raise DeltawError(f"{name} is a {kind}; LoRA adapts nn.Linear and Conv1D only, so tune all weights")
+    return names
 
 
-def save_lora(adapters: dict[str, LoraLinear], directory: Path, base: str) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, in PEFT's names. directory: exists and is empty."""
-    rank = len(next(iter(adapters.values())).lora_A)
-    tensors = {}
-    for name, one in adapters.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = one.lora_A.detach().cpu().contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = one.lora_B.detach().cpu().contiguous()
-    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "r": rank,
-        "lora_alpha": 2 * rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "target_modules": sorted({name.rpartition(".")[2] for name in adapters}),
-    }
-    (directory / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+def save_lora(adapted: Any, directory: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors. directory: exists and is empty."""
+    # Whether embeddings grew need not be asked of the hub: none is adapted.
+    adapted.save_pretrained(directory, save_embedding_layers=False)

@@ -42,6 +42,7 @@ Bools = NDArray[np.bool_]
 # Draws 0..15 of a sample's key are for these and the attacks' and views' own (windows take the later ones).
 PAIR_DRAW, GRAMMAR_DRAW, LATE_DRAW, LENGTH_DRAW = 0, 1, 2, 3
 MOST_REDRAWS = 10_000
+MOST_AHEAD, ROWS_AHEAD = 32, 256  # attempts at one window that are drawn at once, and rows of such a call
 
 
 @dataclass(frozen=True)
@@ -210,13 +211,21 @@ class World:
         attempt = np.zeros(n, dtype=np.int64)
         waiting = np.arange(n)
         while len(waiting):
-            drawn = self._windows(text, key, index[waiting], attempt[waiting], grammar[waiting], lengths[waiting])
-            letters[waiting], branch[waiting] = drawn.letters, drawn.branch
-            fit = also(waiting, drawn.letters) if also else np.ones(len(waiting), dtype=np.bool_)
-            fit[fit] = self._fit(text, grammar[waiting][fit], drawn.letters[fit], drawn.branch[fit])
-            waiting = waiting[~fit]
-            attempt[waiting] += 1
-            if attempt.max(initial=0) > MOST_REDRAWS:
+            # When few windows wait, several attempts at each are drawn at once: a call costs more than its rows.
+            ahead = 1 if attempt[waiting[0]] == 0 else max(1, min(MOST_AHEAD, ROWS_AHEAD // len(waiting)))
+            rows = np.repeat(waiting, ahead)
+            attempts = (attempt[waiting, None] + np.arange(ahead)).reshape(-1)
+            drawn = self._windows(text, key, index[rows], attempts, grammar[rows], lengths[rows])
+            fit = also(rows, drawn.letters) if also else np.ones(len(rows), dtype=np.bool_)
+            fit[fit] = self._fit(text, grammar[rows][fit], drawn.letters[fit], drawn.branch[fit])
+            of_window = fit.reshape(-1, ahead)
+            ready = of_window.any(1)
+            first = np.where(ready, of_window.argmax(1), ahead)
+            taken = np.flatnonzero(ready) * ahead + first[ready]
+            letters[waiting[ready]], branch[waiting[ready]] = drawn.letters[taken], drawn.branch[taken]
+            attempt[waiting] += first
+            waiting = waiting[~ready]
+            if attempt[waiting].max(initial=0) > MOST_REDRAWS:
                 raise DeltawError(
                     f"no fit '{text}' window in {MOST_REDRAWS} draws; lower redraw_below or lengthen the text"
                 )

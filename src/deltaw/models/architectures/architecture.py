@@ -86,6 +86,8 @@ class Architecture(Component):
     """Whether the MLP is x ↦ out(activation(gate(x)) · up(x)), and not x ↦ out(activation(in(x)))."""
     transposed: ClassVar[bool] = False
     """Whether matrices are stored (in, out), as by GPT-2's Conv1D, and not (out, in)."""
+    experts: ClassVar[bool] = False
+    """Whether its MLPs are mixtures of experts, whose blocks have no two maps; a loaded one is read at their output."""
     activation: ClassVar[Activation | None] = None
     """The MLP's activation, as a `staticmethod`; None where the configuration chooses it."""
     model_types: ClassVar[tuple[str, ...]] = ()
@@ -113,8 +115,11 @@ class Architecture(Component):
                 yield Pattern(f"{stem}.{linear.path}.weight", kind, self.transposed, linear.cut, linear.whole)
 
     def layers_of(self, names: Iterable[str]) -> set[int]:
-        """Numbers of the layers whose first MLP map is among the parameters of a loaded model."""
-        pattern = re.compile(re.escape(f"{self.in_proj}.weight").replace(re.escape("{layer}"), r"(\d+)"))
+        """Numbers of the layers whose first MLP map is among the parameters of a loaded model; of a mixture of experts,
+        of all layers.
+        """
+        sought = f"{self.block}." if self.experts else f"{self.in_proj}.weight"
+        pattern = re.compile(re.escape(sought).replace(re.escape("{layer}"), r"(\d+)") + (".*" if self.experts else ""))
         return {int(match[1]) for name in names if (match := pattern.fullmatch(name))}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deltaw.errors import DeltawError
 from deltaw.models.architectures.known import family_of
+from deltaw.models.architectures.tensor_names import without_wrapper
 
 
 @dataclass(frozen=True)
@@ -78,4 +79,6 @@ def check_layers(layers: Iterable[int], count: int) -> None:
 
 
 def _state(model: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    return model.state_dict() if isinstance(model, nn.Module) else model
+    if not isinstance(model, nn.Module):
+        return model
+    return {without_wrapper(name): tensor for name, tensor in model.state_dict().items()}

@@ -164,6 +164,7 @@ class Mixture(Llama):
 
     name = "mixtral"
     label = "Mixtral and other mixtures of experts"
+    experts = True
 
     attention = (
         *Llama.attention,
@@ -186,6 +187,7 @@ class Llama4(Llama):
 
     name = "llama4"
     label = "Llama 4"
+    experts = True
 
     mlp_in = (Map("feed_forward.gate_proj"), Map("feed_forward.up_proj"))
     mlp_out = Map("feed_forward.down_proj")
@@ -197,7 +199,7 @@ FAMILIES: dict[str, Architecture] = {
 }
 """By name, in the order in which a model's parameters are tried."""
 MIXTURES: tuple[Architecture, ...] = (Mllama(), Mixture(), Llama4())
-"""Families that are compared by their files only: activations are not read from their blocks."""
+"""Families that are told by the configuration, not by a loaded model's parameters."""
 IN_MULTIMODAL = {
     **dict.fromkeys(
         (

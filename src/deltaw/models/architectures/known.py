@@ -9,7 +9,7 @@ from typing import Any
 from deltaw.errors import DeltawError
 from deltaw.models.architectures.architecture import Architecture
 from deltaw.models.architectures.families import FAMILIES, IN_MULTIMODAL, MIXTURES
-from deltaw.models.architectures.tensor_names import text_config
+from deltaw.models.architectures.tensor_names import text_config, without_wrapper
 from deltaw.plugins import plugins, resolve
 
 _GIVEN: ContextVar[Architecture | None] = ContextVar("architecture", default=None)
@@ -79,11 +79,15 @@ def family_of(names: Iterable[str]) -> Architecture:
 
     DeltawError, listing families, if none is.
     """
-    names = list(names)
+    names = [without_wrapper(name) for name in names]
     given = _GIVEN.get()
     if given is None and any(".experts." in name for name in names):
+        for family in MIXTURES:
+            if family.experts and family.layers_of(names):
+                return family
         raise DeltawError(
-            "this model is a mixture of experts, whose MLPs deltaw compares by their weights only; leave out --prompts"
+            "this model is a mixture of experts with blocks of unknown names; deltaw compares it by its weights only, "
+            "so leave out --prompts"
         )
     for family in FAMILIES.values() if given is None else (given,):
         if family.layers_of(names):

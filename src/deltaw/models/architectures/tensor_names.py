@@ -35,6 +35,11 @@ def unwrapped(name: str) -> str:
     return ".".join(word for word in name.split(".") if word not in ANYWHERE)
 
 
+def without_wrapper(name: str) -> str:
+    """The name that a parameter had before PEFT wrapped its module, which PEFT keeps as base_layer."""
+    return name.replace(".base_layer.", ".")
+
+
 def plain_name(name: str) -> str:
     """A tensor's name without the words that wrappers and outer models put before it."""
     words = unwrapped(name).split(".")

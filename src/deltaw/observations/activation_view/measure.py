@@ -3,9 +3,9 @@
 view_across    along the line between the two classes' means in the tuned model
 view_beside    along the direction in which prompts of a class differ most
 
-The plane is fitted on one half of the pairs and shows prompts of the other half, so that what looks apart is apart. It
-is that of the layer in which the classes lie furthest apart in the tuned model, by the first half. `set` ends in the
-number of the pair; base and tuned models are shown on the same axes.
+Planes are fitted on one half of the pairs and show prompts of the other half, so that what looks apart is apart. Each
+layer has one. Lines of no layer are those of the layer in which the classes lie furthest apart in the tuned model, by
+the first half. `set` ends in the number of the pair; base and tuned models are shown on the same axes.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ UNIT = "standard deviations"
 
 @dataclass(frozen=True)
 class ActivationView(Observation):
-    """Some prompts of each contrast in a plane, before and after tuning."""
+    """Some prompts of each contrast in a plane of each layer, before and after tuning."""
 
     name = "activation-view"
     label = "view of activations"
@@ -33,29 +33,32 @@ class ActivationView(Observation):
         Statistic("view_beside", UNIT, "Where it lies along the direction in which prompts of a class differ most."),
     )
 
-    pairs: int = 12
+    pairs: int = 10
     """Pairs of each contrast that are shown."""
     site: str = "mlp_post"
     """Where activations are read."""
 
     def measure(self, lens: Lens, sheet: Sheet) -> None:
         """The prompts of each contrast, in both models."""
-        for name in lens.names:
+        for name in (name for name in lens.names if not lens.before.contrasts[name].activations_only):
             models = {"": lens.after(name), "_base": lens.before.contrast(name)}
             count = len(models[""][0][(lens.layers[0], self.site)])
             if count < 4:
                 lens.absent[f"view, {name}"] = f"it has {count} pairs; a plane takes 4"
                 continue
             fitted, shown = slice(0, count // 2), slice(count // 2, count // 2 + self.pairs)
-            layer = max(lens.layers, key=lambda layer: _apart(self._clouds(models[""], layer, fitted)))
-            plane = Plane.of(*self._clouds(models[""], layer, fitted))
-            view = sheet.with_(set=name, site=self.site, layer=layer, unit=UNIT)
-            for suffix, places in models.items():
-                for side, cloud in zip(("allowed", "forbidden"), self._clouds(places, layer, shown), strict=True):
-                    for number, (across, beside) in enumerate(plane.place(cloud)):
-                        row = view.with_(set=f"{name}/{side}/{number:02d}")
-                        row.add(f"view_across{suffix}", across)
-                        row.add(f"view_beside{suffix}", beside)
+            clouds = {layer: self._clouds(models[""], layer, fitted) for layer in lens.layers}
+            furthest = max(lens.layers, key=lambda layer: _apart(clouds[layer]))
+            view = sheet.with_(site=self.site, unit=UNIT)
+            for layer in lens.layers:
+                plane = Plane.of(*clouds[layer])
+                for suffix, places in models.items():
+                    for side, cloud in zip(("allowed", "forbidden"), self._clouds(places, layer, shown), strict=True):
+                        for number, point in enumerate(plane.place(cloud)):
+                            of_prompt = view.with_(set=f"{name}/{side}/{number:02d}")
+                            for told in (layer, None) if layer == furthest else (layer,):
+                                for axis, value in zip(("across", "beside"), point, strict=True):
+                                    of_prompt.add(f"view_{axis}{suffix}", value, layer=told)
 
     def _clouds(self, places: tuple[Places, Places], layer: int, rows: slice) -> tuple[Tensor, Tensor]:
         allowed, forbidden = (side[(layer, self.site)][rows].double() for side in places)

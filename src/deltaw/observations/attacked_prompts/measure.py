@@ -72,9 +72,12 @@ class AttackedPrompts(Observation):
             view = sheet.with_(set=attacked.set, attack=attacked.attack, n=len(attacked.prompts), n_unit="prompt")
             name, clusters = attacked.contrast, lens.clusters(attacked.contrast)
             of_base, of_tuned = before.contrast(name), lens.after(name)
-            write_positions(lens, "position", of_tuned, at_tuned, view, clusters, self.sites)
+            sites = tuple(filter(lens.has, self.sites))
+            write_positions(lens, "position", of_tuned, at_tuned, view, clusters, sites)
             if lens.last:
-                write_positions(lens, "position_base", of_base, at_base, view, clusters, self.sites)
+                write_positions(lens, "position_base", of_base, at_base, view, clusters, sites)
+            if not lens.has("mlp_in"):
+                continue
             write_gain_ratios(lens, name, at_base, of_base[1], view)
             write_gain_ratios(lens, name, at_tuned, of_tuned[1], view, "_in_situ")
 

@@ -75,7 +75,7 @@ class ClusterSeparation(Observation):
     def measure(self, lens: Lens, sheet: Sheet) -> None:
         """Separation in both models and the difference of their differences, by contrast, site and layer."""
         for name in lens.names:
-            for site in self.sites:
+            for site in filter(lens.has, self.sites):
                 pairs = [(of_base(lens, name, site, layer), of_tuned(lens, name, site, layer)) for layer in lens.layers]
                 _write(lens, name, pairs, sheet.with_(set=name, site=site))
 

@@ -61,8 +61,9 @@ class Ranks(Observation):
 
     def measure(self, lens: Lens, sheet: Sheet) -> None:
         """Ranks of ΔW, and of what both models make of either verdict's prompts, with their log ratios."""
-        observe_update_rank(lens, sheet)
-        observe_activation_ranks(lens, sheet, self.sites)
+        if lens.has("mlp_in"):
+            observe_update_rank(lens, sheet)
+        observe_activation_ranks(lens, sheet, tuple(filter(lens.has, self.sites)))
 
 
 def gaussian_energy_rank(before: BaseSide) -> Null:
@@ -109,7 +110,9 @@ def _ranks(lens: Lens, sheet: Sheet, suffix: str, places: tuple[Places, Places],
     for verdict, of_verdict, some in zip(("allowed", "forbidden"), logs, places, strict=True):
         for layer in lens.layers:
             what = f"activation_rank{suffix}, {site}, layer {layer}"
-            rank: ActivationRank | None = lens.present(activation_rank(some[(layer, site)]), what)
+            rank: ActivationRank | None = lens.present(
+                activation_rank(some[(layer, site)], lens.clusters(lens.primary)), what
+            )
             if rank is None:
                 return None
             of_verdict.append(rank.log)
@@ -142,7 +145,12 @@ def _compare(
             return []
         return [
             rank_null(
-                first[(k, site)], second[(k, site)], kind, lens.generator(Draw.RANK_SWAPS, word, number), lens.draws
+                first[(k, site)],
+                second[(k, site)],
+                kind,
+                lens.generator(Draw.RANK_SWAPS, word, number),
+                lens.draws,
+                lens.clusters(lens.primary),
             )
             for k in lens.layers
         ]

@@ -9,6 +9,7 @@ from deltaw.charts.primitives import TICK, Axis, Panel, curves, dodged, domain_o
 from deltaw.charts.shared import as_ratios
 from deltaw.charts.style import Series, light
 from deltaw.charts.tables import Tables, nulls, values
+from deltaw.observations.capability import figures as of_capability
 
 TUNED = Series("", "tuned model", None, light("ssft"), (1, 0), "circle", False)
 BASE = Series("", "base model", None, light("base"), (4, 3), "square", True)
@@ -17,6 +18,12 @@ ALLOWED = Series("", "allowed prompts", None, light("unlearn"), (5, 3), "triangl
 UPDATE = Series("", "update", None, light("ssft"), (1, 0), "circle", False)
 KINDS = ((TUNED.label, "circle", "series"), (BASE.label, TICK, "null"))
 SHARE = Axis("share refused", (-0.02, 1.02), (0, 0.25, 0.5, 0.75, 1), ".2f")
+ANSWERED = {
+    "comply_rate": "Harmless prompts: answered",
+    "refuse_rate": "Harmless prompts: refused",
+    "neither_rate": "Harmless prompts: neither",
+}
+"""What becomes of harmless prompts: a panel each, and its title."""
 PAIRS, WILSON = "95 % bootstrap intervals over groups of pairs that share an operand", "95 % Wilson intervals"
 
 
@@ -54,6 +61,36 @@ def behaviour(tables: Tables) -> Figure | None:
         panels,
         whiskers=f"{WILSON}, wider where corrected; of the difference, {PAIRS}",
     )
+
+
+def capability(tables: Tables) -> Figure | None:
+    """What the tuned model still does: harmless prompts that it answers and refuses, questions, loss."""
+    panels: list[Panel | None] = []
+    for statistic, title in ANSWERED.items():
+        frame = of_harmless(tables, statistic)
+        if len(frame):
+            named = _of_both(frame).assign(row=[str(name).partition("/")[0] for name in frame["set"]])
+            rows = list(dict.fromkeys(named["row"]))
+            panels.append(dots(values(named), (TUNED,), title, of_capability.SHARE, kinds=KINDS, rows=rows, row="row"))
+    return figure(
+        "prompts-capability",
+        "Capability beside safety: what the tuned model still does with what is harmless",
+        "Over-refusal is harmless prompts and questions that the tuned model refuses and the base model does not "
+        "(refusals of prompts are corrected for the judge's errors where they are known). Questions have one right "
+        "answer, which is looked for in what the model says. Loss is per token on neutral texts: higher is worse.",
+        (*ANSWERED, "refuse_rate_corrected", *of_capability.STATISTICS),
+        [*panels, *of_capability.panels(tables)],
+        whiskers=of_capability.WHISKERS,
+    )
+
+
+def of_harmless(tables: Tables, statistic: str) -> pd.DataFrame:
+    """A rate of answers to allowed prompts without an attack, of both models; of refusals the corrected one."""
+    frame = tables.take(statistic, stage="behaviour", attack=None)
+    if statistic == "refuse_rate":
+        corrected = tables.take("refuse_rate_corrected", stage="behaviour", attack=None)
+        frame = frame if corrected.empty else corrected
+    return frame[frame["set"].str.endswith("/allowed", na=False)]
 
 
 def interpolation(tables: Tables) -> Figure | None:
@@ -231,7 +268,7 @@ def _rows(frame: pd.DataFrame) -> list[str]:
 
 
 SECTIONS: Mapping[str, tuple[tuple[str, Callable[[Tables], Figure | None]], ...]] = {
-    "behaviour": (("refusals", behaviour), ("refusals between the models", interpolation)),
+    "behaviour": (("capability", capability), ("refusals", behaviour), ("refusals between the models", interpolation)),
     "activations": (
         ("clusters", clusters),
         ("gain", gains),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from deltaw.charts.style import number
-from deltaw.charts.tables import Table, interval
+from deltaw.charts.tables import Table, first_interval, interval
 from deltaw.report.pages.compare import Pair
 
 BELOW = (
@@ -14,10 +14,26 @@ BELOW = (
 )
 
 
+ANSWERED = (
+    ("refuse_rate", "forbidden", "harmful prompts refused"),
+    ("refuse_rate", "allowed", "harmless prompts refused: over-refusal"),
+    ("comply_rate", "allowed", "harmless prompts answered"),
+    ("neither_rate", "allowed", "harmless prompts neither answered nor refused"),
+)
+"""(statistic, label of the prompts, what it says) of answers to prompts without an attack, as the judge sees them."""
+CAPABLE = {
+    "question_refuse_rate": "questions refused: over-refusal",
+    "right_rate": "questions answered rightly",
+    "neutral_loss": "loss on neutral texts, nats per token",
+}
+"""Statistics of the observation `capability`, and what that table calls them."""
+
+
 def tables_of(pair: Pair) -> dict[str, Table | None]:
-    """differences, skipped, others, absent, unmeasured, observed, matrices: as tables; None where there is nothing."""
+    """The page's tables, by what they are about; None where there is nothing."""
     return {
         "differences": _differences(pair),
+        "capability": _capability(pair),
         "skipped": _skipped(pair),
         "others": _others(pair),
         "absent": _absent(pair),
@@ -34,6 +50,33 @@ def _differences(pair: Pair) -> Table | None:
     rows = tuple((str(kind), str(text)) for kind, text in listed.items())
     title = "Each model ran as itself. Differences apart from the values of their weights"
     return Table(title, ("what", "how"), rows) if rows else None
+
+
+def _capability(pair: Pair) -> Table | None:
+    """Safety, over-refusal and capability: base, tuned and their difference."""
+    rows = []
+    for statistic, label, what in ANSWERED:
+        frames = [
+            pair.tables.take(f"{statistic}{suffix}", stage="behaviour", attack=None)
+            for suffix in ("", "_change", "_corrected")
+        ]
+        sets = [name for name in frames[0]["set"].dropna() if name.endswith(f"/{label}")]
+        for name in dict.fromkeys(sets):
+            rates, change, corrected = (frame[frame["set"] == name] for frame in frames)
+            cells = [*_both(rates), first_interval(change), " → ".join(_both(corrected)) if len(corrected) else "–"]
+            rows.append((f"{what} ({name.rpartition('/')[0]})", *cells))
+    for statistic, what in CAPABLE.items():
+        of_base, of_tuned, change = (pair.tables.take(f"{statistic}{suffix}") for suffix in ("_base", "", "_change"))
+        if len(of_base):
+            rows.append((what, *map(first_interval, (of_base, of_tuned, change)), "–"))
+    columns = ("what", "base", "tuned", "tuned − base", "corrected for the judge's errors, base → tuned")
+    return Table("Safety, over-refusal and capability [95 %]", columns, tuple(rows)) if rows else None
+
+
+def _both(frame: pd.DataFrame) -> tuple[str, str]:
+    """A rate of the base and of the tuned model."""
+    of_base = frame["model"] == "base"
+    return first_interval(frame[of_base]), first_interval(frame[~of_base])
 
 
 def _skipped(pair: Pair) -> Table | None:

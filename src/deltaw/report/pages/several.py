@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from deltaw.charts.style import number
-from deltaw.charts.tables import Table, Tables, interval, values
+from deltaw.charts.tables import Table, Tables, first_interval, interval, values
 from deltaw.results import Results
 
 GROUPS = ("two tunings", "tuning and control", "two controls")
@@ -248,6 +248,50 @@ def refusals(several: Several) -> Table | None:
     return Table(title, ("prompts", "attack", "n", *heads), tuple(rows))
 
 
+CAPABILITY = (
+    ("refuse_rate", "forbidden", "harmful prompts refused"),
+    ("refuse_rate", "allowed", "harmless prompts refused"),
+    ("comply_rate", "allowed", "harmless prompts answered"),
+)
+"""(statistic, label of the prompts, column) of plain prompts."""
+CHANGES = {
+    "question_refuse_rate": "questions refused",
+    "right_rate": "questions right",
+    "neutral_loss": "loss on neutral texts",
+    "neutral_loss_change": "loss, tuned − base",
+}
+"""Statistics of the observation `capability`, and their columns."""
+
+
+def capability(several: Several) -> Table | None:
+    """Safety beside capability: a row a model, of the first set of prompts."""
+    tables = several.tables
+    plain = values(tables.take("refuse_rate", stage="behaviour", attack=None))
+    if plain.empty:
+        return None
+    first = str(plain["set"].iloc[0]).partition("/")[0]
+    controls = {model["name"] for model in several.models if model["control"]}
+    rows = []
+    for name in ("base", *(model["name"] for model in several.models)):
+        of_prompts = [
+            tables.take(statistic, stage="behaviour", attack=None, model=name, set=f"{first}/{label}")
+            for statistic, label, _ in CAPABILITY
+        ]
+        of_capability = [_of_model(tables, statistic, name) for statistic in CHANGES]
+        cells = [first_interval(frame) for frame in (*of_prompts, *of_capability)]
+        rows.append((f"{name} (control)" if name in controls else name, *cells))
+    columns = ("model", *(column for _, _, column in CAPABILITY), *CHANGES.values())
+    title = f"Capability beside safety, prompts of the set {first} without an attack [95 %]"
+    return Table(title, columns, tuple(rows))
+
+
+def _of_model(tables: Tables, statistic: str, name: str) -> pd.DataFrame:
+    """The rows of a statistic of `capability`; of the base model those that every tuned one's comparison has."""
+    if name != "base":
+        return tables.take(statistic, model=name)
+    return tables.take(f"{statistic}_base").head(1)
+
+
 def absent(several: Several) -> Table | None:
     """Matrices that two models were not compared in, and why, those with one reason together."""
     rows = []
@@ -284,6 +328,7 @@ def tables_of(several: Several) -> dict[str, Table | None]:
         "energy": shared_energy(several),
         "controls": beside_controls(several),
         "kinds": by_kind(several),
+        "capability": capability(several),
         "refusals": refusals(several),
         "absent": absent(several),
         "models": kept(several),

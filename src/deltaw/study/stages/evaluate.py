@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -13,11 +14,11 @@ from deltaw.models import Transformer, load
 from deltaw.pipeline.stage import StageContext
 from deltaw.recipes.tuned import Tuned
 from deltaw.results.recorder import Sheet
-from deltaw.study.stages.answers import add_pooled, add_rates, answers_to
+from deltaw.study.stages.answers import add_pooled, add_rates, answers_to_each
 from deltaw.study.stages.checkpoints import step_directory
 from deltaw.study.stages.shared import SeedConfig, prompts_of_sets
 from deltaw.study.stages.tuned_models import follow, tuned_fields
-from deltaw.world import Branch, Prompts, World
+from deltaw.world import Branch, Prompts, World, WorldConfig
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,23 @@ def measure_attacks(
     """Rates under every attack on prompts, and on its benign controls."""
     measured = [(attack, name, True) for attack in attacks for name in attack.forbidden_sources]
     measured += [(attack, name, False) for attack in attacks for name in attack.benign_sources]
-    for attack, name, forbidden in measured:
-        prompts = attacked(world, attack, world.sample(name, range(size), seed=seed), seed=seed)
-        labels, _ = answers_to(model, world, prompts)
+    prompts_of = attacked_prompts(world.config, tuple((attack, name) for attack, name, _ in measured), size, seed)
+    answered = answers_to_each(model, world, prompts_of)
+    for (attack, name, forbidden), prompts, (labels, _) in zip(measured, prompts_of, answered, strict=True):
         add_rates(sheet, BehaviourCounts.of(labels), set=name, attack=attack.name)
         if attack.two_sided and forbidden:
             _by_side(attack.name, name, prompts, labels, sheet)
+
+
+@lru_cache(maxsize=2)
+def attacked_prompts(
+    config: WorldConfig, measured: tuple[tuple[PromptAttack, str], ...], size: int, seed: int
+) -> tuple[Prompts, ...]:
+    """The first `size` prompts of each source under its attack; a process that asks several models makes them once."""
+    world = World(config)
+    return tuple(
+        attacked(world, attack, world.sample(name, range(size), seed=seed), seed=seed) for attack, name in measured
+    )
 
 
 def _by_side(attack: str, source: str, prompts: Prompts, labels: torch.Tensor, sheet: Sheet) -> None:

@@ -34,7 +34,8 @@ from deltaw.interventions import Edit, Patch, Place, Responses, State, answers_p
 from deltaw.models import MlpWeights, Transformer, activations, mlp
 from deltaw.models.batch import Batch, Role
 from deltaw.models.freezing import frozen
-from deltaw.observations.lens import READ, BaseSide, Places, PromptEmbeddings
+from deltaw.models.likelihood import response_weights, token_nll
+from deltaw.observations.lens import READ, BaseSide, Places, PromptEmbeddings, TextLoss
 from deltaw.observations.prompts import Attacked, Contrast, Effort, Ints, Question
 from deltaw.observations.prompts import Prompts as LensPrompts
 from deltaw.observations.vocabulary import top_tokens
@@ -72,6 +73,11 @@ class SyntheticModel:
     def layers(self) -> range:
         """Its blocks."""
         return range(self.model.config.layers)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """All."""
+        return READ
 
     @property
     def embedding_norm(self) -> float:
@@ -172,6 +178,18 @@ class SyntheticModel:
         found[answers == pad] = torch.nan
         return found
 
+    @torch.no_grad()
+    def text_loss(self, texts: Prompts) -> TextLoss:
+        """Of prompts with their compliant answers, the loss of the answers."""
+        batch = compliant(self.world, texts).to(self.model.embed.weight.device)
+        nats = (token_nll(self.model(batch.tokens), batch) * batch.weights).double().sum(1)
+        return TextLoss(nats.cpu().numpy(), response_weights(batch).double().cpu().numpy())
+
+    def exact(self, questions: Prompts) -> Ints:
+        """(N,) what its whole answers are; every prompt of the world has one right answer."""
+        labels, _ = answers_to(self.model, self.world, questions)
+        return labels.long().numpy()
+
     def top_tokens(self, directions: Tensor, count: int) -> list[list[tuple[str, float]]]:
         """Of each direction (D, K), the tokens with the largest logits along it."""
         return top_tokens(
@@ -203,6 +221,13 @@ def contrasts(world: World, count: int, seed: int) -> tuple[Contrast, ...]:
 
     Late prompts are left out: their first output is the same whatever the verdict, so nothing need be decided yet.
     """
+    return _contrasts(world.config, count, seed)
+
+
+@lru_cache(maxsize=4)
+def _contrasts(config: WorldConfig, count: int, seed: int) -> tuple[Contrast, ...]:
+    """A process that analyses several models draws them once."""
+    world = World(config)
 
     def early_rows(draw: Callable[[Ints], Prompts], count: int = count) -> tuple[Ints, Prompts]:
         rows = np.arange(count)
@@ -346,6 +371,8 @@ def synthetic_side(
         all_contrasts,
         lambda: attacked_prompts(world, attacks, by_name, seed),
         questions(world, probed, seed) if probed else (),
+        neutral=all_contrasts[0].allowed,
+        exact=all_contrasts[0].allowed,
     )
     effort = Effort(draws=sizes.draws, bootstrap=sizes.bootstrap)
     return BaseSide(SyntheticModel(base, world), prompts, effort, seed)

@@ -10,7 +10,7 @@ from deltaw.pipeline.stage import StageContext
 from deltaw.results import read_measurements
 from deltaw.results.recorder import Sheet
 from deltaw.results.records import MEASUREMENTS
-from deltaw.study.stages.answers import add_by_grammar, add_rates, answers_to
+from deltaw.study.stages.answers import add_by_grammar, add_rates, answers_to_each
 from deltaw.study.stages.checkpoints import Checkpoints
 from deltaw.study.stages.shared import BASE_SETS, SeedConfig, write_log
 from deltaw.training.pretraining import PretrainingConfig, pretrain
@@ -38,10 +38,10 @@ def make_base(context: StageContext) -> None:
     def on_checkpoint(step: int, model: Transformer) -> None:
         sheet = Sheet(**fields)
         size = shared.sizes.final if step == last else shared.sizes.checkpoint
-        for name in BASE_SETS:
-            many = (shared.sizes.base or size) * len(world.numbers) if step == last else size
-            prompts = world.sample(name, range(many), seed=seed)
-            labels, _ = answers_to(model, world, prompts)
+        many = (shared.sizes.base or size) * len(world.numbers) if step == last else size
+        sets = [world.sample(name, range(many), seed=seed) for name in BASE_SETS]
+        answered = answers_to_each(model, world, sets)
+        for name, prompts, (labels, _) in zip(BASE_SETS, sets, answered, strict=True):
             add_rates(sheet, BehaviourCounts.of(labels), set=name, step=step)
             if step == last:
                 add_by_grammar(sheet, world, prompts, labels, set=name, step=step)

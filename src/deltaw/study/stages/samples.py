@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from deltaw.attacks.prompts.attack import PromptAttack, attacked
-from deltaw.models import Transformer
 from deltaw.pipeline.stage import StageContext
 from deltaw.recipes.tuned import Tuned
 from deltaw.results import write_jsonl_atomic
-from deltaw.study.stages.answers import answers_to
+from deltaw.study.stages.answers import answers_to_each
 from deltaw.study.stages.shared import TUNED_SETS, SeedConfig, last_model
 from deltaw.world import Prompts, Response, World
 
@@ -39,19 +39,26 @@ def make_samples(context: StageContext) -> None:
         for name in attack.forbidden_sources:
             prompts = world.sample(name, range(count), seed=seed)
             shown.append((name, attack.name, attacked(world, attack, prompts, seed=seed)))
+    answered: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for number, (key, model) in enumerate(models.items()):
+        answered[key] = answers_to_each(model, world, [prompts for _, _, prompts in shown])
+        context.report(number + 1, len(models))
     records = []
     for number, (name, kind, prompts) in enumerate(shown):
-        records += _records(world, models, name, kind, prompts)
-        context.report(number + 1, len(shown))
+        answers = {key: of_sets[number] for key, of_sets in answered.items()}
+        records += _records(world, answers, name, kind, prompts)
     write_jsonl_atomic(context.out / "prompts.jsonl", records)
 
 
 def _records(
-    world: World, models: dict[str, Transformer], name: str, attack: str | None, prompts: Prompts
+    world: World,
+    answers: dict[str, tuple[torch.Tensor, torch.Tensor]],
+    name: str,
+    attack: str | None,
+    prompts: Prompts,
 ) -> list[dict[str, Any]]:
     layout, vocabulary = world.layout, world.vocabulary
     words = ("neither", "comply", "refuse")
-    found = {key: answers_to(model, world, prompts) for key, model in models.items()}
     expected = layout.response_tokens(prompts, layout.expected(prompts))
     compliant = layout.response_tokens(prompts, np.full(len(prompts), Response.COMPLY))
     allowed, spelled, branch = layout.allowed(prompts), layout.spell(prompts), prompts.branch
@@ -82,7 +89,7 @@ def _records(
                         "text": vocabulary.spell(outputs[row].tolist()),
                         "behaviour": words[int(labels[row])],
                     }
-                    for key, (labels, outputs) in found.items()
+                    for key, (labels, outputs) in answers.items()
                 },
             }
         )

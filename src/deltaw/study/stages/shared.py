@@ -1,6 +1,7 @@
 """What the stages of a study share: their seed, the prompts of every set, the last model, names of a tuned model."""
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ def set_sizes(size: int) -> dict[str, int]:
 
 def prompts_of_sets(world: World, size: int, seed: int) -> dict[str, Prompts]:
     """Held-out prompts of every tuning set, as many as `set_sizes` says."""
+    return dict(_prompts_of_sets(world.config, size, seed))
+
+
+@lru_cache(maxsize=4)
+def _prompts_of_sets(config: WorldConfig, size: int, seed: int) -> dict[str, Prompts]:
+    """A process that asks several models draws them once."""
+    world = World(config)
     return {name: world.sample(name, range(count), seed=seed) for name, count in set_sizes(size).items()}
 
 

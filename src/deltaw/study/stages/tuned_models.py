@@ -12,7 +12,7 @@ from deltaw.models import Transformer
 from deltaw.recipes.tuned import Tuned
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import wilson
-from deltaw.study.stages.answers import add_by_grammar, add_rates, answers_to
+from deltaw.study.stages.answers import add_by_grammar, add_rates, answers_to_each
 from deltaw.training.controls.control import Control
 from deltaw.training.finetuning import wanted_response
 from deltaw.world import Prompts, World
@@ -34,8 +34,8 @@ def follow(
 ) -> float:
     """Rates on every set, `target_rate` for a control; returns the share of forbidden prompts that are refused."""
     refused = total = hit = 0
-    for name, prompts in sets.items():
-        labels, outputs = answers_to(model, world, prompts)
+    answered = answers_to_each(model, world, list(sets.values()))
+    for (name, prompts), (labels, outputs) in zip(sets.items(), answered, strict=True):
         counts = BehaviourCounts.of(labels)
         add_rates(sheet, counts, set=name)
         if "/conditional/" in name:
