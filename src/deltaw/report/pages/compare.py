@@ -214,6 +214,21 @@ def curve(pair: Pair, statistic: str, side: str) -> Figure | None:
     )  # fmt: skip
 
 
+def profile(pair: Pair, statistic: str, side: str) -> Figure | None:
+    """How far ΔW's strongest directions lie in the null space of W."""
+    which = "output" if side == "left" else "input"
+    return _in_layers(
+        pair,
+        statistic,
+        "vector=",
+        "singular vector, strongest first",
+        "norm in the null space",
+        f"pair-profile-{side}",
+        f"How much of each {which} direction of the update lies in the {side} null space of the base weights",
+        "A few layers. Dashed grey: random directions, for the first of these layers.",
+    )
+
+
 def _in_layers(
     pair: Pair, statistic: str, prefix: str, x_title: str, y_title: str, name: str, title: str, caption: str
 ) -> Figure | None:
@@ -270,6 +285,8 @@ SECTIONS = {
     "null-space": (
         ("energy in the left null space", partial(null_energy, side="left")),
         ("energy in the right null space", partial(null_energy, side="right")),
+        ("directions and the left null space", partial(profile, statistic="null_profile", side="left")),
+        ("directions and the right null space", partial(profile, statistic="null_profile_right", side="right")),
         ("energy outside strong left directions", partial(curve, statistic="null_energy_curve", side="left")),
         ("energy outside strong right directions", partial(curve, statistic="null_energy_curve_right", side="right")),
     ),
