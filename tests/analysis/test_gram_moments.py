@@ -5,15 +5,13 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 import torch
-from planted import draw, of_rank, uneven
+from planted import draw, uneven
 from torch import Tensor
 
 from deltaw.analysis import (
     column_basis,
-    gaussian_null,
     gaussian_spectrum,
     null_energy,
-    rotation_null,
     row_permutation_null,
     row_sign_flip_null,
 )
@@ -78,18 +76,6 @@ def test_bands_are_those_of_the_draws(offset: float) -> None:
         assert ours.mean == pytest.approx(drawn.mean, abs=0.03 * width)
         assert ours.low == pytest.approx(drawn.low, abs=0.08 * width)
         assert ours.high == pytest.approx(drawn.high, abs=0.08 * width)
-
-
-def test_closed_forms_are_those_of_the_other_module() -> None:
-    W, dW = uneven(96, 24, 0), of_rank(96, 24, 3, 5)
-    basis = column_basis(W)
-    _, found, k = facts(W, dW)
-    for ours, exact in (
-        (moments.rotation_moments(found.concentration, 96, k), rotation_null(dW, basis)),
-        (moments.gaussian_moments((96, 24), k), gaussian_null((96, 24), basis)),
-    ):
-        assert (ours.kind, ours.mean) == (exact.kind, exact.mean)
-        assert (ours.low, ours.high) == pytest.approx((exact.low, exact.high), abs=1e-9)
 
 
 def test_sampled_rows_estimate_the_variance_within_a_tenth(monkeypatch: pytest.MonkeyPatch) -> None:

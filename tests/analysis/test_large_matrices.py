@@ -1,6 +1,6 @@
 """Large matrices: from Gram matrices, the same numbers as the SVD gives, within the errors that are stated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,9 +10,19 @@ from hypothesis import strategies as st
 from planted import draw, inside, of_rank, orthogonal, outside, uneven
 from torch import Tensor
 
-from deltaw.analysis import Absent, column_basis, component_along, null_curve, null_energy, update_spectrum
+from deltaw.analysis import (
+    Absent,
+    column_basis,
+    component_along,
+    null_curve,
+    null_energy,
+    null_profile,
+    streamed_update,
+    update_spectrum,
+)
 from deltaw.analysis import large_matrices as large
-from deltaw.analysis.large_matrices import LowRank, MatrixPair
+from deltaw.analysis.large_matrices import After, LowRank, MatrixPair
+from deltaw.analysis.weight_update import UpdateDirections
 from deltaw.errors import DeltawError
 
 M, N = 96, 24
@@ -63,15 +73,44 @@ def test_a_matrix_that_is_not_of_full_rank_falls_back_to_eigenvectors() -> None:
     assert rho(W, dW) == pytest.approx(null_energy(dW, column_basis(W)), abs=1e-9)
 
 
-def test_the_curve_is_that_of_the_svd_and_is_absent_without_eigenvectors() -> None:
+def directions(parts: Sequence[tuple[Tensor, After]], curve: bool = False) -> UpdateDirections:
+    generator = np.random.default_rng(0)
+    made = streamed_update.streamed_update(parts, generator, curve, points=N + 1).directions
+    assert not isinstance(made, Absent)
+    return made
+
+
+def test_the_curve_is_that_of_the_svd_and_is_absent_without_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
     W, dW = uneven(M, N, 0), draw(3, M, N)
-    found = large.moments(pair(W, dW))
-    ks = [0, 3, 11, N]
-    expected = null_curve(dW, W, ks)
+    expected = null_curve(dW, W)
     assert not isinstance(expected, Absent)
-    curve = large.inside(found, large.factor(found.G, M, curve=True)).curve(ks)
-    np.testing.assert_allclose(np.asarray(curve), expected.rho, atol=1e-9)
-    assert isinstance(large.inside(found, large.factor(found.G, M, curve=False)).curve(ks), Absent)
+    for limit, curve in ((N, False), (N - 1, True)):
+        monkeypatch.setattr(streamed_update, "CURVE_UP_TO", limit)
+        made = directions([(W, W + dW)], curve).curve
+        assert not isinstance(made, Absent)
+        np.testing.assert_allclose(made.rho, expected.rho, atol=1e-9)
+        np.testing.assert_allclose(made.chance, expected.chance)
+    made = directions([(W, W + dW)]).curve
+    assert isinstance(made, Absent)
+    assert "--curve" in made.reason
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_profile_is_that_of_the_svd_of_whole_updates_and_of_factors(wide: bool) -> None:
+    W, left, right = uneven(M, N, 0), draw(1, M, 3), draw(2, N, 3)
+    cases: list[tuple[Tensor, After]] = [
+        (draw(3, M, N), W + draw(3, M, N)),
+        (left @ right.T, W + left @ right.T),
+        (left @ right.T, LowRank(left, right)),
+    ]
+    for dW, after in cases:
+        expected = null_profile(dW, column_basis(W), 32)
+        assert not isinstance(expected, Absent)
+        made = directions([(W.T, after.T) if wide else (W, after)]).profile
+        assert not isinstance(made, Absent)
+        np.testing.assert_allclose(made.sigma, expected.sigma, rtol=1e-9)
+        np.testing.assert_allclose(made.y, expected.y, atol=1e-7)
+        assert (made.chance.mean, made.chance.low) == (expected.chance.mean, expected.chance.low)
 
 
 def test_moments_are_those_of_the_whole_matrices() -> None:
@@ -86,13 +125,15 @@ def test_moments_are_those_of_the_whole_matrices() -> None:
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
-def test_singular_values_by_iteration_are_within_1e_3(decay: float) -> None:
+def test_singular_values_by_iteration_are_within_1e_3(decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
     n = 700
     scale = torch.arange(1, n + 1, dtype=torch.float64) ** -decay
     d = draw(0, 900, n) * scale
     S = d.T @ d
-    generator = np.random.default_rng(0)
-    found, exact = (large.top_singular_values(S, 32, generator, exact) for exact in (False, True))
+    exact, _ = large.top_directions(S, 32, np.random.default_rng(0))
+    monkeypatch.setattr(large, "EXACT_BELOW", 1)
+    found, vectors = large.top_directions(S, 32, np.random.default_rng(0))
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(32, dtype=torch.float64))
     np.testing.assert_allclose(exact, torch.linalg.svdvals(d)[:32].numpy(), rtol=1e-9)
     np.testing.assert_allclose(found, exact, rtol=1e-3)
 
@@ -104,9 +145,10 @@ def test_updates_by_factors_equal_merged_ones() -> None:
     merged = large.moments(MatrixPair([(W, W + left @ right.T)]))
     for name in ("X", "S", "row_energy"):
         torch.testing.assert_close(getattr(by_factors, name), getattr(merged, name), rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(
-        large.low_rank_singular_values(factors), torch.linalg.svdvals(left @ right.T)[:3].numpy(), rtol=1e-9
-    )
+    sigma, vectors = large.low_rank_directions(factors)
+    np.testing.assert_allclose(sigma, torch.linalg.svdvals(left @ right.T)[:3].numpy(), rtol=1e-9)
+    np.testing.assert_allclose((left @ right.T @ vectors).norm(dim=0).numpy(), sigma, rtol=1e-9)
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(3, dtype=torch.float64))
     wide = large.moments(MatrixPair([(W, factors.T.T)]))
     torch.testing.assert_close(wide.S, merged.S)
 
@@ -121,7 +163,7 @@ def test_stacked_factors_are_the_stacked_update() -> None:
         rank = len({id(right): 0 for right in rights})
         assert whole.right.shape[1] == (3 if rank == 1 else 5)
         np.testing.assert_allclose(
-            large.low_rank_singular_values(whole),
+            large.low_rank_directions(whole)[0],
             torch.linalg.svdvals(merged)[: whole.right.shape[1]].numpy(),
             rtol=1e-9,
         )

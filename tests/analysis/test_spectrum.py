@@ -5,7 +5,7 @@ import pytest
 import torch
 from planted import draw, orthogonal
 
-from deltaw.analysis import Absent, ModuleBudget, UpdateSpectrum, gaussian_spectrum, module_budget, update_spectrum
+from deltaw.analysis import Absent, UpdateSpectrum, gaussian_spectrum, module_budget, update_spectrum
 from deltaw.errors import DeltawError
 
 M, N = 64, 16
@@ -72,62 +72,44 @@ def test_budget_finds_the_planted_module() -> None:
     tuned["blocks.0.mlp.in_proj.weight"] += 3 / 8  # 64 entries: norm 3
     tuned["norm_final.weight"] += 2  # 4 entries: norm 4
     budget = module_budget(base, tuned)
-    assert isinstance(budget, ModuleBudget)
-    assert budget.norm == pytest.approx(5, rel=1e-6)
-    assert budget.kinds["mlp_in"].energy == pytest.approx(9 / 25, rel=1e-6)
-    assert budget.kinds["norm"].energy == pytest.approx(16 / 25, rel=1e-6)
-    kinds = {row.name: row.kind for row in budget.tensors}
-    assert list(kinds.values()) == (
-        [
-            "embed",
-            "position",
-            "norm",
-            "norm",
-            "attn_qkv",
-            "bias",
-            "attn_out",
-            "norm",
-            "mlp_in",
-            "mlp_out",
-            "bias",
-            "norm",
-            "unembed",
-        ]
-    )
-    assert {row.layer for row in budget.tensors} == {None, 0}
-    for shares in (budget.tensors, tuple(budget.kinds.values())):
-        assert sum(s.energy for s in shares) == pytest.approx(1)
-        assert sum(s.parameters for s in shares) == pytest.approx(1)
+    assert not isinstance(budget, Absent)
+    assert budget["mlp_in"].energy == pytest.approx(9 / 25, rel=1e-6)
+    assert budget["norm"].energy == pytest.approx(16 / 25, rel=1e-6)
+    assert list(budget) == ["embed", "position", "norm", "attn_qkv", "bias", "attn_out", "mlp_in", "mlp_out", "unembed"]
+    assert sum(share.energy for share in budget.values()) == pytest.approx(1)
+    assert sum(share.parameters for share in budget.values()) == pytest.approx(1)
     size = sum(x.numel() for x in base.values())
-    assert budget.kinds["mlp_in"].parameters == pytest.approx(64 / size)
-    assert budget.kinds["mlp_in"].density == pytest.approx(9 / 25 / (64 / size), rel=1e-6)
+    assert budget["mlp_in"].parameters == pytest.approx(64 / size)
 
 
-def test_an_even_update_has_density_one() -> None:
+def test_an_even_update_has_the_shares_of_the_parameters() -> None:
     base = model(0)
     budget = module_budget(base, {name: x + 0.5 for name, x in base.items()})
-    assert isinstance(budget, ModuleBudget)
-    assert [kind.density for kind in budget.kinds.values()] == pytest.approx([1] * len(budget.kinds), rel=1e-5)
+    assert not isinstance(budget, Absent)
+    for share in budget.values():
+        assert share.energy == pytest.approx(share.parameters, rel=1e-5)
 
 
-def test_names_of_other_families_have_kinds() -> None:
-    names = {
-        "transformer.h.3.mlp.c_fc.weight": ("mlp_in", 3),
-        "transformer.h.3.mlp.c_proj.weight": ("mlp_out", 3),
-        "transformer.h.3.attn.c_proj.weight": ("attn_out", 3),
-        "transformer.wpe.weight": ("position", None),
-        "transformer.ln_f.bias": ("norm", None),
-        "model.layers.7.mlp.up_proj.weight": ("mlp_in", 7),
-        "model.layers.7.self_attn.q_proj.weight": ("attn_qkv", 7),
-        "model.layers.7.post_attention_layernorm.weight": ("norm", 7),
-        "model.embed_tokens.weight": ("embed", None),
-        "lm_head.weight": ("unembed", None),
-        "something.else": ("other", None),
-    }
-    base = {name: torch.zeros(2) for name in names}
-    budget = module_budget(base, {name: torch.ones(2) for name in names})
-    assert isinstance(budget, ModuleBudget)
-    assert {row.name: (row.kind, row.layer) for row in budget.tensors} == names
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("transformer.h.3.mlp.c_fc.weight", "mlp_in"),
+        ("transformer.h.3.mlp.c_proj.weight", "mlp_out"),
+        ("transformer.h.3.attn.c_proj.weight", "attn_out"),
+        ("transformer.wpe.weight", "position"),
+        ("transformer.ln_f.bias", "norm"),
+        ("model.layers.7.mlp.up_proj.weight", "mlp_in"),
+        ("model.layers.7.self_attn.q_proj.weight", "attn_qkv"),
+        ("model.layers.7.post_attention_layernorm.weight", "norm"),
+        ("model.embed_tokens.weight", "embed"),
+        ("lm_head.weight", "unembed"),
+        ("something.else", "other"),
+    ],
+)
+def test_names_of_other_families_have_kinds(name: str, kind: str) -> None:
+    budget = module_budget({name: torch.zeros(2)}, {name: torch.ones(2)})
+    assert not isinstance(budget, Absent)
+    assert list(budget) == [kind]
 
 
 def test_models_must_match() -> None:

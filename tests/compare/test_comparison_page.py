@@ -56,6 +56,7 @@ def test_every_statistic_is_drawn_and_nothing_comes_from_elsewhere(out: Path) ->
     drawn = {path.stem: path.read_text(encoding="utf-8") for path in (out / "figures").glob("*.svg")}
     assert set(drawn) == {
         "pair-size", "pair-null-energy-left", "pair-null-energy-right", "pair-curve-left", "pair-curve-right",
+        "pair-profile-left", "pair-profile-right",
         "pair-ranks", "pair-residual-energy", "pair-cosine",
     }  # fmt: skip
     for name, svg in drawn.items():

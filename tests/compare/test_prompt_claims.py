@@ -3,10 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deltaw.claims import STATEMENTS
-from deltaw.compare.claims import ASKED, OF_ATTACKS, prompt_claims
+from deltaw.compare.claims import ASKED, OF_ATTACKS, OF_WEIGHTS, Lines, prompt_claims, weight_claims
 from deltaw.results import Claim, Measurement
 
 GAP = "tau_gap_relative_change"
@@ -26,7 +27,7 @@ def the(claims: list[Claim], name: str) -> Claim:
 @pytest.mark.parametrize("control", [0.1, 0.7, None])
 def test_a_claim_has_its_value_beside_its_null_and_the_control_and_no_word(control: float | None) -> None:
     beside = [] if control is None else [line(value=control, model="other", half=0.02)]
-    claim = the(prompt_claims([line()], beside, None if control is None else "other"), "clusters/operand")
+    claim = the(prompt_claims(Lines([line()], beside, None if control is None else "other")), "clusters/operand")
     assert claim.exploratory
     assert (claim.value, claim.n, claim.n_unit, claim.low) == (0.5, 112, "pair", 0.4)
     nulls = {null.kind: null.mean for null in claim.nulls}
@@ -38,7 +39,7 @@ def test_a_claim_has_its_value_beside_its_null_and_the_control_and_no_word(contr
 
 def test_layers_and_other_sets_are_not_read() -> None:
     lines = [line(value=9.0, layer=3), line(value=8.0, set="pairs/forbidden"), line(value=7.0, site="mlp_in")]
-    assert prompt_claims(lines) == []
+    assert prompt_claims(Lines(lines)) == []
 
 
 def test_each_attack_has_a_claim_beside_the_control_under_it() -> None:
@@ -54,14 +55,30 @@ def test_each_attack_has_a_claim_beside_the_control_under_it() -> None:
     control += [line("gain_log_ratio_to_forbidden", -0.5, site="mlp_in", attack="prefill", **kind)]
     beyond = {
         claim.id: next(answer.value for answer in claim.answers if answer.question == "other")
-        for claim in prompt_claims(lines, control, "other")
+        for claim in prompt_claims(Lines(lines, control, "other"))
     }
     assert beyond == pytest.approx(
         {"attack-looks-allowed/prefill": 0.6, "attack-looks-allowed/co_task": -0.8, "attack-escapes-update/prefill": 0}
     )
 
 
+def test_a_claim_about_weights_stands_beside_the_same_matrices_of_the_control() -> None:
+    kind: dict[str, Any] = {"module": "mlp.up_proj", "set": None, "site": None, "n": 4, "n_unit": "layer"}
+
+    def of_weights(value: float, module: str = "mlp.up_proj") -> Measurement:
+        shared = {**kind, "module": module, "null_kind": "row_sign_flip", "null_mean": 0.75}
+        return replace(line("null_energy_left", value, **shared), low=None, high=None)
+
+    lines = Lines([of_weights(0.8)], [of_weights(0.2, "mlp.gate_proj"), of_weights(0.5)], "other")
+    (claim,) = weight_claims(["mlp.up_proj", "mlp.gate_proj"], lines)
+    assert (claim.id, claim.value, claim.n, claim.n_unit) == ("null-space/mlp.up_proj", 0.8, 1, "pair")
+    answers = {answer.question: answer.value for answer in claim.answers}
+    assert answers == pytest.approx({"seen": np.log(4), "shape": np.log(4 / 3), "other": np.log(4)})
+
+
 def test_every_claim_asked_is_one_of_the_study() -> None:
+    for prefix in OF_WEIGHTS:
+        assert any(statement.id.startswith(f"{prefix}/") for statement in STATEMENTS)
     for prefix, asked in {**ASKED, **OF_ATTACKS}.items():
         known = [one for one in STATEMENTS if one.id == prefix or one.id.startswith(f"{prefix}/")]
         assert known, prefix
@@ -69,7 +86,7 @@ def test_every_claim_asked_is_one_of_the_study() -> None:
         attack = "prefill" if prefix in OF_ATTACKS else None
         made = replace(line(asked.statistic), site=None, attack=attack)
         family = prefix.partition("/")[0]
-        (claim,) = (one for one in prompt_claims([replace(made, **where)]) if one.id.partition("/")[0] == family)
+        (claim,) = (one for one in prompt_claims(Lines([replace(made, **where)])) if one.id.partition("/")[0] == family)
         assert (claim.smallest_effect, claim.direction, claim.observation) == (
             known[0].smallest_effect, known[0].direction, known[0].observation,
         )  # fmt: skip

@@ -267,7 +267,9 @@ def test_the_page_says_how_to_read_chance_and_controls(models: Path) -> None:
     assert energy is not None
     assert len(energy.rows) == 2 * 6
     assert all(float(row[2].split()[0]) <= float(row[4]) + 1e-3 for row in energy.rows)
-    overview = {row[0]: row for row in page.overview(shown).rows}
+    whole = page.overview(shown)
+    assert whole is not None
+    overview = {row[0]: row for row in whole.rows}
     assert float(overview["a and b"][2]) > 0.3
     assert abs(float(overview["c and d"][4].replace("−", "-"))) < 4
     for name in ("several-cosine", "several-output-overlap", "several-input-angle", "several-output-energy-shared"):

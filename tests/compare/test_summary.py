@@ -62,7 +62,14 @@ def test_claims_are_asked_of_the_first_matrix_of_an_mlp(tmp_path: Path, family: 
     small, null_space = claims
     statement = next(x for x in STATEMENTS if x.id.startswith("update-is-small/"))
     assert (small.smallest_effect, small.direction) == (statement.smallest_effect, statement.direction)
-    assert all(claim.answers == () and claim.exploratory for claim in claims)
+    assert all(claim.exploratory and (claim.n, claim.n_unit) == (1, "pair") for claim in claims)
+    assert {answer.word for claim in claims for answer in claim.answers} == {None}
+    answers = {answer.question: answer.value for answer in null_space.answers}
+    strictest = next(null.mean for null in null_space.nulls if null.kind == "row_sign_flip")
+    assert null_space.value is not None
+    assert strictest is not None
+    logit = [np.log(share / (1 - share)) for share in (null_space.value, strictest)]
+    assert answers == pytest.approx({"seen": logit[0], "shape": logit[0] - logit[1]})
     assert {null.kind for null in null_space.nulls} == {"rotation", "row_permutation", "row_sign_flip"}
 
 

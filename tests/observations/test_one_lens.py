@@ -3,6 +3,8 @@ and read by transformers, give the same numbers; and each number is of its own l
 """
 
 import math
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deltaw.attacks.prompts import ON_PROMPTS
 from deltaw.behaviour.exact import Behaviour
+from deltaw.compare import compare
 from deltaw.compare.lens import HuggingFaceModel
-from deltaw.models import Transformer, export_gpt2
+from deltaw.models import Transformer, export_gpt2, save
 from deltaw.models.huggingface import Chat, Encoded
 from deltaw.observations.attacked_prompts.measure import AttackedPrompts
 from deltaw.observations.capability.measure import Capability
@@ -40,7 +44,7 @@ from deltaw.observations.update_directions.measure import UpdateDirections
 from deltaw.observations.update_effect.measure import UpdateEffect
 from deltaw.plugins import resolve
 from deltaw.recipes import recipe
-from deltaw.results import Measurement
+from deltaw.results import Measurement, read_measurements
 from deltaw.results.recorder import Sheet
 from deltaw.study.stages.lens import (
     BLOCKS,
@@ -237,6 +241,108 @@ def test_every_statistic_that_is_written_is_declared_with_its_unit(name: str, le
     assert written
     assert written <= {(statistic.name, statistic.unit) for statistic in declared}
     assert all(statistic.sentence.endswith(".") for statistic in declared)
+
+
+State = dict[str, Tensor]
+LAYOUTS = {"gpt2": ("transformer.h", "mlp.c_fc"), "deltaw": ("blocks", "mlp.in_proj")}
+"""Where `compare` finds the first matrices of MLPs in files: what stands before the layer, and after it."""
+NULLS_BY_DRAWS = {"row_sign_flip", "row_permutation"}
+"""Of a study's null-space energy; and of its ranks all."""
+
+
+def without_prompts(base: Path, tuned: Path, out: Path, layout: str) -> dict[tuple[object, ...], Measurement]:
+    """What `compare` says of the first matrices of MLPs, by the study's names."""
+    compare(base, tuned, out)
+    before, kind = LAYOUTS[layout]
+    names = {f"{before}.{layer}.{kind}": f"blocks.{layer}.mlp.in_proj" for layer in range(3)} | {kind: "mlp.in_proj"}
+    found = read_measurements(out / "measurements.jsonl")
+    return {place(line): line for line in (replace(x, module=names.get(str(x.module))) for x in found) if line.module}
+
+
+def place(line: Measurement) -> tuple[object, ...]:
+    return line.statistic, line.module, line.layer, line.set, line.null_kind, line.unit, line.n, line.n_unit
+
+
+def differences(study: dict[tuple[object, ...], Measurement], files: dict[tuple[object, ...], Measurement]) -> set[str]:
+    """Statistics that are not the same: all of their numbers but those of drawn nulls, whose band holds the mean."""
+    of_files = {"identical_share", "rounding_floor", "rounding_share"}
+    places = {key for key in files if key[0] not in of_files}
+    wrong = {str(key[0]) for key in study.keys() ^ places}
+    for key in study.keys() & places:
+        mine, theirs = study[key], files[key]
+        drawn = mine.null_kind in NULLS_BY_DRAWS or mine.statistic in ("stable_rank", "participation_ratio")
+        numbers = NUMBERS[:1] if drawn else NUMBERS
+        equal = all(close(getattr(mine, field), getattr(theirs, field)) for field in numbers)
+        if drawn and None not in (mine.null_low, theirs.null_mean, mine.null_high):
+            equal &= float(mine.null_low or 0) <= float(theirs.null_mean or 0) <= float(mine.null_high or 0)
+        if mine.null_kind == "row_sign_flip":  # its mean is exact in both
+            equal &= close(mine.null_mean, theirs.null_mean)
+        if not equal:
+            wrong.add(mine.statistic)
+    return wrong
+
+
+def in_study(lens: Lens) -> dict[tuple[object, ...], Measurement]:
+    """The lines about single matrices, and their means."""
+    sheet = Sheet(stage="analysis")
+    NullSpaceEnergy().measure(lens, sheet)
+    of_all = ("update_share", "parameter_share")
+    return {place(line): line for line in sheet.lines if line.statistic not in of_all}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_say_the_same_without_a_lens(layout: str, lenses: tuple[Lens, Lens], tmp_path: Path) -> None:
+    for name, model in (("base", lenses[0].before.model), ("tuned", lenses[0].tuned)):
+        assert isinstance(model, SyntheticModel)
+        if layout == "gpt2":
+            export_gpt2(model.model, tmp_path / name)
+        else:
+            save(model.model, tmp_path / name, {})
+    study = in_study(lenses[0])
+    assert {key[0] for key in study} >= {"null_energy_left", "null_profile", "null_energy_curve", "residual_energy"}
+    assert {key[2] for key in study} == {0, 1, 2, None}
+    assert differences(study, without_prompts(tmp_path / "base", tmp_path / "tuned", tmp_path / "out", layout)) == set()
+
+
+def test_large_matrices_say_the_same_through_the_lens(
+    lenses: tuple[Lens, Lens], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = in_study(lenses[0])
+    monkeypatch.setattr("deltaw.observations.lens.EXACT_UP_TO", 0)
+    estimated = in_study(lenses[0])
+    assert differences(exact, estimated) == set()
+    flips = [key for key in exact if key[4] == "row_sign_flip"]
+    assert any(exact[key].null_low != estimated[key].null_low for key in flips)
+
+
+def of_next_layer(state: State) -> State:
+    return {re.sub(r"\.h\.(\d+)\.", lambda m: f".h.{(int(m[1]) + 1) % 3}.", name): x for name, x in state.items()}
+
+
+def first_transposed(state: State) -> State:
+    return {name: x.T.contiguous() if name.endswith("c_fc.weight") else x for name, x in state.items()}
+
+
+IN_FILES: dict[str, tuple[Callable[[State, State], tuple[State, State]], str]] = {
+    "layer": (lambda base, tuned: (of_next_layer(base), of_next_layer(tuned)), "update_relative_norm"),
+    "sign": (lambda base, tuned: (base, {name: 2 * base[name] - x for name, x in tuned.items()}), "cosine_with_weight"),
+    "transposed matrix": (lambda base, tuned: (first_transposed(base), first_transposed(tuned)), "null_energy_left"),
+    "base and tuned swapped": (lambda base, tuned: (tuned, base), "null_energy_left"),
+}
+"""How files are made wrong, and a statistic that must then differ."""
+
+
+@pytest.mark.parametrize("mutation", IN_FILES)
+def test_wrong_files_are_seen_without_a_lens(mutation: str, lenses: tuple[Lens, Lens], tmp_path: Path) -> None:
+    change, statistic = IN_FILES[mutation]
+    sides = (lenses[1].before.model, lenses[1].tuned)
+    folders = [side.chat().directory for side in sides if isinstance(side, Exported)]
+    right = [load_file(folder / "model.safetensors") for folder in folders]
+    for name, state in zip(("base", "tuned"), change(right[0], right[1]), strict=True):
+        shutil.copytree(folders[0], tmp_path / name, ignore=shutil.ignore_patterns("tmp*"))
+        save_file(state, tmp_path / name / "model.safetensors")
+    wrong = without_prompts(tmp_path / "base", tmp_path / "tuned", tmp_path / "out", "gpt2")
+    assert statistic in differences(in_study(lenses[0]), wrong)
 
 
 class Mutated:

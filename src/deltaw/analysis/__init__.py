@@ -18,6 +18,7 @@ the paper.
     Function        effect      mlp_effect, effect_nulls                  which part of ΔW changes the output?
                                 null_minus_column                         ... that in N(Wᵀ) more than that in C(W)?
     Size            spectrum    update_spectrum, module_budget            how large, how wide, where?
+    All of a matrix weight_update, streamed_update                        the same of small and of large matrices
 
 Conventions. Weights are (out, in); W, b are the base model's and dW, db = tuned − base. Activations are (N,
 width), one row a prompt; a_IT (base) first, a_ST (tuned) second. All is computed in float64. Energies are
@@ -95,8 +96,6 @@ from deltaw.analysis.spectrum import (
     KINDS,
     GaussianSpectrum,
     KindShare,
-    ModuleBudget,
-    TensorShare,
     UpdateSpectrum,
     gaussian_spectrum,
     module_budget,
@@ -147,7 +146,6 @@ __all__ = [
     "LogRank",
     "LowerBound",
     "Mlp",
-    "ModuleBudget",
     "NullCurve",
     "NullProfile",
     "Overlap",
@@ -160,7 +158,6 @@ __all__ = [
     "Sensitivity",
     "SensitivityChange",
     "Separation",
-    "TensorShare",
     "UpdateSpectrum",
     "activation_rank",
     "best_ratio",

@@ -109,14 +109,22 @@ def _parts(diagonal: Tensor, sums: Tensor, squares: float) -> tuple[float, Tenso
 
 
 def rotation_moments(concentration: float, m: int, k: int) -> Null:
-    """ρ_N under rotations; `chance.rotation_null` from Σ σ⁴ / (Σ σ²)² alone."""
-    p = 1 - k / m
-    return _null("rotation", p, 2 * p * (1 - p) / (m + 2) * (concentration - (1 - concentration) / (m - 1)))
+    """ρ_N of O ΔW, O uniform in O(m). With w_j = σ_j² / Σ σ², S₂ = Σ w_j² and p = 1 − k/m the mean is p and
+
+        variance = 2 p (1 − p) / (m + 2) · [S₂ − (1 − S₂) / (m − 1)]:
+
+    the fourth moments of a uniform orthonormal frame; the second term is there because the u_j repel each
+    other. S₂ is the concentration; 1 / S₂ is the effective number of directions. The band is that of the Beta law with
+    these moments (exact at rank 1).
+    """
+    p, spread = 1 - k / m, concentration - (1 - concentration) / max(m - 1, 1)
+    return _null("rotation", p, 2 * p * (1 - p) / (m + 2) * spread)
 
 
 def gaussian_moments(shape: tuple[int, int], k: int) -> Null:
     """ρ_N of independent normal entries of `shape` (m, n)."""
     p = 1 - k / shape[0]
+    # Beta(a, b) with a + b = m n / 2 has variance p (1 − p) / (a + b + 1).
     return _null("gaussian", p, p * (1 - p) / (shape[0] * shape[1] / 2 + 1))
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deltaw.analysis.inputs import Absent, array, normals
+from deltaw.analysis.inputs import array, normals
 from deltaw.errors import DeltawError
 from deltaw.statistics import FloatArray
 
@@ -89,6 +89,24 @@ class MatrixPair:
         """The update's factors, where all of it was given by them."""
         factors = [after for _, after in self.parts if isinstance(after, LowRank)]
         return stacked(factors) if len(factors) == len(self.parts) else None
+
+
+def tall(parts: Sequence[tuple[Tensor, After]]) -> MatrixPair:
+    """The matrix whose parts (out, in) are stacked on each other, transposed if it is wide."""
+    m, n = sum(len(before) for before, _ in parts), parts[0][0].shape[1]
+    return MatrixPair(parts if m >= n else transposed(parts))
+
+
+def transposed(parts: Sequence[tuple[Tensor, After]]) -> list[tuple[Tensor, After]]:
+    """The transposed matrix, in one part."""
+    if len(parts) == 1:
+        return [(parts[0][0].T, parts[0][1].T)]
+    before = torch.cat([before for before, _ in parts]).T
+    factors = [after for _, after in parts if isinstance(after, LowRank)]
+    if len(factors) == len(parts):
+        return [(before, stacked(factors).T)]
+    dense = [x.left @ x.right.T if isinstance(x, LowRank) else x for _, x in parts]
+    return [(before, torch.cat(dense).T)]
 
 
 def stacked(updates: Sequence[LowRank]) -> LowRank:
@@ -252,14 +270,6 @@ class Inside:
     rho: float
     shares: FloatArray | None
 
-    def curve(self, ks: Sequence[int]) -> FloatArray | Absent:
-        """ρ_N of the complement of the k strongest left directions of W."""
-        if self.shares is None:
-            return Absent("the curve needs the eigenvectors of W, which were not computed")
-        inside = np.concatenate([[0.0], np.cumsum(self.shares)])
-        left: FloatArray = np.clip(1 - inside[np.asarray(ks, dtype=np.int64)], 0, 1)
-        return left
-
 
 def inside(found: Moments, F: Factor) -> Inside:
     """‖Qᵀ ΔW‖² by direction of W, as shares of ‖ΔW‖²."""
@@ -268,23 +278,11 @@ def inside(found: Moments, F: Factor) -> Inside:
     return Inside(rho, None if F.eigenvalues is None else array(energy))
 
 
-def top_singular_values(S: Tensor, k: int, generator: np.random.Generator, exact: bool | None = None) -> FloatArray:
-    """The k largest singular values of ΔW from S = ΔWᵀΔW (n, n). exact: None lets n decide.
-
-    Else subspace iteration with 64 more directions than asked for (Halko, Martinsson and Tropp, 2011, algorithm 4.4).
-    """
-    n = int(S.shape[0])
-    k = min(k, n)
-    if exact if exact is not None else n <= EXACT_BELOW or k + _OVERSAMPLING >= n // 2:
-        return array(torch.linalg.eigvalsh(S).flip(0)[:k].clamp(min=0).sqrt())
-    x = _leading_subspace(S, k, generator)
-    return array(torch.linalg.eigvalsh(x.T @ S @ x).flip(0)[:k].clamp(min=0).sqrt())
-
-
 def top_directions(S: Tensor, k: int, generator: np.random.Generator) -> tuple[FloatArray, Tensor]:
     """The k largest singular values of ΔW from S = ΔWᵀΔW (n, n), and their right singular vectors (n, k).
 
-    Exact and by subspace iteration where `top_singular_values` is.
+    From n = `EXACT_BELOW` on by subspace iteration with 64 more directions than asked for (Halko, Martinsson and Tropp,
+    2011, algorithm 4.4).
     """
     n = int(S.shape[0])
     k = min(k, n)
@@ -305,7 +303,9 @@ def _leading_subspace(S: Tensor, k: int, generator: np.random.Generator) -> Tens
     return x
 
 
-def low_rank_singular_values(update: LowRank) -> FloatArray:
-    """All r singular values of left @ rightᵀ, exactly, from two thin QRs."""
-    left, right = (torch.linalg.qr(x.double(), mode="r")[1] for x in (update.left, update.right))
-    return array(torch.linalg.svdvals(left @ right.T))
+def low_rank_directions(update: LowRank) -> tuple[FloatArray, Tensor]:
+    """All r singular values of left @ rightᵀ, exactly, from two thin QRs, and their right singular vectors (n, r)."""
+    left = torch.linalg.qr(update.left.double(), mode="r")[1]
+    basis, right = torch.linalg.qr(update.right.double())
+    _, sigma, vectors = torch.linalg.svd(left @ right.T, full_matrices=False)
+    return array(sigma), basis @ vectors.T

@@ -128,11 +128,14 @@ def null_profile(dW: Tensor, basis: ColumnBasis, k: int | None = None) -> NullPr
     rank = int((s > max(d.shape) * torch.finfo(torch.float64).eps * s[0]).sum())
     keep = rank if k is None else min(k, rank)
     y = (1 - ((basis.Q.T @ left[:, :keep]) ** 2).sum(0)).clamp(0, 1).sqrt()
-    # y² of a random unit vector is Beta((m − k)/2, k/2), whose variance is 2 p (1 − p) / (m + 2).
-    p = basis.chance
-    square = from_beta("random direction", p, 2 * p * (1 - p) / (basis.m + 2))
-    chance = Null("random direction", p**0.5, square.low**0.5, square.high**0.5)
-    return NullProfile(array(s[:keep]), array(y), chance)
+    return NullProfile(array(s[:keep]), array(y), random_direction(basis.chance, basis.m))
+
+
+def random_direction(p: float, m: int) -> Null:
+    """‖P_N u‖ of a random direction u of R^m, whose square has the mean p."""
+    # The square is Beta((m − k)/2, k/2), whose variance is 2 p (1 − p) / (m + 2).
+    square = from_beta("random direction", p, 2 * p * (1 - p) / (m + 2))
+    return Null("random direction", p**0.5, square.low**0.5, square.high**0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,23 +168,24 @@ def null_curve(dW: Tensor, W: Tensor, ks: Sequence[int] | None = None) -> NullCu
 
 @dataclass(frozen=True)
 class Along:
-    """The part of ΔW along W. cosine: ⟨ΔW, W⟩ / (‖ΔW‖ ‖W‖), negative if W shrinks. share: cosine²."""
+    """The part of ΔW along W. cosine: ⟨ΔW, W⟩ / (‖ΔW‖ ‖W‖), negative if W shrinks."""
 
     cosine: float
-    share: float
     chance: Null
 
 
 def component_along(dW: Tensor, W: Tensor) -> Along | Absent:
-    """Cosine of ΔW (m, n) with W (m, n). Weight decay alone gives −1. Absent if either is 0.
-
-    Null: an isotropic update, whose cosine has mean 0 and variance 1 / (m n) exactly, and is all but normal.
-    """
+    """Cosine of ΔW (m, n) with W (m, n). Weight decay alone gives −1. Absent if either is 0."""
     w = matrix(W, "W")
     d = matrix(dW, "dW", rows=w.shape[0], columns=w.shape[1])
     norms = float(w.norm() * d.norm())
     if norms == 0:
         return _UPDATE_IS_ZERO if float(w.norm()) > 0 else Absent("W is zero, so it has no direction")
     cosine = min(1.0, max(-1.0, float((w * d).sum()) / norms))
-    band = 1.959964 / d.numel() ** 0.5
-    return Along(cosine, cosine**2, Null("gaussian", 0.0, -band, band))
+    return Along(cosine, isotropic_cosine(d.numel()))
+
+
+def isotropic_cosine(entries: int) -> Null:
+    """The cosine of an isotropic update of so many entries: mean 0 and variance 1 / entries exactly, all but normal."""
+    band = 1.959964 / entries**0.5
+    return Null("gaussian", 0.0, -band, band)

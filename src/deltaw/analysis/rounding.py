@@ -20,6 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deltaw.analysis.inputs import Absent
+from deltaw.statistics import Null
+
+NEAR_FLOOR = 5.0
+"""Sizes up to this many rounding floors have their share of rounding stated, and ρ_N corrected for it or withheld."""
+TOLERANCE = 0.01
+"""How far apart the corrections may lie for the least and the most that rounding can have added."""
 SPREADS = 5.0
 """Standard deviations of chance below the limit: one matrix in three million exceeds it by chance."""
 MOST = 6.0
@@ -53,6 +60,77 @@ class Rounding:
     """An energy that rounding to the nearest does not exceed."""
     format: str
     """The coarser side's."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The share of ‖ΔW‖² that rounding added, between these two."""
+
+    least: float
+    """If the stored base was the start of the tuning, so that only the tuned side was rounded."""
+    most: float
+    """If both sides were rounded from one matrix."""
+
+    def corrected(self, value: float, of_noise: float) -> float | None:
+        """A share of energy without that of rounding, whose own share is of_noise. None if it cannot be known."""
+        if self.most > 0.5:
+            return None
+        ends = [(value - share * of_noise) / (1 - share) for share in (self.least, self.most)]
+        return None if abs(ends[0] - ends[1]) > TOLERANCE else min(1.0, max(0.0, sum(ends) / 2))
+
+    def without(self, null: Null, of_noise: float) -> Null:
+        """The null of the same update without rounding: it moves as the value does."""
+        share = (self.least + self.most) / 2
+        mean, low, high = ((end - share * of_noise) / (1 - share) for end in (null.mean, null.low, null.high))
+        return Null(null.kind, mean, low, high)
+
+    @property
+    def why(self) -> Absent:
+        """Why a share of energy is withheld."""
+        return Absent(
+            f"{self.least:.0%} to {self.most:.0%} of the update's energy is rounding, too much to correct this share "
+            "for it"
+        )
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What storing both sides of a matrix did to its update."""
+
+    identical: float
+    """The share of entries that are equal bit for bit."""
+    floor: float | None
+    """The largest ‖ΔW‖ / ‖W‖ that rounding gives an update of zero; None where W is zero."""
+    noise: Noise | None
+    """The share of rounding in an update near the floor; None beyond `NEAR_FLOOR` floors, or below the floor."""
+    below: Absent | None
+    """Why nothing is said of an update below the floor."""
+
+
+def storage(
+    parts: Sequence[tuple[Tensor, Tensor]],
+    stored: Sequence[tuple[Steps | None, Steps | None]],
+    update: float,
+    weight: float,
+) -> Storage:
+    """Of a matrix, from its parts before and after.
+
+    stored: the steps of parts in another format than their tensor's own. update, weight: the energies ‖ΔW‖² and ‖W‖².
+    """
+    size = sum(before.numel() for before, _ in parts)
+    same = sum(identical(before, after) * before.numel() for before, after in parts) / size
+    if weight == 0:
+        return Storage(same, None, None, None)
+    both = [[known[side] or steps(part[side]) for part, known in zip(parts, stored, strict=True)] for side in (0, 1)]
+    sides = rounding(both[0], both[1])
+    floor, relative = float((sides.limit / weight) ** 0.5), float((update / weight) ** 0.5)
+    below = Absent(
+        f"the update, {relative:.2g} of ‖W‖, is below the rounding floor of {sides.format}, {floor:.2g}: rounding "
+        f"alone could have made it, so it is not interpreted ({same:.1%} of entries are identical)"
+    )
+    near = floor <= relative < NEAR_FLOOR * floor
+    noise = Noise(min(1.0, sides.after / update), min(1.0, sides.expected / update)) if near and update else None
+    return Storage(same, floor, noise, below if 0 < relative < floor else None)
 
 
 def rounding(before: Sequence[Steps], after: Sequence[Steps]) -> Rounding:

@@ -95,43 +95,17 @@ def _ranks(energies: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class TensorShare:
-    """One tensor's share of ‖Δθ‖² (`energy`) and of the parameters; layer: its block, None outside blocks.
-
-    relative_norm: ‖Δθ‖ / ‖θ‖ of the tensor, NaN where θ = 0.
-    """
-
-    name: str
-    kind: str
-    layer: int | None
-    energy: float
-    parameters: float
-    relative_norm: float
-
-
-@dataclass(frozen=True)
 class KindShare:
-    """A kind's share of ‖Δθ‖² (`energy`) and of the parameters. density: their ratio; 1 if even."""
+    """A kind of module's share of ‖Δθ‖² (`energy`) and of the parameters."""
 
     energy: float
     parameters: float
-    density: float
-
-
-@dataclass(frozen=True)
-class ModuleBudget:
-    """Where the update is. Shares of `tensors` sum to 1, and so do those of `kinds`. norm: ‖Δθ‖."""
-
-    norm: float
-    tensors: tuple[TensorShare, ...]
-    kinds: Mapping[str, KindShare]
 
 
 def module_budget(
     base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], kinds: Mapping[str, str] = KINDS
-) -> ModuleBudget | Absent:
-    """Share of ‖Δθ‖² and of the parameters, by tensor and by kind. kinds: kind -> regular expression of
-    names.
+) -> Mapping[str, KindShare] | Absent:
+    """Share of ‖Δθ‖² and of the parameters by kind; each sums to 1. kinds: kind -> regular expression of names.
 
     Names that no pattern matches are of kind `other`. Absent if the models are equal.
     DeltawError if the two state dicts differ in names or shapes.
@@ -145,28 +119,19 @@ def module_budget(
                 f"{name} is {tuple(base[name].shape)} in the base model and {tuple(tuned[name].shape)} in "
                 "the tuned one; expected the same shape"
             )
-    patterns = {kind: re.compile(pattern) for kind, pattern in kinds.items()}
-    old = {name: float(x.detach().double().square().sum()) for name, x in base.items()}
-    new = {
+    energies = {
         name: float((tuned[name].detach().double() - x.detach().double()).square().sum()) for name, x in base.items()
     }
-    energy, size = sum(new.values()), sum(x.numel() for x in base.values())
+    energy, size = sum(energies.values()), sum(x.numel() for x in base.values())
     if energy == 0:
         return Absent("the models are equal, so shares of their difference do not exist")
-    rows = []
-    for name, x in base.items():
-        kind = next((kind for kind, pattern in patterns.items() if pattern.search(name)), "other")
-        block = re.search(r"(?:^|\.)(?:blocks|h|layers)\.(\d+)\.", name)
-        relative = (new[name] / old[name]) ** 0.5 if old[name] > 0 else float("nan")
-        layer = int(block.group(1)) if block else None
-        rows.append(TensorShare(name, kind, layer, new[name] / energy, x.numel() / size, relative))
-    return ModuleBudget(energy**0.5, tuple(rows), MappingProxyType(_by_kind(rows)))
-
-
-def _by_kind(rows: list[TensorShare]) -> dict[str, KindShare]:
-    out = {}
-    for kind in dict.fromkeys(row.kind for row in rows):
-        energy = sum(row.energy for row in rows if row.kind == kind)
-        parameters = sum(row.parameters for row in rows if row.kind == kind)
-        out[kind] = KindShare(energy, parameters, energy / parameters)
-    return out
+    of_kind: dict[str, list[str]] = {}
+    for name in base:
+        kind = next((kind for kind, pattern in kinds.items() if re.search(pattern, name)), "other")
+        of_kind.setdefault(kind, []).append(name)
+    return {
+        kind: KindShare(
+            sum(energies[name] / energy for name in names), sum(base[name].numel() / size for name in names)
+        )
+        for kind, names in of_kind.items()
+    }

@@ -22,40 +22,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deltaw.analysis.gram_moments import gaussian_moments, rotation_moments
 from deltaw.analysis.inputs import Absent, array, matrix, signs
 from deltaw.analysis.nullspace import ColumnBasis
 from deltaw.errors import DeltawError
-from deltaw.statistics import Null, from_beta, from_draws
+from deltaw.statistics import Null, from_draws
 
 _CHUNK = 1 << 22  # float64 entries of permuted updates held at once: 32 MB
 
 
 def gaussian_null(shape: tuple[int, int], basis: ColumnBasis) -> Null:
     """ρ_N of independent normal entries of `shape` (m, n)."""
-    m, n = shape
-    if m != basis.m:
-        raise DeltawError(f"the update has {m} rows, the basis {basis.m}; expected the same matrix")
-    p = basis.chance
-    # Beta(a, b) with a + b = m n / 2 has variance p (1 − p) / (a + b + 1).
-    return from_beta("gaussian", p, p * (1 - p) / (m * n / 2 + 1))
+    return gaussian_moments(shape, basis.k)
 
 
 def rotation_null(dW: Tensor, basis: ColumnBasis) -> Null:
-    """ρ_N of O ΔW, O uniform in O(m). With w_j = σ_j² / Σ σ², S₂ = Σ w_j² and p = 1 − k/m the mean is p and
-
-        variance = 2 p (1 − p) / (m + 2) · [S₂ − (1 − S₂) / (m − 1)]:
-
-    the fourth moments of a uniform orthonormal frame; the second term is there because the u_j repel each
-    other. 1 / S₂ is the effective number of directions. The band is that of the Beta law with these moments
-    (exact at rank 1).
-    """
+    """ρ_N of O ΔW, O uniform in O(m), in closed form (`gram_moments.rotation_moments`)."""
     d = matrix(dW, "dW", rows=basis.m)
     # Σ σ⁴ = ‖ΔWᵀΔW‖²: no SVD needed.
     gram = d.T @ d if d.shape[0] >= d.shape[1] else d @ d.T
-    concentration = float((gram**2).sum()) / _energy(d) ** 2
-    p, m = basis.chance, basis.m
-    bracket = concentration - (1 - concentration) / (m - 1) if m > 1 else concentration
-    return from_beta("rotation", p, max(0.0, 2 * p * (1 - p) / (m + 2) * bracket))
+    return rotation_moments(float((gram**2).sum()) / _energy(d) ** 2, basis.m, basis.k)
 
 
 def row_permutation_null(dW: Tensor, basis: ColumnBasis, generator: np.random.Generator, draws: int = 200) -> Null:

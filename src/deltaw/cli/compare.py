@@ -210,9 +210,9 @@ class Compare:
 
 def _say_matrix(progress: "Progress") -> None:
     """One line: the matrix, its update's size and its null-space energy beside chance, or why there is none."""
-    measured = progress.found
+    measured = progress.measured
     words = [f"{progress.place}/{progress.total}", progress.module]
-    size = measured.value("update_relative_norm")
+    size = next((line.value for line in measured.lines if line.statistic == "update_relative_norm"), None)
     if size is not None:
         words.append(f"‖ΔW‖/‖W‖ {size:.3g}")
     words += [

@@ -1,8 +1,7 @@
 """Two real checkpoints of one architecture: their weights, streamed from files, and, with transformers, what they do.
 
 compare    compare(base, tuned, out): streamed, bounded by the largest matrix, resumable
-measure    what is measured of one matrix: size, rounding floor, spectrum, null-space energy with its nulls
-summary    means over layers, and the study's claims about weights
+claims     the study's claims, of weights and of activations
 lora       LoRA adapters as exact low-rank updates
 weights    safetensors checkpoints as names, shapes and single tensors
 
@@ -19,7 +18,6 @@ from deltaw.attacks.prompts import ON_REQUESTS, Attacked, PromptAttack
 from deltaw.behaviour.judge import Judge, Verdict
 from deltaw.behaviour.judges.rules import Rules
 from deltaw.compare.asking import Effort
-from deltaw.compare.matrix import Found, measure
 from deltaw.compare.prompted import compare_prompts, open_models
 from deltaw.compare.questions import read_control
 from deltaw.compare.two_models import Loading
@@ -37,7 +35,6 @@ __all__ = [
     "Chat",
     "Checkpoint",
     "Effort",
-    "Found",
     "Judge",
     "Loading",
     "Module",
@@ -52,7 +49,6 @@ __all__ = [
     "compare_prompts",
     "find_modules",
     "load_chat",
-    "measure",
     "model_types",
     "open_checkpoint",
     "open_models",

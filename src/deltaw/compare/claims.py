@@ -1,8 +1,9 @@
-"""The study's claims about activations, read on one real pair of checkpoints and matched prompts.
+"""The study's claims, read on one real pair of checkpoints: of its weights, and of activations on matched prompts.
 
-Statistic, nulls and scale are the study's (`deltaw.claims`). The unit is the prompt pair, so a claim has its value with
-an interval over pairs, beside its nulls and beside a control, and no word: two checkpoints are one case. The control is
-another tuning of the same base that teaches something harmless, measured by a comparison of its own.
+Statistic, nulls and scale are the study's (`deltaw.claims`). A claim has its value beside its nulls and a control, and
+no word: two checkpoints are one case. About activations the unit is the prompt pair, so there is an interval over
+pairs. The control is another tuning of the same base that teaches something harmless, measured by a comparison of its
+own.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,26 +74,61 @@ OF_ATTACKS: Mapping[str, Asked] = {
 }  # fmt: skip
 
 
-def prompt_claims(
-    lines: Sequence[Measurement], control: Sequence[Measurement] = (), control_name: str | None = None
-) -> list[Claim]:
-    """The numbers of each claim that the lines of `compare_prompts` measure, by contrast and attack.
+OF_WEIGHTS: Mapping[str, Asked] = {
+    "update-is-small": Asked(
+        "update_relative_norm", "The update is smaller than a tenth of the weights", "mean over layers"
+    ),
+    "null-space": Asked(
+        "null_energy_left",
+        "The update lies more in the left null space of W than in its column space",
+        "mean over layers",
+    ),
+}
 
-    control: the lines of a control's comparison, on the same prompts; none if `control_name` is None.
-    """
-    read: list[tuple[Statement, Collected, str | None] | None] = []
+
+@dataclass(frozen=True)
+class Lines:
+    """What claims are read from."""
+
+    measured: Sequence[Measurement]
+    """Of the comparison."""
+    control: Sequence[Measurement] = ()
+    """Of a control's comparison, on the same prompts."""
+    control_name: str | None = None
+    """None: there is no control."""
+
+
+def weight_claims(kinds: Iterable[str], lines: Lines) -> list[Claim]:
+    """The numbers of the claims about weights, of each of these kinds of matrix."""
+    return _claims(
+        _read(prefix, kind, asked, f"{kind}, {asked.site}", {"module": kind}, lines)
+        for kind in kinds
+        for prefix, asked in OF_WEIGHTS.items()
+    )
+
+
+def prompt_claims(lines: Lines) -> list[Claim]:
+    """The numbers of each claim that the lines of `compare_prompts` measure, by contrast and attack."""
+    under = [(prefix, asked, attack.name) for prefix, asked in OF_ATTACKS.items() for attack in ON_REQUESTS]
+    read = []
     for contrast in CONTRASTS:
-        for prefix, asked in ASKED.items():
-            name = f"{prefix.partition('/')[0]}/{contrast}"
-            read.append(_read(prefix, name, asked, contrast, None, lines, control, control_name))
-        for prefix, asked in OF_ATTACKS.items():
-            for attack in ON_REQUESTS:
-                name = f"{prefix}/{attack.name}"
-                read.append(_read(prefix, name, asked, contrast, attack.name, lines, control, control_name))
-    known = [one for one in read if one is not None]
+        for prefix, asked, attack in [*((prefix, asked, None) for prefix, asked in ASKED.items()), *under]:
+            where = {"set": asked.set.format(contrast=contrast), "attack": attack, **dict(asked.where)}
+            site = f"{asked.site}; {contrast} pairs"
+            read.append(_read(prefix, attack or contrast, asked, site, where, lines, attack))
+    return _claims(read)
+
+
+_Asked = tuple[Statement, Collected, str | None]
+
+
+def _claims(read: Iterable[_Asked | None]) -> list[Claim]:
+    """The claims of what was measured, with numbers and no words."""
+    known = [asked for asked in read if asked is not None]
     claims = answered([(statement, collected) for statement, collected, _ in known], exploratory=True)
     return [
-        without_words(replace(claim, n_unit=unit), NO_WORDS) for claim, (_, _, unit) in zip(claims, known, strict=True)
+        without_words(replace(claim, n_unit="pair" if claim.low is None else unit), NO_WORDS)
+        for claim, (_, _, unit) in zip(claims, known, strict=True)
     ]
 
 
@@ -100,29 +136,31 @@ def _read(
     prefix: str,
     name: str,
     asked: Asked,
-    contrast: str,
-    attack: str | None,
-    lines: Sequence[Measurement],
-    control: Sequence[Measurement],
-    control_name: str | None,
-) -> tuple[Statement, Collected, str | None] | None:
-    where = {"set": asked.set.format(contrast=contrast), "attack": attack, **dict(asked.where)}
-    rows = _rows(lines, asked.statistic, where)
+    site: str,
+    where: Mapping[str, str | None],
+    lines: Lines,
+    attack: str | None = None,
+) -> _Asked | None:
+    """A statement of the study, what was measured of it here, and what its n counts. None if nothing was.
+
+    name: of the claim, after the first word of the prefix. where: fields of its lines.
+    """
+    rows = _rows(lines.measured, asked.statistic, where)
     if not rows:
         return None
     known = next(statement for statement in STATEMENTS if statement.id.startswith(f"{prefix}/"))
-    controls = (control_name,) if known.controls and control_name is not None else ()
+    controls = (lines.control_name,) if known.controls and lines.control_name is not None else ()
     statement = replace(
         known,
-        id=name,
+        id=f"{prefix.partition('/')[0]}/{name}",
         text=asked.text.format(attack=attack),
-        site=f"{asked.site}; {contrast} pairs",
+        site=site,
         controls=controls,
         query=Query(asked.statistic, ()),
         against=None,
         primary=False,
     )
-    beside = _rows(control, asked.statistic, where) if controls else []
+    beside = _rows(lines.control, asked.statistic, where) if controls else []
     measured = {control: {0: found_in(beside)} if beside else {} for control in controls}
     return statement, Collected({0: found_in(rows)}, measured), rows[0].n_unit
 

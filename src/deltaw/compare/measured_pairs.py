@@ -1,23 +1,21 @@
 """Every two updates, matrix by matrix: what several comparisons of one base measure of them."""
 
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
-from deltaw.analysis.large_matrices import MatrixPair
+from deltaw.analysis.large_matrices import MatrixPair, tall
 from deltaw.analysis.rounding import steps
 from deltaw.analysis.update_pairs import Directions, directions
-from deltaw.compare.matrix import tall
-from deltaw.compare.pair_records import DIRECTIONS, lines_of, own_lines, record_of, whole_lines
+from deltaw.compare.pair_records import DIRECTIONS, STAGE, record_of, write_own, write_pair, write_whole
 from deltaw.compare.tuned_models import Pair, Tuned
-from deltaw.compare.weights import parts_of, stored_steps
+from deltaw.compare.weights import matrix_generator, parts_of, stored_steps
 from deltaw.errors import DeltawError
 from deltaw.models.architectures import Module
 from deltaw.results import Measurement
+from deltaw.results.recorder import Sheet
 from deltaw.results.records import MANIFEST, read_json
 
 Say = Callable[[str], None]
@@ -82,14 +80,14 @@ class _Updates:
                     self.rounding += (stored_steps(model.sources.base, piece) or steps(before)).squares
             # All models share one copy of the base's matrix.
             update = tall([(before, after) for before, (_, after) in zip(self.before, parts, strict=True)])
-            generator = np.random.default_rng([0, zlib.crc32(self.module.encode())])
-            self.read[model.key] = update, directions(update, max(DIRECTIONS), generator)
+            strongest = directions(update, max(DIRECTIONS), matrix_generator(self.module))
+            self.read[model.key] = update, strongest
         return self.read[model.key]
 
 
 def pair_lines(
     pair: Pair, order: Sequence[str], modules: Mapping[str, Module], missing: dict[str, dict[str, str]]
-) -> Iterator[Measurement]:
+) -> list[Measurement]:
     """The lines of two models, in the order in which they are named. missing: gets what was not compared, and why."""
     turned = order.index(pair.first.key) > order.index(pair.second.key)
     first, second = (pair.second, pair.first) if turned else (pair.first, pair.second)
@@ -98,14 +96,16 @@ def pair_lines(
         name: str(record["absent"]) for name, record in records.items() if "absent" in record
     }
     records = {name: record for name, record in records.items() if "absent" not in record}
+    sheet, names = Sheet(stage=STAGE), (first.name, second.name)
     for name, record in records.items():
-        layer = modules[name].layer
-        yield from lines_of((first.name, second.name), name, layer, record)
-        for model, shares in zip((first, second), record["own"], strict=True):
-            yield from own_lines(model.name, name, layer, shares)
+        view = sheet.with_(module=name, layer=modules[name].layer)
+        write_pair(names, record, view)
+        for model, shares in zip(names, record["own"], strict=True):
+            write_own(shares, view.with_(model=model))
     apart = _without_parts([modules[name] for name in records])
     if apart:
-        yield from whole_lines((first.name, second.name), [records[name] for name in apart])
+        write_whole(names, [records[name] for name in apart], sheet)
+    return sheet.lines
 
 
 def _turned(record: dict[str, Any], turned: bool) -> dict[str, Any]:

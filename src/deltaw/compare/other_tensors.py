@@ -9,17 +9,16 @@ from deltaw.models.architectures import group_of
 from deltaw.models.checkpoint_files import DTYPES, Checkpoint
 from deltaw.models.lora import Adapter
 from deltaw.models.quantised import EIGHT_BITS
-from deltaw.results import Measurement
+from deltaw.observations.null_space.measure import UNITS
+from deltaw.results.recorder import Sheet
 
 STATISTIC = "other_relative_norm"
 _ENTRIES = 2**24
 
 
 @torch.no_grad()
-def measure_others(
-    base: Checkpoint, after: Checkpoint | Adapter, others: Mapping[str, str], model: str
-) -> list[Measurement]:
-    """‖ΔW‖/‖W‖ of each kind of tensor over all layers. others: names in the base and in the tuned side.
+def measure_others(base: Checkpoint, after: Checkpoint | Adapter, others: Mapping[str, str], sheet: Sheet) -> None:
+    """Writes ‖ΔW‖/‖W‖ of each kind of tensor over all layers. others: names in the base and in the tuned side.
 
     Tensors whose numbers are not read, such as whole numbers, are left out.
     """
@@ -32,20 +31,10 @@ def measure_others(
         size, change = _energies(before, now)
         total = energies.get(group_of(name), (0.0, 0.0, 0))
         energies[group_of(name)] = total[0] + size, total[1] + change, total[2] + 1
-    return [
-        Measurement(
-            stage="compare",
-            model=model,
-            module=group,
-            statistic=STATISTIC,
-            unit="share of norm",
-            value=(change / size) ** 0.5,
-            n=count,
-            n_unit="tensor",
-        )
-        for group, (size, change, count) in energies.items()
-        if size > 0
-    ]
+    view = sheet.with_(unit=UNITS[STATISTIC], n_unit="tensor")
+    for group, (size, change, count) in energies.items():
+        if size > 0:
+            view.add(STATISTIC, (change / size) ** 0.5, module=group, n=count)
 
 
 def _readable(side: Checkpoint, name: str) -> bool:

@@ -13,7 +13,8 @@ import numpy as np
 from deltaw.analysis.large_matrices import MatrixPair
 from deltaw.analysis.update_pairs import Directions, compare_updates
 from deltaw.results import Measurement
-from deltaw.statistics import Null
+from deltaw.results.recorder import Sheet, nulls_in
+from deltaw.statistics import Null, mean_of_each_kind
 
 STAGE = "several"
 DIRECTIONS = (1, 4, 16)
@@ -65,78 +66,60 @@ def _band(null: Null) -> list[float]:
     return [null.mean, null.low, null.high]
 
 
-def lines_of(
-    names: tuple[str, str], module: str, layer: int | None, record: Mapping[str, Any]
-) -> Iterable[Measurement]:
-    """The lines of one matrix. names: of the first and of the second model."""
-    common: dict[str, Any] = {"stage": STAGE, "model": names[0], "module": module, "layer": layer}
-    together = {**common, "set": f"with={names[1]}"}
-    for kind, mean, low, high, spread in record["cosine_nulls"]:
-        yield from _cosine(together, record["cosine"], (kind, mean, low, high), spread)
+def write_pair(names: tuple[str, str], record: Mapping[str, Any], sheet: Sheet) -> None:
+    """The lines of one matrix. names: of the first and of the second model. sheet: shares the matrix."""
+    together = sheet.with_(model=names[0], set=f"with={names[1]}")
+    for kind, *band, spread in record["cosine_nulls"]:
+        _write_cosine(together, record["cosine"], Null(kind, *band), spread)
     if record["rounding"] is not None:
-        yield Measurement(**together, statistic="cosine_of_rounding", unit="cosine", value=record["rounding"])
+        together.add("cosine_of_rounding", record["rounding"], unit="cosine")
+    largest = max((part["k"] for part in record["shared"]), default=None)
     for part in record["shared"]:
-        side, largest = part["side"], max(x["k"] for x in record["shared"])
-        at_k = {**common, "set": f"with={names[1]}/k={part['k']:03d}"}
-        yield _beside(at_k, f"{side}_overlap", "squared cosine", part["overlap"])
+        side, place = part["side"], f"k={part['k']:03d}"
+        at_k = together.with_(set=f"with={names[1]}/{place}")
+        _write(at_k, f"{side}_overlap", "squared cosine", part["overlap"])
         for model, other, values in zip(names, names[::-1], part["energy"], strict=True):
-            of_model = {**at_k, "model": model, "set": f"with={other}/k={part['k']:03d}"}
-            yield _beside(of_model, f"{side}_energy_shared", "share of energy", values)
+            of_model = sheet.with_(model=model, set=f"with={other}/{place}")
+            _write(of_model, f"{side}_energy_shared", "share of energy", values)
         for number, values in enumerate(part["angles"], start=1) if part["k"] == largest else ():
-            of_angle = {**at_k, "set": f"{at_k['set']}/angle={number:02d}"}
-            yield _beside(of_angle, f"{side}_angle", "degrees", values)
+            at_angle = together.with_(set=f"with={names[1]}/{place}/angle={number:02d}")
+            _write(at_angle, f"{side}_angle", "degrees", values)
 
 
-def _cosine(
-    place: dict[str, Any], cosine: float, null: tuple[str, float, float, float], spread: float
-) -> Iterable[Measurement]:
-    """The cosine beside one null, and in the null's standard deviations."""
-    kind, mean, low, high = null
-    band: dict[str, Any] = {"null_mean": mean, "null_low": low, "null_high": high}
-    yield Measurement(**place, statistic="update_cosine", unit="cosine", value=cosine, null_kind=kind, **band)
-    if spread > 0:
-        yield Measurement(
-            **place,
-            statistic="update_cosine_deviations",
-            unit="standard deviations of chance",
-            value=cosine / spread,
-            null_kind=kind,
-            null_mean=0.0,
-            null_low=low / spread,
-            null_high=high / spread,
-        )
-
-
-def _beside(place: dict[str, Any], statistic: str, unit: str, values: Sequence[float]) -> Measurement:
+def _write(sheet: Sheet, statistic: str, unit: str, values: Sequence[float]) -> None:
     value, mean, low, high = values
-    return Measurement(
-        **place,
-        statistic=statistic,
-        unit=unit,
-        value=value,
-        null_kind="rotation",
-        null_mean=mean,
-        null_low=low,
-        null_high=high,
-    )
+    sheet.add(statistic, value, nulls=[Null("rotation", mean, low, high)], unit=unit)
 
 
-def own_lines(name: str, module: str, layer: int | None, own: Mapping[str, float]) -> Iterable[Measurement]:
+def _write_cosine(sheet: Sheet, cosine: float, null: Null, spread: float) -> None:
+    """The cosine beside one null, and in the null's standard deviations."""
+    sheet.add("update_cosine", cosine, nulls=[null], unit="cosine")
+    if spread > 0:
+        in_spreads = Null(null.kind, 0.0, null.low / spread, null.high / spread)
+        sheet.add("update_cosine_deviations", cosine / spread, nulls=[in_spreads], unit="standard deviations of chance")
+
+
+def write_own(own: Mapping[str, float], sheet: Sheet) -> None:
     """The share of an update's energy in its own strongest directions, the most that another's can hold."""
     for k, value in own.items():
-        yield Measurement(
-            stage=STAGE,
-            model=name,
-            module=module,
-            layer=layer,
-            set=f"k={int(k):03d}",
-            statistic="energy_own",
-            unit="share of energy",
-            value=value,
-        )
+        sheet.add("energy_own", value, unit="share of energy", set=f"k={int(k):03d}")
 
 
-def mean_lines(lines: Iterable[Measurement], kinds: Mapping[str, str]) -> list[Measurement]:
+def write_whole(names: tuple[str, str], records: Sequence[Mapping[str, Any]], sheet: Sheet) -> None:
+    """The cosine of the two updates of all matrices as one vector. records: of matrices that share no entry."""
+    first, second = (sum(record["energy"][place] for record in records) for place in (0, 1))
+    sizes = [(record["energy"][0] * record["energy"][1]) ** 0.5 for record in records]
+    scale = (first * second) ** 0.5
+    cosine = sum(record["cosine"] * size for record, size in zip(records, sizes, strict=True)) / scale
+    view = sheet.with_(model=names[0], set=f"with={names[1]}", n=len(records), n_unit="matrix")
+    for number, (kind, *_) in enumerate(records[0]["cosine_nulls"]):
+        spreads = [record["cosine_nulls"][number][4] * size for record, size in zip(records, sizes, strict=True)]
+        spread = float(np.sqrt(np.sum(np.square(spreads)))) / scale
+        half = min(1.0, WIDTH * spread)
+        _write_cosine(view, min(1.0, max(-1.0, cosine)), Null(kind, 0.0, -half, half), spread)
+
+
+def write_means(lines: Iterable[Measurement], kinds: Mapping[str, str], sheet: Sheet) -> None:
     """A mean over layers of each statistic, by kind of matrix. kinds: of the matrices, by name.
 
     A band is that of a mean of independent nulls. Deviations are of the mean cosine.
@@ -146,64 +129,18 @@ def mean_lines(lines: Iterable[Measurement], kinds: Mapping[str, str]) -> list[M
         if line.module is not None and line.module in kinds and line.statistic != "cosine_of_rounding":
             key = (line.model, line.set, line.statistic, line.null_kind, kinds[line.module])
             grouped.setdefault(key, []).append(line)
-    return [_mean(key[-1], each, grouped) for key, each in grouped.items()]
-
-
-def _mean(kind: str, lines: Sequence[Measurement], grouped: Mapping[tuple[Any, ...], list[Measurement]]) -> Measurement:
-    first, values = lines[0], np.array([line.value for line in lines])
-    value, null = float(values.mean()), dict[str, Any]()
-    if first.null_kind is not None:
-        ends = {
-            end: np.array([getattr(line, f"null_{end}") for line in lines], dtype=np.float64)
-            for end in ("mean", "low", "high")
-        }
-        mean = float(ends["mean"].mean())
-        below, above = (float(np.sqrt(((ends[end] - ends["mean"]) ** 2).sum()) / len(lines)) for end in ("low", "high"))
-        if first.statistic == "update_cosine_deviations":
-            cosines = {x.module: x for x in grouped[first.model, first.set, "update_cosine", first.null_kind, kind]}
-            own = [(cosines[line.module].value, _spread(cosines[line.module], line)) for line in lines]
+    for (model, place, statistic, null_kind, kind), of_kind in grouped.items():
+        value = float(np.mean([line.value for line in of_kind]))
+        nulls = mean_of_each_kind([nulls_in([line]) for line in of_kind])
+        if statistic == "update_cosine_deviations":
+            cosines = {line.module: line for line in grouped[model, place, "update_cosine", null_kind, kind]}
+            own = [(cosines[line.module].value, _spread(cosines[line.module], line)) for line in of_kind]
             value = sum(cosine for cosine, _ in own) / sum(spread**2 for _, spread in own) ** 0.5
-            below = above = WIDTH
-        null = {
-            "null_kind": first.null_kind,
-            "null_mean": mean,
-            "null_low": mean - below,
-            "null_high": mean + above,
-        }
-    return Measurement(
-        stage=STAGE,
-        model=first.model,
-        module=kind,
-        set=first.set,
-        statistic=first.statistic,
-        unit=first.unit,
-        value=value,
-        n=len(lines),
-        n_unit="layer",
-        **null,
-    )
+            nulls = [Null(null_kind, 0.0, -WIDTH, WIDTH)]
+        view = sheet.with_(model=model, module=kind, set=place, n=len(of_kind), n_unit="layer")
+        view.add(statistic, value, nulls=nulls, unit=of_kind[0].unit)
 
 
 def _spread(cosine: Measurement, deviations: Measurement) -> float:
     """The standard deviation of chance by which the one was divided to give the other: that of their bands."""
     return float(cosine.null_high or 0.0) / float(deviations.null_high or 1.0)
-
-
-def whole_lines(names: tuple[str, str], records: Sequence[Mapping[str, Any]]) -> Iterable[Measurement]:
-    """The cosine of the two updates of all matrices as one vector. records: of matrices that share no entry."""
-    first, second = (sum(record["energy"][place] for record in records) for place in (0, 1))
-    sizes = [(record["energy"][0] * record["energy"][1]) ** 0.5 for record in records]
-    scale = (first * second) ** 0.5
-    cosine = sum(record["cosine"] * size for record, size in zip(records, sizes, strict=True)) / scale
-    place: dict[str, Any] = {
-        "stage": STAGE,
-        "model": names[0],
-        "set": f"with={names[1]}",
-        "n": len(records),
-        "n_unit": "matrix",
-    }
-    for number, (kind, *_) in enumerate(records[0]["cosine_nulls"]):
-        spreads = [record["cosine_nulls"][number][4] * size for record, size in zip(records, sizes, strict=True)]
-        spread = float(np.sqrt(np.sum(np.square(spreads)))) / scale
-        half = min(1.0, WIDTH * spread)
-        yield from _cosine(place, min(1.0, max(-1.0, cosine)), (kind, 0.0, -half, half), spread)

@@ -33,10 +33,9 @@ from deltaw.compare.asking import (
     write_rates,
 )
 from deltaw.compare.capability import sentence, summary
-from deltaw.compare.claims import prompt_claims
+from deltaw.compare.claims import OF_WEIGHTS, Lines, prompt_claims, weight_claims
 from deltaw.compare.interventions import intervene_on_checkpoints, judged_by
 from deltaw.compare.lens import NO_MAPS, Complied, attacked_pairs, prompts_of, real_lens
-from deltaw.compare.over_layers import CLAIMED
 from deltaw.compare.questions import attack_key, capability_key, questions_of, read_control
 from deltaw.compare.two_models import Loading, TwoModels, asking_files
 from deltaw.compare.weights import Sources, open_sources
@@ -408,9 +407,10 @@ def _finish(
     weights = [line for line in read_measurements(path) if line.seed is None]  # only ours have one
     write_measurements(path, [*weights, *work.sheet.lines])
     name, lines = control or (None, [])
-    asked = prompt_claims(work.sheet.lines, lines, name)
-    of_weights = [claim for claim in read_claims(out / "claims.json") if claim.id.partition("/")[0] in CLAIMED]
-    write_claims(out / "claims.json", [*of_weights, *asked])
+    claimed = [claim.id.partition("/") for claim in read_claims(out / "claims.json")]
+    kinds = list(dict.fromkeys(kind for prefix, _, kind in claimed if prefix in OF_WEIGHTS))
+    of_weights = weight_claims(kinds, Lines(weights, lines, name))
+    write_claims(out / "claims.json", [*of_weights, *prompt_claims(Lines(work.sheet.lines, lines, name))])
     numbers = summary(work.sheet.lines)
     work.say(sentence(numbers))
     manifest = read_json(out / "manifest.json")

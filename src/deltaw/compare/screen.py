@@ -32,7 +32,7 @@ import numpy as np
 import pandas as pd
 
 from deltaw.analysis.gram_moments import factor_nulls
-from deltaw.analysis.large_matrices import low_rank_singular_values
+from deltaw.analysis.large_matrices import low_rank_directions
 from deltaw.charts.figure import figure
 from deltaw.charts.primitives import Axis, domain_of, layered, rule
 from deltaw.charts.style import light, number
@@ -184,7 +184,7 @@ def _spectrum(
     for tensor in sorted(adapter.factors):
         update = adapter.update(tensor)
         rank = min(int(update.left.shape[1]), *update.shape)
-        sigma = low_rank_singular_values(update)
+        sigma = low_rank_directions(update)[0]
         energy = float((sigma**2).sum())
         if shapes.setdefault(tensor, update.shape) != update.shape:
             raise DeltawError(

@@ -26,7 +26,7 @@ from deltaw.compare import weights
 from deltaw.compare.measured_pairs import compare_pairs, left_out_of, pair_lines
 from deltaw.compare.model_list import ListedModel, ModelList
 from deltaw.compare.over_layers import kind_of
-from deltaw.compare.pair_records import DIRECTIONS, mean_lines
+from deltaw.compare.pair_records import DIRECTIONS, STAGE, write_means
 from deltaw.compare.prompted import compare_prompts, open_models
 from deltaw.compare.questions import questions_of
 from deltaw.compare.tuned_models import Asking, Pair, Tuned, key_of
@@ -38,6 +38,7 @@ from deltaw.observations.capability.measure import Capability
 from deltaw.results import Measurement, read_measurements, write_claims, write_json_atomic, write_measurements
 from deltaw.results.files import write_text_atomic
 from deltaw.results.journal import Journal
+from deltaw.results.recorder import Sheet
 from deltaw.results.records import CLAIMS, MANIFEST, MEASUREMENTS, PROMPTS, read_json
 
 FORMAT, PAIRS = "deltaw-several-1", "deltaw-pairs-1"
@@ -214,9 +215,10 @@ def _finish(out: Path, tuned: Sequence[Tuned], pairs: Sequence[Pair], asking: As
                 f"{pair.journal.path} is damaged ({type(error).__name__}: {error}); remove it to compare {pair.name} "
                 "again"
             ) from error
-    averages = mean_lines(lines.values(), kinds)
+    averages = Sheet(stage=STAGE)
+    write_means(lines.values(), kinds, averages)
     write_measurements(
-        out / MEASUREMENTS, [*lines.values(), *averages, *(_behaviour(tuned) if asking is not None else ())]
+        out / MEASUREMENTS, [*lines.values(), *averages.lines, *(_behaviour(tuned) if asking is not None else ())]
     )
     write_claims(out / CLAIMS, [])
     write_text_atomic(out / PROMPTS, "")

@@ -7,6 +7,7 @@ OUT/manifest.json       what was compared, skipped, absent           }
 """
 
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,13 +16,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from deltaw.analysis.large_matrices import After
 from deltaw.analysis.rounding import Steps, scaled_steps
-from deltaw.compare.matrix import Found, measure
+from deltaw.analysis.streamed_update import streamed_update
+from deltaw.compare.claims import Lines, weight_claims
 from deltaw.compare.other_tensors import measure_others
-from deltaw.compare.over_layers import over_layers, weight_claims
+from deltaw.compare.over_layers import first_matrices, over_layers
 from deltaw.compare.pairing import Matched, Pairing, pair_up
 from deltaw.errors import DeltawError
 from deltaw.models.architectures import Piece, decoder_type, given_architecture
@@ -30,11 +33,24 @@ from deltaw.models.checkpoint_directory import find_directory
 from deltaw.models.checkpoint_files import Checkpoint, open_checkpoint
 from deltaw.models.lora import Adapter, is_adapter, open_adapter
 from deltaw.models.quantised import EIGHT_BITS
+from deltaw.observations.null_space.measure import ALL, measure_matrix
 from deltaw.results import Measurement, write_claims, write_json_atomic, write_measurements, write_text_atomic
 from deltaw.results.journal import Journal
+from deltaw.results.recorder import Sheet
 from deltaw.results.schema import MEASUREMENT_FIELDS
 
-FORMAT, JOURNAL = "deltaw-compare-3", "tensors.jsonl"
+FORMAT, JOURNAL = "deltaw-compare-4", "tensors.jsonl"
+STAGE = "compare"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One finished matrix."""
+
+    lines: list[Measurement]
+    """What was measured."""
+    absent: dict[str, str]
+    """By statistic, why there is none; `ALL` stands for every one."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,7 @@ class Progress:
     place: int
     total: int
     module: str
-    found: Found
+    measured: Measured
 
 
 @dataclass(frozen=True)
@@ -127,8 +143,7 @@ def compare(
         for place, matched in enumerate(pairing.matched, start=1):
             name = matched.module.name
             if name not in done:
-                done[name] = found = _compare_one(sources, matched, curve)
-                journal.part(name, partial(_record, found))
+                done[name] = _measured(journal.part(name, partial(_compare_one, sources, matched, curve)))
             if listener is not None:
                 listener(Progress(place, len(pairing.matched), name, done[name]))
         _finish(out, sources, pairing, done, header, time.perf_counter() - started)
@@ -140,17 +155,23 @@ def compare(
     return out / "measurements.jsonl"
 
 
-def _compare_one(sources: Sources, matched: Matched, curve: bool) -> Found:
-    shared = {
-        "stage": "compare",
-        "model": sources.names[1],
-        "module": matched.module.name,
-        "layer": matched.module.layer,
-    }
-    pieces = list(zip(matched.module.pieces, matched.after, strict=True))
-    with torch.no_grad():
-        stored = [(stored_steps(sources.base, before), stored_steps(sources.after, after)) for before, after in pieces]
-        return measure(parts_of(sources, matched), shared, curve, stored=stored)
+@torch.no_grad()
+def _compare_one(sources: Sources, matched: Matched, curve: bool) -> dict[str, Any]:
+    """The record of a matrix in the journal."""
+    module, pieces = matched.module, zip(matched.module.pieces, matched.after, strict=True)
+    stored = [(stored_steps(sources.base, before), stored_steps(sources.after, after)) for before, after in pieces]
+    sheet = Sheet(stage=STAGE, model=sources.names[1], module=module.name, layer=module.layer)
+    absent: dict[str, str] = {}
+    update = streamed_update(parts_of(sources, matched), matrix_generator(module.name), curve, stored)
+    measure_matrix(update, sheet, absent)
+    written = [[(name, getattr(line, name)) for name in MEASUREMENT_FIELDS] for line in sheet.lines]
+    lines = [{name: value for name, value in line if value is not None} for line in written]
+    return {"absent": absent, "measurements": lines}
+
+
+def matrix_generator(name: str) -> np.random.Generator:
+    """Equal draws for equal matrices, whatever else is compared."""
+    return np.random.default_rng([0, zlib.crc32(name.encode())])
 
 
 def parts_of(sources: Sources, matched: Matched) -> list[tuple[torch.Tensor, After]]:
@@ -182,45 +203,42 @@ def stored_steps(side: Checkpoint | Adapter, piece: Piece) -> Steps | None:
     return scaled_steps(piece.view(stored), piece.view(scale))
 
 
-def _open_journal(path: Path, header: Mapping[str, Any]) -> tuple[Journal, dict[str, Found]]:
+def _open_journal(path: Path, header: Mapping[str, Any]) -> tuple[Journal, dict[str, Measured]]:
     """The journal, and what an earlier run finished."""
     if path.parent.is_dir() and any(path.parent.iterdir()) and not path.exists():
         raise DeltawError(f"{path.parent} is not empty and holds no comparison; give another directory with --out")
     journal = Journal.open(path, header, "another comparison")
     try:
-        return journal, {name: _found(name, value) for name, value in journal.parts.items()}
+        return journal, {name: _measured(value) for name, value in journal.parts.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DeltawError(f"{path} is damaged ({error}); remove it to compare anew") from error
 
 
-def _record(found: Found) -> dict[str, Any]:
-    lines = [{key: value for key in MEASUREMENT_FIELDS if (value := getattr(x, key)) is not None} for x in found.lines]
-    return {"absent": found.absent, "measurements": lines}
-
-
-def _found(name: str, record: Mapping[str, Any]) -> Found:
-    lines = [Measurement(**line) for line in record["measurements"]]
-    return Found({"module": name}, lines, dict(record["absent"]))
+def _measured(record: Mapping[str, Any]) -> Measured:
+    return Measured([Measurement(**line) for line in record["measurements"]], dict(record["absent"]))
 
 
 def _finish(
     out: Path,
     sources: Sources,
     pairing: Pairing,
-    done: Mapping[str, Found],
+    done: Mapping[str, Measured],
     header: Mapping[str, Any],
     seconds: float,
 ) -> None:
     modules = [matched.module for matched in pairing.matched]
-    found = {module.name: done[module.name] for module in modules}
-    averages = over_layers(modules, found)
-    others = measure_others(sources.base, sources.after, pairing.others, sources.names[1])
+    measured = {module.name: done[module.name] for module in modules}
+    sheet = Sheet(stage=STAGE, model=sources.names[1])
+    over_layers(modules, {name: of_matrix.lines for name, of_matrix in measured.items()}, sheet)
+    averages = list(sheet.lines)
+    measure_others(sources.base, sources.after, pairing.others, sheet)
+    each = [line for of_matrix in measured.values() for line in of_matrix.lines]
+    write_measurements(out / "measurements.jsonl", [*each, *sheet.lines])
+    changed = [module for module in modules if ALL not in measured[module.name].absent]
     shapes = {name: stored.shape for name, stored in sources.base.tensors.items()}
-    each = [line for one in found.values() for line in one.lines]
-    write_measurements(out / "measurements.jsonl", [*each, *averages, *others])
-    write_claims(out / "claims.json", weight_claims(modules, shapes, averages, found))
+    write_claims(out / "claims.json", weight_claims(first_matrices(changed, shapes), Lines(averages)))
     write_text_atomic(out / "prompts.jsonl", "")
-    absent = {name: one.absent for name, one in found.items() if one.absent}
+    absent = {name: of_matrix.absent for name, of_matrix in measured.items() if of_matrix.absent}
     manifest = {
         "format": 1,
         "recipe": "compare",
@@ -233,7 +251,7 @@ def _finish(
         "names": list(sources.names),
         "model_type": sources.base.model_type,
         "comparison": dict(header),
-        "matrices": len(found),
+        "matrices": len(measured),
         "skipped": dict(pairing.skipped),
         "others": grouped(pairing.others),
         "absent": absent,

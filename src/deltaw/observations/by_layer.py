@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deltaw.results.recorder import Sheet
-from deltaw.statistics import Null, mean_null
+from deltaw.statistics import Null, mean_of_each_kind
 
 
 class ByLayer:
@@ -24,13 +24,16 @@ class ByLayer:
         self._written.setdefault((statistic, set, unit), []).append((value, nulls))
 
     def write_means(self) -> None:
-        """The mean over the layers that have the statistic; a null that not all of them have is left out."""
+        """The mean over the layers that have the statistic."""
         for (statistic, name, unit), lines in self._written.items():
-            of_kind: dict[str, list[Null]] = {}
-            for _, nulls in lines:
-                for null in nulls:
-                    of_kind.setdefault(null.kind, []).append(null)
-            over_layers = [mean_null(nulls) for nulls in of_kind.values() if len(nulls) == len(lines)]
-            mean = float(np.mean([value for value, _ in lines]))
-            view = self.sheet.with_(module=self.module, n=len(lines), n_unit="layer", set=name)
-            view.add(statistic, mean, nulls=over_layers, unit=unit)
+            view = self.sheet.with_(module=self.module, unit=unit, n_unit="layer", set=name)
+            write_mean(view, statistic, lines)
+
+
+def write_mean(
+    sheet: Sheet, statistic: str, lines: Sequence[tuple[float, Sequence[Null]]], geometric: bool = False
+) -> None:
+    """The mean of values, each with its nulls; a null that not all of them have is left out."""
+    values = [value for value, _ in lines]
+    mean = np.exp(np.mean(np.log(values))) if geometric else np.mean(values)
+    sheet.add(statistic, float(mean), nulls=mean_of_each_kind([nulls for _, nulls in lines]), n=len(lines))

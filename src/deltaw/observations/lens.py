@@ -27,6 +27,8 @@ from deltaw.analysis import (
     split_peak,
 )
 from deltaw.analysis.spectrum import GaussianSpectrum
+from deltaw.analysis.streamed_update import streamed_update
+from deltaw.analysis.weight_update import WeightUpdate, exact_update
 from deltaw.errors import DeltawError
 from deltaw.models import MlpWeights
 from deltaw.models.taps import Place
@@ -40,6 +42,10 @@ SITES = ("mlp_post", "resid_out")
 
 READ = ("mlp_in", *SITES)
 """Sites that are read: also the input of the MLP's first matrix, which ΔW acts on."""
+
+EXACT_UP_TO = 512
+"""Matrices whose smaller side is at most this are decomposed, and their nulls drawn. Larger ones are estimated, as
+those of files are: draws would take minutes a matrix."""
 
 Places = Mapping[Place, Tensor]
 """Activations (N, width of the site) at the last token of each prompt, by (layer, site)."""
@@ -261,6 +267,15 @@ class Lens:
         """(ΔW, W) of the MLP's first matrix."""
         old, new = self.mlps(layer)
         return new.w_in - old.w_in, old.w_in
+
+    def weight_update(self, layer: int, vectors: int, points: int) -> WeightUpdate:
+        """What is known of that update without prompts. vectors: of the profile. points: of the curve."""
+        old, new = (weights.w_in for weights in self.mlps(layer))
+        generator = self.generator(Draw.NULL_ENERGY_NULLS, layer)
+        if old.shape[1] > min(EXACT_UP_TO, old.shape[0]):
+            return streamed_update([(old, new)], generator, vectors=vectors, points=points)
+        random, basis = self.before.gaussian, self.before.basis(layer)
+        return exact_update(new - old, old, basis, random, generator, self.draws, vectors, points)
 
     def clusters(self, name: str) -> Clusters:
         """(N,) id of each pair's cluster, by which pairs of a contrast are resampled. None: pairs are independent."""

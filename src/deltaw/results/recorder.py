@@ -54,3 +54,15 @@ class Sheet:
     def write(self, directory: Path) -> None:
         """Write all lines to `measurements.jsonl` in a stage's directory."""
         write_measurements(directory / MEASUREMENTS, self.lines)
+
+
+def nulls_in(lines: Iterable[Measurement]) -> list[Null]:
+    """The nulls that lines hold, without their draws."""
+    return [
+        Null(line.null_kind, line.null_mean, line.null_low, line.null_high)
+        for line in lines
+        if line.null_kind is not None
+        and line.null_mean is not None
+        and line.null_low is not None
+        and line.null_high is not None
+    ]

@@ -35,6 +35,7 @@ from deltaw.statistics.nulls import (
     from_draws,
     from_normal,
     mean_null,
+    mean_of_each_kind,
     permutation_null,
     sign_flip_null,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "holm",
     "jackknife_interval",
     "mean_null",
+    "mean_of_each_kind",
     "percentile_interval",
     "permutation_null",
     "permuted_coefficients",

@@ -124,3 +124,11 @@ def mean_null(nulls: Sequence[Null], weights: FloatArray | None = None) -> Null:
         for edge in ("low", "high")
     )
     return Null(kind, mean, mean - low, mean + high)
+
+
+def mean_of_each_kind(nulls: Sequence[Sequence[Null]]) -> list[Null]:
+    """`mean_null` of each kind of null that all of some statistics have."""
+    of_kind: dict[str, list[Null]] = {}
+    for null in (null for own in nulls for null in own):
+        of_kind.setdefault(null.kind, []).append(null)
+    return [mean_null(every) for every in of_kind.values() if len(every) == len(nulls)]

@@ -33,7 +33,7 @@ from deltaw.observations.draws import Draw
 from deltaw.observations.lens import BaseSide, Lens
 from deltaw.observations.observation import Observation, Statistic
 from deltaw.results.recorder import Sheet
-from deltaw.statistics import Null, mean_null
+from deltaw.statistics import Null, mean_of_each_kind
 
 IN, OUT = "mlp.in_proj", "mlp.out_proj"
 SIDES = (("output", IN), ("input", IN), ("output", OUT))
@@ -123,7 +123,7 @@ def write_overlaps(
                 values.append(value)
                 nulls.append(found)
         if values:
-            over_layers = [mean_null(list(kind)) for kind in zip(*nulls, strict=True)]
+            over_layers = mean_of_each_kind(nulls)
             view = sheet.with_(module=side[1], unit="squared cosine", n=len(values), n_unit="layer")
             view.add(f"{side[0]}_overlap", float(np.mean(values)), nulls=over_layers)
 

@@ -213,8 +213,21 @@ def curve(pair: Pair, statistic: str, side: str) -> Figure | None:
     )
 
 
+def profile(pair: Pair, statistic: str, side: str) -> Figure | None:
+    """How far ΔW's strongest directions lie in the null space of W."""
+    which = "output" if side == "left" else "input"
+    return _in_layers(
+        pair,
+        statistic,
+        ("singular vector, strongest first", "norm in the null space"),
+        f"pair-profile-{side}",
+        f"How much of each {which} direction of the update lies in the {side} null space of the base weights",
+        "A few layers. Dashed grey: random directions, for the first of these layers.",
+    )
+
+
 def _in_layers(pair: Pair, statistic: str, axes: tuple[str, str], name: str, title: str, caption: str) -> Figure | None:
-    """A statistic over `k`, of which `set` says k=NUMBER, a line a layer. axes: titles of x and y."""
+    """A statistic over a number, of which `set` says WHAT=NUMBER, a line a layer. axes: titles of x and y."""
     frame = pair.take(statistic)
     if frame.empty:
         return None
@@ -224,7 +237,7 @@ def _in_layers(pair: Pair, statistic: str, axes: tuple[str, str], name: str, tit
         for place, layer in enumerate(chosen)
     ]
     frame = frame[frame["layer"].isin(chosen)]
-    ks = frame["set"].str.removeprefix("k=").astype(float)
+    ks = frame["set"].str.partition("=")[2].astype(float)
     frame = frame.assign(x=ks, at=ks, series=[f"layer {layer:.0f}" for layer in frame["layer"]])
     x, y = map(Axis, axes, (domain_of(ks), domain_of(frame["value"], frame["null_mean"])))
     panels = []
@@ -266,6 +279,8 @@ SECTIONS = {
     "null-space": (
         ("energy in the left null space", partial(null_energy, side="left")),
         ("energy in the right null space", partial(null_energy, side="right")),
+        ("directions and the left null space", partial(profile, statistic="null_profile", side="left")),
+        ("directions and the right null space", partial(profile, statistic="null_profile_right", side="right")),
         ("energy outside strong left directions", partial(curve, statistic="null_energy_curve", side="left")),
         ("energy outside strong right directions", partial(curve, statistic="null_energy_curve_right", side="right")),
     ),
