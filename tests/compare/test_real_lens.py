@@ -12,7 +12,9 @@ from torch import Tensor
 
 from deltaw.analysis import column_basis, null_energy, separation
 from deltaw.behaviour.judge import Verdict
+from deltaw.behaviour.judges.rules import RULES
 from deltaw.compare.asking import Effort
+from deltaw.compare.interventions import judged_by
 from deltaw.compare.lens import prompts_of, real_lens
 from deltaw.compare.prompted import OBSERVED, _complied
 from deltaw.compare.two_models import TwoModels
@@ -57,7 +59,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lens, Chat, Chat]:
     prompts = prompts_of(pairs(), EFFORT, {})
     everyone = [*pairs(), *(prompt for some in prompts.attacked() for prompt in some.prompts)]
     refused = {prompt: Verdict.COMPLY if i % 2 else Verdict.REFUSE for i, prompt in enumerate(everyone)}
-    lens = real_lens(models, prompts, EFFORT, (_complied(refused), _complied(refused)))
+    lens = real_lens(models, prompts, EFFORT, (_complied(refused), _complied(refused)), judged_by(RULES))
     return lens, models.at(0.0), models.at(1.0)
 
 
