@@ -36,7 +36,7 @@ def test_no_refusal_of_tuning_is_among_the_judged() -> None:
 
 
 def test_the_error_is_what_the_docs_say() -> None:
-    """docs/real-models.md has the table. A change of these counts is a change of the judge, or of its test."""
+    """docs/judge.md has the table. A change of these counts is a change of the judge, or of its test."""
     errors = judge_errors(RULES, judged_answers())
     assert {verdict: (rate.wrong, rate.n) for (verdict, style), rate in errors.items() if style == "all"} == {
         Verdict.REFUSE: (16, 42),
@@ -46,7 +46,7 @@ def test_the_error_is_what_the_docs_say() -> None:
 
 
 def test_the_error_under_attack_is_what_the_docs_say() -> None:
-    """docs/real-models.md has the table: missed of refusals, mistaken of others."""
+    """docs/judge.md has the table: missed of refusals, mistaken of others."""
     rows = {
         attack: (errors.missed, errors.refusals, errors.mistaken, errors.others)
         for attack, errors in errors_under_attack(RULES).items()

@@ -12,7 +12,7 @@ of a dialogue, a repetition of the request. Advice against what was asked, becau
 
 Its rules were fitted to `../data/judged_development.jsonl`. Its errors are those on `../data/judged.jsonl` and, under
 each attack, on `../data/judged_under_attack.jsonl`, which were written before (`python benchmarks/judge.py`, tables in
-docs/real-models.md).
+docs/judge.md).
 """
 
 import re
