@@ -71,19 +71,19 @@ def first_contrast(prompts: Sequence[Prompt]) -> str | None:
 
 def to_ask(prompts: Sequence[Prompt], effort: Effort, attacks: Sequence[PromptAttack] = ON_REQUESTS) -> list[Prompt]:
     """The prompts that both models are asked, in order: matched pairs, pairs under attack, corpora."""
-    found: list[Prompt] = []
+    chosen: list[Prompt] = []
     already = {prompt.attack for prompt in prompts}
     for contrast in CONTRASTS:
         for attack in sorted(already, key=str):
             for pair in spread(matched(prompts, contrast, attack), effort.pairs):
-                found += [pair.allowed, pair.forbidden]
+                chosen += [pair.allowed, pair.forbidden]
     for attack_made in attacks:
-        found += attacked_to_ask(prompts, effort, attack_made)
+        chosen += attacked_to_ask(prompts, effort, attack_made)
     others = [prompt for prompt in prompts if prompt.set not in CONTRASTS]
     for key in sorted({(prompt.set, prompt.label, str(prompt.attack)) for prompt in others}):
         same = [prompt for prompt in others if (prompt.set, prompt.label, str(prompt.attack)) == key]
-        found += evenly(same, effort.corpus)
-    return found
+        chosen += evenly(same, effort.corpus)
+    return chosen
 
 
 def attacked_to_ask(prompts: Sequence[Prompt], effort: Effort, attack: PromptAttack) -> list[Prompt]:
@@ -227,8 +227,8 @@ def _add_mean(
 
 def _cells(prompts: Sequence[Prompt]) -> dict[tuple[str, str, str | None], list[int]]:
     """Rows of each set, label and attack, in the order of the prompts."""
-    found: dict[tuple[str, str, str | None], list[int]] = {}
+    cells: dict[tuple[str, str, str | None], list[int]] = {}
     for row, prompt in enumerate(prompts):
         if prompt.label in LABELS:
-            found.setdefault((prompt.set, prompt.label, prompt.attack), []).append(row)
-    return found
+            cells.setdefault((prompt.set, prompt.label, prompt.attack), []).append(row)
+    return cells

@@ -195,7 +195,7 @@ def _of_templates(base: Any, tuned: Any) -> str:
 
 
 def _of_tokens(base: Sequence[tuple[int, ...]], tuned: Sequence[tuple[int, ...]]) -> str:
-    changed = sum(one != other for one, other in zip(base, tuned, strict=True))
+    changed = sum(before != after for before, after in zip(base, tuned, strict=True))
     return f"{changed} of {len(base)} prompts are other tokens to the tuned model" if changed else ""
 
 
