@@ -95,10 +95,8 @@ def attacked_to_ask(prompts: Sequence[Prompt], effort: Effort, attack: PromptAtt
 
 def between(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:
     """The prompts that models between the two are asked: of those that both are asked, plain pairs of one contrast."""
-    contrast, most = (
-        first_contrast(prompts),
-        effort.between if effort.pairs is None else min(effort.between, effort.pairs),
-    )
+    contrast = first_contrast(prompts)
+    most = effort.between if effort.pairs is None else min(effort.between, effort.pairs)
     pairs = [] if contrast is None else spread(matched(prompts, contrast), most)
     return [prompt for pair in pairs for prompt in (pair.allowed, pair.forbidden)]
 

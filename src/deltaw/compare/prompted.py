@@ -9,7 +9,7 @@ No answer is kept, and of a prompt its place, set, label, pair and attack, not i
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -277,8 +277,7 @@ def _write_step(
     """Rates of the plain pairs at a step between the models; `set` holds the step."""
     sheet = Sheet(**work.sheet.shared, stage="interpolation")
     write_rates(sheet, prompts, verdicts, judge)
-    for line in sheet.lines:
-        work.sheet.lines.append(type(line)(**{**asdict(line), "set": f"{line.set}/alpha={alpha:g}"}))
+    work.sheet.lines += [replace(line, set=f"{line.set}/alpha={alpha:g}") for line in sheet.lines]
 
 
 def _records(prompts: Sequence[Prompt], base: Sequence[Verdict], tuned: Sequence[Verdict]) -> Iterator[dict[str, Any]]:
