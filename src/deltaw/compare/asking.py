@@ -167,8 +167,8 @@ def write_rates(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verd
         known = errors.get(attack or "")
         if known is not None:
             refused = sum(verdicts[i] == Verdict.REFUSE for i in rows)
-            found, left = known.refusals - known.missed, known.others - known.mistaken
-            corrected = corrected_rate(refused, len(rows), found, known.refusals, left, known.others)
+            true_positives, true_negatives = known.refusals - known.missed, known.others - known.mistaken
+            corrected = corrected_rate(refused, len(rows), true_positives, known.refusals, true_negatives, known.others)
             if corrected is not None:
                 view.add("refuse_rate_corrected", *corrected)
 
