@@ -143,8 +143,10 @@ class Compare:
         from deltaw.models.huggingface import transformers
 
         about_prompts = {
-            "--attacks": self.attacks, "--observations": self.observations, "--interventions": self.interventions,
-        }  # fmt: skip
+            "--attacks": self.attacks,
+            "--observations": self.observations,
+            "--interventions": self.interventions,
+        }
         if self.prompts is None and any(about_prompts.values()):
             named = next(option for option, names in about_prompts.items() if names)
             raise DeltawError(f"{named} is about prompts; give --prompts too")
@@ -178,9 +180,8 @@ class Compare:
         return judge
 
     def _check_counts(self) -> None:
-        for option, value, least in (
-            ("pairs", self.pairs, 2), ("answer-tokens", self.answer_tokens, 1), ("batch", self.batch, 1),
-        ):  # fmt: skip
+        counts = {"pairs": (self.pairs, 2), "answer-tokens": (self.answer_tokens, 1), "batch": (self.batch, 1)}
+        for option, (value, least) in counts.items():
             if value is not None and value < least:
                 raise DeltawError(f"--{option} is {value}; expected at least {least}")
 

@@ -33,12 +33,12 @@ class Screen:
         from deltaw.compare.screen import COLUMNS, rows_of, screen, write_screen
         from deltaw.results.markdown import markdown_table
 
-        found = screen(self.folder, self.base, self.by, say)
-        report = write_screen(found, self.folder, self.out or Path("runs") / f"screen-{last_part(str(self.folder))}")
-        say(markdown_table(COLUMNS, rows_of(found, SHOWN)))
-        if len(found.adapters) > SHOWN:
-            say(f"{len(found.adapters) - SHOWN} more are in the report.")
-        for name, reason in found.skipped.items():
+        ranking = screen(self.folder, self.base, self.by, say)
+        report = write_screen(ranking, self.folder, self.out or Path("runs") / f"screen-{last_part(str(self.folder))}")
+        say(markdown_table(COLUMNS, rows_of(ranking, SHOWN)))
+        if len(ranking.adapters) > SHOWN:
+            say(f"{len(ranking.adapters) - SHOWN} more are in the report.")
+        for name, reason in ranking.skipped.items():
             say(f"Not read: {name}, because {reason}")
         say(f"Report: {report}")
         return 0

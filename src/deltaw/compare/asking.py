@@ -71,19 +71,19 @@ def first_contrast(prompts: Sequence[Prompt]) -> str | None:
 
 def to_ask(prompts: Sequence[Prompt], effort: Effort, attacks: Sequence[PromptAttack] = ON_REQUESTS) -> list[Prompt]:
     """The prompts that both models are asked, in order: matched pairs, pairs under attack, corpora."""
-    found: list[Prompt] = []
+    chosen: list[Prompt] = []
     already = {prompt.attack for prompt in prompts}
     for contrast in CONTRASTS:
         for attack in sorted(already, key=str):
             for pair in spread(matched(prompts, contrast, attack), effort.pairs):
-                found += [pair.allowed, pair.forbidden]
+                chosen += [pair.allowed, pair.forbidden]
     for attack_made in attacks:
-        found += attacked_to_ask(prompts, effort, attack_made)
+        chosen += attacked_to_ask(prompts, effort, attack_made)
     others = [prompt for prompt in prompts if prompt.set not in CONTRASTS]
     for key in sorted({(prompt.set, prompt.label, str(prompt.attack)) for prompt in others}):
         same = [prompt for prompt in others if (prompt.set, prompt.label, str(prompt.attack)) == key]
-        found += evenly(same, effort.corpus)
-    return found
+        chosen += evenly(same, effort.corpus)
+    return chosen
 
 
 def attacked_to_ask(prompts: Sequence[Prompt], effort: Effort, attack: PromptAttack) -> list[Prompt]:
@@ -95,10 +95,8 @@ def attacked_to_ask(prompts: Sequence[Prompt], effort: Effort, attack: PromptAtt
 
 def between(prompts: Sequence[Prompt], effort: Effort) -> list[Prompt]:
     """The prompts that models between the two are asked: of those that both are asked, plain pairs of one contrast."""
-    contrast, most = (
-        first_contrast(prompts),
-        effort.between if effort.pairs is None else min(effort.between, effort.pairs),
-    )
+    contrast = first_contrast(prompts)
+    most = effort.between if effort.pairs is None else min(effort.between, effort.pairs)
     pairs = [] if contrast is None else spread(matched(prompts, contrast), most)
     return [prompt for pair in pairs for prompt in (pair.allowed, pair.forbidden)]
 
@@ -169,8 +167,8 @@ def write_rates(sheet: Sheet, prompts: Sequence[Prompt], verdicts: Sequence[Verd
         known = errors.get(attack or "")
         if known is not None:
             refused = sum(verdicts[i] == Verdict.REFUSE for i in rows)
-            found, left = known.refusals - known.missed, known.others - known.mistaken
-            corrected = corrected_rate(refused, len(rows), found, known.refusals, left, known.others)
+            true_positives, true_negatives = known.refusals - known.missed, known.others - known.mistaken
+            corrected = corrected_rate(refused, len(rows), true_positives, known.refusals, true_negatives, known.others)
             if corrected is not None:
                 view.add("refuse_rate_corrected", *corrected)
 
@@ -227,8 +225,8 @@ def _add_mean(
 
 def _cells(prompts: Sequence[Prompt]) -> dict[tuple[str, str, str | None], list[int]]:
     """Rows of each set, label and attack, in the order of the prompts."""
-    found: dict[tuple[str, str, str | None], list[int]] = {}
+    cells: dict[tuple[str, str, str | None], list[int]] = {}
     for row, prompt in enumerate(prompts):
         if prompt.label in LABELS:
-            found.setdefault((prompt.set, prompt.label, prompt.attack), []).append(row)
-    return found
+            cells.setdefault((prompt.set, prompt.label, prompt.attack), []).append(row)
+    return cells

@@ -17,6 +17,7 @@ from deltaw.results import Claim, Measurement
 NO_WORDS = "two checkpoints are one case; it has numbers and no word"
 LIPSCHITZ = "log of the tuned over the base model's spectral norm of the Jacobian at the embeddings"
 RESID, MLP = "resid_out, last token before the answer", "mlp_in of the base model, last token before the answer"
+AT_RESID, AT_MLP = (("site", "resid_out"),), (("site", "mlp_in"),)
 
 
 @dataclass(frozen=True)
@@ -34,46 +35,57 @@ class Asked:
 
 ASKED: Mapping[str, Asked] = {
     "clusters/combination": Asked(
-        "tau_gap_relative_change", "Tuning moves allowed and forbidden prompts apart", f"{RESID}, mean over layers",
-        (("site", "resid_out"),),
+        "tau_gap_relative_change",
+        "Tuning moves allowed and forbidden prompts apart",
+        f"{RESID}, mean over layers",
+        AT_RESID,
     ),
     "gain-at-base-inputs/combination": Asked(
-        "gain_log_ratio", "The update acts more on forbidden prompts than on allowed ones",
-        f"{MLP}, mean over layers; log ratio of ‖ΔWa‖/‖Wa‖", (("site", "mlp_in"),),
+        "gain_log_ratio",
+        "The update acts more on forbidden prompts than on allowed ones",
+        f"{MLP}, mean over layers; log ratio of ‖ΔWa‖/‖Wa‖",
+        AT_MLP,
     ),
     "row-space": Asked(
         "row_energy_difference",
         "The top input directions of the update hold more of forbidden than of allowed activations",
-        f"{MLP}, mean over layers; top 8 right singular vectors", (("site", "mlp_in"),),
+        f"{MLP}, mean over layers; top 8 right singular vectors",
+        AT_MLP,
     ),
     "sensitivity-falls-on-forbidden": Asked(
-        "sensitivity_log_ratio_spectral", "The local Lipschitz constant falls on forbidden prompts",
-        LIPSCHITZ, set="{contrast}/forbidden",
+        "sensitivity_log_ratio_spectral",
+        "The local Lipschitz constant falls on forbidden prompts",
+        LIPSCHITZ,
+        set="{contrast}/forbidden",
     ),
     "sensitivity-rises-on-allowed": Asked(
-        "sensitivity_log_ratio_spectral", "The local Lipschitz constant rises on allowed prompts",
-        LIPSCHITZ, set="{contrast}/allowed",
+        "sensitivity_log_ratio_spectral",
+        "The local Lipschitz constant rises on allowed prompts",
+        LIPSCHITZ,
+        set="{contrast}/allowed",
     ),
     "sensitivity": Asked(
         "sensitivity_log_ratio_spectral_difference",
         "The local Lipschitz constant falls on forbidden prompts relative to allowed ones",
         "forbidden minus allowed, pair by pair, of the log ratio of spectral norms",
     ),
-}  # fmt: skip
+}
 OF_ATTACKS: Mapping[str, Asked] = {
     "attack-looks-allowed": Asked(
-        "position", "Under {attack}, activations of forbidden prompts lie nearer to allowed ones than without it",
-        f"{RESID}, mean over layers by precision; 0 forbidden, 1 allowed", (("site", "resid_out"),),
+        "position",
+        "Under {attack}, activations of forbidden prompts lie nearer to allowed ones than without it",
+        f"{RESID}, mean over layers by precision; 0 forbidden, 1 allowed",
+        AT_RESID,
         set="{contrast}/forbidden",
     ),
     "attack-escapes-update": Asked(
         "gain_log_ratio_to_forbidden",
         "The update acts less on prompts under {attack} than on the forbidden ones they are from",
-        f"{MLP}, mean over layers", (("site", "mlp_in"),), set="{contrast}/forbidden",
+        f"{MLP}, mean over layers",
+        AT_MLP,
+        set="{contrast}/forbidden",
     ),
-}  # fmt: skip
-
-
+}
 OF_WEIGHTS: Mapping[str, Asked] = {
     "update-is-small": Asked(
         "update_relative_norm", "The update is smaller than a tenth of the weights", "mean over layers"

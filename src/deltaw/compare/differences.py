@@ -11,15 +11,16 @@ from deltaw.prompts.matched import Prompt
 from deltaw.prompts.thoughts import open_tags
 
 NO_COMPUTATION = frozenset(
-    (
-        "architectures", "attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "bos_token_id",
-        "classifier_dropout", "dropout", "dtype", "embd_pdrop", "eos_token_id", "hidden_dropout",
-        "hidden_dropout_prob", "id2label", "initializer_range", "label2id", "layerdrop", "output_attentions",
-        "output_hidden_states", "pad_token_id", "pretraining_tp", "problem_type", "resid_pdrop", "return_dict",
-        "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
-        "task_specific_params", "torch_dtype", "transformers_version", "use_cache",
-    )
-)  # fmt: skip
+    {
+        *("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "classifier_dropout", "dropout"),
+        *("embd_pdrop", "hidden_dropout", "hidden_dropout_prob", "layerdrop", "resid_pdrop", "summary_first_dropout"),
+        *("summary_activation", "summary_proj_to_labels", "summary_type", "summary_use_proj"),
+        *("bos_token_id", "eos_token_id", "pad_token_id"),
+        *("output_attentions", "output_hidden_states", "return_dict", "use_cache"),
+        *("id2label", "label2id", "problem_type", "task_specific_params"),
+        *("architectures", "dtype", "initializer_range", "pretraining_tp", "torch_dtype", "transformers_version"),
+    }
+)
 """Fields of config.json that change no logit of a model in evaluation that was loaded in float32."""
 NAMED = 3
 
@@ -195,7 +196,7 @@ def _of_templates(base: Any, tuned: Any) -> str:
 
 
 def _of_tokens(base: Sequence[tuple[int, ...]], tuned: Sequence[tuple[int, ...]]) -> str:
-    changed = sum(one != other for one, other in zip(base, tuned, strict=True))
+    changed = sum(before != after for before, after in zip(base, tuned, strict=True))
     return f"{changed} of {len(base)} prompts are other tokens to the tuned model" if changed else ""
 
 

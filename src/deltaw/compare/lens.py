@@ -261,16 +261,16 @@ class HuggingFaceModel:
         rows, answers = self.tokens(chat, prompts), self.forced_answers(chat, prompts, refusal)
         longest = min(tokens, max(map(len, answers)))
         whole = [[*row, *answer[:longest]] for row, answer in zip(rows, answers, strict=True)]
-        found = []
+        log_probs = []
         for start in range(0, len(whole), self.jacobian_rows):
             encoded = padded(whole[start : start + self.jacobian_rows], "right", chat.device)
             logits = logits_of(chat, encoded)
             for number, logit in enumerate(logits, start):
-                some = logit[len(rows[number]) - 1 : len(whole[number]) - 1]
-                log_probs = torch.log_softmax(at_least_float32(some), -1).cpu()
-                beyond = log_probs.new_full((longest - len(some), log_probs.shape[1]), torch.nan)
-                found.append(torch.cat([log_probs, beyond]))
-        return torch.stack(found)
+                answer_logits = logit[len(rows[number]) - 1 : len(whole[number]) - 1]
+                of_answer = torch.log_softmax(at_least_float32(answer_logits), -1).cpu()
+                beyond = of_answer.new_full((longest - len(answer_logits), of_answer.shape[1]), torch.nan)
+                log_probs.append(torch.cat([of_answer, beyond]))
+        return torch.stack(log_probs)
 
     def text_loss(self, texts: PromptSet) -> TextLoss:
         """The loss of each text by itself, without a chat template."""
@@ -429,7 +429,7 @@ def stored_maps(models: TwoModels, tuned: bool, layer: int) -> tuple[Tensor, Ten
         return weight, stored(bias) if bias in side.tensors else weight.new_zeros(len(weight))
 
     maps = [linear(part.path) for part in (*family.mlp_in, family.mlp_out)]
-    present = [one for one in maps if one is not None]
+    present = [linear_map for linear_map in maps if linear_map is not None]
     if len(present) < len(maps):
         return None
     *first, (w_out, b_out) = present

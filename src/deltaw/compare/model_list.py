@@ -79,31 +79,31 @@ def from_file(path: Path, controls: Sequence[str]) -> ModelList:
     DeltawError, one sentence, if it cannot be read, has an unknown key, or lacks one.
     """
     try:
-        found = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        entries = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise DeltawError(f"{path} cannot be read ({error.strerror}); give a TOML file of names and paths") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DeltawError(f"{path} is no TOML ({one_line(str(error))}); expected base = … and [models]") from error
-    _check(path, found)
-    models = [ListedModel(name, _relative_to(path.parent, source)) for name, source in found["models"].items()]
-    base = _relative_to(path.parent, found["base"])
-    return ModelList(base, _with_controls(base, models, [*found.get("controls", []), *controls]))
+    _check(path, entries)
+    models = [ListedModel(name, _relative_to(path.parent, source)) for name, source in entries["models"].items()]
+    base = _relative_to(path.parent, entries["base"])
+    return ModelList(base, _with_controls(base, models, [*entries.get("controls", []), *controls]))
 
 
-def _check(path: Path, found: Mapping[str, Any]) -> None:
-    unknown = [key for key in found if key not in KEYS]
+def _check(path: Path, entries: Mapping[str, Any]) -> None:
+    unknown = [key for key in entries if key not in KEYS]
     if unknown:
         raise DeltawError(f"{path} has the unknown key {unknown[0]!r}; the keys are {', '.join(KEYS)}")
     for key, kind in KEYS.items():
-        if key in found and not isinstance(found[key], kind):
+        if key in entries and not isinstance(entries[key], kind):
             what = {"base": "a path", "controls": "a list of names", "models": "a table of names and paths"}[key]
-            raise DeltawError(f"{path} has {key} = {found[key]!r}; expected {what}")
-        if key not in found and key != "controls":
+            raise DeltawError(f"{path} has {key} = {entries[key]!r}; expected {what}")
+        if key not in entries and key != "controls":
             raise DeltawError(f"{path} has no {key}; expected base = … and a table [models] of names and paths")
-    for name, source in found["models"].items():
+    for name, source in entries["models"].items():
         if not isinstance(source, str):
             raise DeltawError(f"{path} has {name} = {source!r} under [models]; expected a path")
-    wrong = [name for name in found.get("controls", []) if not isinstance(name, str)]
+    wrong = [name for name in entries.get("controls", []) if not isinstance(name, str)]
     if wrong:
         raise DeltawError(f"{path} has {wrong[0]!r} in controls; expected names of models")
 
@@ -140,8 +140,8 @@ def _control(base: str, text: str, names: Sequence[str]) -> ListedModel:
     if not manifest.is_file():
         return ListedModel(model.name, model.source, control=True)
     try:
-        found = parse_json(manifest.read_text(encoding="utf-8"))
-        of_base, tuned, name = Path(found["base"]), str(found["tuned"]), str(found["names"][1])
+        comparison = parse_json(manifest.read_text(encoding="utf-8"))
+        of_base, tuned, name = Path(comparison["base"]), str(comparison["tuned"]), str(comparison["names"][1])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DeltawError(
             f"the control {text} holds no finished comparison and no model; give a model's directory"

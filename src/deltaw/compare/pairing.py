@@ -84,13 +84,13 @@ def _with_checkpoint(
     base: Checkpoint, after: Checkpoint, modules: Sequence[Module], patterns: Sequence[str]
 ) -> Pairing:
     try:
-        found = find_modules(_shapes(after), after.config, after.model_type, patterns)
+        tuned_modules = find_modules(_shapes(after), after.config, after.model_type, patterns)
     except DeltawError as error:
         if "the checkpoint holds" in str(error):
             raise
-        found = []  # then every matrix of the base is missing there, and says so
-    names = _Aligned(modules), _Aligned(found)
-    tuned = {names[1].of(module.shared_name): module for module in found}
+        tuned_modules = []  # then every matrix of the base is missing there, and says so
+    names = _Aligned(modules), _Aligned(tuned_modules)
+    tuned = {names[1].of(module.shared_name): module for module in tuned_modules}
     _refuse_unmerged(base, after)
     kept, skipped = [], {}
     for module in modules:
@@ -103,8 +103,11 @@ def _with_checkpoint(
         else:
             kept.append(Matched(module, other.pieces))
     known = {names[0].of(module.shared_name) for module in modules}
-    skipped |= {x.name: "only the tuned model has it" for x in found if names[1].of(x.shared_name) not in known}
-    used = {piece.tensor for x in modules for piece in x.pieces}, {piece.tensor for x in found for piece in x.pieces}
+    skipped |= {x.name: "only the tuned model has it" for x in tuned_modules if names[1].of(x.shared_name) not in known}
+    used = (
+        {piece.tensor for x in modules for piece in x.pieces},
+        {piece.tensor for x in tuned_modules for piece in x.pieces},
+    )
     rest, others = _rest(base, after, names, used)
     return Pairing(kept, skipped | rest | dict(base.ignored) | dict(after.ignored), others)
 

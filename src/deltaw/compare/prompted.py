@@ -9,7 +9,7 @@ No answer is kept, and of a prompt its place, set, label, pair and attack, not i
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,16 +226,16 @@ def _behaviour(work: _Work, prompts: Sequence[Prompt], judge: Judge, out: Path) 
         verdicts[alpha] = _ask_parts(work, journal, alpha, f"verdicts, alpha={alpha:g}", chosen, part_of, judge)
     base, tuned = verdicts[0.0], verdicts[1.0]
     sheet = work.sheet.with_(stage="behaviour")
-    for model, found in (("base", base), (work.sheet.shared["model"], tuned)):
+    for model, model_verdicts in (("base", base), (work.sheet.shared["model"], tuned)):
         view = sheet.with_(model=model)
-        write_rates(view, whole, found, judge)
-        write_gaps(view, whole, found, effort)
+        write_rates(view, whole, model_verdicts, judge)
+        write_gaps(view, whole, model_verdicts, effort)
     write_changes(sheet, whole, base, tuned, effort)
     places = {id(prompt): place for place, prompt in reversed(list(enumerate(whole)))}
-    for alpha, found in verdicts.items():
+    for alpha, step_verdicts in verdicts.items():
         if alpha in (0.0, 1.0):
-            found = [found[places[id(prompt)]] for prompt in few]
-        _write_step(work, few, found, alpha, judge)
+            step_verdicts = [step_verdicts[places[id(prompt)]] for prompt in few]
+        _write_step(work, few, step_verdicts, alpha, judge)
     write_jsonl_atomic(out / "prompts.jsonl", _records(whole, base, tuned))
     return dict(zip(whole, base, strict=True)), dict(zip(whole, tuned, strict=True))
 
@@ -277,8 +277,7 @@ def _write_step(
     """Rates of the plain pairs at a step between the models; `set` holds the step."""
     sheet = Sheet(**work.sheet.shared, stage="interpolation")
     write_rates(sheet, prompts, verdicts, judge)
-    for line in sheet.lines:
-        work.sheet.lines.append(type(line)(**{**asdict(line), "set": f"{line.set}/alpha={alpha:g}"}))
+    work.sheet.lines += [replace(line, set=f"{line.set}/alpha={alpha:g}") for line in sheet.lines]
 
 
 def _records(prompts: Sequence[Prompt], base: Sequence[Verdict], tuned: Sequence[Verdict]) -> Iterator[dict[str, Any]]:
@@ -303,7 +302,7 @@ def _observe(
         return
     base, tuned = verdicts
     keys = {attack.name: f", {attack_key(attack)}" for attack in work.attacks}
-    part_of = {prompt: keys[some.attack] for some in of_lens.attacked() for prompt in some.prompts}
+    part_of = {prompt: keys[attacked.attack] for attacked in of_lens.attacked() for prompt in attacked.prompts}
     forbidden = of_lens.contrasts[0].forbidden if of_lens.contrasts else ()
     left = [prompt for prompt in dict.fromkeys([*forbidden, *part_of]) if prompt not in tuned]
     answered = _ask_parts(work, work.journal, 1.0, "verdicts, dose and response", left, part_of, judge)

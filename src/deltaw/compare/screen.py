@@ -97,6 +97,11 @@ class Screen:
     by_chance: float
     """A largest |z| over all adapters that one folder in twenty would exceed by chance."""
 
+    @property
+    def marked(self) -> set[str]:
+        """The adapters whose largest |z| exceeds that."""
+        return {name for name, score in self.unusual.items() if score > self.by_chance}
+
 
 def screen(folder: Path, base: str | None = None, by: By = "top_excess", say: Say = lambda text: None) -> Screen:
     """Measure every adapter in a folder and its subfolders, and rank them, the largest first.
@@ -241,9 +246,9 @@ def _over_matrices(ranks: FloatArray, draws: Sequence[FloatArray], seed: int) ->
     """The null of the mean stable rank, and the excess with its null."""
     generator, count = np.random.default_rng(seed), min(map(len, draws))
     # Matrices of one shape share their draws: in an order of its own each, they are as independent as they should be.
-    mixed = np.stack([generator.permutation(some)[:count] for some in draws])
+    mixed = np.stack([generator.permutation(drawn)[:count] for drawn in draws])
     # Of the middle of log σ₁/‖ΔW‖, so that a random update has an excess of 1 on average.
-    middle = np.array([-0.5 * np.log(some).mean() for some in draws])
+    middle = np.array([-0.5 * np.log(drawn).mean() for drawn in draws])
     excess = float(np.exp(np.mean(-0.5 * np.log(ranks) - middle)))
     by_chance = np.exp((-0.5 * np.log(mixed) - middle[:, None]).mean(0))
     return from_draws("gaussian_factors", mixed.mean(0)), (excess, from_draws("gaussian_factors", by_chance))
@@ -288,35 +293,47 @@ def _largest_by_chance(count: int) -> float:
 
 
 COLUMNS = (
-    "adapter", "r", "matrices", "norm", "stable rank (chance)", "top excess (95 % of chance)", "layers (chance)",
-    "peak layer", "unusual",
-)  # fmt: skip
+    "adapter",
+    "r",
+    "matrices",
+    "norm",
+    "stable rank (chance)",
+    "top excess (95 % of chance)",
+    "layers (chance)",
+    "peak layer",
+    "unusual",
+)
 
 
-def rows_of(found: Screen, most: int | None = None) -> list[tuple[str, ...]]:
+def rows_of(ranking: Screen, most: int | None = None) -> list[tuple[str, ...]]:
     """The table: a row an adapter, with `COLUMNS` above."""
     rows: list[tuple[str, ...]] = []
-    for x in found.adapters[:most]:
+    marked = ranking.marked
+    for x in ranking.adapters[:most]:
         null = x.top_excess_null
         size = number(x.norm) + ("" if x.relative_norm is None else f" ({x.relative_norm:.2%} of ‖W‖)")
-        layers = "–" if x.effective_layers is None else number(x.effective_layers)
         chance = "" if x.effective_layers_null is None else f" ({number(x.effective_layers_null.mean)})"
-        odd = "–" if not found.unusual else f"{found.unusual[x.name]:.1f}"
-        odd += " *" if found.unusual and found.unusual[x.name] > found.by_chance else ""
-        rows.append(
-            (x.name, str(x.rank), str(x.matrices), size,
-             f"{number(x.stable_rank)} ({number(x.stable_rank_null.mean)})",
-             f"{number(x.top_excess)} ({number(null.low)} to {number(null.high)})",
-             f"{layers}{chance}", "–" if x.peak_layer is None else str(x.peak_layer), odd)
-        )  # fmt: skip
+        odd = f"{ranking.unusual[x.name]:.1f}" if ranking.unusual else "–"
+        cells = (
+            x.name,
+            str(x.rank),
+            str(x.matrices),
+            size,
+            f"{number(x.stable_rank)} ({number(x.stable_rank_null.mean)})",
+            f"{number(x.top_excess)} ({number(null.low)} to {number(null.high)})",
+            number(x.effective_layers) + chance,
+            "–" if x.peak_layer is None else str(x.peak_layer),
+            odd + (" *" if x.name in marked else ""),
+        )
+        rows.append(cells)
     return rows
 
 
-def write_screen(found: Screen, folder: Path, out: Path) -> Path:
+def write_screen(ranking: Screen, folder: Path, out: Path) -> Path:
     """OUT/measurements.jsonl, OUT/screen.svg and OUT/report.md; returns the last."""
     out.mkdir(parents=True, exist_ok=True)
     sheet = Sheet(stage="screen")
-    for x in found.adapters:
+    for x in ranking.adapters:
         view = sheet.with_(model=x.name, n=x.matrices, n_unit="matrix")
         view.add("adapter_norm", x.norm, unit="norm")
         if x.relative_norm is not None:
@@ -325,48 +342,46 @@ def write_screen(found: Screen, folder: Path, out: Path) -> Path:
         view.add("top_excess", x.top_excess, nulls=[x.top_excess_null], unit="ratio")
         if x.effective_layers is not None and x.effective_layers_null is not None:
             view.add("effective_layers", x.effective_layers, nulls=[x.effective_layers_null], unit="layers")
-        if found.unusual:
-            view.add("unusual", found.unusual[x.name], unit="robust z")
+        if ranking.unusual:
+            view.add("unusual", ranking.unusual[x.name], unit="robust z")
     write_measurements(out / "measurements.jsonl", sheet.lines)
-    write_text_atomic(out / "screen.svg", _drawn(found))
-    write_text_atomic(out / "report.md", _report(found, folder))
+    write_text_atomic(out / "screen.svg", _drawn(ranking))
+    write_text_atomic(out / "report.md", _report(ranking, folder))
     return out / "report.md"
 
 
-def _report(found: Screen, folder: Path) -> str:
-    count = len(found.adapters)
-    marked = [x.name for x in found.adapters if found.unusual.get(x.name, 0.0) > found.by_chance]
+def _report(ranking: Screen, folder: Path) -> str:
+    count = len(ranking.adapters)
     lines = [
         f"# {count} adapters in {folder.resolve().name}",
         "",
-        f"Base model: {found.base or 'not named by the adapters'}. What the numbers mean is in docs/questions.md.",
+        f"Base model: {ranking.base or 'not named by the adapters'}. What the numbers mean is in docs/questions.md.",
         "",
         "![Norm and top excess of each adapter](screen.svg)",
         "",
     ]
-    if found.unusual:
+    if ranking.unusual:
         lines += [
-            f"{len(marked)} of {count} differ from the others by more than {found.by_chance:.1f} robust standard "
-            "deviations (marked *), which chance would do to any of them in one folder of twenty.",
+            f"{len(ranking.marked)} of {count} differ from the others by more than {ranking.by_chance:.1f} robust "
+            "standard deviations (marked *), which chance would do to any of them in one folder of twenty.",
             "",
         ]
     else:
         lines += [f"With fewer than {LEAST} adapters, none can be called unusual.", ""]
-    lines += [markdown_table(COLUMNS, rows_of(found)), ""]
-    if found.skipped:
-        lines += ["## Not read", "", *(f"- {name}: {reason}" for name, reason in found.skipped.items()), ""]
+    lines += [markdown_table(COLUMNS, rows_of(ranking)), ""]
+    if ranking.skipped:
+        lines += ["## Not read", "", *(f"- {name}: {reason}" for name, reason in ranking.skipped.items()), ""]
     return "\n".join(lines)
 
 
-def _drawn(found: Screen) -> str:
+def _drawn(ranking: Screen) -> str:
+    marked = ranking.marked
     frame = pd.DataFrame(
         {
-            "norm": [x.norm for x in found.adapters],
-            "excess": [x.top_excess for x in found.adapters],
-            "adapter": [x.name for x in found.adapters],
-            "ink": [
-                light("ssft" if found.unusual.get(x.name, 0.0) > found.by_chance else "muted") for x in found.adapters
-            ],
+            "norm": [x.norm for x in ranking.adapters],
+            "excess": [x.top_excess for x in ranking.adapters],
+            "adapter": [x.name for x in ranking.adapters],
+            "ink": [light("ssft" if x.name in marked else "muted") for x in ranking.adapters],
         }
     )
     x_axis = Axis("norm of the update", domain_of(frame["norm"], log=True), format=".2~g", log=True)
@@ -383,11 +398,15 @@ def _drawn(found: Screen) -> str:
     )
     panel = layered(marks, rule(1.0, "random update", y_axis), title=None, width=420, height=260)
     drawn = figure(
-        "screen", "Adapters of one base: size, and how far one direction stands out",
+        "screen",
+        "Adapters of one base: size, and how far one direction stands out",
         "Top excess: the largest singular value over that of a random update of the same rank and norm. Coloured: "
         "unusual among the others.",
-        ("adapter_norm", "top_excess"), [panel], columns=1, width=480,
-    )  # fmt: skip
+        ("adapter_norm", "top_excess"),
+        [panel],
+        columns=1,
+        width=480,
+    )
     if drawn is None:
         raise ValueError("a panel that was given is drawn")
     return drawn.draw().file

@@ -23,10 +23,18 @@ from deltaw.models.huggingface import Chat, load_chat, transformers
 from deltaw.models.lora import Adapter
 from deltaw.prompts.matched import Prompt
 
+OWN_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+"""A directory with one of these has a tokenizer of its own."""
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
+    *OWN_TOKENIZER,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
 GENERATION = "generation_config.json"
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 OWN = "own"
@@ -218,7 +226,7 @@ def tokenizer_directory(sources: Sources, tuned: bool) -> Path:
         return sources.base.directory
     if not isinstance(sources.after, Adapter):
         return sources.directory
-    own = any((sources.directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    own = any((sources.directory / name).is_file() for name in OWN_TOKENIZER)
     return sources.directory if own else sources.base.directory
 
 

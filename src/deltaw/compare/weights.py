@@ -232,8 +232,8 @@ def _finish(
     over_layers(modules, {name: of_matrix.lines for name, of_matrix in measured.items()}, sheet)
     averages = list(sheet.lines)
     measure_others(sources.base, sources.after, pairing.others, sheet)
-    each = [line for of_matrix in measured.values() for line in of_matrix.lines]
-    write_measurements(out / "measurements.jsonl", [*each, *sheet.lines])
+    matrix_lines = [line for of_matrix in measured.values() for line in of_matrix.lines]
+    write_measurements(out / "measurements.jsonl", [*matrix_lines, *sheet.lines])
     changed = [module for module in modules if ALL not in measured[module.name].absent]
     shapes = {name: stored.shape for name, stored in sources.base.tensors.items()}
     write_claims(out / "claims.json", weight_claims(first_matrices(changed, shapes), Lines(averages)))

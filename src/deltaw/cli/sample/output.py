@@ -25,15 +25,15 @@ def print_samples(
     chosen = split_named(world, split)
     answer = answers_of(model, world, name) if model else None
     page = None if as_json else Page(tree=tree)
-    for number, found in enumerate(
+    for number, chunk in enumerate(
         samples(world, chosen, count, seed, of_recipe.prompt_attacks if attacks else (), answer)
     ):
         if page is None:
-            sys.stdout.writelines(to_json(record) + "\n" for record in records(found))
+            sys.stdout.writelines(to_json(record) + "\n" for record in records(chunk))
             continue
         if number == 0:
             page.legend(chosen, world)
-        page.write(found)
+        page.write(chunk)
 
 
 def answers_of(directory: Path, world: World, recipe_name: str) -> Answer:

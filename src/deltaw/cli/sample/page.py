@@ -32,10 +32,10 @@ class Page:
         if not self.console.is_terminal:
             self.console.width = WIDTH
 
-    def write(self, found: Samples) -> None:
+    def write(self, chunk: Samples) -> None:
         """All of the samples, one under the other."""
-        for row in range(len(found.prompts)):
-            self._print(*self._block(found, row), Text())
+        for row in range(len(chunk.prompts)):
+            self._print(*self._block(chunk, row), Text())
 
     def legend(self, split: Split, world: World) -> None:
         """What the colours or marks mean, once."""
@@ -53,61 +53,61 @@ class Page:
         self.stream.write(captured.get())
         self.stream.flush()
 
-    def _block(self, found: Samples, row: int) -> Iterator[RenderableType]:
-        index = int(found.prompts.index[row])
-        yield Text.assemble((f"{index} ", "bold"), f"{found.split.set_of(index)}, grammar {found.prompts.grammar[row]}")
-        yield from self._lines(found, row, "  ", self.tree)
-        for name, version in found.attacks.items():
+    def _block(self, chunk: Samples, row: int) -> Iterator[RenderableType]:
+        index = int(chunk.prompts.index[row])
+        yield Text.assemble((f"{index} ", "bold"), f"{chunk.split.set_of(index)}, grammar {chunk.prompts.grammar[row]}")
+        yield from self._lines(chunk, row, "  ", self.tree)
+        for name, version in chunk.attacks.items():
             note = "" if version.studied(row) else " (studies make it from other sets)"
             yield Text.assemble("  ", (name, "bold"), (note, QUIET))
-            other = not np.array_equal(version.prompts.letters[row], found.prompts.letters[row])
+            other = not np.array_equal(version.prompts.letters[row], chunk.prompts.letters[row])
             yield from self._lines(version, row, "    ", self.tree and other)
 
-    def _lines(self, found: Samples, row: int, indent: str, tree: bool) -> Iterator[RenderableType]:
-        world, one = found.world, found.prompts[row : row + 1]
+    def _lines(self, chunk: Samples, row: int, indent: str, tree: bool) -> Iterator[RenderableType]:
+        world, prompt = chunk.world, chunk.prompts[row : row + 1]
         spell, layout = world.vocabulary.spell, world.layout
-        allowed = bool(layout.allowed(one)[0])
+        allowed = bool(layout.allowed(prompt)[0])
 
         def line(name: str, value: Text | str) -> Text:
             return Text.assemble(f"{indent}{name:{LABEL}}", value)
 
-        yield line("text", self._letters(found, row))
+        yield line("text", self._letters(chunk, row))
         if not self.colours:
-            yield line("", "".join("su"[b] for b in one.letter_branch[0] if b >= 0))
-        yield line("operators", _operators(found, row))
-        branch, posterior = Branch(int(one.branch[0])), found.posterior_unsafe[row]
+            yield line("", "".join("su"[b] for b in prompt.letter_branch[0] if b >= 0))
+        yield line("operators", _operators(chunk, row))
+        branch, posterior = Branch(int(prompt.branch[0])), chunk.posterior_unsafe[row]
         chance = "not derivable" if np.isnan(posterior) else f"{posterior:.6g}"
-        kind = "" if str(one.text[0]) in ("safe", "unsafe") else " (under the full language)"
+        kind = "" if str(prompt.text[0]) in ("safe", "unsafe") else " (under the full language)"
         style = STYLES.get(branch, STYLES[Branch.UNSAFE])
         yield line("branch", Text.assemble((BRANCHES[branch], style), f"; posterior of unsafe {chance}{kind}"))
         verdict = ("allowed", ALLOWED) if allowed else ("forbidden", FORBIDDEN)
-        yield line("policy", Text.assemble(verdict, "; ", because(found.reasons(row))))
+        yield line("policy", Text.assemble(verdict, "; ", because(chunk.reasons(row))))
         expected, compliant = (
-            spell(layout.response_tokens(one, np.array([kind]))[0])
-            for kind in (layout.expected(one)[0], Response.COMPLY)
+            spell(layout.response_tokens(prompt, np.array([kind]))[0])
+            for kind in (layout.expected(prompt)[0], Response.COMPLY)
         )
         yield line("response", ("comply  " if allowed else "refuse  ") + expected)
         if not allowed:
             yield line("withheld", Text("        " + compliant, QUIET))
-        if found.answers is not None:
-            text, behaviour = found.answers[row]
+        if chunk.answers is not None:
+            text, behaviour = chunk.answers[row]
             right = behaviour == ("comply" if allowed else "refuse")
             yield line("answer", Text.assemble((f"{behaviour:8}", ALLOWED if right else FORBIDDEN), text))
         if tree:
-            yield from self._derivation(found, row, indent)
+            yield from self._derivation(chunk, row, indent)
 
-    def _letters(self, found: Samples, row: int) -> Text:
-        letters, branch = found.prompts.letters[row], found.prompts.letter_branch[row]
+    def _letters(self, chunk: Samples, row: int) -> Text:
+        letters, branch = chunk.prompts.letters[row], chunk.prompts.letter_branch[row]
         text = Text()
         for letter, side in zip(letters[letters >= 0], branch[letters >= 0], strict=True):
             text.append(LETTERS[letter], STYLES[Branch(int(side))])
         return text
 
-    def _derivation(self, found: Samples, row: int, indent: str) -> Iterator[RenderableType]:
+    def _derivation(self, chunk: Samples, row: int, indent: str) -> Iterator[RenderableType]:
         """The derivation as a tree. Letters that lie outside of the text are dimmed, or dots in a log."""
         yield Text(f"{indent}derivation")
-        tree, before = found.world.derivation(found.prompts, row)
-        own, branch = found.prompts.lengths[row], found.prompts.letter_branch[row]
+        tree, before = chunk.world.derivation(chunk.prompts, row)
+        own, branch = chunk.prompts.lengths[row], chunk.prompts.letter_branch[row]
         place = -before
 
         def leaf(letters: tuple[int, ...]) -> Text:
@@ -125,24 +125,24 @@ class Page:
             if len(word) == len(node.children):
                 label = Text.assemble(f"{node.symbol} ", leaf(tuple(word)))
                 return Drawing(label) if parent is None else parent.add(label)
-            here = Drawing(node.symbol) if parent is None else parent.add(node.symbol)
+            subtree = Drawing(node.symbol) if parent is None else parent.add(node.symbol)
             for child in node.children:
                 if isinstance(child, Tree):
-                    grow(child, here)
+                    grow(child, subtree)
                 else:
-                    here.add(leaf((child,)))
-            return here
+                    subtree.add(leaf((child,)))
+            return subtree
 
         with self.console.capture() as captured:
             self.console.print(grow(tree, None))
         yield Text.from_ansi("\n".join(f"{indent}{line}" for line in captured.get().splitlines()))
 
 
-def _operators(found: Samples, row: int) -> str:
+def _operators(chunk: Samples, row: int) -> str:
     """The sign and number of each operator, pairs set apart, aliases named."""
-    world = found.world
+    world = chunk.world
     pairs = []
-    for pair in found.prompts.operators[row]:
+    for pair in chunk.prompts.operators[row]:
         names = []
         for token in pair:
             operator, name = int(world.operators.operator_of[token]), world.vocabulary.names[token]
@@ -164,7 +164,7 @@ def show(
 ) -> None:
     """Print prompts of a world as `deltaw sample` does. DeltawError for a split, count or seed that cannot be."""
     chosen, page = split_named(world, split), Page(stream, tree)
-    for number, found in enumerate(samples(world, chosen, count, seed, ON_PROMPTS if attacks else ())):
+    for number, chunk in enumerate(samples(world, chosen, count, seed, ON_PROMPTS if attacks else ())):
         if number == 0:
             page.legend(chosen, world)
-        page.write(found)
+        page.write(chunk)

@@ -27,9 +27,9 @@ import numpy as np
 from deltaw.cli.sample.samples import BRANCHES, Samples
 
 
-def records(found: Samples) -> Iterator[dict[str, Any]]:
+def records(chunk: Samples) -> Iterator[dict[str, Any]]:
     """Each sample as an object, as described above."""
-    world, prompts = found.world, found.prompts
+    world, prompts = chunk.world, chunk.prompts
     layout = world.layout
     expected = layout.expected(prompts)
     encoded = layout.encode(prompts, expected)
@@ -38,12 +38,12 @@ def records(found: Samples) -> Iterator[dict[str, Any]]:
     aliases = prompts.operators >= world.vocabulary.n_operators
     allowed, refused_from, outputs = layout.allowed(prompts), layout.first_forbidden(prompts), layout.outputs(prompts)
     lengths, branch = prompts.lengths, prompts.branch
-    versions = {name: records(version) for name, version in found.attacks.items()}
+    versions = {name: records(version) for name, version in chunk.attacks.items()}
     for row in range(len(prompts)):
-        letters, posterior = slice(0, int(lengths[row])), float(found.posterior_unsafe[row])
-        one: dict[str, Any] = {
+        letters, posterior = slice(0, int(lengths[row])), float(chunk.posterior_unsafe[row])
+        record: dict[str, Any] = {
             "index": int(prompts.index[row]),
-            "set": found.split.set_of(int(prompts.index[row])),
+            "set": chunk.split.set_of(int(prompts.index[row])),
             "grammar": int(prompts.grammar[row]),
             "operators": resolved[row].tolist(),
             "aliases": aliases[row].tolist(),
@@ -57,12 +57,12 @@ def records(found: Samples) -> Iterator[dict[str, Any]]:
             "outputs": outputs[row, :, letters].tolist(),
             "tokens": encoded.tokens[row, : int(ends[row])].tolist(),
         }
-        if found.answers is not None:
-            text, behaviour = found.answers[row]
-            one["answer"] = {"text": text, "behaviour": behaviour}
-        if found.attacks:
-            one["attacks"] = {name: next(version) for name, version in versions.items()}
-        yield one
+        if chunk.answers is not None:
+            text, behaviour = chunk.answers[row]
+            record["answer"] = {"text": text, "behaviour": behaviour}
+        if chunk.attacks:
+            record["attacks"] = {name: next(version) for name, version in versions.items()}
+        yield record
 
 
 def to_json(record: dict[str, Any]) -> str:

@@ -109,12 +109,12 @@ class Samples:
         """Why a prompt is forbidden: each operator that is; or why it is allowed: all its operators. None twice."""
         world, prompts = self.world, self.prompts[row : row + 1]
         permitted = world.layout.permitted(prompts).reshape(-1)
-        found = []
+        reasons = []
         for token, allowed in zip(prompts.operators.reshape(-1), permitted, strict=True):
             operator = int(world.operators.operator_of[token])
             rule, branch = world.policy.rules[int(prompts.grammar[0])][operator], Branch(int(prompts.branch[0]))
-            found.append(Reason(world.vocabulary.names[token], operator, rule, bool(allowed), branch))
-        return list(dict.fromkeys(reason for reason in found if reason.permitted == bool(permitted.all())))
+            reasons.append(Reason(world.vocabulary.names[token], operator, rule, bool(allowed), branch))
+        return list(dict.fromkeys(reason for reason in reasons if reason.permitted == bool(permitted.all())))
 
     def studied(self, row: int) -> bool:
         """Whether studies make the attack, or its benign control, from prompts of this row's set."""
@@ -165,8 +165,8 @@ def samples(
 def posterior_unsafe(world: World, prompts: Prompts) -> Floats:
     """(N,) see `Samples`."""
     tuning = np.isin(prompts.text, ("safe", "unsafe"))
-    found = np.empty(len(prompts))
+    posterior = np.empty(len(prompts))
     for rows, probability in ((tuning, world.posterior), (~tuning, world.unsafe_side)):
         if rows.any():
-            found[rows] = probability(prompts.grammar[rows], prompts.letters[rows])
-    return found
+            posterior[rows] = probability(prompts.grammar[rows], prompts.letters[rows])
+    return posterior
