@@ -141,8 +141,8 @@ def _graph(study: Recipe, run_dir: Path, manifest: Mapping[str, Any], sweep: Swe
     stages = manifest.get("stages") or ()
     made = {str(stage["name"]): stage for stage in stages if all(stage.get(key) for key in ("name", "path", "digest"))}
     tunings = [tuned for tuned in study.tunings if not tuned.curve_only]
-    main = [tuned for tuned in tunings if tuned.control is None and tuned.strength == "medium"]
-    partners = {one.name: other.name for one, other in zip(main, [*main[1:], *main[:1]], strict=True) if one != other}
+    main = [tuned.name for tuned in tunings if tuned.control is None and tuned.strength == "medium"]
+    partners = dict(zip(main, main[1:] + main[:1], strict=True)) if len(main) > 1 else {}
     for seed in study.seeds:
         names = [f"base-s{seed}", *(f"tune-{tuned.name}-s{seed}" for tuned in tunings)]
         for name in names:

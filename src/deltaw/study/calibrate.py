@@ -37,10 +37,10 @@ def calibrate(
 
     rates = calibration.calibrate(seed, draws, power_draws, workers, say)
     head = _HEAD.format(seed=seed, draws=draws, power_draws=power_draws)
-    found = calibration.records(rates)
+    records = calibration.records(rates)
     write_text_atomic(out / "tables.md", head + calibration.tables(rates))
-    write_json_atomic(out / "rates.json", {"seed": seed, "confidence": calibration.CONFIDENCE, "rates": found})
-    drawn = calibration_figure(found)
+    write_json_atomic(out / "rates.json", {"seed": seed, "confidence": calibration.CONFIDENCE, "rates": records})
+    drawn = calibration_figure(records)
     if drawn is not None:
         write_text_atomic(out / "calibration.svg", drawn.draw().file)
 

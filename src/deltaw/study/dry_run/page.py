@@ -123,7 +123,7 @@ def _grammar(world: WorldConfig, grammar: GrammarConfig) -> str:
 
     name = language(grammar.source, world.unsafe_level_5).name
     lists = {"never": grammar.never, "always": grammar.always, "aliases of": world.aliases_of(grammar)}
-    told = "; ".join(f"{what} {numbers(operators)}" for what, operators in lists.items())
+    told = "; ".join(f"{label} {numbers(operators)}" for label, operators in lists.items())
     return f"{name}; operators {told}; seed {grammar.operator_seed}"
 
 
@@ -156,13 +156,13 @@ def _protocol(tuned: Tuned) -> str:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+    entries: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
+            entries += _flat(value, f"{prefix}{name}.")
         elif name != "type":
-            found.append((prefix + name, _text(value)))
-    return found
+            entries.append((prefix + name, _text(value)))
+    return entries
 
 
 def _text(value: Any) -> str:
@@ -198,7 +198,7 @@ def stage_rows(plan: Plan) -> list[Row]:
 def _row(name: str, stages: Sequence[StageCost]) -> Row:
     works = [stage.work for stage in stages if stage.work is not None]
     known = [stage.seconds for stage in stages if stage.seconds is not None]
-    each = duration(known[0]) if known else "not estimated"
+    stage_time = duration(known[0]) if known else "not estimated"
     return (
         name,
         str(len(stages)),
@@ -207,7 +207,7 @@ def _row(name: str, stages: Sequence[StageCost]) -> Row:
         amount(sum(stage.operations for stage in stages)),
         amount(sum(stage.operations_with_attention for stage in stages)),
         f"{max(stage.memory for stage in stages) / 1e9:.1f} GB" if works else "",
-        each if len(stages) == 1 or not known else f"{len(stages)} x {each}",
+        stage_time if len(stages) == 1 or not known else f"{len(stages)} x {stage_time}",
     )
 
 

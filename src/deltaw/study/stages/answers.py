@@ -20,14 +20,14 @@ def answers_to(
     what counts as not complying.
     """
     layout, n, vocabulary = world.layout, len(prompts), world.vocabulary
-    compliant, other = (
+    compliant, unwelcome_tokens = (
         torch.from_numpy(layout.response_tokens(prompts, np.full(n, kind))) for kind in (Response.COMPLY, unwelcome)
     )
     answers = measure(
         model,
         torch.from_numpy(layout.prompt_tokens(prompts)),
         compliant,
-        other,
+        unwelcome_tokens,
         stop_id=vocabulary.stop,
         pad_id=vocabulary.pad,
         lengths=torch.from_numpy(layout.prompt_lengths(prompts)),

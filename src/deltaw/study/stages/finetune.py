@@ -33,16 +33,16 @@ def make_reference(context: StageContext) -> None:
     """Log-probabilities of both responses to all tuning prompts, for protocols that need them."""
     config: ReferenceConfig = context.config
     base, _ = last_model(context.inputs["base"])
-    found = tuning_reference(
+    log_probs = tuning_reference(
         World(config.shared.world), base.to(config.data.device), config.rows, config.data, config.shared.seed,
         context.report,
     )  # fmt: skip
-    if not bool((found.preferred.isfinite() & found.dispreferred.isfinite()).all()):
+    if not bool((log_probs.preferred.isfinite() & log_probs.dispreferred.isfinite()).all()):
         raise DeltawError(
             "the base model's log-probabilities are not all numbers; train it at a lower rate, or restore it"
         )
     save_file(
-        {"preferred": found.preferred.cpu(), "dispreferred": found.dispreferred.cpu()},
+        {"preferred": log_probs.preferred.cpu(), "dispreferred": log_probs.dispreferred.cpu()},
         context.out / "reference.safetensors",
     )
 

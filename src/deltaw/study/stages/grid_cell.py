@@ -115,12 +115,12 @@ def _knowledge_of_sides(world: World, size: int, seed: int, sheet: Sheet) -> Non
 
 def _distances(world: World, size: int, seed: int, sheet: Sheet) -> None:
     """How far held-out text lies from tuning's unsafe and safe text, and how surely it can be known to be unsafe."""
-    for other in ("unsafe", "safe"):
-        for length, found in distances(world, "held_out", other, size, seed).items():
-            place: dict[str, Any] = {"attack": MisgenText.name, "set": f"{other}_text/letters={length:02d}"}
-            _add_mean(sheet, "text_distance", found.each, "total variation", **place)
-            n = len(found.each)
-            sheet.add("underivable_share", found.underivable / n, wilson(found.underivable, n), unit="share", n=n,
+    for text in ("unsafe", "safe"):
+        for length, distance in distances(world, "held_out", text, size, seed).items():
+            place: dict[str, Any] = {"attack": MisgenText.name, "set": f"{text}_text/letters={length:02d}"}
+            _add_mean(sheet, "text_distance", distance.each, "total variation", **place)
+            n = len(distance.each)
+            sheet.add("underivable_share", distance.underivable / n, wilson(distance.underivable, n), unit="share", n=n,
                       n_unit="window", **place)  # fmt: skip
     (name,) = MisgenText.forbidden_sources
     prompts = attacked(world, MisgenText(), world.sample(name, range(size), seed=seed), seed=seed)
