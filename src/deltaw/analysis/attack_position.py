@@ -96,27 +96,28 @@ def position(
     )
 
 
-def precision_weights(found: Sequence[Position]) -> FloatArray:
+def precision_weights(layers: Sequence[Position]) -> FloatArray:
     """(L,) weights, summing to 1, for a mean of positions over L layers: inverse to the variance within classes.
 
     A layer's unit is the distance between the classes there. Where that is small, positions are noise in a small unit
     and rule a plain mean; of independent estimates of one number these weights make the best mean. They are from the
     reference prompts alone.
     """
-    if not found:
+    if not layers:
         raise DeltawError("there is no position to weigh; expected one a layer")
-    variances = np.array([(one.forbidden.var() + one.allowed.var()) / 2 for one in found])
+    variances = np.array([(layer.forbidden.var() + layer.allowed.var()) / 2 for layer in layers])
     inverse = 1 / np.maximum(variances, np.finfo(np.float64).tiny)
     return np.asarray(inverse / inverse.sum())
 
 
-def mean_position(found: Sequence[Position]) -> tuple[FloatArray, Null]:
+def mean_position(layers: Sequence[Position]) -> tuple[FloatArray, Null]:
     """(N,) each attacked prompt's position, mean over layers by precision, and the null of their mean.
 
-    found: one a layer, of the same prompts and equal generators, so that a draw exchanges a prompt in all layers.
+    layers: a position each, of the same prompts and equal generators, so that a draw exchanges a prompt in all layers.
     """
-    weights = precision_weights(found)
-    return weights @ np.array([one.positions for one in found]), mean_null([one.null for one in found], weights)
+    weights = precision_weights(layers)
+    positions = np.array([layer.positions for layer in layers])
+    return weights @ positions, mean_null([layer.null for layer in layers], weights)
 
 
 @dataclass(frozen=True, eq=False)

@@ -329,7 +329,7 @@ def _contributions(allowed: FloatArray, forbidden: FloatArray) -> list[FloatArra
     for rows, placement, side in ((allowed, above, 1.0), (forbidden, below, -1.0)):
         right = (np.sign(side * rows[:, 1]) + 1) / 2
         out.append([rows[:, 0], rows[:, 0] ** 2, placement, rows[:, 1], rows[:, 2], right])
-    return [x for both in zip(*out, strict=True) for x in both]
+    return [x for pair in zip(*out, strict=True) for x in pair]
 
 
 def _from_means(means: FloatArray, allowed: FloatArray, forbidden: FloatArray, length: float) -> dict[str, FloatArray]:

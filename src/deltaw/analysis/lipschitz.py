@@ -162,8 +162,8 @@ class _Step:
 
     def size(self, delta: Tensor) -> Tensor:
         with torch.no_grad():
-            found: Tensor = self._difference(delta).norm(dim=1)
-        return found
+            norms: Tensor = self._difference(delta).norm(dim=1)
+        return norms
 
     def gradient(self, delta: Tensor) -> Tensor:
         delta = delta.detach().requires_grad_()

@@ -69,11 +69,11 @@ def joined(parts: Sequence[Sensitivity]) -> Sensitivity:
     """The sensitivities of several batches as one, in order."""
     whole: dict[str, Any] = {}
     for name in (field.name for field in fields(Sensitivity)):
-        found = [getattr(part, name) for part in parts]
-        if isinstance(found[0], Mapping):
-            whole[name] = {block: np.concatenate([one[block] for one in found]) for block in found[0]}
+        values = [getattr(part, name) for part in parts]
+        if isinstance(values[0], Mapping):
+            whole[name] = {block: np.concatenate([value[block] for value in values]) for block in values[0]}
         else:
-            whole[name] = np.concatenate(found)
+            whole[name] = np.concatenate(values)
     return Sensitivity(**whole)
 
 
