@@ -58,7 +58,7 @@ def decoded(chat: Chat, rows: Sequence[Sequence[int]], new_tokens: int) -> list[
     tokens, mask, positions = encoded.tokens, encoded.mask.long(), encoded.positions
     cache, alive, written = None, torch.ones(len(rows), dtype=torch.bool, device=chat.device), []
     for _ in range(new_tokens):
-        found = chat.model(
+        output = chat.model(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
@@ -66,7 +66,7 @@ def decoded(chat: Chat, rows: Sequence[Sequence[int]], new_tokens: int) -> list[
             logits_to_keep=1,
             **{kept: cache},
         )
-        tokens, cache = found.logits[:, -1].argmax(-1, keepdim=True), getattr(found, kept)
+        tokens, cache = output.logits[:, -1].argmax(-1, keepdim=True), getattr(output, kept)
         written.append(torch.where(alive, tokens[:, 0], -1))
         alive = alive & ~torch.isin(tokens[:, 0], ends)
         if not bool(alive.any()):

@@ -39,12 +39,12 @@ def find_directory(source: str | Path) -> Path:
     try:
         if directory.is_dir():
             return directory
-        there = directory.exists()
+        exists = directory.exists()
     except OSError as error:
         raise DeltawError(
             f"{source} cannot be opened ({error.strerror}); give the directory of a checkpoint"
         ) from error
-    if there:
+    if exists:
         kind = next((f" in {text}" for name, text in OTHER_FORMATS.items() if directory.match(name)), "")
         kind = " of pickled weights" if any(directory.match(name) for name in PICKLED) else kind
         raise DeltawError(f"{source} is a file{kind}; give the directory that holds config.json and {SINGLE}")
@@ -97,9 +97,9 @@ def weight_files(directory: Path, config: Mapping[str, Any]) -> dict[Path, set[s
 def not_read(directory: Path, files: Mapping[Path, object]) -> dict[str, str]:
     """Other copies of weights in the directory, and why they are not read."""
     read = {path.name for path in files}
-    others = sorted(path.name for path in directory.glob("*.safetensors") if path.name not in read)
+    unread = sorted(path.name for path in directory.glob("*.safetensors") if path.name not in read)
     # an index beside a single file is another copy's
-    return dict.fromkeys(others, f"transformers reads {min(read)}{' and the other shards' if len(read) > 1 else ''}")
+    return dict.fromkeys(unread, f"transformers reads {min(read)}{' and the other shards' if len(read) > 1 else ''}")
 
 
 def _shards(index: Path) -> dict[Path, set[str] | None]:
@@ -119,10 +119,10 @@ def refuse_unreadable(directory: Path) -> None:
     refuse_unfinished(directory)
     refuse_pickled(directory)
     for pattern, kind in OTHER_FORMATS.items():
-        there = sorted(path.name for path in directory.glob(pattern))
-        if there:
+        names = sorted(path.name for path in directory.glob(pattern))
+        if names:
             raise DeltawError(
-                f"{directory} holds {kind} ({there[0]}), which deltaw does not read; give the checkpoint as "
+                f"{directory} holds {kind} ({names[0]}), which deltaw does not read; give the checkpoint as "
                 "transformers saves it, in safetensors"
             )
 

@@ -162,7 +162,7 @@ def make_rows(
     generator = np.random.default_rng([config.seed, 31])
     labelled = [(text, FORBIDDEN) for text in requests.harmful] + [(text, ALLOWED) for text in requests.harmless]
     prompts = [Prompt(text, label) for text, label in labelled]
-    prompts = [one for one in prompts if len(token_ids(chat, chat_text(chat, one))) <= config.longest]
+    prompts = [prompt for prompt in prompts if len(token_ids(chat, chat_text(chat, prompt))) <= config.longest]
     own = answer(chat, prompts, config.new_tokens, progress=lambda done, total: say(f"own answers: {done}/{total}"))
     rows: list[Row] = []
     for prompt, said in zip(prompts, own, strict=True):
@@ -335,7 +335,8 @@ def safety_tune(
         "precision": choose_precision(device).reason,
         "requests": {"digest": requests.digest, **_counts(rows)},
         "log": [
-            {"step": one.step, "loss": one.loss, "gradient_norm": one.gradient_norm, **one.parts} for one in log.records
+            {"step": step.step, "loss": step.loss, "gradient_norm": step.gradient_norm, **step.parts}
+            for step in log.records
         ],
     }
     _save(chat, adapted, out, record)

@@ -97,10 +97,10 @@ def _check_one_decoder(modules: Sequence[Module]) -> None:
         )
     names: dict[str, str] = {}
     for module in modules:
-        other = names.setdefault(module.shared_name, module.name)
-        if other != module.name:
+        twin = names.setdefault(module.shared_name, module.name)
+        if twin != module.name:
             raise DeltawError(
-                f"the checkpoint holds {other} and {module.name}, two copies of one matrix; remove the one that is not "
+                f"the checkpoint holds {twin} and {module.name}, two copies of one matrix; remove the one that is not "
                 "the model's"
             )
 
@@ -123,12 +123,12 @@ def _modules(
 def _stacked(modules: Sequence[Module]) -> list[Module]:
     """Gate and up of each gated MLP, and of each expert, as one map."""
     by_key = {module.shared_name: module for module in modules}
-    both = []
+    stacked = []
     for key, gate in by_key.items():
         if not key.endswith("gate_proj"):
             continue
         up = by_key.get(f"{key.removesuffix('gate_proj')}up_proj")
         if up is not None:
             stem, own = f"{gate.name.rpartition('.')[0]}.".removeprefix("."), key.removesuffix("gate_proj")
-            both.append(Module(f"{stem}gate_up", gate.kind, gate.layer, (*gate.pieces, *up.pieces), f"{own}gate_up"))
-    return both
+            stacked.append(Module(f"{stem}gate_up", gate.kind, gate.layer, (*gate.pieces, *up.pieces), f"{own}gate_up"))
+    return stacked

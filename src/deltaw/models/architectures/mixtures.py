@@ -58,13 +58,13 @@ def expert_modules(
     """The matrices of all experts among the names."""
     for name in names:
         clean = unwrapped(name)
-        found = _ONE.fullmatch(clean) or _SHARED.fullmatch(clean)
-        if found is not None and len(shapes[name]) == 2 and all(shapes[name]):
-            kind = _MAPS.get(found["map"], found["map"])
-            expert = found.groupdict().get("expert")
+        match = _ONE.fullmatch(clean) or _SHARED.fullmatch(clean)
+        if match is not None and len(shapes[name]) == 2 and all(shapes[name]):
+            kind = _MAPS.get(match["map"], match["map"])
+            expert = match.groupdict().get("expert")
             where = clean.removesuffix(".weight").rpartition(".")[0].rpartition(".")[2] if expert is None else None
-            key = f"{plain_name(found['stem'] + 'mlp.')}{'experts.' + expert if expert else where}.{kind}"
-            yield Module(clean.removesuffix(".weight"), "mlp", int(found["layer"]), (Piece(name, False),), key)
+            key = f"{plain_name(match['stem'] + 'mlp.')}{'experts.' + expert if expert else where}.{kind}"
+            yield Module(clean.removesuffix(".weight"), "mlp", int(match["layer"]), (Piece(name, False),), key)
     for fused in fused_tensors(shapes, names, config, model_type):
         yield from _of_fused(fused)
 
