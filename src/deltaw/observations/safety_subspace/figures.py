@@ -45,7 +45,7 @@ def _others(tables: Tables, statistic: str, side: str) -> Panel | None:
     frame = frame[frame["set"].str.startswith(prefix, na=False)]
     if frame.empty:
         return None
-    labels = {one.model: one.label for one in tables.series}
+    labels = {series.model: series.label for series in tables.series}
     names = frame["set"].str.removeprefix(prefix)
     frame = frame.assign(row=frame["series"] + " on " + names.map(labels).fillna(names))
     band = nulls(frame)
