@@ -22,10 +22,13 @@ OF_TRAINING = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.p
 """Pickled files of a trainer, which are no weights."""
 UNFINISHED = ("*.incomplete", "*.part", "*.partial", "*.crdownload", "*.aria2", "*.download", "*.tmp")
 OTHER_FORMATS = {
-    "*.gguf": "GGUF, llama.cpp's format", "*.h5": "TensorFlow's format", "*.msgpack": "Flax's format",
-    "*.onnx": "ONNX", "*.npz": "NumPy's format", "consolidated*.safetensors": "the weights in Mistral's or Meta's own "
-    "names",
-}  # fmt: skip
+    "*.gguf": "GGUF, llama.cpp's format",
+    "*.h5": "TensorFlow's format",
+    "*.msgpack": "Flax's format",
+    "*.onnx": "ONNX",
+    "*.npz": "NumPy's format",
+    "consolidated*.safetensors": "the weights in Mistral's or Meta's own names",
+}
 WORDS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*")
 """What a hub download fetches beside the weights: configurations, and everything that a tokenizer is read from."""
 ELSEWHERE = ("consolidated*", "original/*", "onnx/*", "*.onnx", "*/*.safetensors", "*/*.json", "*.bin.index.json")

@@ -218,9 +218,7 @@ def open_adapter(directory: Path, base: Mapping[str, Stored]) -> Adapter:
             f"{directory / WEIGHTS} changes no tensor of the base model (it has {', '.join(unused[:3]) or 'none'}); "
             "give the base model that the adapter was made for"
         )
-    return Adapter(
-        Checkpoint(directory, tensors, config), factors, tuple(unused), experts, whole, biases, rows
-    )  # fmt: skip
+    return Adapter(Checkpoint(directory, tensors, config), factors, tuple(unused), experts, whole, biases, rows)
 
 
 class _Names:

@@ -158,9 +158,7 @@ def _graph(study: Recipe, run_dir: Path, manifest: Mapping[str, Any], sweep: Swe
             yield Stage(f"interventions-{tuned.name}-s{seed}", intervene, config, inputs, weight=100)
 
 
-def _finish(
-    study: Recipe, run_dir: Path, out: Path, manifest: Mapping[str, Any], records: list[StageRecord]
-) -> Path:  # fmt: skip
+def _finish(study: Recipe, run_dir: Path, out: Path, manifest: Mapping[str, Any], records: list[StageRecord]) -> Path:
     lines = [line for line in read_measurements(run_dir / MEASUREMENTS) if line.stage != STAGE]
     for record in records:
         if (record.path / MEASUREMENTS).exists():
@@ -170,11 +168,19 @@ def _finish(
     write_text_atomic(out / "prompts.jsonl", (run_dir / "prompts.jsonl").read_text(encoding="utf-8"))
     kept = {name: [_from_below(entry) for entry in manifest.get(name) or ()] for name in ("models", "stages")}
     swept = [
-        {"name": record.name, "key": record.key, "digest": record.digest, "path": str(record.path.relative_to(out)),
-         "seconds": round(record.seconds, 2), "started": record.started, "reused": record.reused,
-         "peak_bytes": record.peak_bytes}
-        for record in records if record.name.startswith("interventions-")
-    ]  # fmt: skip
+        {
+            "name": record.name,
+            "key": record.key,
+            "digest": record.digest,
+            "path": str(record.path.relative_to(out)),
+            "seconds": round(record.seconds, 2),
+            "started": record.started,
+            "reused": record.reused,
+            "peak_bytes": record.peak_bytes,
+        }
+        for record in records
+        if record.name.startswith("interventions-")
+    ]
     write_json_atomic(out / "manifest.json", {**manifest, **kept, "stages": [*kept["stages"], *swept]})
     return write_report(out)
 

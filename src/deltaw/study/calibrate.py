@@ -23,9 +23,12 @@ that the test does not assume. *level*: the nominal rate on the claim's side. *f
 
 
 def calibrate(
-    out: Path, seed: int = 0, draws: int = calibration.DRAWS,
-    power_draws: int = calibration.POWER_DRAWS, workers: int = 1,
-) -> None:  # fmt: skip
+    out: Path,
+    seed: int = 0,
+    draws: int = calibration.DRAWS,
+    power_draws: int = calibration.POWER_DRAWS,
+    workers: int = 1,
+) -> None:
     """Write the calibration into `out`.  workers: processes."""
     if not out.is_dir():
         raise DeltawError(f"there is no directory {out}; make it, or give another one")

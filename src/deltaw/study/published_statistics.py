@@ -198,9 +198,8 @@ def published_page(records: list[dict[str, Any]], name: str, seeds: str) -> str:
     }
     hit = {name: ("tau_attacked", name) for record in records for name in record["tau_attacked"] or ()}
     head = _HEAD.format(name=name, seeds=seeds, chance=f"{chance:.3f}")
-    return "".join([
-        head, _table(by_model, clusters), _ROW_SPACE, _table(by_model, rows), _ATTACKED, _table(by_model, hit),
-    ])  # fmt: skip
+    first, second, third = (_table(by_model, columns) for columns in (clusters, rows, hit))
+    return head + first + _ROW_SPACE + second + _ATTACKED + third
 
 
 def _table(by_model: Mapping[str, list[dict[str, Any]]], columns: Mapping[str, tuple[str, ...]]) -> str:

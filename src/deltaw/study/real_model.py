@@ -88,9 +88,15 @@ def run(out: Path, plan: Plan = PLAN) -> None:
         control = None if name == plan.control else out / f"compare-{plan.control}"
         compare(base, out / name, where, listener=say_matrix)
         compare_prompts(
-            base, out / name, where, prompts, effort=plan.effort, say=say, base_parts=out / "base.jsonl",
+            base,
+            out / name,
+            where,
+            prompts,
+            effort=plan.effort,
+            say=say,
+            base_parts=out / "base.jsonl",
             control=control,
-        )  # fmt: skip
+        )
         say(f"report: {write_report(where)}")
         (where / FINISHED).touch()
 
@@ -155,9 +161,12 @@ def keep(run: Path, out: Path, plan: Plan = PLAN) -> None:
         manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
         write_json_atomic(kept / MANIFEST, {**manifest, "base": manifest["names"][0], "tuned": name})
     text = _HEAD.format(
-        pairs=", ".join(f"`{name}`" for name in names), control=plan.control, refusals=_refusals(comparisons),
-        claims=_claims(comparisons), weights=_weights(comparisons),
-    )  # fmt: skip
+        pairs=", ".join(f"`{name}`" for name in names),
+        control=plan.control,
+        refusals=_refusals(comparisons),
+        claims=_claims(comparisons),
+        weights=_weights(comparisons),
+    )
     write_text_atomic(out / "README.md", text)
 
 

@@ -289,9 +289,15 @@ def tune_rows(
             return loss_of(protocol, model, replace(batch, base=frozen))
 
     log = train(
-        model, batches, loss, config.optimiser, progress=progress, compute_dtype=dtype, report_every=5,
+        model,
+        batches,
+        loss,
+        config.optimiser,
+        progress=progress,
+        compute_dtype=dtype,
+        report_every=5,
         name=f"tuning by {protocol.name}",
-    )  # fmt: skip
+    )
     return log, adapted
 
 

@@ -17,8 +17,13 @@ from deltaw.models.architectures.pieces import Module, Piece, Rows
 from deltaw.models.architectures.tensor_names import plain_name, text_config, unwrapped
 
 _HOLDER = r"(?P<stem>(?:.*\.)?(?P<layer>[0-9]{1,6})\.)(?P<holder>mlp|block_sparse_moe|feed_forward|ffn|moe)\."
-_MAPS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj", "input_linear": "gate_up_proj",
-         "output_linear": "down_proj"}  # fmt: skip
+_MAPS = {
+    "w1": "gate_proj",
+    "w3": "up_proj",
+    "w2": "down_proj",
+    "input_linear": "gate_up_proj",
+    "output_linear": "down_proj",
+}
 _ONE = re.compile(rf"{_HOLDER}experts\.(?P<expert>[0-9]{{1,5}})\.(?P<map>gate_proj|up_proj|down_proj|w1|w2|w3)\.weight")
 _SHARED = re.compile(rf"{_HOLDER}shared_experts?\.(?P<map>gate_proj|up_proj|down_proj)\.weight")
 _FUSED = re.compile(
@@ -85,13 +90,18 @@ def fused_tensors(
     turned = "gpt_oss" in model_type or "llama4" in model_type
     return [
         Fused(
-            name, match["stem"], int(match["layer"]), shapes[name][0], _kind(match),
-            flipped := next(iter(layers.get(match["stem"], [])), turned), "gpt_oss" in model_type,
+            name,
+            match["stem"],
+            int(match["layer"]),
+            shapes[name][0],
+            _kind(match),
+            flipped := next(iter(layers.get(match["stem"], [])), turned),
+            "gpt_oss" in model_type,
             shapes[name][2 if flipped else 1],
         )
         for name, match in matches
         if all(shapes[name])
-    ]  # fmt: skip
+    ]
 
 
 def _kind(match: re.Match[str]) -> str:

@@ -75,12 +75,16 @@ def profile(tables: Tables) -> Figure | None:
 def energy_curve(tables: Tables) -> Figure | None:
     """ρ_N over how many singular directions of W count as its column space."""
     return _per_layer(
-        tables, "null_energy_curve", "k=", "k, directions counted as column space",
-        "share of energy outside them", "null-energy-curve",
+        tables,
+        "null_energy_curve",
+        "k=",
+        "k, directions counted as column space",
+        "share of energy outside them",
+        "null-energy-curve",
         "Observation 2. Energy of the update outside the strongest k directions of W",
         "Larger learning rate and controls. Dashed grey: chance, which falls as 1 − k/m. Below chance at small k, the "
         "update prefers the strong directions of W.",
-    )  # fmt: skip
+    )
 
 
 def _per_layer(
@@ -150,15 +154,12 @@ def budget(tables: Tables) -> Figure | None:
     if len(frame):
         rows = list(frame.drop_duplicates("module")["module"])
         axis = Axis("share", (0, domain_of(frame["value"], shares["value"])[1]), format="%")
+        kinds = (("of the squared update", "circle", "series"), ("of the parameters", TICK, "null"))
+        of_kinds = pd.concat([frame.assign(kind=kinds[0][0]), shares.assign(kind=kinds[1][0])])
         for series in shown_apart(tables):
-            part = pd.concat(
-                [frame[frame["model"] == series.model].assign(kind="of the squared update"),
-                 shares[shares["model"] == series.model].assign(kind="of the parameters")]
-            )  # fmt: skip
-            if part.empty:
-                continue
-            kinds = (("of the squared update", "circle", "series"), ("of the parameters", TICK, "null"))
-            panels.append(dots(part, tables.series, named(series), axis, kinds=kinds, rows=rows, row="module"))
+            part = of_kinds[of_kinds["model"] == series.model]
+            if len(part):
+                panels.append(dots(part, tables.series, named(series), axis, kinds=kinds, rows=rows, row="module"))
     return figure(
         "module-budget",
         "Where the update is: share of ‖Δθ‖² by kind of module, and its share of the parameters",

@@ -63,10 +63,9 @@ def overlaps_elsewhere(tables: Tables) -> Figure | None:
                     (kind, value.min(), value.mean(), value.max()),
                     (ELSEWHERE[2][0], float("nan"), high.mean(), float("nan")),
                 ):
-                    parts.append({"series": label, "row": f"{label}: {kind}", "kind": name, "value": mean, "low": low,
-                                  "high": top, "shown": interval(mean, low, top)})  # fmt: skip
+                    parts.append((label, f"{label}: {kind}", name, mean, low, top, interval(mean, low, top)))
         if parts:
-            drawn = pd.DataFrame(parts)
+            drawn = pd.DataFrame(parts, columns=["series", "row", "kind", "value", "low", "high", "shown"])
             labels = [series.label for series in tables.series]
             rows = sorted(set(drawn["row"]), key=lambda row: (labels.index(row.rpartition(": ")[0]), row))
             panels.append(dots(drawn, tables.series, title, axis, kinds=ELSEWHERE, rows=rows, row="row"))
@@ -89,11 +88,13 @@ def _matrix(frame: pd.DataFrame, series: tuple[Series, ...], title: str) -> Pane
     chance = [float(high.get(pair, float("nan"))) for pair in zip(cells["series"], cells["column"], strict=True)]
     data = pd.DataFrame(
         {
-            "row": cells["series"], "column": cells["column"], "value": cells["value"].round(4),
+            "row": cells["series"],
+            "column": cells["column"],
+            "value": cells["value"].round(4),
             "said": [f"{value:.2f}" for value in cells["value"]],
             "bound": [f"({number(bound, 2)})" for bound in chance],
         }
-    )  # fmt: skip
+    )
     order = [member.label for member in series if member.label in {*data["row"], *data["column"]}]
     ends = [sorted(pair, key=order.index) for pair in zip(data["row"], data["column"], strict=True)]
     data = data.assign(row=[first for first, _ in ends], column=[second for _, second in ends])  # above the diagonal

@@ -249,12 +249,11 @@ def duration(seconds: float) -> str:
 
 
 def _aligned(rows: Sequence[Row]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  " + "  ".join(f"{cell:<{width}}" if n == 0 else f"{cell:>{width}}" for n, (cell, width) in enumerate(
-            zip(row, widths, strict=True)))
-        for row in rows
-    ]  # fmt: skip
+        f"  {name:<{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        for name, *cells in rows
+    ]
 
 
 def _grid(title: str, entries: Sequence[tuple[str, str]]) -> Table:

@@ -1,5 +1,6 @@
 """A model's answers to prompts of its world, and the rates that come of them."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,12 +76,13 @@ def add_by_grammar(sheet: Sheet, world: World, prompts: Prompts, labels: torch.T
 def add_pooled(sheet: Sheet) -> None:
     """Rates over the sets of the view's stage that share a verdict, apart from the conditional ones."""
     stage, step = sheet.shared["stage"], sheet.shared["step"]
+    plain = [line for line in sheet.lines if (line.stage, line.step, line.attack) == (stage, step, None)]
     for verdict in ("allowed", "forbidden"):
         rest = [
-            line for line in sheet.lines
-            if line.stage == stage and line.step == step and line.attack is None and line.set is not None
-            and line.set.startswith(f"{verdict}/") and "/conditional/" not in line.set and "/rest" not in line.set
-        ]  # fmt: skip
+            line
+            for line in plain
+            if line.set and line.set.startswith(f"{verdict}/") and not re.search("/conditional/|/rest", line.set)
+        ]
         for statistic in ("comply_rate", "refuse_rate", "neither_rate"):
             lines = [line for line in rest if line.statistic == statistic]
             n = sum(line.n or 0 for line in lines)

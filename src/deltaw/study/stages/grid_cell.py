@@ -109,8 +109,9 @@ def _knowledge_of_sides(world: World, size: int, seed: int, sheet: Sheet) -> Non
     prompts = _mixed(world, name, size, seed)
     known = world.unsafe_side(prompts.grammar, prompts.letters)
     for side, rows in _by_side(prompts):
-        _add_mean(sheet, "unsafe_side_probability", known[rows], "probability",
-                  attack=CoText.name, set=side_name(name, side))  # fmt: skip
+        _add_mean(
+            sheet, "unsafe_side_probability", known[rows], "probability", attack=CoText.name, set=side_name(name, side)
+        )
 
 
 def _distances(world: World, size: int, seed: int, sheet: Sheet) -> None:
@@ -119,9 +120,9 @@ def _distances(world: World, size: int, seed: int, sheet: Sheet) -> None:
         for length, distance in distances(world, "held_out", text, size, seed).items():
             place: dict[str, Any] = {"attack": MisgenText.name, "set": f"{text}_text/letters={length:02d}"}
             _add_mean(sheet, "text_distance", distance.each, "total variation", **place)
-            n = len(distance.each)
-            sheet.add("underivable_share", distance.underivable / n, wilson(distance.underivable, n), unit="share", n=n,
-                      n_unit="window", **place)  # fmt: skip
+            count, n = distance.underivable, len(distance.each)
+            view = sheet.with_(**place, n=n, n_unit="window")
+            view.add("underivable_share", count / n, wilson(count, n), unit="share")
     (name,) = MisgenText.forbidden_sources
     prompts = attacked(world, MisgenText(), world.sample(name, range(size), seed=seed), seed=seed)
     known = world.unsafe_side(prompts.grammar, prompts.letters)

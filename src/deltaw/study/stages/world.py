@@ -34,10 +34,8 @@ def make_world(context: StageContext) -> None:
     seen = world.unsafe_side(mixed.grammar, mixed.letters)
     for length in np.unique(unsafe_letters):
         values = seen[unsafe_letters == length]
-        sheet.add(
-            "unsafe_side_probability", values.mean(), unit="probability", attack=CoText.name,
-            set=f"unsafe_letters={length:02d}", n=len(values), n_unit="window",
-        )  # fmt: skip
+        view = sheet.with_(attack=CoText.name, set=f"unsafe_letters={length:02d}", n=len(values), n_unit="window")
+        view.add("unsafe_side_probability", values.mean(), unit="probability")
     sheet.write(context.out)
     write_json_atomic(context.out / "ceiling.json", asdict(ceiling))
     context.report(2, 2)
