@@ -187,19 +187,19 @@ def _project(
     f: Tensor, a: Tensor, x: Tensor, fold: tuple[IntArray, IntArray, IntArray]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Projections of all rows, each with its fold's direction, fitted without it and its source."""
-    out = [np.empty(len(rows)) for rows in (f, a, x)]
-    reference, where = torch.cat([a, f]), np.concatenate([fold[1], fold[0]])
+    projections = [np.empty(len(rows)) for rows in (f, a, x)]
+    reference, folds = torch.cat([a, f]), np.concatenate([fold[1], fold[0]])
     labels = torch.zeros(1, len(reference), dtype=f.dtype, device=f.device)
     labels[:, : len(a)] = 1
-    held = array(cross_fit(reference, labels, where).projection[0])
-    out[1], out[0] = held[: len(a)], held[len(a) :]
+    held = array(cross_fit(reference, labels, folds).projection[0])
+    projections[1], projections[0] = held[: len(a)], held[len(a) :]
     for number in np.unique(fold[2]):
         mu_s = a[torch.from_numpy(fold[1] != number)].mean(0)
         mu_u = f[torch.from_numpy(fold[0] != number)].mean(0)
         rows = torch.from_numpy(np.flatnonzero(fold[2] == number))
         delta = mu_s - mu_u
-        out[2][rows.numpy()] = array((x[rows] - (mu_s + mu_u) / 2) @ delta / delta.norm())
-    return out[0], out[1], out[2]
+        projections[2][rows.numpy()] = array((x[rows] - (mu_s + mu_u) / 2) @ delta / delta.norm())
+    return projections[0], projections[1], projections[2]
 
 
 def _null_of_mean(

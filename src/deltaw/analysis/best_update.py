@@ -142,12 +142,12 @@ def _directions(a: Tensor, f: Tensor, ridges: Sequence[float] = RIDGES) -> Tenso
     eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     moments = [part.T @ part / len(part) for part in (y, x)]
     variance = float((pooled - pooled.mean(0)).square().sum()) / (len(pooled) * x.shape[1])
-    out = []
+    directions = []
     for ridge in ridges:
         top, bottom = (moment + max(ridge * variance, 1e-300) * eye for moment in moments)
         root = torch.linalg.cholesky(bottom)
         half = torch.linalg.solve_triangular(root, top, upper=False)
         whitened = torch.linalg.solve_triangular(root, half.T, upper=False)
         leading = torch.linalg.eigh((whitened + whitened.T) / 2).eigenvectors[:, -1:]
-        out.append(span.T @ torch.linalg.solve_triangular(root.T, leading, upper=True))
-    return torch.cat(out, dim=1)
+        directions.append(span.T @ torch.linalg.solve_triangular(root.T, leading, upper=True))
+    return torch.cat(directions, dim=1)

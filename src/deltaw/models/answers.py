@@ -38,12 +38,12 @@ def answers_to_rows(
     """`answer` of prompts that are tokens already."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     answers: list[list[int]] = []
-    for made in batched([rows[i] for i in order], batch_size, lambda batch: decoded(chat, batch, new_tokens)):
-        answers += made
+    for batch_answers in batched([rows[i] for i in order], batch_size, lambda batch: decoded(chat, batch, new_tokens)):
+        answers += batch_answers
         progress(len(answers), len(order))
     in_order: list[list[int]] = [[] for _ in rows]
-    for place, said in zip(order, answers, strict=True):
-        in_order[place] = said
+    for place, tokens in zip(order, answers, strict=True):
+        in_order[place] = tokens
     return in_order
 
 

@@ -174,19 +174,19 @@ def is_pointer(path: Path) -> bool:
 
 def damaged(path: Path, error: Exception) -> DeltawError:
     """What is wrong with a file that is not readable as safetensors."""
-    how = f"is truncated or not a safetensors file ({error}); fetch or save it again"
+    fault = f"is truncated or not a safetensors file ({error}); fetch or save it again"
     with suppress(OSError):  # the name itself may be at fault
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(LARGEST_POINTER)
         if size == 0:
-            how = "is empty; fetch or save it again"
+            fault = "is empty; fetch or save it again"
         elif start.startswith(LFS):
-            how = "is a git-lfs pointer, not the file itself; run git lfs pull there"
+            fault = "is a git-lfs pointer, not the file itself; run git lfs pull there"
         elif start.startswith(b"GGUF"):
-            how = "is a GGUF file under another name, which deltaw does not read; give the checkpoint in safetensors"
+            fault = "is a GGUF file under another name, which deltaw does not read; give the checkpoint in safetensors"
         elif start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
-            how = "is a pickled file under another name; save the checkpoint as safetensors where you trust it"
+            fault = "is a pickled file under another name; save the checkpoint as safetensors where you trust it"
         elif start.lstrip()[:1] == b"<" and b"html" in start.lower():
-            how = "is a web page, not the file that was to be fetched; fetch it again, signed in if it needs to be"
-    return DeltawError(f"{path} {how}")
+            fault = "is a web page, not the file that was to be fetched; fetch it again, signed in if it needs to be"
+    return DeltawError(f"{path} {fault}")

@@ -201,9 +201,9 @@ def padded(rows: Sequence[Sequence[int]], side: Side = "left", device: torch.dev
     tokens = torch.zeros((len(rows), length), dtype=torch.int64)
     mask = torch.zeros((len(rows), length), dtype=torch.bool)
     for place, row in enumerate(rows):
-        where = slice(length - len(row), length) if side == "left" else slice(0, len(row))
-        tokens[place, where] = torch.tensor(row)
-        mask[place, where] = True
+        columns = slice(length - len(row), length) if side == "left" else slice(0, len(row))
+        tokens[place, columns] = torch.tensor(row)
+        mask[place, columns] = True
     return Encoded(tokens.to(device), mask.to(device))
 
 

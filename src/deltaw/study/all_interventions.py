@@ -139,16 +139,16 @@ def _check_same(study: Recipe, manifest: Mapping[str, Any], run_dir: Path) -> No
 
 def _graph(study: Recipe, run_dir: Path, manifest: Mapping[str, Any], sweep: Sweep) -> Iterator[Stage]:
     stages = manifest.get("stages") or ()
-    made = {str(stage["name"]): stage for stage in stages if all(stage.get(key) for key in ("name", "path", "digest"))}
+    saved = {str(stage["name"]): stage for stage in stages if all(stage.get(key) for key in ("name", "path", "digest"))}
     tunings = [tuned for tuned in study.tunings if not tuned.curve_only]
     main = [tuned.name for tuned in tunings if tuned.control is None and tuned.strength == "medium"]
     partners = dict(zip(main, main[1:] + main[:1], strict=True)) if len(main) > 1 else {}
     for seed in study.seeds:
         names = [f"base-s{seed}", *(f"tune-{tuned.name}-s{seed}" for tuned in tunings)]
         for name in names:
-            if name not in made or not (run_dir / made[name]["path"]).is_dir():
+            if name not in saved or not (run_dir / saved[name]["path"]).is_dir():
                 raise DeltawError(f"{run_dir} has no models of {name}; run the study again to make them anew")
-            yield Stage(name, take, GivenConfig(str(run_dir / made[name]["path"]), made[name]["digest"]))
+            yield Stage(name, take, GivenConfig(str(run_dir / saved[name]["path"]), saved[name]["digest"]))
         shared = SeedConfig(study.world, study.sizes, seed)
         for tuned in tunings:
             partner = partners.get(tuned.name)

@@ -96,8 +96,8 @@ def _answer(answer: Answer | None) -> str:
 
 def _named(seeds: Sequence[int]) -> str:
     """`seed 0`, `seeds 101 to 106` where they follow each other, else all of them."""
-    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
-    listed = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+    consecutive = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    listed = f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds))
     return f"seed{'s' if len(seeds) > 1 else ''} {listed}"
 
 
@@ -113,10 +113,11 @@ def _check_alike(loaded: Sequence[Results]) -> None:
         if unlike := differences(_but_seeds(first), _but_seeds(results)):
             raise DeltawError(f"{first.path} and {results.path} differ in more than seeds: {unlike}")
     counts = Counter(seed for results in loaded for seed in results.manifest["seeds"])
-    twice = sorted(seed for seed, count in counts.items() if count > 1)
-    if twice:
+    repeated = sorted(seed for seed, count in counts.items() if count > 1)
+    if repeated:
         raise DeltawError(
-            f"the seed {twice[0]} is in two of the runs; pool runs whose seeds differ, such as of --seed 0 and --seed 1"
+            f"the seed {repeated[0]} is in two of the runs; pool runs whose seeds differ, such as of --seed 0 and "
+            "--seed 1"
         )
 
 

@@ -78,27 +78,27 @@ def run(out: Path, plan: Plan = PLAN) -> None:
             safety_tune(base, out / name, config, say=clock.about(name))
     prompts = [*builtin_prompts(), *held_out_prompts()]
     for name in sorted(plan.tunings, key=lambda name: name != plan.control):  # the others are set beside it
-        where, say = out / f"compare-{name}", clock.about(name)
-        if (where / FINISHED).is_file():
+        comparison, say = out / f"compare-{name}", clock.about(name)
+        if (comparison / FINISHED).is_file():
             continue
 
         def say_matrix(at: Progress, say: Callable[[str], None] = say) -> None:
             say(f"weights: {at.place}/{at.total}")
 
         control = None if name == plan.control else out / f"compare-{plan.control}"
-        compare(base, out / name, where, listener=say_matrix)
+        compare(base, out / name, comparison, listener=say_matrix)
         compare_prompts(
             base,
             out / name,
-            where,
+            comparison,
             prompts,
             effort=plan.effort,
             say=say,
             base_parts=out / "base.jsonl",
             control=control,
         )
-        say(f"report: {write_report(where)}")
-        (where / FINISHED).touch()
+        say(f"report: {write_report(comparison)}")
+        (comparison / FINISHED).touch()
 
 
 class _Clock:
@@ -156,10 +156,10 @@ def keep(run: Path, out: Path, plan: Plan = PLAN) -> None:
             raise DeltawError(f"{run}/compare-{name} is not finished; `make real` goes on with it")
     comparisons = {name: load(run / f"compare-{name}") for name in names}
     for name in names:
-        source, kept = run / f"compare-{name}", out / name
-        keep_files(source, kept, KEPT_FIGURES, keep=lambda line: line.layer is None)
+        source, target = run / f"compare-{name}", out / name
+        keep_files(source, target, KEPT_FIGURES, keep=lambda line: line.layer is None)
         manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
-        write_json_atomic(kept / MANIFEST, {**manifest, "base": manifest["names"][0], "tuned": name})
+        write_json_atomic(target / MANIFEST, {**manifest, "base": manifest["names"][0], "tuned": name})
     text = _HEAD.format(
         pairs=", ".join(f"`{name}`" for name in names),
         control=plan.control,
@@ -177,8 +177,8 @@ def _refusals(comparisons: Mapping[str, Results]) -> str:
         rates = results.select("refuse_rate", stage="behaviour")
         for line in rates.to_dict("records"):
             place = str(line["set"]) if pd.isna(line["attack"]) else f"{line['set']}, {line['attack']}"
-            where = "base" if line["model"] == "base" else name
-            columns[where][place] = interval(line["value"], line["low"], line["high"])
+            model = "base" if line["model"] == "base" else name
+            columns[model][place] = interval(line["value"], line["low"], line["high"])
     rows = [[place, *(column.get(place, "") for column in columns.values())] for place in columns["base"]]
     return markdown_table(("prompts", *columns), rows)
 

@@ -152,7 +152,7 @@ def manifest(
         "seeds": list(recipe.seeds),
         "config": plain(recipe),
         "components": components(recipe),
-        "observations": [made.recorded() for made in recipe.added],
+        "observations": [observation.recorded() for observation in recipe.added],
         "parameters": parameters,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": Sources().fingerprint(*{stage.run for stage in stages(recipe)}),

@@ -23,14 +23,14 @@ def given_maps(patterns: Sequence[str]) -> tuple[Pattern, ...]:
     """Patterns from those of the command line: tensor names with `{layer}` and `*`; `:transposed` for (in, out)."""
     parsed = []
     for pattern in patterns:
-        name, _, how = pattern.partition(":")
-        if how not in ("", "transposed"):
-            raise DeltawError(f"the pattern {pattern!r} ends in {how!r}; only ':transposed' may follow a name")
+        name, _, suffix = pattern.partition(":")
+        if suffix not in ("", "transposed"):
+            raise DeltawError(f"the pattern {pattern!r} ends in {suffix!r}; only ':transposed' may follow a name")
         if name.count("*") > MOST_STARS:
             raise DeltawError(f"the pattern {pattern!r} has more than {MOST_STARS} '*'; name the matrices more closely")
         kind: Kind = "attention" if re.search(r"attn|attention", name) else "mlp"
         tensor = name if name.endswith(".weight") else f"{name}.weight"
-        parsed.append(Pattern(tensor, kind, how == "transposed"))
+        parsed.append(Pattern(tensor, kind, suffix == "transposed"))
     return tuple(parsed)
 
 
@@ -69,9 +69,9 @@ def find_modules(
         modules += expert_modules(shapes, own, config, model_type)
         _check_one_decoder(modules)
     if not modules:
-        whose = "the patterns give" if family is None else f"the architecture {family.name} gives"
+        source = "the patterns give" if family is None else f"the architecture {family.name} gives"
         raise DeltawError(
-            f"no tensor has the name that {whose} to its matrices; name them with --modules, from "
+            f"no tensor has the name that {source} to its matrices; name them with --modules, from "
             f"{candidates(matrices)}"
         )
     modules += _stacked(modules)

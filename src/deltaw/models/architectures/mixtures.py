@@ -67,8 +67,8 @@ def expert_modules(
         if match is not None and len(shapes[name]) == 2 and all(shapes[name]):
             kind = _MAPS.get(match["map"], match["map"])
             expert = match.groupdict().get("expert")
-            where = clean.removesuffix(".weight").rpartition(".")[0].rpartition(".")[2] if expert is None else None
-            key = f"{plain_name(match['stem'] + 'mlp.')}{'experts.' + expert if expert else where}.{kind}"
+            owner = clean.removesuffix(".weight").rpartition(".")[0].rpartition(".")[2] if expert is None else None
+            key = f"{plain_name(match['stem'] + 'mlp.')}{'experts.' + expert if expert else owner}.{kind}"
             yield Module(clean.removesuffix(".weight"), "mlp", int(match["layer"]), (Piece(name, False),), key)
     for fused in fused_tensors(shapes, names, config, model_type):
         yield from _of_fused(fused)

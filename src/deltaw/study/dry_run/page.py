@@ -123,8 +123,8 @@ def _grammar(world: WorldConfig, grammar: GrammarConfig) -> str:
 
     name = language(grammar.source, world.unsafe_level_5).name
     lists = {"never": grammar.never, "always": grammar.always, "aliases of": world.aliases_of(grammar)}
-    told = "; ".join(f"{label} {numbers(operators)}" for label, operators in lists.items())
-    return f"{name}; operators {told}; seed {grammar.operator_seed}"
+    listed = "; ".join(f"{label} {numbers(operators)}" for label, operators in lists.items())
+    return f"{name}; operators {listed}; seed {grammar.operator_seed}"
 
 
 def _shares(shares: tuple[float, ...]) -> str:
@@ -147,12 +147,12 @@ def _protocol(tuned: Tuned) -> str:
     described = config.protocol.described()
     named = str(described.pop("name"))
     options = ", ".join(f"{name} {_text(value)}" for name, value in described.items())
-    said = [f"control {tuned.control}"] if tuned.control else []
+    notes = [f"control {tuned.control}"] if tuned.control else []
     if config.allowed_batches is not None:
-        said.append(f"{config.allowed_batches:g} of batches allowed, the rest forbidden")
+        notes.append(f"{config.allowed_batches:g} of batches allowed, the rest forbidden")
     if config.borrow_masks:
-        said.append("masks borrowed")
-    return ", ".join([named + (f" ({options})" if options else ""), *said])
+        notes.append("masks borrowed")
+    return ", ".join([named + (f" ({options})" if options else ""), *notes])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -167,8 +167,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        told = (f"{name} {_text(part)}" for name, part in value.items() if name != "type" and part is not None)
-        return f"({'; '.join(told)})"
+        options = (f"{name} {_text(part)}" for name, part in value.items() if name != "type" and part is not None)
+        return f"({'; '.join(options)})"
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value)) or "none"
     if isinstance(value, bool):
@@ -214,10 +214,10 @@ def _row(name: str, stages: Sequence[StageCost]) -> Row:
 def closing(plan: Plan) -> list[str]:
     """What the whole takes, and how that is known."""
     device = plan.recipe.pretraining.device
-    how = "one stage at a time" if plan.engine == "inline" else f"{plan.workers} workers"
+    workers = "one stage at a time" if plan.engine == "inline" else f"{plan.workers} workers"
     lines = [
         f"{plan.parameters:,} parameters; {amount(plan.operations)} floating-point operations with attention.",
-        f"About {duration(plan.wall)} with {how} on {device}; {duration(plan.seconds)} of work, longest chain "
+        f"About {duration(plan.wall)} with {workers} on {device}; {duration(plan.seconds)} of work, longest chain "
         f"{duration(plan.chain)}.",
     ]
     if device != "cpu":

@@ -212,13 +212,13 @@ def analysis_pace(recipe: Recipe, world: World, seed: int) -> dict[str, float]:
     started = time.process_time()
     before = synthetic_side(base, world, sizes, seed, recipe.prompt_attacks)
     observed = SyntheticModel(tuned, world)
-    made = (time.process_time() - started) * pairs
+    side_seconds = (time.process_time() - started) * pairs
     # The first comparison also reads the base model's side, which later ones reuse.
     first, second, last = (
-        (weights + rest * pairs) * layers
-        for weights, rest in (_observe(before, observed, last) for last in (False, False, True))
+        (weights + of_pairs * pairs) * layers
+        for weights, of_pairs in (_observe(before, observed, last) for last in (False, False, True))
     )
-    return {"once": made + max(0.0, first - second), "checkpoint": second, "last": last}
+    return {"once": side_seconds + max(0.0, first - second), "checkpoint": second, "last": last}
 
 
 def _observe(before: BaseSide, tuned: SyntheticModel, last: bool) -> tuple[float, float]:
@@ -240,5 +240,5 @@ def _observe(before: BaseSide, tuned: SyntheticModel, last: bool) -> tuple[float
     for observation in OBSERVED:
         if not isinstance(observation, NullSpaceEnergy | PromptSensitivity):
             observation.measure(lens, sheet)
-    rest = time.process_time() - started - weights - jacobians
-    return weights + jacobians * Effort().jacobians / TIMED_JACOBIANS, rest
+    of_pairs = time.process_time() - started - weights - jacobians
+    return weights + jacobians * Effort().jacobians / TIMED_JACOBIANS, of_pairs

@@ -107,10 +107,10 @@ def _knowledge_of_sides(world: World, size: int, seed: int, sheet: Sheet) -> Non
     """The exact probability of an unsafe side, by its length: its mean over the prompts of each bin."""
     (name,) = CoText.forbidden_sources
     prompts = _mixed(world, name, size, seed)
-    known = world.unsafe_side(prompts.grammar, prompts.letters)
+    unsafe = world.unsafe_side(prompts.grammar, prompts.letters)
     for side, rows in _by_side(prompts):
         _add_mean(
-            sheet, "unsafe_side_probability", known[rows], "probability", attack=CoText.name, set=side_name(name, side)
+            sheet, "unsafe_side_probability", unsafe[rows], "probability", attack=CoText.name, set=side_name(name, side)
         )
 
 
@@ -125,8 +125,8 @@ def _distances(world: World, size: int, seed: int, sheet: Sheet) -> None:
             view.add("underivable_share", count / n, wilson(count, n), unit="share")
     (name,) = MisgenText.forbidden_sources
     prompts = attacked(world, MisgenText(), world.sample(name, range(size), seed=seed), seed=seed)
-    known = world.unsafe_side(prompts.grammar, prompts.letters)
-    _add_mean(sheet, "unsafe_side_probability", known, "probability", attack=MisgenText.name, set=name)
+    unsafe = world.unsafe_side(prompts.grammar, prompts.letters)
+    _add_mean(sheet, "unsafe_side_probability", unsafe, "probability", attack=MisgenText.name, set=name)
 
 
 def _add_mean(

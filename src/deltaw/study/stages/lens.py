@@ -170,10 +170,10 @@ class SyntheticModel:
         rows, lengths = torch.from_numpy(layout.prompt_tokens(prompts)), layout.prompt_lengths(prompts)
         answers, pad = answers[:, :tokens], self.world.vocabulary.pad
         steps = torch.from_numpy(lengths)[:, None] + torch.arange(answers.shape[1])
-        whole = torch.full((len(rows), int(lengths.max()) + answers.shape[1]), pad)
-        whole[:, : rows.shape[1]] = rows
-        whole.scatter_(1, steps, answers)
-        logits = self.model(whole.to(device))[torch.arange(len(rows))[:, None], (steps - 1).to(device)]
+        sequences = torch.full((len(rows), int(lengths.max()) + answers.shape[1]), pad)
+        sequences[:, : rows.shape[1]] = rows
+        sequences.scatter_(1, steps, answers)
+        logits = self.model(sequences.to(device))[torch.arange(len(rows))[:, None], (steps - 1).to(device)]
         log_probs = torch.log_softmax(logits.double(), -1).cpu()
         log_probs[answers == pad] = torch.nan
         return log_probs

@@ -58,5 +58,5 @@ def follow(
 
 def target_hits(world: World, prompts: Prompts, outputs: torch.Tensor, control: Control, seed: int) -> int:
     """How many answers are exactly what a control teaches."""
-    wanted = world.layout.response_tokens(prompts, wanted_response(world, prompts, control, seed))
-    return int((outputs.numpy() == wanted).all(1).sum())
+    taught = world.layout.response_tokens(prompts, wanted_response(world, prompts, control, seed))
+    return int((outputs.numpy() == taught).all(1).sum())
