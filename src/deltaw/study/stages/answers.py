@@ -52,15 +52,12 @@ def answers_to_each(
 def add_rates(sheet: Sheet, counts: BehaviourCounts, **fields: Any) -> None:
     """The three rates of behaviour, with Wilson intervals."""
     for name, count in (("comply", counts.comply), ("refuse", counts.refuse), ("neither", counts.neither)):
-        sheet.add(
-            f"{name}_rate",
-            count / counts.n,
-            wilson(count, counts.n),
-            unit="share",
-            n=counts.n,
-            n_unit="prompt",
-            **fields,
-        )
+        add_share(sheet, f"{name}_rate", count, counts.n, **fields)
+
+
+def add_share(sheet: Sheet, statistic: str, count: int, n: int, **fields: Any) -> None:
+    """The share of `n` prompts that `count` are, with Wilson's interval."""
+    sheet.add(statistic, count / n, wilson(count, n), unit="share", n=n, n_unit="prompt", **fields)
 
 
 def add_by_grammar(sheet: Sheet, world: World, prompts: Prompts, labels: torch.Tensor, **fields: Any) -> None:
@@ -87,12 +84,4 @@ def add_pooled(sheet: Sheet) -> None:
             lines = [line for line in rest if line.statistic == statistic]
             n = sum(line.n or 0 for line in lines)
             count = round(sum(line.value * (line.n or 0) for line in lines))
-            sheet.add(
-                statistic,
-                count / n,
-                wilson(count, n),
-                unit="share",
-                set=f"{verdict}/rest",
-                n=n,
-                n_unit="prompt",
-            )
+            add_share(sheet, statistic, count, n, set=f"{verdict}/rest")
