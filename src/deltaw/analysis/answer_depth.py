@@ -33,9 +33,9 @@ def divergence(tuned: Tensor, base: Tensor) -> FloatArray:
         array((new.double().exp() * (new.double() - old.double())).nan_to_num(0.0, posinf=0.0, neginf=0.0).sum(-1))
         for new, old in zip(tuned, base, strict=True)
     ]
-    found = np.stack(rows).clip(min=0)
-    found[array(torch.isnan(tuned).all(-1)) > 0] = np.nan
-    return found
+    kl = np.stack(rows).clip(min=0)
+    kl[array(torch.isnan(tuned).all(-1)) > 0] = np.nan
+    return kl
 
 
 @dataclass(frozen=True, eq=False)

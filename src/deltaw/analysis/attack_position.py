@@ -96,27 +96,28 @@ def position(
     )
 
 
-def precision_weights(found: Sequence[Position]) -> FloatArray:
+def precision_weights(layers: Sequence[Position]) -> FloatArray:
     """(L,) weights, summing to 1, for a mean of positions over L layers: inverse to the variance within classes.
 
     A layer's unit is the distance between the classes there. Where that is small, positions are noise in a small unit
     and rule a plain mean; of independent estimates of one number these weights make the best mean. They are from the
     reference prompts alone.
     """
-    if not found:
+    if not layers:
         raise DeltawError("there is no position to weigh; expected one a layer")
-    variances = np.array([(one.forbidden.var() + one.allowed.var()) / 2 for one in found])
+    variances = np.array([(layer.forbidden.var() + layer.allowed.var()) / 2 for layer in layers])
     inverse = 1 / np.maximum(variances, np.finfo(np.float64).tiny)
     return np.asarray(inverse / inverse.sum())
 
 
-def mean_position(found: Sequence[Position]) -> tuple[FloatArray, Null]:
+def mean_position(layers: Sequence[Position]) -> tuple[FloatArray, Null]:
     """(N,) each attacked prompt's position, mean over layers by precision, and the null of their mean.
 
-    found: one a layer, of the same prompts and equal generators, so that a draw exchanges a prompt in all layers.
+    layers: a position each, of the same prompts and equal generators, so that a draw exchanges a prompt in all layers.
     """
-    weights = precision_weights(found)
-    return weights @ np.array([one.positions for one in found]), mean_null([one.null for one in found], weights)
+    weights = precision_weights(layers)
+    positions = np.array([layer.positions for layer in layers])
+    return weights @ positions, mean_null([layer.null for layer in layers], weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,19 +187,19 @@ def _project(
     f: Tensor, a: Tensor, x: Tensor, fold: tuple[IntArray, IntArray, IntArray]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Projections of all rows, each with its fold's direction, fitted without it and its source."""
-    out = [np.empty(len(rows)) for rows in (f, a, x)]
-    reference, where = torch.cat([a, f]), np.concatenate([fold[1], fold[0]])
+    projections = [np.empty(len(rows)) for rows in (f, a, x)]
+    reference, folds = torch.cat([a, f]), np.concatenate([fold[1], fold[0]])
     labels = torch.zeros(1, len(reference), dtype=f.dtype, device=f.device)
     labels[:, : len(a)] = 1
-    held = array(cross_fit(reference, labels, where).projection[0])
-    out[1], out[0] = held[: len(a)], held[len(a) :]
+    held = array(cross_fit(reference, labels, folds).projection[0])
+    projections[1], projections[0] = held[: len(a)], held[len(a) :]
     for number in np.unique(fold[2]):
         mu_s = a[torch.from_numpy(fold[1] != number)].mean(0)
         mu_u = f[torch.from_numpy(fold[0] != number)].mean(0)
         rows = torch.from_numpy(np.flatnonzero(fold[2] == number))
         delta = mu_s - mu_u
-        out[2][rows.numpy()] = array((x[rows] - (mu_s + mu_u) / 2) @ delta / delta.norm())
-    return out[0], out[1], out[2]
+        projections[2][rows.numpy()] = array((x[rows] - (mu_s + mu_u) / 2) @ delta / delta.norm())
+    return projections[0], projections[1], projections[2]
 
 
 def _null_of_mean(

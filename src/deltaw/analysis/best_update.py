@@ -135,19 +135,19 @@ def best_ratio(
 
 def _directions(a: Tensor, f: Tensor, ridges: Sequence[float] = RIDGES) -> Tensor:
     """(n, ridges) the leading generalised eigenvector of (S_f, S_a) for each ridge."""
-    both = torch.cat([a, f])
-    _, sizes, span = torch.linalg.svd(both, full_matrices=False)
+    pooled = torch.cat([a, f])
+    _, sizes, span = torch.linalg.svd(pooled, full_matrices=False)
     span = span[sizes > sizes[0] * 1e-10]
     x, y = a @ span.T, f @ span.T
     eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     moments = [part.T @ part / len(part) for part in (y, x)]
-    variance = float((both - both.mean(0)).square().sum()) / (len(both) * x.shape[1])
-    out = []
+    variance = float((pooled - pooled.mean(0)).square().sum()) / (len(pooled) * x.shape[1])
+    directions = []
     for ridge in ridges:
         top, bottom = (moment + max(ridge * variance, 1e-300) * eye for moment in moments)
         root = torch.linalg.cholesky(bottom)
         half = torch.linalg.solve_triangular(root, top, upper=False)
         whitened = torch.linalg.solve_triangular(root, half.T, upper=False)
         leading = torch.linalg.eigh((whitened + whitened.T) / 2).eigenvectors[:, -1:]
-        out.append(span.T @ torch.linalg.solve_triangular(root.T, leading, upper=True))
-    return torch.cat(out, dim=1)
+        directions.append(span.T @ torch.linalg.solve_triangular(root.T, leading, upper=True))
+    return torch.cat(directions, dim=1)

@@ -58,11 +58,11 @@ def changed_entries(W: Tensor, tuned: Tensor) -> ChangedEntries:
     on_grid = before.to(dtype).double() == before
     u, times = np.unique(array(step_sizes(before[on_grid], dtype)), return_counts=True)
     counts = times.astype(np.float64)
-    other = array(step_sizes(before[~on_grid], dtype))
-    alone = len(other) / size
-    s = _scale(float((after - before).square().sum()), u, counts, other)
+    off_grid = array(step_sizes(before[~on_grid], dtype))
+    alone = len(off_grid) / size
+    s = _scale(float((after - before).square().sum()), u, counts, off_grid)
     seen = special.erfc(u / (2 * np.sqrt(2) * s)) if s > 0 else np.zeros_like(u)
-    mean = float((counts * seen).sum() + len(other)) / size
+    mean = float((counts * seen).sum() + len(off_grid)) / size
     half = 1.959964 * float((counts * seen * (1 - seen)).sum()) ** 0.5 / size
     return ChangedEntries(
         share=float((before != after).sum()) / size,
@@ -74,17 +74,17 @@ def changed_entries(W: Tensor, tuned: Tensor) -> ChangedEntries:
     )
 
 
-def _scale(energy: float, u: FloatArray, counts: FloatArray, other: FloatArray) -> float:
-    """s, in the same unit as u; 0 where rounding alone has that energy. other: u of the entries off the grid."""
-    rounding = float((other**2).sum()) / 12
-    size = float(counts.sum()) + len(other)
-    low, high = 0.0, 2 * math.sqrt(energy / size) + float(max(u.max(initial=0), other.max(initial=0)))
+def _scale(energy: float, u: FloatArray, counts: FloatArray, off_grid: FloatArray) -> float:
+    """s, in the same unit as u; 0 where rounding alone has that energy. off_grid: u of the entries off the grid."""
+    rounding = float((off_grid**2).sum()) / 12
+    size = float(counts.sum()) + len(off_grid)
+    low, high = 0.0, 2 * math.sqrt(energy / size) + float(max(u.max(initial=0), off_grid.max(initial=0)))
     if energy <= rounding:
         return 0.0
     s = high
     for _ in range(200):
         s = (low + high) / 2
-        total = rounding + len(other) * s**2 + float((counts * _squared_change(u, s)).sum())
+        total = rounding + len(off_grid) * s**2 + float((counts * _squared_change(u, s)).sum())
         low, high = (low, s) if total > energy else (s, high)
     return s
 

@@ -325,11 +325,11 @@ def _contributions(allowed: FloatArray, forbidden: FloatArray) -> list[FloatArra
     pooled = stats.rankdata(np.concatenate([allowed[:, 0], forbidden[:, 0]]))
     above = (pooled[:n_a] - stats.rankdata(allowed[:, 0])) / n_f
     below = 1 - (pooled[n_a:] - stats.rankdata(forbidden[:, 0])) / n_a
-    out = []
+    contributions = []
     for rows, placement, side in ((allowed, above, 1.0), (forbidden, below, -1.0)):
         right = (np.sign(side * rows[:, 1]) + 1) / 2
-        out.append([rows[:, 0], rows[:, 0] ** 2, placement, rows[:, 1], rows[:, 2], right])
-    return [x for both in zip(*out, strict=True) for x in both]
+        contributions.append([rows[:, 0], rows[:, 0] ** 2, placement, rows[:, 1], rows[:, 2], right])
+    return [x for pair in zip(*contributions, strict=True) for x in pair]
 
 
 def _from_means(means: FloatArray, allowed: FloatArray, forbidden: FloatArray, length: float) -> dict[str, FloatArray]:

@@ -9,7 +9,7 @@ from deltaw.analysis.peak import Halves, Peak, split_peak
 from deltaw.statistics import FloatArray, Null, from_draws
 
 
-def gap_over_layers(found: Sequence[tuple[Separation, Separation]]) -> dict[str, tuple[FloatArray, Null | None]]:
+def gap_over_layers(separations: Sequence[tuple[Separation, Separation]]) -> dict[str, tuple[FloatArray, Null | None]]:
     """From the (base, tuned) separations of the same pairs in each layer: what each pair (N,) has of the change of the
     relative gap, and the null of its mean if all separations have draws.
 
@@ -19,10 +19,10 @@ def gap_over_layers(found: Sequence[tuple[Separation, Separation]]) -> dict[str,
     """
     name = "tau_gap_relative"
     gaps = np.array(
-        [(b.allowed[:, 2] - a.allowed[:, 2]) - (b.forbidden[:, 2] - a.forbidden[:, 2]) for a, b in found]
+        [(b.allowed[:, 2] - a.allowed[:, 2]) - (b.forbidden[:, 2] - a.forbidden[:, 2]) for a, b in separations]
     )  # (layers, pairs)
-    draws = [model.nulls[name].draws if name in model.nulls else None for pair in found for model in pair]
-    known = np.array([one for one in draws if one is not None])
+    draws = [model.nulls[name].draws if name in model.nulls else None for pair in separations for model in pair]
+    known = np.array([draw for draw in draws if draw is not None])
     shifts = known[1::2] - known[::2] if len(known) == len(draws) else None  # (layers, draws), tuned minus base
 
     def deeper(values: FloatArray) -> FloatArray:

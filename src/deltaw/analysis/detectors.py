@@ -47,16 +47,14 @@ def cosines(activations: FloatArray, directions: FloatArray) -> FloatArray:
     sizes, lengths = np.linalg.norm(activations, axis=1), np.linalg.norm(directions, axis=0)
     if not (sizes.all() and lengths.all()):
         raise DeltawError("an activation or a direction is zero, and has no angle to anything")
-    found: FloatArray = activations @ directions / np.outer(sizes, lengths)
-    return found
+    return np.asarray(activations @ directions / np.outer(sizes, lengths))
 
 
 def aurocs(pairs: Pairs) -> FloatArray:
     """(K,) of each direction, forbidden above allowed, ties counting half."""
     n = len(pairs.forbidden)
     ranks = stats.rankdata(np.concatenate([pairs.forbidden, pairs.allowed]), axis=0)[:n]
-    found: FloatArray = (ranks.sum(0) - n * (n + 1) / 2) / n**2
-    return found
+    return np.asarray((ranks.sum(0) - n * (n + 1) / 2) / n**2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +91,13 @@ def held_out(fitted: Pairs, read: Pairs, halves: Halves, group: int = 1, rows: H
     """
     everywhere = np.ones(len(read.forbidden), dtype=np.bool_)
     chosen_rows = (everywhere, everywhere) if rows is None else (~rows, rows)
-    if not all(some.any() for some in chosen_rows):
+    if not all(mask.any() for mask in chosen_rows):
         raise DeltawError("all prompts are of one half of the pairs, so that nothing can be read held out")
     ways, values = [], []
-    for fit, there in zip((halves, ~halves), chosen_rows, strict=True):
+    for fit, mask in zip((halves, ~halves), chosen_rows, strict=True):
         own = aurocs(fitted.of(fit))
         best = np.abs(own - 0.5).reshape(-1, group).argmax(1) + np.arange(0, len(own), group)
         signs = np.where(own[best] >= 0.5, 1.0, -1.0)
-        ways.append(Pairs(read.forbidden[there][:, best] * signs, read.allowed[there][:, best] * signs))
+        ways.append(Pairs(read.forbidden[mask][:, best] * signs, read.allowed[mask][:, best] * signs))
         values.append(aurocs(ways[-1]))
     return HeldOut(np.asarray(np.mean(values, axis=0)), (ways[0], ways[1]), chosen_rows)

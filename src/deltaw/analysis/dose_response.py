@@ -117,10 +117,10 @@ def success_by_dose(dose: ArrayLike, success: ArrayLike, edges: FloatArray) -> l
     """Success rates with Wilson's intervals in the bins between `edges`; what lies beyond is in the outer ones."""
     x, y = vector(dose, "doses"), vector(success, "successes")
     place = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
-    found = []
+    bins = []
     for number in np.unique(place):
         hits = y[place == number]
         rate = float(hits.mean())
         ends = (float(edges[number]), float(edges[number + 1]))
-        found.append(Bin(*ends, len(hits), rate, wilson(int(hits.sum()), len(hits))))
-    return found
+        bins.append(Bin(*ends, len(hits), rate, wilson(int(hits.sum()), len(hits))))
+    return bins

@@ -46,21 +46,21 @@ class RowFacts:
     flip_variance: float
 
 
-def row_facts(pair: MatrixPair, found: Moments, F: Factor, generator: np.random.Generator) -> RowFacts:
+def row_facts(pair: MatrixPair, sums: Moments, F: Factor, generator: np.random.Generator) -> RowFacts:
     """A second pass over the rows."""
     h, sums_P, sums_K = (torch.zeros(pair.m, dtype=torch.float64) for _ in range(3))
-    chosen, weight = _sample(found.row_energy, generator)
+    chosen, weight = _sample(sums.row_energy, generator)
     w_S, d_S = pair.rows(chosen)
-    q_S, ones = F.apply(w_S), F.apply(found.sum_w[None])[0]
+    q_S, ones = F.apply(w_S), F.apply(sums.sum_w[None])[0]
     squares = torch.zeros(len(chosen), dtype=torch.float64)
     for rows, w, d in pair.blocks():
         q = F.apply(w)
         h[rows] = q.square().sum(1)
-        sums_P[rows], sums_K[rows] = q @ ones, d @ found.sum_d
+        sums_P[rows], sums_K[rows] = q @ ones, d @ sums.sum_d
         squares += ((q @ q_S.T) * (d @ d_S.T)).square().sum(0)
-    squares -= (h[chosen] * found.row_energy[chosen]).square()
+    squares -= (h[chosen] * sums.row_energy[chosen]).square()
     flip_variance = 2 * float((squares.clamp(min=0) * weight).sum())
-    return RowFacts(h, found.row_energy, sums_P, sums_K, float(found.S.square().sum()), flip_variance)
+    return RowFacts(h, sums.row_energy, sums_P, sums_K, float(sums.S.square().sum()), flip_variance)
 
 
 def _sample(row_energy: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:

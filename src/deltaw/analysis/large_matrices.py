@@ -78,11 +78,11 @@ class MatrixPair:
 
     def rows(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """(W, ΔW) of the rows chosen, an increasing int64 vector."""
-        found = []
+        pieces = []
         for start, (before, after) in zip(self.starts, self.parts, strict=False):
             within = chosen[(chosen >= int(start)) & (chosen < int(start) + len(before))] - int(start)
-            found.append(_difference(before, after, within))
-        return torch.cat([w for w, _ in found]), torch.cat([d for _, d in found])
+            pieces.append(_difference(before, after, within))
+        return torch.cat([w for w, _ in pieces]), torch.cat([d for _, d in pieces])
 
     @property
     def low_rank(self) -> LowRank | None:
@@ -271,9 +271,9 @@ class Inside:
     shares: FloatArray | None
 
 
-def inside(found: Moments, F: Factor) -> Inside:
+def inside(sums: Moments, F: Factor) -> Inside:
     """‖Qᵀ ΔW‖² by direction of W, as shares of ‖ΔW‖²."""
-    energy = F.apply(found.X.T).square().sum(0) / found.energy  # (k,), from (n, k) = XᵀF
+    energy = F.apply(sums.X.T).square().sum(0) / sums.energy  # (k,), from (n, k) = XᵀF
     rho = min(1.0, max(0.0, 1 - float(energy.sum())))
     return Inside(rho, None if F.eigenvalues is None else array(energy))
 

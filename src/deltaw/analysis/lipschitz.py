@@ -131,19 +131,19 @@ def finite_lipschitz(
     """
     if radius <= 0 or directions < 1:
         raise DeltawError(f"radius is {radius} and directions {directions}; expected a positive radius and at least 1")
-    where, E = mask[:, :, None].to(embeddings.dtype), embeddings.detach()
+    movable, E = mask[:, :, None].to(embeddings.dtype), embeddings.detach()
     with torch.no_grad():
         before = torch.log_softmax(readout(E).double(), 1)
     step = _Step(readout, E, before)
     best, delta = torch.full((len(E),), -1.0, dtype=torch.float64, device=E.device), torch.zeros_like(E)
     for _ in range(directions):
-        drawn = radius * _unit(normals(generator, *E.shape, like=E).to(E.dtype) * where)
+        drawn = radius * _unit(normals(generator, *E.shape, like=E).to(E.dtype) * movable)
         size = step.size(drawn)
         delta = torch.where((size > best)[:, None, None], drawn, delta)
         best = torch.maximum(best, size)
     ascent = best
     for _ in range(steps):
-        delta = radius * _unit(step.gradient(delta) * where)
+        delta = radius * _unit(step.gradient(delta) * movable)
         ascent = torch.maximum(ascent, step.size(delta))
     return LowerBound(array(best / radius), array(ascent / radius))
 
@@ -162,8 +162,8 @@ class _Step:
 
     def size(self, delta: Tensor) -> Tensor:
         with torch.no_grad():
-            found: Tensor = self._difference(delta).norm(dim=1)
-        return found
+            norms: Tensor = self._difference(delta).norm(dim=1)
+        return norms
 
     def gradient(self, delta: Tensor) -> Tensor:
         delta = delta.detach().requires_grad_()

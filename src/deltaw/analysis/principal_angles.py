@@ -60,24 +60,24 @@ def subspace_overlap(A: Tensor, B: Tensor) -> Overlap:
     return Overlap(float((cosines**2).mean()), angles)
 
 
-def rotation_overlap_null(m: int, k: int, other: int) -> Null:
-    """Overlap with a uniform subspace: in m dimensions, of spans of k and `other` dimensions.
+def rotation_overlap_null(m: int, k: int, k_other: int) -> Null:
+    """Overlap with a uniform subspace: in m dimensions, of spans of k and `k_other` dimensions.
 
     ‖AᵀB‖² has mean k l / m and variance 2 k l (m − k)(m − l) / (m² (m − 1)(m + 2)).
     """
-    if not (1 <= k <= m and 1 <= other <= m):
-        raise DeltawError(f"spans of {k} and {other} dimensions do not fit in {m}")
-    least = min(k, other)
-    mean = k * other / m / least
-    spread = 2 * k * other * (m - k) * (m - other)
+    if not (1 <= k <= m and 1 <= k_other <= m):
+        raise DeltawError(f"spans of {k} and {k_other} dimensions do not fit in {m}")
+    least = min(k, k_other)
+    mean = k * k_other / m / least
+    spread = 2 * k * k_other * (m - k) * (m - k_other)
     variance = 0.0 if spread == 0 else spread / (m**2 * (m - 1) * (m + 2)) / least**2
     return from_beta("rotation", mean, variance)
 
 
-def rotation_angle_null(m: int, k: int, other: int, generator: np.random.Generator, draws: int = 200) -> Null:
+def rotation_angle_null(m: int, k: int, k_other: int, generator: np.random.Generator, draws: int = 200) -> Null:
     """The smallest principal angle, in degrees, between a span and a uniform one; from `draws`."""
     like = torch.zeros(1, dtype=torch.float64)
-    bases, _ = torch.linalg.qr(normals(generator, draws, m, other, like=like))
+    bases, _ = torch.linalg.qr(normals(generator, draws, m, k_other, like=like))
     cosines = torch.linalg.svdvals(bases[:, :k])[:, 0].clamp(0, 1)  # the fixed span may be that of the first k axes
     return from_draws("rotation", np.degrees(np.arccos(array(cosines))))
 
@@ -104,10 +104,10 @@ def matched_overlap_null(
 
     k: how many draws of each. centred: only names the null.
     """
-    both = matrix(roots[0], "root"), matrix(roots[1], "root", rows=roots[0].shape[0])
+    factors = matrix(roots[0], "root"), matrix(roots[1], "root", rows=roots[0].shape[0])
     bases = [
         torch.linalg.qr(root @ normals(generator, draws, int(root.shape[1]), count, like=root)).Q
-        for root, count in zip(both, k, strict=True)
+        for root, count in zip(factors, k, strict=True)
     ]
     values = ((bases[0].transpose(1, 2) @ bases[1]) ** 2).sum((1, 2)) / min(k)
     return from_draws("m_matched_centred" if centred else "m_matched", array(values))

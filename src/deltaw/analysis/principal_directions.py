@@ -76,7 +76,7 @@ def energy_share_nulls(dW: Tensor, k: int, generator: np.random.Generator, draws
         values["right"].append(float((weights[:, None] * right).square().sum()))
         values["both"].append(float((left.T @ (weights[:, None] * right)).square().sum()))
     means = {"left": k / m, "right": k / n, "both": k * k / (m * n)}
-    return {side: from_draws("spectrum_matched", some, mean=means[side]) for side, some in values.items()}
+    return {side: from_draws("spectrum_matched", shares, mean=means[side]) for side, shares in values.items()}
 
 
 def rotation_angles(of: Principal, tuned: Tensor) -> dict[str, float]:
@@ -97,7 +97,7 @@ def rotation_angle_nulls(
         left, right = (_frame(generator, side, len(sigma), d) for side in d.shape)
         for side, angle in rotation_angles(of, w + (left * sigma) @ right.T).items():
             values[side].append(angle)
-    return {side: from_draws("spectrum_matched", np.array(some)) for side, some in values.items()}
+    return {side: from_draws("spectrum_matched", np.array(angles)) for side, angles in values.items()}
 
 
 def _frame(generator: np.random.Generator, m: int, k: int, like: Tensor) -> Tensor:

@@ -45,8 +45,8 @@ def described_column_space(dW: Tensor, W: Tensor) -> tuple[FloatArray, float] | 
     y: (rank ΔW,) norms in [0, 1]. chance: the root mean square of a random direction, about 0.9 for a 4d × d matrix.
     """
     basis = column_basis(W, "energy", ENERGY)
-    found = null_profile(dW, basis)
-    return found if isinstance(found, Absent) else (found.y, float(basis.chance**0.5))
+    profile = null_profile(dW, basis)
+    return profile if isinstance(profile, Absent) else (profile.y, float(basis.chance**0.5))
 
 
 def tau(activations: Tensor, mean_allowed: Tensor, mean_forbidden: Tensor) -> FloatArray:

@@ -127,10 +127,10 @@ def log_rank(A: Tensor, clusters: ArrayLike | None = None) -> LogRank | Absent:
     return LogRank(float(logs[0]), logs[1:])
 
 
-def mean_log_rank(found: Sequence[LogRank]) -> LogRank:
+def mean_log_rank(log_ranks: Sequence[LogRank]) -> LogRank:
     """The mean of log ranks of the same rows, such as one a layer: a row is left out of all at once."""
-    left_out = np.mean([one.left_out for one in found], axis=0)
-    return LogRank(float(np.mean([one.value for one in found])), left_out)
+    left_out = np.mean([rank.left_out for rank in log_ranks], axis=0)
+    return LogRank(float(np.mean([rank.value for rank in log_ranks])), left_out)
 
 
 def rank_null(

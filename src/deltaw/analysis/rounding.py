@@ -121,8 +121,8 @@ def storage(
     same = sum(identical(before, after) * before.numel() for before, after in parts) / size
     if weight == 0:
         return Storage(same, None, None, None)
-    both = [[known[side] or steps(part[side]) for part, known in zip(parts, stored, strict=True)] for side in (0, 1)]
-    sides = rounding(both[0], both[1])
+    pairs = list(zip(parts, stored, strict=True))
+    sides = rounding(*([known[side] or steps(part[side]) for part, known in pairs] for side in (0, 1)))
     floor, relative = float((sides.limit / weight) ** 0.5), float((update / weight) ** 0.5)
     below = Absent(
         f"the update, {relative:.2g} of ‖W‖, is below the rounding floor of {sides.format}, {floor:.2g}: rounding "

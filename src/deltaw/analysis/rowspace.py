@@ -181,9 +181,9 @@ def pooled_root(pools: tuple[Tensor, Tensor], centred: bool = False) -> Tensor:
 def _pooled_rows(pools: tuple[Tensor, Tensor], centred: bool) -> Tensor:
     """(N, n), a row a prompt of either class, whose second moment rowsᵀ rows is M."""
     first = matrix(pools[0], "activations")
-    both = (first, matrix(pools[1], "activations", columns=first.shape[1]))
-    middle = (both[0].mean(0) + both[1].mean(0)) / 2 if centred else torch.zeros_like(first[0])
-    return torch.cat([(x - middle) / (2 * len(x)) ** 0.5 for x in both])
+    classes = (first, matrix(pools[1], "activations", columns=first.shape[1]))
+    middle = (classes[0].mean(0) + classes[1].mean(0)) / 2 if centred else torch.zeros_like(first[0])
+    return torch.cat([(x - middle) / (2 * len(x)) ** 0.5 for x in classes])
 
 
 def _unit(a: Tensor, name: str) -> Tensor:

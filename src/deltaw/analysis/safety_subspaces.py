@@ -65,11 +65,11 @@ def own_energy(of: Modes, k: int) -> tuple[float, Null]:
 
 def mode_overlap(a: Modes, b: Modes, share: float) -> dict[str, tuple[float, Null]]:
     """By side, the overlap of the modes that hold `share` of either energy, with its chance."""
-    k, other = a.holding(share), b.holding(share)
+    k_a, k_b = a.holding(share), b.holding(share)
     return {
         side: (
-            subspace_overlap(first[:, :k], second[:, :other]).overlap,
-            rotation_overlap_null(len(first), k, other),
+            subspace_overlap(first[:, :k_a], second[:, :k_b]).overlap,
+            rotation_overlap_null(len(first), k_a, k_b),
         )
         for side, first, second in (("left", a.left, b.left), ("right", a.right, b.right))
     }

@@ -69,11 +69,11 @@ def joined(parts: Sequence[Sensitivity]) -> Sensitivity:
     """The sensitivities of several batches as one, in order."""
     whole: dict[str, Any] = {}
     for name in (field.name for field in fields(Sensitivity)):
-        found = [getattr(part, name) for part in parts]
-        if isinstance(found[0], Mapping):
-            whole[name] = {block: np.concatenate([one[block] for one in found]) for block in found[0]}
+        values = [getattr(part, name) for part in parts]
+        if isinstance(values[0], Mapping):
+            whole[name] = {block: np.concatenate([value[block] for value in values]) for block in values[0]}
         else:
-            whole[name] = np.concatenate(found)
+            whole[name] = np.concatenate(values)
     return Sensitivity(**whole)
 
 
@@ -115,7 +115,7 @@ def sensitivity(readout: Readout, embeddings: Tensor, blocks: Mapping[str, Tenso
     if last not in blocks:
         raise DeltawError(f"there is no block {last!r}; the blocks are {', '.join(blocks)}")
     J, logits = logit_jacobian(readout, embeddings)
-    grams = {name: _gram(J, where) for name, where in blocks.items()}
+    grams = {name: _gram(J, positions) for name, positions in blocks.items()}
     whole = torch.stack(list(grams.values())).sum(0)
     logits = logits.double()
     f = torch.log_softmax(logits, 1)
@@ -139,10 +139,10 @@ def sensitivity(readout: Readout, embeddings: Tensor, blocks: Mapping[str, Tenso
 
 def disjoint(blocks: Mapping[str, Tensor], embeddings: Tensor) -> Tensor:
     """(B, T) bool: in which positions any block is. DeltawError if they do not fit, overlap or leave a row empty."""
-    wrong = [name for name, where in blocks.items() if where.shape != embeddings.shape[:2]]
+    wrong = [name for name, positions in blocks.items() if positions.shape != embeddings.shape[:2]]
     if wrong or not blocks:
         raise DeltawError(f"blocks {', '.join(wrong)} do not fit embeddings {tuple(embeddings.shape)}; expected (B, T)")
-    count = torch.stack([where.long() for where in blocks.values()]).sum(0)
+    count = torch.stack([positions.long() for positions in blocks.values()]).sum(0)
     if bool((count > 1).any()) or not bool((count > 0).any(1).all()):
         raise DeltawError("blocks overlap or a prompt is in none of them; expected each position in at most one block")
     return count > 0

@@ -75,60 +75,60 @@ def streamed_update(
     """
     pair = tall(parts)
     wide = pair.m > sum(len(before) for before, _ in parts)
-    found = moments(pair)
+    sums = moments(pair)
     dense = [(before, after) for before, after in parts if isinstance(after, Tensor)]
-    weight = float(found.G.trace())
+    weight = float(sums.G.trace())
     kept: Storage | Absent = Absent("the update is given by exact factors, so nothing of it was rounded away")
     if len(dense) == len(parts):
-        kept = storage(dense, stored or [(None, None)] * len(parts), found.energy, weight)
-    if found.energy == 0:
+        kept = storage(dense, stored or [(None, None)] * len(parts), sums.energy, weight)
+    if sums.energy == 0:
         return WeightUpdate(wide, 0.0, kept, ZERO)
     if weight == 0:
         return WeightUpdate(wide, NOTHING_BEFORE, kept, NOTHING_BEFORE)
     below, noise = (kept.below, kept.noise) if isinstance(kept, Storage) else (None, None)
     if below is not None:
-        return WeightUpdate(wide, found.relative_norm, kept, below)
+        return WeightUpdate(wide, sums.relative_norm, kept, below)
     shape, factors = (pair.m, pair.n), pair.low_rank
-    sigma, right = top_directions(found.S, vectors, generator) if factors is None else low_rank_directions(factors)
+    sigma, right = top_directions(sums.S, vectors, generator) if factors is None else low_rank_directions(factors)
     random: GaussianSpectrum | FactorNulls = (
         gaussian_ranks(shape)
         if factors is None
         else factor_nulls(shape, min(int(factors.left.shape[1]), *shape), generator)
     )
-    stable = max(1.0, found.energy / float(sigma[0]) ** 2)
-    along = Along(found.cosine, isotropic_cosine(pair.m * pair.n))
-    spectrum = UpdateSpectrum(found.relative_norm, stable, 1 / found.concentration, sigma, along)
+    stable = max(1.0, sums.energy / float(sigma[0]) ** 2)
+    along = Along(sums.cosine, isotropic_cosine(pair.m * pair.n))
+    spectrum = UpdateSpectrum(sums.relative_norm, stable, 1 / sums.concentration, sigma, along)
     wants_curve = curve or pair.n <= CURVE_UP_TO
-    F = factor(found.G, pair.m, wants_curve)
-    within = inside(found, F)
+    F = factor(sums.G, pair.m, wants_curve)
+    within = inside(sums, F)
 
     def turned() -> Energy | Absent:
-        other = MatrixPair(transposed(pair.parts))
-        again = moments(other)
-        F_other = factor(again.G, other.m, wants_curve)
-        return _energy(other, again, F_other, inside(again, F_other).rho, noise, generator)
+        turned_pair = MatrixPair(transposed(pair.parts))
+        turned_sums = moments(turned_pair)
+        F_turned = factor(turned_sums.G, turned_pair.m, wants_curve)
+        return _energy(turned_pair, turned_sums, F_turned, inside(turned_sums, F_turned).rho, noise, generator)
 
-    energies = by_side(shape, wide, F.k, lambda: _energy(pair, found, F, within.rho, noise, generator), turned)
+    energies = by_side(shape, wide, F.k, lambda: _energy(pair, sums, F, within.rho, noise, generator), turned)
     directions = UpdateDirections(
         spectrum,
         random,
-        residual_energy(sigma, found.energy, shape, random),
+        residual_energy(sigma, sums.energy, shape, random),
         F.k,
         energies,
-        _profile(pair, found, F, (sigma[:vectors], right), noise),
+        _profile(pair, sums, F, (sigma[:vectors], right), noise),
         _curve(within.shares, curve_points(F.k, points), pair.m, noise),
     )
-    return WeightUpdate(wide, found.relative_norm, kept, directions)
+    return WeightUpdate(wide, sums.relative_norm, kept, directions)
 
 
 def _energy(
-    pair: MatrixPair, found: Moments, F: Factor, rho: float, noise: Noise | None, generator: np.random.Generator
+    pair: MatrixPair, sums: Moments, F: Factor, rho: float, noise: Noise | None, generator: np.random.Generator
 ) -> Energy | Absent:
-    facts = row_facts(pair, found, F, generator)
+    facts = row_facts(pair, sums, F, generator)
     nulls = [
-        sign_flip_moments(facts, found.energy),
-        permutation_moments(facts, F.k, found.energy, generator),
-        rotation_moments(found.concentration, pair.m, F.k),
+        sign_flip_moments(facts, sums.energy),
+        permutation_moments(facts, F.k, sums.energy, generator),
+        rotation_moments(sums.concentration, pair.m, F.k),
     ]
     if pair.low_rank is None:  # entries of an update of low rank are not independent
         nulls.append(gaussian_moments((pair.m, pair.n), F.k))
@@ -146,7 +146,7 @@ def _energy_of_rounding(pair: MatrixPair, facts: RowFacts) -> float:
 
 
 def _profile(
-    pair: MatrixPair, found: Moments, F: Factor, directions: tuple[FloatArray, Tensor], noise: Noise | None
+    pair: MatrixPair, sums: Moments, F: Factor, directions: tuple[FloatArray, Tensor], noise: Noise | None
 ) -> NullProfile | Absent:
     """From the right singular vectors v_j of ΔW: Qᵀu_j = Fᵀ X v_j / σ_j."""
     if F.k == pair.m:
@@ -157,7 +157,7 @@ def _profile(
     # Of a Gram matrix, what lies below the square root of the resolution is 0.
     resolution = pair.m * np.finfo(np.float64).eps
     kept = int((sigma > resolution ** (1.0 if pair.low_rank is not None else 0.5) * sigma[0]).sum())
-    within = array(F.apply((found.X @ right[:, :kept]).T).square().sum(1)) / sigma[:kept] ** 2
+    within = array(F.apply((sums.X @ right[:, :kept]).T).square().sum(1)) / sigma[:kept] ** 2
     return NullProfile(sigma[:kept], np.clip(1 - within, 0, 1) ** 0.5, random_direction(F.chance, pair.m))
 
 

@@ -173,7 +173,7 @@ def null_minus_column(
     difference = along[:, 0] - along[:, 1]
     null = None
     if nulls:
-        of_null, of_column = (one.draws for one in nulls[:2])
+        of_null, of_column = (effect_null.draws for effect_null in nulls[:2])
         if of_null is None or of_column is None:
             raise DeltawError("the nulls have no draws; expected those of `effect_nulls`")
         null = from_draws(nulls[0].kind, of_null - of_column)

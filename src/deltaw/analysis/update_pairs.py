@@ -166,15 +166,15 @@ def _shared(
     of: tuple[Directions, Directions],
 ) -> Shared:
     width = len(A)
-    both = subspace_overlap(A[:, :k], B[:, :k])
+    subspaces = subspace_overlap(A[:, :k], B[:, :k])
     energy = (min(1.0, float(shares[0][:k].sum())), min(1.0, float(shares[1][:k].sum())))
     nulls = tuple(_inside_null(update.concentration, width, k) for update in of)
     return Shared(
         side,
         k,
-        both.overlap,
+        subspaces.overlap,
         rotation_overlap_null(width, k, k),
-        both.angles[:ANGLES],
+        subspaces.angles[:ANGLES],
         rotation_angle_nulls(width, k)[:ANGLES],
         energy,
         (nulls[0], nulls[1]),

@@ -120,13 +120,13 @@ def by_side(
     turned: Callable[[], Energy | Absent],
 ) -> dict[str, Energy | Absent]:
     """ρ_N by side where W (m, n), of this rank, has a null space. turned: of the transposed matrix, if it is square."""
-    (m, n), (side, other) = shape, ("right", "left") if wide else ("left", "right")
+    (m, n), (side, opposite) = shape, ("right", "left") if wide else ("left", "right")
     if rank == m:
         none = Absent(f"W is {m} × {m} of full rank, so it has no null space on either side")
-        return {side: none, other: none}
+        return {side: none, opposite: none}
     written = f"{n} × {m}" if wide else f"{m} × {n}"
-    weakest = Absent(f"W is {written}, so its {other} null space is {{0}}, or its weakest directions")
-    return {side: own(), other: turned() if m == n else weakest}
+    weakest = Absent(f"W is {written}, so its {opposite} null space is {{0}}, or its weakest directions")
+    return {side: own(), opposite: turned() if m == n else weakest}
 
 
 def residual_energy(

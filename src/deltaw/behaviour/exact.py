@@ -33,7 +33,7 @@ class BehaviourCounts:
     @staticmethod
     def of(labels: Tensor) -> "BehaviourCounts":
         """Counts of labels (N,), values of `Behaviour`."""
-        comply, refuse = (int((labels == int(what)).sum()) for what in (Behaviour.COMPLY, Behaviour.REFUSE))
+        comply, refuse = (int((labels == int(behaviour)).sum()) for behaviour in (Behaviour.COMPLY, Behaviour.REFUSE))
         return BehaviourCounts(comply, refuse, len(labels) - comply - refuse)
 
     @property

@@ -31,11 +31,11 @@ def refuse_other_kinds(directory: Path, config: Mapping[str, Any]) -> None:
             f"{directory} is an adapter of kind DoRA, which also rescales the columns of the base model's weights; "
             "merge it with PEFT (merge_and_unload) into a checkpoint"
         )
-    other = next((name for setting, name in _OTHER_FORMULA.items() if config.get(setting)), None)
-    if kind != "LORA" or other is not None:
+    variant = next((name for setting, name in _OTHER_FORMULA.items() if config.get(setting)), None)
+    if kind != "LORA" or variant is not None:
         raise DeltawError(
-            f"{directory} is an adapter of kind {other or kind}, whose update is no product of two factors as in LoRA; "
-            "merge it with PEFT (merge_and_unload) into a checkpoint"
+            f"{directory} is an adapter of kind {variant or kind}, whose update is no product of two factors as in "
+            "LoRA; merge it with PEFT (merge_and_unload) into a checkpoint"
         )
     begun = config.get("init_lora_weights")
     if isinstance(begun, str) and _CHANGES_THE_BASE.match(begun.lower()):

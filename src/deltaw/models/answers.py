@@ -38,12 +38,12 @@ def answers_to_rows(
     """`answer` of prompts that are tokens already."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     answers: list[list[int]] = []
-    for made in batched([rows[i] for i in order], batch_size, lambda batch: decoded(chat, batch, new_tokens)):
-        answers += made
+    for batch_answers in batched([rows[i] for i in order], batch_size, lambda batch: decoded(chat, batch, new_tokens)):
+        answers += batch_answers
         progress(len(answers), len(order))
     in_order: list[list[int]] = [[] for _ in rows]
-    for place, said in zip(order, answers, strict=True):
-        in_order[place] = said
+    for place, tokens in zip(order, answers, strict=True):
+        in_order[place] = tokens
     return in_order
 
 
@@ -58,7 +58,7 @@ def decoded(chat: Chat, rows: Sequence[Sequence[int]], new_tokens: int) -> list[
     tokens, mask, positions = encoded.tokens, encoded.mask.long(), encoded.positions
     cache, alive, written = None, torch.ones(len(rows), dtype=torch.bool, device=chat.device), []
     for _ in range(new_tokens):
-        found = chat.model(
+        output = chat.model(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=positions,
@@ -66,7 +66,7 @@ def decoded(chat: Chat, rows: Sequence[Sequence[int]], new_tokens: int) -> list[
             logits_to_keep=1,
             **{kept: cache},
         )
-        tokens, cache = found.logits[:, -1].argmax(-1, keepdim=True), getattr(found, kept)
+        tokens, cache = output.logits[:, -1].argmax(-1, keepdim=True), getattr(output, kept)
         written.append(torch.where(alive, tokens[:, 0], -1))
         alive = alive & ~torch.isin(tokens[:, 0], ends)
         if not bool(alive.any()):

@@ -58,7 +58,7 @@ class Batch:
 
     def position_of(self, role: Role) -> Tensor:
         """(N,) index of the only position that has `role`. ValueError if a row has none or several."""
-        hit = self.roles == int(role)
-        if not bool((hit.sum(1) == 1).all()):
+        matches = self.roles == int(role)
+        if not bool((matches.sum(1) == 1).all()):
             raise ValueError(f"every row must have exactly one position with role {role.name}")
-        return hit.to(torch.uint8).argmax(1)
+        return matches.to(torch.uint8).argmax(1)

@@ -21,8 +21,8 @@ def batched(items: Sequence[Item], size: int, work: Callable[[Sequence[Item]], M
     start = 0
     while start < len(items):
         batch = items[start : start + size]
-        made = _tried(work, batch)
-        if made is None:
+        outcome = _tried(work, batch)
+        if outcome is None:
             if len(batch) == 1:
                 raise DeltawError(
                     "the memory is full although one prompt is worked on at a time; use a smaller --dtype, shorter "
@@ -31,7 +31,7 @@ def batched(items: Sequence[Item], size: int, work: Callable[[Sequence[Item]], M
             size = len(batch) // 2
             continue
         start += len(batch)
-        yield made[0]
+        yield outcome[0]
 
 
 def _tried(work: Callable[[Sequence[Item]], Made], batch: Sequence[Item]) -> tuple[Made] | None:

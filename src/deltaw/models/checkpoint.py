@@ -81,20 +81,20 @@ def _read_meta(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DeltawError(f"{path} cannot be read as JSON ({error}); restore it, or make the model again") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
-        later = re.fullmatch(r"deltaw-model-([0-9]{1,6})", str(found))
+        format_name = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+        later = re.fullmatch(r"deltaw-model-([0-9]{1,6})", str(format_name))
         if later and int(later[1]) > int(FORMAT.rpartition("-")[2]):
             raise DeltawError(
-                f"{path} has the format {found!r} of a later deltaw; this one reads {FORMAT!r}, so update it"
+                f"{path} has the format {format_name!r} of a later deltaw; this one reads {FORMAT!r}, so update it"
             )
-        raise DeltawError(f"{path} has the format {found!r}; expected {FORMAT!r}, as this version writes it")
+        raise DeltawError(f"{path} has the format {format_name!r}; expected {FORMAT!r}, as this version writes it")
     return meta
 
 
 def _read_config(config: Any, path: Path) -> ModelConfig:
     known = {field.name for field in fields(ModelConfig)}
-    found = set(config) if isinstance(config, dict) else set()
-    wrong = ", ".join(name or "''" for name in sorted((found - known) | (known - found - _LATER)))
+    names = set(config) if isinstance(config, dict) else set()
+    wrong = ", ".join(name or "''" for name in sorted((names - known) | (known - names - _LATER)))
     if wrong:
         raise DeltawError(f"{path}: the model's config lacks, or has in excess: {wrong}; restore the file")
     try:
@@ -156,10 +156,10 @@ def _require_same_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Te
     if unknown:
         raise DeltawError(f"{path} has {len(unknown)} tensors that the model lacks, {unknown[0]} among them")
     for name, tensor in expected.items():
-        found = state[name]
-        if found.shape != tensor.shape or found.dtype != tensor.dtype:
+        stored = state[name]
+        if stored.shape != tensor.shape or stored.dtype != tensor.dtype:
             raise DeltawError(
-                f"{path}: {name} is {tuple(found.shape)} {found.dtype}, but {META} says "
+                f"{path}: {name} is {tuple(stored.shape)} {stored.dtype}, but {META} says "
                 f"{tuple(tensor.shape)} {tensor.dtype}; the two files do not belong together"
             )
 

@@ -22,10 +22,13 @@ OF_TRAINING = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.p
 """Pickled files of a trainer, which are no weights."""
 UNFINISHED = ("*.incomplete", "*.part", "*.partial", "*.crdownload", "*.aria2", "*.download", "*.tmp")
 OTHER_FORMATS = {
-    "*.gguf": "GGUF, llama.cpp's format", "*.h5": "TensorFlow's format", "*.msgpack": "Flax's format",
-    "*.onnx": "ONNX", "*.npz": "NumPy's format", "consolidated*.safetensors": "the weights in Mistral's or Meta's own "
-    "names",
-}  # fmt: skip
+    "*.gguf": "GGUF, llama.cpp's format",
+    "*.h5": "TensorFlow's format",
+    "*.msgpack": "Flax's format",
+    "*.onnx": "ONNX",
+    "*.npz": "NumPy's format",
+    "consolidated*.safetensors": "the weights in Mistral's or Meta's own names",
+}
 WORDS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*")
 """What a hub download fetches beside the weights: configurations, and everything that a tokenizer is read from."""
 ELSEWHERE = ("consolidated*", "original/*", "onnx/*", "*.onnx", "*/*.safetensors", "*/*.json", "*.bin.index.json")
@@ -39,12 +42,12 @@ def find_directory(source: str | Path) -> Path:
     try:
         if directory.is_dir():
             return directory
-        there = directory.exists()
+        exists = directory.exists()
     except OSError as error:
         raise DeltawError(
             f"{source} cannot be opened ({error.strerror}); give the directory of a checkpoint"
         ) from error
-    if there:
+    if exists:
         kind = next((f" in {text}" for name, text in OTHER_FORMATS.items() if directory.match(name)), "")
         kind = " of pickled weights" if any(directory.match(name) for name in PICKLED) else kind
         raise DeltawError(f"{source} is a file{kind}; give the directory that holds config.json and {SINGLE}")
@@ -97,9 +100,9 @@ def weight_files(directory: Path, config: Mapping[str, Any]) -> dict[Path, set[s
 def not_read(directory: Path, files: Mapping[Path, object]) -> dict[str, str]:
     """Other copies of weights in the directory, and why they are not read."""
     read = {path.name for path in files}
-    others = sorted(path.name for path in directory.glob("*.safetensors") if path.name not in read)
+    unread = sorted(path.name for path in directory.glob("*.safetensors") if path.name not in read)
     # an index beside a single file is another copy's
-    return dict.fromkeys(others, f"transformers reads {min(read)}{' and the other shards' if len(read) > 1 else ''}")
+    return dict.fromkeys(unread, f"transformers reads {min(read)}{' and the other shards' if len(read) > 1 else ''}")
 
 
 def _shards(index: Path) -> dict[Path, set[str] | None]:
@@ -119,10 +122,10 @@ def refuse_unreadable(directory: Path) -> None:
     refuse_unfinished(directory)
     refuse_pickled(directory)
     for pattern, kind in OTHER_FORMATS.items():
-        there = sorted(path.name for path in directory.glob(pattern))
-        if there:
+        names = sorted(path.name for path in directory.glob(pattern))
+        if names:
             raise DeltawError(
-                f"{directory} holds {kind} ({there[0]}), which deltaw does not read; give the checkpoint as "
+                f"{directory} holds {kind} ({names[0]}), which deltaw does not read; give the checkpoint as "
                 "transformers saves it, in safetensors"
             )
 
@@ -171,19 +174,19 @@ def is_pointer(path: Path) -> bool:
 
 def damaged(path: Path, error: Exception) -> DeltawError:
     """What is wrong with a file that is not readable as safetensors."""
-    how = f"is truncated or not a safetensors file ({error}); fetch or save it again"
+    fault = f"is truncated or not a safetensors file ({error}); fetch or save it again"
     with suppress(OSError):  # the name itself may be at fault
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(LARGEST_POINTER)
         if size == 0:
-            how = "is empty; fetch or save it again"
+            fault = "is empty; fetch or save it again"
         elif start.startswith(LFS):
-            how = "is a git-lfs pointer, not the file itself; run git lfs pull there"
+            fault = "is a git-lfs pointer, not the file itself; run git lfs pull there"
         elif start.startswith(b"GGUF"):
-            how = "is a GGUF file under another name, which deltaw does not read; give the checkpoint in safetensors"
+            fault = "is a GGUF file under another name, which deltaw does not read; give the checkpoint in safetensors"
         elif start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
-            how = "is a pickled file under another name; save the checkpoint as safetensors where you trust it"
+            fault = "is a pickled file under another name; save the checkpoint as safetensors where you trust it"
         elif start.lstrip()[:1] == b"<" and b"html" in start.lower():
-            how = "is a web page, not the file that was to be fetched; fetch it again, signed in if it needs to be"
-    return DeltawError(f"{path} {how}")
+            fault = "is a web page, not the file that was to be fetched; fetch it again, signed in if it needs to be"
+    return DeltawError(f"{path} {fault}")

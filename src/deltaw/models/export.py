@@ -31,9 +31,9 @@ def export_gpt2(model: Transformer, directory: Path | str) -> None:
     """
     directory, config = Path(directory), model.config
     if config.block != "pre_ln" or config.masked_token is not None:
-        found = f"block {config.block!r}" if config.block != "pre_ln" else "a masked token"
+        obstacle = f"block {config.block!r}" if config.block != "pre_ln" else "a masked token"
         raise DeltawError(
-            f"a model with {found} has no GPT-2 form; export one of block 'pre_ln' without a masked token"
+            f"a model with {obstacle} has no GPT-2 form; export one of block 'pre_ln' without a masked token"
         )
     if directory.is_dir() and any(directory.iterdir()):
         raise DeltawError(f"{directory} is not empty; give another directory, or remove it first")
@@ -45,7 +45,7 @@ def export_gpt2(model: Transformer, directory: Path | str) -> None:
 
 def _tensors(model: Transformer) -> dict[str, Tensor]:
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    found = {
+    tensors = {
         "transformer.wte.weight": state["embed.weight"],
         "transformer.wpe.weight": model.position.weight.detach().cpu(),
         "transformer.ln_f.weight": state["norm_final.weight"],
@@ -55,9 +55,9 @@ def _tensors(model: Transformer) -> dict[str, Tensor]:
     for layer in range(model.config.layers):
         for ours, (theirs, transposed) in _BLOCK.items():
             weight, bias = (state[f"blocks.{layer}.{ours}.{part}"] for part in ("weight", "bias"))
-            found[f"transformer.h.{layer}.{theirs}.weight"] = weight.T if transposed else weight
-            found[f"transformer.h.{layer}.{theirs}.bias"] = bias
-    return {name: tensor.contiguous() for name, tensor in found.items()}
+            tensors[f"transformer.h.{layer}.{theirs}.weight"] = weight.T if transposed else weight
+            tensors[f"transformer.h.{layer}.{theirs}.bias"] = bias
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def _config(config: ModelConfig, dtype: str) -> dict[str, object]:

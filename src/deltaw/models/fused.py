@@ -13,9 +13,9 @@ from torch import Tensor
 
 def can_fuse(weight: Tensor, dtype: torch.dtype) -> bool:
     """Whether these functions can compute in `dtype` with this master."""
-    there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    there = there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return there and weight.device.type == "cpu" and weight.dtype == torch.float32 and dtype == torch.bfloat16
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    available = available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return available and weight.device.type == "cpu" and weight.dtype == torch.float32 and dtype == torch.bfloat16
 
 
 def linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:

@@ -201,9 +201,9 @@ def padded(rows: Sequence[Sequence[int]], side: Side = "left", device: torch.dev
     tokens = torch.zeros((len(rows), length), dtype=torch.int64)
     mask = torch.zeros((len(rows), length), dtype=torch.bool)
     for place, row in enumerate(rows):
-        where = slice(length - len(row), length) if side == "left" else slice(0, len(row))
-        tokens[place, where] = torch.tensor(row)
-        mask[place, where] = True
+        columns = slice(length - len(row), length) if side == "left" else slice(0, len(row))
+        tokens[place, columns] = torch.tensor(row)
+        mask[place, columns] = True
     return Encoded(tokens.to(device), mask.to(device))
 
 
@@ -214,13 +214,13 @@ def encode(chat: Chat, prompts: Sequence[Prompt], side: Side = "left") -> Encode
 
 def logits_of(chat: Chat, encoded: Encoded) -> Tensor:
     """(N, T, V) logits; those of padding mean nothing."""
-    found: Tensor = chat.model(
+    logits: Tensor = chat.model(
         input_ids=encoded.tokens,
         attention_mask=encoded.mask.long(),
         position_ids=encoded.positions,
         use_cache=False,
     ).logits
-    return found
+    return logits
 
 
 @torch.no_grad()
@@ -273,8 +273,8 @@ def rows_of(chat: Chat, prompts: Sequence[Prompt]) -> list[list[int]]:
 
 def embedded(chat: Chat, encoded: Encoded) -> Tensor:
     """(N, T, D) embeddings of the tokens, as the model's first block would be given them."""
-    found: Tensor = chat.model.get_input_embeddings()(encoded.tokens)  # type: ignore[operator]
-    return found.detach()
+    embeddings: Tensor = chat.model.get_input_embeddings()(encoded.tokens)  # type: ignore[operator]
+    return embeddings.detach()
 
 
 def readout(chat: Chat, encoded: Encoded) -> Readout:
@@ -286,13 +286,13 @@ def readout(chat: Chat, encoded: Encoded) -> Readout:
         raise DeltawError("prompts are padded on the right; the readout takes them padded on the left")
 
     def read(embeddings: Tensor) -> Tensor:
-        found: Tensor = chat.model(
+        logits: Tensor = chat.model(
             inputs_embeds=embeddings,
             attention_mask=encoded.mask.long(),
             position_ids=encoded.positions,
             use_cache=False,
             logits_to_keep=1,
         ).logits
-        return found[:, -1]
+        return logits[:, -1]
 
     return read

@@ -98,14 +98,14 @@ def attend(q_BHTE: Tensor, k_BHSE: Tensor, v_BHSE: Tensor, mask: Tensor | None) 
     On a CPU PyTorch's kernel takes 13 times as long backwards in bfloat16 as in float32, and on short sequences, or for
     one query, more than two plain products, which are therefore written out there.
     """
-    alone = q_BHTE.shape[2] == 1
-    plain = q_BHTE.dtype == torch.bfloat16 or (q_BHTE.dtype == torch.float32 and alone and mask is None)
+    one_query = q_BHTE.shape[2] == 1
+    plain = q_BHTE.dtype == torch.bfloat16 or (q_BHTE.dtype == torch.float32 and one_query and mask is None)
     if q_BHTE.device.type != "cpu" or not plain:
-        causal = mask is None and not alone
+        causal = mask is None and not one_query
         return F.scaled_dot_product_attention(q_BHTE, k_BHSE, v_BHSE, attn_mask=mask, is_causal=causal)
     length, size = q_BHTE.shape[2:]
     scores = (q_BHTE * size**-0.5) @ k_BHSE.transpose(2, 3)
-    if mask is None and not alone:
+    if mask is None and not one_query:
         mask = torch.ones(length, k_BHSE.shape[2], dtype=torch.bool).tril(k_BHSE.shape[2] - length)
     if mask is not None:
         scores = scores + scores.new_zeros(mask.shape).masked_fill_(~mask, -math.inf)

@@ -90,11 +90,11 @@ class Adapter:
 
     def update_of(self, piece: Piece) -> LowRank:
         """The update of a piece of a matrix, seen as (out, in)."""
-        found = self._of_experts(piece)
-        if found is None:
+        expert_part = self._of_experts(piece)
+        if expert_part is None:
             update = self.update(piece.tensor)
             return update if piece.rows is None else LowRank(update.left[piece.rows], update.right)
-        fused, expert, rows, transposed = found
+        fused, expert, rows, transposed = expert_part
         update = self.expert_update(fused, expert)
         update = update.T if transposed else update
         return update if rows is None else LowRank(update.left[rows], update.right)
@@ -218,9 +218,7 @@ def open_adapter(directory: Path, base: Mapping[str, Stored]) -> Adapter:
             f"{directory / WEIGHTS} changes no tensor of the base model (it has {', '.join(unused[:3]) or 'none'}); "
             "give the base model that the adapter was made for"
         )
-    return Adapter(
-        Checkpoint(directory, tensors, config), factors, tuple(unused), experts, whole, biases, rows
-    )  # fmt: skip
+    return Adapter(Checkpoint(directory, tensors, config), factors, tuple(unused), experts, whole, biases, rows)
 
 
 class _Names:

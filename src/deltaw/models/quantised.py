@@ -18,17 +18,36 @@ SCALES = ("_scale_inv", "_scale")
 """What is added to a weight's name to give its scale's."""
 BLOCK = 128
 _ENDINGS = {
-    ".qweight": "GPTQ or AWQ", ".qzeros": "GPTQ or AWQ", ".weight_packed": "compressed-tensors (packed integers)",
-    ".SCB": "bitsandbytes (8 bits)", ".absmax": "bitsandbytes (4 bits)", ".W_q": "HQQ", ".codebooks": "AQLM",
-    ".q_weight": "EXL2", ".trellis": "EXL3", ".weight_scale_2": "NVFP4", "_blocks": "MXFP4", ".weight_zero_point":
-    "compressed-tensors (with zero points)", "._data": "quanto",
-}  # fmt: skip
+    ".qweight": "GPTQ or AWQ",
+    ".qzeros": "GPTQ or AWQ",
+    ".weight_packed": "compressed-tensors (packed integers)",
+    ".SCB": "bitsandbytes (8 bits)",
+    ".absmax": "bitsandbytes (4 bits)",
+    ".W_q": "HQQ",
+    ".codebooks": "AQLM",
+    ".q_weight": "EXL2",
+    ".trellis": "EXL3",
+    ".weight_scale_2": "NVFP4",
+    "_blocks": "MXFP4",
+    ".weight_zero_point": "compressed-tensors (with zero points)",
+    "._data": "quanto",
+}
 """Endings of tensors that only a quantised checkpoint has, and by what it was quantised."""
 _NAMES = {
-    "gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes", "hqq": "HQQ", "mxfp4": "MXFP4", "aqlm": "AQLM",
-    "quanto": "quanto", "eetq": "EETQ", "torchao": "torchao", "compressed-tensors": "compressed-tensors",
-    "fp8": "FP8", "fbgemm_fp8": "FBGEMM FP8", "modelopt": "ModelOpt",
-}  # fmt: skip
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "bitsandbytes": "bitsandbytes",
+    "hqq": "HQQ",
+    "mxfp4": "MXFP4",
+    "aqlm": "AQLM",
+    "quanto": "quanto",
+    "eetq": "EETQ",
+    "torchao": "torchao",
+    "compressed-tensors": "compressed-tensors",
+    "fp8": "FP8",
+    "fbgemm_fp8": "FBGEMM FP8",
+    "modelopt": "ModelOpt",
+}
 _WHOLE = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "F4", "F6_E2M3", "F6_E3M2")
 
 

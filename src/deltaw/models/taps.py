@@ -54,9 +54,9 @@ def tap(
 def _recorder(
     recorded: dict[Place, Tensor], place: Place, select: Callable[[Tensor], Tensor] | None, detach: bool
 ) -> Callable[[Any], None]:
-    def record(found: Any) -> None:
+    def record(activation: Any) -> None:
         # Modules of some architectures take or return tuples, of which the first item is the activation.
-        tensor: Tensor = found[0] if isinstance(found, tuple) else found
+        tensor: Tensor = activation[0] if isinstance(activation, tuple) else activation
         tensor = tensor.detach() if detach else tensor
         recorded[place] = tensor if select is None else select(tensor)
 

@@ -278,8 +278,8 @@ class Transformer(nn.Module):
         """
         self._check_fits(tokens.shape[1] if positions is None else int(positions.max()) + 1)
         packing = pack(wanted, visible, self.config.heads)
-        where = packing.source % tokens.shape[1] if positions is None else positions.flatten()[packing.source]
-        x_ND = self.embed(tokens.flatten()[packing.source]) + F.embedding(where, self.position.weight)
+        positions_N = packing.source % tokens.shape[1] if positions is None else positions.flatten()[packing.source]
+        x_ND = self.embed(tokens.flatten()[packing.source]) + F.embedding(positions_N, self.position.weight)
         dtype = self.compute_dtype or self.unembed.weight.dtype
         for index, block in enumerate(self.blocks):
             chosen = packing.chosen if index == len(self.blocks) - 1 else None

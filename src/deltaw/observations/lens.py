@@ -328,10 +328,10 @@ class Lens:
         """How deep a layer lies: 0 the first, 1 the last."""
         return layer / max(len(self.layers) - 1, 1)
 
-    def present(self, value: T | Absent, what: str) -> T | None:
+    def present(self, value: T | Absent, question: str) -> T | None:
         """The value; None, and the reason in `absent`, where an analysis says that the question has no answer."""
         if isinstance(value, Absent):
-            self.absent[what] = value.reason
+            self.absent[question] = value.reason
             return None
         return value
 

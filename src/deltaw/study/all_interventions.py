@@ -139,16 +139,16 @@ def _check_same(study: Recipe, manifest: Mapping[str, Any], run_dir: Path) -> No
 
 def _graph(study: Recipe, run_dir: Path, manifest: Mapping[str, Any], sweep: Sweep) -> Iterator[Stage]:
     stages = manifest.get("stages") or ()
-    made = {str(stage["name"]): stage for stage in stages if all(stage.get(key) for key in ("name", "path", "digest"))}
+    saved = {str(stage["name"]): stage for stage in stages if all(stage.get(key) for key in ("name", "path", "digest"))}
     tunings = [tuned for tuned in study.tunings if not tuned.curve_only]
-    main = [tuned for tuned in tunings if tuned.control is None and tuned.strength == "medium"]
-    partners = {one.name: other.name for one, other in zip(main, [*main[1:], *main[:1]], strict=True) if one != other}
+    main = [tuned.name for tuned in tunings if tuned.control is None and tuned.strength == "medium"]
+    partners = dict(zip(main, main[1:] + main[:1], strict=True)) if len(main) > 1 else {}
     for seed in study.seeds:
         names = [f"base-s{seed}", *(f"tune-{tuned.name}-s{seed}" for tuned in tunings)]
         for name in names:
-            if name not in made or not (run_dir / made[name]["path"]).is_dir():
+            if name not in saved or not (run_dir / saved[name]["path"]).is_dir():
                 raise DeltawError(f"{run_dir} has no models of {name}; run the study again to make them anew")
-            yield Stage(name, take, GivenConfig(str(run_dir / made[name]["path"]), made[name]["digest"]))
+            yield Stage(name, take, GivenConfig(str(run_dir / saved[name]["path"]), saved[name]["digest"]))
         shared = SeedConfig(study.world, study.sizes, seed)
         for tuned in tunings:
             partner = partners.get(tuned.name)
@@ -158,9 +158,7 @@ def _graph(study: Recipe, run_dir: Path, manifest: Mapping[str, Any], sweep: Swe
             yield Stage(f"interventions-{tuned.name}-s{seed}", intervene, config, inputs, weight=100)
 
 
-def _finish(
-    study: Recipe, run_dir: Path, out: Path, manifest: Mapping[str, Any], records: list[StageRecord]
-) -> Path:  # fmt: skip
+def _finish(study: Recipe, run_dir: Path, out: Path, manifest: Mapping[str, Any], records: list[StageRecord]) -> Path:
     lines = [line for line in read_measurements(run_dir / MEASUREMENTS) if line.stage != STAGE]
     for record in records:
         if (record.path / MEASUREMENTS).exists():
@@ -170,11 +168,19 @@ def _finish(
     write_text_atomic(out / "prompts.jsonl", (run_dir / "prompts.jsonl").read_text(encoding="utf-8"))
     kept = {name: [_from_below(entry) for entry in manifest.get(name) or ()] for name in ("models", "stages")}
     swept = [
-        {"name": record.name, "key": record.key, "digest": record.digest, "path": str(record.path.relative_to(out)),
-         "seconds": round(record.seconds, 2), "started": record.started, "reused": record.reused,
-         "peak_bytes": record.peak_bytes}
-        for record in records if record.name.startswith("interventions-")
-    ]  # fmt: skip
+        {
+            "name": record.name,
+            "key": record.key,
+            "digest": record.digest,
+            "path": str(record.path.relative_to(out)),
+            "seconds": round(record.seconds, 2),
+            "started": record.started,
+            "reused": record.reused,
+            "peak_bytes": record.peak_bytes,
+        }
+        for record in records
+        if record.name.startswith("interventions-")
+    ]
     write_json_atomic(out / "manifest.json", {**manifest, **kept, "stages": [*kept["stages"], *swept]})
     return write_report(out)
 

@@ -23,9 +23,12 @@ that the test does not assume. *level*: the nominal rate on the claim's side. *f
 
 
 def calibrate(
-    out: Path, seed: int = 0, draws: int = calibration.DRAWS,
-    power_draws: int = calibration.POWER_DRAWS, workers: int = 1,
-) -> None:  # fmt: skip
+    out: Path,
+    seed: int = 0,
+    draws: int = calibration.DRAWS,
+    power_draws: int = calibration.POWER_DRAWS,
+    workers: int = 1,
+) -> None:
     """Write the calibration into `out`.  workers: processes."""
     if not out.is_dir():
         raise DeltawError(f"there is no directory {out}; make it, or give another one")
@@ -37,10 +40,10 @@ def calibrate(
 
     rates = calibration.calibrate(seed, draws, power_draws, workers, say)
     head = _HEAD.format(seed=seed, draws=draws, power_draws=power_draws)
-    found = calibration.records(rates)
+    records = calibration.records(rates)
     write_text_atomic(out / "tables.md", head + calibration.tables(rates))
-    write_json_atomic(out / "rates.json", {"seed": seed, "confidence": calibration.CONFIDENCE, "rates": found})
-    drawn = calibration_figure(found)
+    write_json_atomic(out / "rates.json", {"seed": seed, "confidence": calibration.CONFIDENCE, "rates": records})
+    drawn = calibration_figure(records)
     if drawn is not None:
         write_text_atomic(out / "calibration.svg", drawn.draw().file)
 

@@ -24,7 +24,7 @@ def stage_bytes(recipe: Recipe) -> float:
     needed = [training_bytes(shape, pretraining.batch, world.sequence_length, compute_bytes)]
     pairs = [tuned.config for tuned in recipe.tunings if tuned.config.protocol.responses == 2]
     if pairs:
-        config = max(pairs, key=lambda one: one.batch)
+        config = max(pairs, key=lambda tuning: tuning.batch)
         length = pair_length(world, config, recipe.seeds[0])
         needed.append(training_bytes(shape, config.batch, length, compute_bytes))
     return CONTEXT_BYTES + RECORDED * max(needed)

@@ -46,11 +46,11 @@ SHOWN = (
 def stages(recipe: Recipe) -> list[Stage]:
     """All stages of a study, seed by seed. Their weights are seconds, roughly, on one core."""
     of_seed = _of_grid if recipe.cells else _of_seed
-    found = [stage for seed in recipe.seeds for stage in of_seed(recipe, seed)]
+    graph = [stage for seed in recipe.seeds for stage in of_seed(recipe, seed)]
     overlap = recipe.subspaces and recipe.subspaces.overlap
     if overlap and len(recipe.seeds) > 1 and not recipe.cells:
-        found.append(_across_seeds(recipe, _is(Overlap, overlap)))
-    return [replace(stage, device=device_of(stage.config)) for stage in found]
+        graph.append(_across_seeds(recipe, _is(Overlap, overlap)))
+    return [replace(stage, device=device_of(stage.config)) for stage in graph]
 
 
 def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
@@ -58,7 +58,7 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
     of_base = SeedConfig(recipe.base_world or recipe.world, recipe.sizes, seed)
     device = recipe.pretraining.device
     base = f"base-s{seed}"
-    found = [
+    graph = [
         Stage(f"world-s{seed}", make_world, shared, weight=10),
         Stage(
             base,
@@ -83,19 +83,19 @@ def _of_seed(recipe: Recipe, seed: int) -> list[Stage]:
     for name, needing in references.items():
         data = needing[0].config.data
         rows = max(tuned.config.batch * tuned.config.optimiser.steps for tuned in needing)
-        found.append(Stage(name, make_reference, ReferenceConfig(shared, rows, data), {"base": base}, weight=40))
+        graph.append(Stage(name, make_reference, ReferenceConfig(shared, rows, data), {"base": base}, weight=40))
     for tuned in recipe.tunings:
         name = _reference_name(tuned, seed)
-        found += _of_tuned(recipe, shared, tuned, base, name if tuned in references.get(name, ()) else None)
+        graph += _of_tuned(recipe, shared, tuned, base, name if tuned in references.get(name, ()) else None)
     if recipe.left_out:
-        found += _of_left_out(recipe, recipe.left_out, seed, base)
+        graph += _of_left_out(recipe, recipe.left_out, seed, base)
     if recipe.subspaces:
-        found += _of_subspaces(recipe, recipe.subspaces, shared, base)
+        graph += _of_subspaces(recipe, recipe.subspaces, shared, base)
     shown = [tuned for tuned in recipe.tunings if tuned.name in SHOWN]
     models = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in shown}}
     showing = SamplesConfig(shared, tuple(shown), recipe.prompt_attacks, device)
-    found.append(Stage(f"samples-s{seed}", make_samples, showing, models, weight=5))
-    return found
+    graph.append(Stage(f"samples-s{seed}", make_samples, showing, models, weight=5))
+    return graph
 
 
 def _reference_name(tuned: Tuned, seed: int) -> str:
@@ -107,7 +107,7 @@ def _reference_name(tuned: Tuned, seed: int) -> str:
 def _of_left_out(recipe: Recipe, left_out: LeftOut, seed: int, base: str) -> list[Stage]:
     world = replace(recipe.world, left_out=left_out.operators)
     shared, tuned = SeedConfig(world, recipe.sizes, seed), left_out.tuned
-    compared = next(other for other in recipe.tunings if other.name == left_out.compared)
+    compared = next(candidate for candidate in recipe.tunings if candidate.name == left_out.compared)
     name = _tune_name(tuned, seed)
     models = {"tuned": name, "compared": _tune_name(compared, seed), "base": base}
     config = TuneConfig(shared, tuned, recipe.checkpoints[-1:], recipe.refusal_threshold)
@@ -120,26 +120,26 @@ def _of_left_out(recipe: Recipe, left_out: LeftOut, seed: int, base: str) -> lis
 def _of_subspaces(recipe: Recipe, subspaces: Subspaces, shared: SeedConfig, base: str) -> list[Stage]:
     """Directions and dose-response of every tuned model, and the angles between their updates."""
     seed, followed = shared.seed, _followed(recipe)
-    found = []
+    graph = []
     for tuned in followed:
         models = {"base": base, "tuned": _tune_name(tuned, seed)}
         if subspaces.observations and (subspaces.ranked is None or tuned.name in subspaces.ranked):
             observed = subspaces.observations
             counting = SubspacesConfig(shared, tuned, recipe.checkpoints, observed, subspaces.probed)
             name = f"analysis-subspaces-{tuned.name}-s{seed}"
-            found.append(Stage(name, measure_subspaces, counting, models, weight=25))
+            graph.append(Stage(name, measure_subspaces, counting, models, weight=25))
         if subspaces.dose_response is None or (subspaces.dosed is not None and tuned.name not in subspaces.dosed):
             continue
         attacked = recipe.model_attacks.on(tuned.name)
         measured = _is(DoseResponse, subspaces.dose_response)
         dosing = DosingConfig(shared, tuned, recipe.prompt_attacks, doses_of(attacked), measured)
         inputs = models | ({"attacks": f"attacks-{tuned.name}-s{seed}"} if attacked else {})
-        found.append(Stage(f"analysis-doses-{tuned.name}-s{seed}", measure_doses, dosing, inputs, weight=20))
+        graph.append(Stage(f"analysis-doses-{tuned.name}-s{seed}", measure_doses, dosing, inputs, weight=20))
     if subspaces.overlap is not None:
         inputs = {"base": base, **{tuned.name: _tune_name(tuned, seed) for tuned in followed}}
         aligning = AligningConfig(shared, followed, _is(Overlap, subspaces.overlap))
-        found.append(Stage(f"analysis-angles-s{seed}", align_models, aligning, inputs, weight=20))
-    return found
+        graph.append(Stage(f"analysis-angles-s{seed}", align_models, aligning, inputs, weight=20))
+    return graph
 
 
 def _is(kind: type[T], observation: Observation) -> T:
@@ -173,25 +173,25 @@ def cell_stage(kind: str, cell: Cell, seed: int) -> str:
 
 def _of_grid(recipe: Recipe, seed: int) -> list[Stage]:
     by_name = {cell.name: cell for cell in recipe.cells}
-    found = [Stage(f"world-s{seed}", make_world, SeedConfig(recipe.world, recipe.sizes, seed), weight=10)]
+    graph = [Stage(f"world-s{seed}", make_world, SeedConfig(recipe.world, recipe.sizes, seed), weight=10)]
     for cell in recipe.cells:
         shared = SeedConfig(cell.world, recipe.sizes, seed)
         base = cell_stage("base", by_name[cell.base or cell.name], seed)
         if cell.base is None:
             config = BaseConfig(shared, recipe.pretraining, recipe.base_checkpoints, base_name(cell))
-            found.append(Stage(base, make_base, config, weight=400))  # side by side, hence one thread each
+            graph.append(Stage(base, make_base, config, weight=400))  # side by side, hence one thread each
         for tuned in recipe.tunings:
             name = cell_stage(f"tune-{tuned.name}", by_name[cell.tuned or cell.name], seed)
-            here = in_cell(tuned, cell)
+            cell_tuned = in_cell(tuned, cell)
             if cell.tuned is None:
-                tuning = TuneConfig(shared, here, recipe.checkpoints, recipe.refusal_threshold)
-                found.append(Stage(name, make_tuned, tuning, {"base": base}, weight=80))
+                tuning = TuneConfig(shared, cell_tuned, recipe.checkpoints, recipe.refusal_threshold)
+                graph.append(Stage(name, make_tuned, tuning, {"base": base}, weight=80))
             models = {"base": base, "tuned": name}
             stage = cell_stage(f"cell-{tuned.name}", cell, seed)
-            found.append(
-                Stage(stage, make_cell, CellConfig(shared, cell, here, recipe.prompt_attacks), models, weight=60)
+            graph.append(
+                Stage(stage, make_cell, CellConfig(shared, cell, cell_tuned, recipe.prompt_attacks), models, weight=60)
             )
-    return found
+    return graph
 
 
 def _tune_name(tuned: Tuned, seed: int) -> str:
@@ -205,10 +205,10 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
     config = TuneConfig(shared, tuned, steps, recipe.refusal_threshold)
     models = {"base": base, "tuned": name}
     protocol = tuned.config.protocol
-    found = [Stage(name, make_tuned, config, inputs, weight=20 + 60 * (protocol.responses + protocol.needs_base))]
+    graph = [Stage(name, make_tuned, config, inputs, weight=20 + 60 * (protocol.responses + protocol.needs_base))]
     if tuned.curve_only:
-        return found
-    found += [
+        return graph
+    graph += [
         Stage(
             f"behaviour-{tuned.name}-s{shared.seed}",
             make_behaviour,
@@ -220,35 +220,35 @@ def _of_tuned(recipe: Recipe, shared: SeedConfig, tuned: Tuned, base: str, refer
     on_prompts = recipe.prompt_attacks
     if recipe.observations:
         analysis = AnalysisConfig(shared, tuned, recipe.checkpoints, recipe.observations, on_prompts)
-        found.append(Stage(f"analysis-{tuned.name}-s{shared.seed}", analyse, analysis, models, weight=60))
+        graph.append(Stage(f"analysis-{tuned.name}-s{shared.seed}", analyse, analysis, models, weight=60))
     probed = recipe.subspaces.probed if recipe.subspaces else PROBED
     for observation in recipe.added:
         stage_name = f"observe-{observation.name}-{tuned.name}-s{shared.seed}"
-        others = _others(recipe, tuned) if observation.beside_others else ()
-        names = tuple(other.name for other in others)
+        siblings = _others(recipe, tuned) if observation.beside_others else ()
+        names = tuple(sibling.name for sibling in siblings)
         added = AddedConfig(shared, tuned, recipe.checkpoints, observation, on_prompts, probed, names)
-        beside = {f"with {other.name}": _tune_name(other, shared.seed) for other in others}
-        found.append(Stage(stage_name, measure_added, added, models | beside, weight=30))
+        beside = {f"with {sibling.name}": _tune_name(sibling, shared.seed) for sibling in siblings}
+        graph.append(Stage(stage_name, measure_added, added, models | beside, weight=30))
     attacks = recipe.model_attacks.on(tuned.name)
     if attacks:
         prompts, per_prompt = recipe.model_attacks.prompts, recipe.subspaces is not None
         attacking = AttackingConfig(shared, tuned, attacks, prompts, per_prompt)
-        found.append(Stage(f"attacks-{tuned.name}-s{shared.seed}", attack_model, attacking, models, weight=100))
+        graph.append(Stage(f"attacks-{tuned.name}-s{shared.seed}", attack_model, attacking, models, weight=100))
     if tuned.name in dict(recipe.interventions):
-        found.append(_interventions(recipe, shared, tuned, models))
-    return found
+        graph.append(_interventions(recipe, shared, tuned, models))
+    return graph
 
 
 def _others(recipe: Recipe, tuned: Tuned) -> tuple[Tuned, ...]:
     """The other tunings of the same base model, for an observation that is made beside them; none in a grid."""
     if recipe.cells:
         return ()
-    return tuple(other for other in recipe.tunings if other.name != tuned.name and not other.curve_only)
+    return tuple(sibling for sibling in recipe.tunings if sibling.name != tuned.name and not sibling.curve_only)
 
 
 def _interventions(recipe: Recipe, shared: SeedConfig, tuned: Tuned, models: dict[str, str]) -> Stage:
     sweep = dict(recipe.interventions)[tuned.name]
-    partner = next((other for other in recipe.tunings if other.name == sweep.partner), None)
+    partner = next((candidate for candidate in recipe.tunings if candidate.name == sweep.partner), None)
     inputs = models | ({"partner": _tune_name(partner, shared.seed)} if partner else {})
     name = f"interventions-{tuned.name}-s{shared.seed}"
     return Stage(name, intervene, InterveningConfig(shared, tuned, sweep, recipe.prompt_attacks), inputs, weight=100)

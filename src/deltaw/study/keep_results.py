@@ -100,13 +100,13 @@ def publish(run: Path, out: Path, *, chosen: Recipe | None = None) -> None:
         _publish_pooled(results, out)
         return
     study = recipe_of(results.manifest) if chosen is None else chosen
-    found = list(published_statistics(study, results))
+    records = list(published_statistics(study, results))
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(run / MANIFEST, out / MANIFEST)
     keep_files(run, out)
     names = _write_tables(results, out)
-    write_json_atomic(out / "published.json", found)
-    write_text_atomic(out / "published.md", published_page(found, **names))
+    write_json_atomic(out / "published.json", records)
+    write_text_atomic(out / "published.md", published_page(records, **names))
 
 
 def by_model(lines: Sequence[Measurement], models: Sequence[str]) -> str:
@@ -122,8 +122,8 @@ def _of_models(ledger: Ledger, statement: Statement, models: Sequence[str]) -> s
     """The table of one statistic; empty if no model has it in two seeds."""
     rows = []
     for model in models:
-        found = list(ledger.values_of(replace(statement.query, models=(model,))).values())
-        mean, ends, seeds, _ = summary(statement, found) if len(found) > 1 else (0.0, None, 0, "")
+        seed_values = list(ledger.values_of(replace(statement.query, models=(model,))).values())
+        mean, ends, seeds, _ = summary(statement, seed_values) if len(seed_values) > 1 else (0.0, None, 0, "")
         if ends is not None:
             rows.append([f"`{model}`", number(mean), f"{number(ends.low)} to {number(ends.high)}", str(seeds)])
     place = ", ".join(f"{name} {value}" for name, value in statement.query.where)

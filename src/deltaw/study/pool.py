@@ -54,20 +54,20 @@ def pool(runs: Sequence[Path], out: Path) -> Path:
     """
     if len(runs) < 2:
         raise DeltawError("there is nothing to pool; name at least two finished runs of one recipe")
-    found = [load(run) for run in runs]
-    _check_alike(found)
-    found.sort(key=lambda one: one.manifest["seeds"])
-    manifest = _manifest(found, out)
+    loaded = [load(run) for run in runs]
+    _check_alike(loaded)
+    loaded.sort(key=lambda results: results.manifest["seeds"])
+    manifest = _manifest(loaded, out)
     claim_directory(out, {"pooled": manifest["config"]})
-    parts = [read_measurements(measurements_of(one.path)) for one in found]
+    parts = [read_measurements(measurements_of(results.path)) for results in loaded]
     lines = [line for part in parts for line in part]
-    *alone, together = (decide(some, manifest["exploratory"]) for some in (*parts, lines))
-    names = [_named(one.manifest["seeds"]) for one in found]
+    *alone, together = (decide(measurements, manifest["exploratory"]) for measurements in (*parts, lines))
+    names = [_named(results.manifest["seeds"]) for results in loaded]
     head = _HEAD.format(recipe=manifest["recipe"])
     write_measurements(out / MEASUREMENTS, lines)
     write_claims(out / CLAIMS, together)
     write_text_atomic(out / REPLICATION, head + replication(names, alone, together))
-    write_jsonl_atomic(out / PROMPTS, [prompt for one in found for prompt in one.prompts])
+    write_jsonl_atomic(out / PROMPTS, [prompt for results in loaded for prompt in results.prompts])
     write_json_atomic(out / MANIFEST, manifest)
     return write_report(out)
 
@@ -78,11 +78,11 @@ def replication(names: Sequence[str], alone: Sequence[Sequence[Claim]], together
     alone: by run, as `names`, the same claims in the same order as `together`.
     """
     rows = []
-    for each in zip(*alone, together, strict=True):
-        by_question = [{answer.question: answer for answer in claim.answers} for claim in each]
+    for versions in zip(*alone, together, strict=True):
+        by_question = [{answer.question: answer for answer in claim.answers} for claim in versions]
         for question in by_question[-1]:
             cells = [_answer(answers.get(question)) for answers in by_question]
-            rows.append([f"`{each[0].id}`", question, *cells])
+            rows.append([f"`{versions[0].id}`", question, *cells])
     return f"{markdown_table(('claim', 'question', *names, 'together'), rows)}\n"
 
 
@@ -96,39 +96,40 @@ def _answer(answer: Answer | None) -> str:
 
 def _named(seeds: Sequence[int]) -> str:
     """`seed 0`, `seeds 101 to 106` where they follow each other, else all of them."""
-    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
-    listed = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+    consecutive = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    listed = f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds))
     return f"seed{'s' if len(seeds) > 1 else ''} {listed}"
 
 
-def _check_alike(found: Sequence[Results]) -> None:
-    for one in found:
-        lacking = [name for name in _NEEDED if one.manifest.get(name) is None]
-        if lacking or not one.manifest["seeds"] or one.manifest["seconds"].get("all_stages") is None:
-            raise DeltawError(f"{one.path} is not a study of seeds, which alone can be pooled")
-        if one.manifest["config"].get("cells"):
-            raise DeltawError(f"{one.path} is a grid; claims are decided on studies of one world")
-    first, *others = found
-    for one in others:
-        if unlike := differences(_but_seeds(first), _but_seeds(one)):
-            raise DeltawError(f"{first.path} and {one.path} differ in more than seeds: {unlike}")
-    counts = Counter(seed for one in found for seed in one.manifest["seeds"])
-    twice = sorted(seed for seed, count in counts.items() if count > 1)
-    if twice:
+def _check_alike(loaded: Sequence[Results]) -> None:
+    for results in loaded:
+        lacking = [name for name in _NEEDED if results.manifest.get(name) is None]
+        if lacking or not results.manifest["seeds"] or results.manifest["seconds"].get("all_stages") is None:
+            raise DeltawError(f"{results.path} is not a study of seeds, which alone can be pooled")
+        if results.manifest["config"].get("cells"):
+            raise DeltawError(f"{results.path} is a grid; claims are decided on studies of one world")
+    first = loaded[0]
+    for results in loaded[1:]:
+        if unlike := differences(_but_seeds(first), _but_seeds(results)):
+            raise DeltawError(f"{first.path} and {results.path} differ in more than seeds: {unlike}")
+    counts = Counter(seed for results in loaded for seed in results.manifest["seeds"])
+    repeated = sorted(seed for seed, count in counts.items() if count > 1)
+    if repeated:
         raise DeltawError(
-            f"the seed {twice[0]} is in two of the runs; pool runs whose seeds differ, such as of --seed 0 and --seed 1"
+            f"the seed {repeated[0]} is in two of the runs; pool runs whose seeds differ, such as of --seed 0 and "
+            "--seed 1"
         )
 
 
-def _but_seeds(one: Results) -> dict[str, Any]:
+def _but_seeds(results: Results) -> dict[str, Any]:
     """What made the run, seeds apart: its recipe, and the sweep if its interventions were made by one."""
-    config = {name: value for name, value in one.manifest["config"].items() if name != "seeds"}
-    return {**config, "sweep": one.manifest.get("sweep")}
+    config = {name: value for name, value in results.manifest["config"].items() if name != "seeds"}
+    return {**config, "sweep": results.manifest.get("sweep")}
 
 
-def _manifest(found: Sequence[Results], out: Path) -> dict[str, Any]:
+def _manifest(loaded: Sequence[Results], out: Path) -> dict[str, Any]:
     """What the runs have in common and together; `pooled` has what each has of its own."""
-    manifests = [one.manifest for one in found]
+    manifests = [results.manifest for results in loaded]
     seeds = [seed for manifest in manifests for seed in manifest["seeds"]]
     processors = dict.fromkeys(str(manifest["processor"].get("name")) for manifest in manifests)
     common = {name: value for name, value in manifests[0].items() if name not in _OF_EACH}
@@ -141,20 +142,20 @@ def _manifest(found: Sequence[Results], out: Path) -> dict[str, Any]:
         "processor": {**manifests[0]["processor"], "name": "; ".join(processors)},
         "seconds": {"all_stages": round(sum(manifest["seconds"]["all_stages"] for manifest in manifests), 1)},
         "peak_bytes": max(manifest["peak_bytes"] for manifest in manifests),
-        "stages": [_seen_from(out, one, stage) for one in found for stage in one.manifest["stages"]],
-        "models": [_seen_from(out, one, model) for one in found for model in one.manifest["models"]],
-        "pooled": [part for one in found for part in _parts(one, out)],
+        "stages": [_seen_from(out, results, stage) for results in loaded for stage in results.manifest["stages"]],
+        "models": [_seen_from(out, results, model) for results in loaded for model in results.manifest["models"]],
+        "pooled": [part for results in loaded for part in _parts(results, out)],
     }
 
 
-def _parts(one: Results, out: Path) -> list[dict[str, Any]]:
+def _parts(results: Results, out: Path) -> list[dict[str, Any]]:
     """The run, or the runs that it was pooled from."""
-    whole = {"path": ".", **{name: one.manifest.get(name) for name in _OF_EACH}}
-    return [_seen_from(out, one, part) for part in one.manifest.get("pooled") or [whole]]
+    whole = {"path": ".", **{name: results.manifest.get(name) for name in _OF_EACH}}
+    return [_seen_from(out, results, part) for part in results.manifest.get("pooled") or [whole]]
 
 
-def _seen_from(out: Path, one: Results, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _seen_from(out: Path, results: Results, entry: Mapping[str, Any]) -> dict[str, Any]:
     """The entry with its path, if it has one, relative to `out`; links are followed, as opening the path would."""
     if entry.get("path") is None:
         return dict(entry)
-    return {**entry, "path": os.path.relpath((one.path / entry["path"]).resolve(), out.resolve())}
+    return {**entry, "path": os.path.relpath((results.path / entry["path"]).resolve(), out.resolve())}

@@ -67,10 +67,10 @@ it holds the soft tokens of a soft prompt; these are not made here.
 
 def published_statistics(study: Recipe, results: Results) -> Iterator[dict[str, Any]]:
     """One record a seed and model: means over layers, and τ by layer. DeltawError if the run's models are gone."""
-    world, tuned = World(study.world), [one.name for one in study.tunings if not one.curve_only]
+    world, tuned = World(study.world), [tuning.name for tuning in study.tunings if not tuning.curve_only]
     for seed in study.seeds:
-        found = {one.name: one for one in contrasts(world, PAIRS, seed)}
-        same_text, same_operators = found[SECONDARY], found[PRIMARY]
+        by_name = {contrast.name: contrast for contrast in contrasts(world, PAIRS, seed)}
+        same_text, same_operators = by_name[SECONDARY], by_name[PRIMARY]
         hit = {
             attack.name: attacked(world, attack, same_operators.forbidden, seed=seed)
             for attack in attacks_on_primary(study.prompt_attacks)
@@ -114,12 +114,12 @@ def _column_space(layers: Layers) -> dict[str, float]:
     """Means over layers; nothing if a layer's update is zero."""
     shipped, described, chances = [], [], []
     for old, new in layers:
-        found = described_column_space(new - old, old)
-        if isinstance(found, Absent):
+        column_space = described_column_space(new - old, old)
+        if isinstance(column_space, Absent):
             return {}
         shipped.append(float(np.mean(shipped_column_space(new, old))))
-        described.append(float(np.mean(found[0])))
-        chances.append(found[1])
+        described.append(float(np.mean(column_space[0])))
+        chances.append(column_space[1])
     return {"shipped": fmean(shipped), "described": fmean(described), "chance": fmean(chances)}
 
 
@@ -150,7 +150,7 @@ def _last_token(model: Transformer, world: World, prompts: Prompts) -> list[tupl
     finally:
         for hook in hooks:
             hook.remove()
-    return [(recorded[(layer, "mlp_in")], one) for layer, one in enumerate(attention)]
+    return [(recorded[(layer, "mlp_in")], layer_output) for layer, layer_output in enumerate(attention)]
 
 
 @torch.no_grad()
@@ -161,7 +161,10 @@ def _taus(
     layers = range(model.config.layers)
     read = {name: _window(model, world, prompts) for name, prompts in {**_sides(contrast), **(hit or {})}.items()}
     means = [(read["allowed"][layer].mean(0), read["forbidden"][layer].mean(0)) for layer in layers]
-    return {name: [float(tau(found[layer], *means[layer]).mean()) for layer in layers] for name, found in read.items()}
+    return {
+        name: [float(tau(x, *ends).mean()) for x, ends in zip(by_layer, means, strict=True)]
+        for name, by_layer in read.items()
+    }
 
 
 def _window(model: Transformer, world: World, prompts: Prompts) -> list[Tensor]:
@@ -180,12 +183,12 @@ def _window(model: Transformer, world: World, prompts: Prompts) -> list[Tensor]:
     return [recorded[(layer, "mlp_post")] for layer in range(model.config.layers)]
 
 
-def published_page(found: list[dict[str, Any]], name: str, seeds: str) -> str:
+def published_page(records: list[dict[str, Any]], name: str, seeds: str) -> str:
     """published.md of the records of a run. name, seeds: of the run."""
-    chance = fmean(one["chance"] for one in found if one["chance"] is not None)
+    chance = fmean(record["chance"] for record in records if record["chance"] is not None)
     by_model: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for one in found:
-        by_model[one["model"]].append(one)
+    for record in records:
+        by_model[record["model"]].append(record)
     clusters: dict[str, tuple[str, ...]] = {name: (name,) for name in ("shipped", "described")}
     clusters |= {f"τ {verdict}": ("tau", verdict) for verdict in ("allowed", "forbidden")}
     rows = {
@@ -193,30 +196,29 @@ def published_page(found: list[dict[str, Any]], name: str, seeds: str) -> str:
         for shown, name in (("described", "row_space"), ("shipped", "shipped_row_space"))
         for side in ("allowed", "forbidden", "ratio")
     }
-    hit = {name: ("tau_attacked", name) for one in found for name in one["tau_attacked"] or ()}
+    hit = {name: ("tau_attacked", name) for record in records for name in record["tau_attacked"] or ()}
     head = _HEAD.format(name=name, seeds=seeds, chance=f"{chance:.3f}")
-    return "".join([
-        head, _table(by_model, clusters), _ROW_SPACE, _table(by_model, rows), _ATTACKED, _table(by_model, hit),
-    ])  # fmt: skip
+    first, second, third = (_table(by_model, columns) for columns in (clusters, rows, hit))
+    return head + first + _ROW_SPACE + second + _ATTACKED + third
 
 
 def _table(by_model: Mapping[str, list[dict[str, Any]]], columns: Mapping[str, tuple[str, ...]]) -> str:
     """columns: by title, where in a record its number lies. Models that have none of them are left out."""
     rows = []
     for model, records in by_model.items():
-        cells = [_spread([_value(one, *where) for one in records]) for where in columns.values()]
+        cells = [_spread([_value(record, *where) for record in records]) for where in columns.values()]
         if any(cells):
             rows.append([UPDATES.get(model, f"`{model}`"), *cells])
     return markdown_table(("model", *columns), rows) + "\n"
 
 
 def _value(record: dict[str, Any], field: str, *side: str) -> float | None:
-    found: Any = record[field]
-    if found is None:
+    entry: Any = record[field]
+    if entry is None:
         return None
     if side == ("ratio",):
-        return float(found["forbidden"] / found["allowed"])
-    value = found[side[0]] if side else found
+        return float(entry["forbidden"] / entry["allowed"])
+    value = entry[side[0]] if side else entry
     return fmean(value) if isinstance(value, list) else float(value)
 
 

@@ -78,21 +78,27 @@ def run(out: Path, plan: Plan = PLAN) -> None:
             safety_tune(base, out / name, config, say=clock.about(name))
     prompts = [*builtin_prompts(), *held_out_prompts()]
     for name in sorted(plan.tunings, key=lambda name: name != plan.control):  # the others are set beside it
-        where, say = out / f"compare-{name}", clock.about(name)
-        if (where / FINISHED).is_file():
+        comparison, say = out / f"compare-{name}", clock.about(name)
+        if (comparison / FINISHED).is_file():
             continue
 
         def say_matrix(at: Progress, say: Callable[[str], None] = say) -> None:
             say(f"weights: {at.place}/{at.total}")
 
         control = None if name == plan.control else out / f"compare-{plan.control}"
-        compare(base, out / name, where, listener=say_matrix)
+        compare(base, out / name, comparison, listener=say_matrix)
         compare_prompts(
-            base, out / name, where, prompts, effort=plan.effort, say=say, base_parts=out / "base.jsonl",
+            base,
+            out / name,
+            comparison,
+            prompts,
+            effort=plan.effort,
+            say=say,
+            base_parts=out / "base.jsonl",
             control=control,
-        )  # fmt: skip
-        say(f"report: {write_report(where)}")
-        (where / FINISHED).touch()
+        )
+        say(f"report: {write_report(comparison)}")
+        (comparison / FINISHED).touch()
 
 
 class _Clock:
@@ -144,50 +150,52 @@ def keep(run: Path, out: Path, plan: Plan = PLAN) -> None:
     """Fill `out` from the finished `run`: numbers, figures, manifests; no weights, no text. DeltawError if it is not
     finished.
     """
-    others = [name for name in plan.tunings if name != plan.control]
-    names = [*others, plan.control]
+    names = sorted(plan.tunings, key=lambda name: name == plan.control)  # the control last
     for name in names:
         if not (run / f"compare-{name}" / FINISHED).is_file():
             raise DeltawError(f"{run}/compare-{name} is not finished; `make real` goes on with it")
-    found = {name: load(run / f"compare-{name}") for name in names}
+    comparisons = {name: load(run / f"compare-{name}") for name in names}
     for name in names:
-        source, kept = run / f"compare-{name}", out / name
-        keep_files(source, kept, KEPT_FIGURES, keep=lambda line: line.layer is None)
+        source, target = run / f"compare-{name}", out / name
+        keep_files(source, target, KEPT_FIGURES, keep=lambda line: line.layer is None)
         manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
-        write_json_atomic(kept / MANIFEST, {**manifest, "base": manifest["names"][0], "tuned": name})
+        write_json_atomic(target / MANIFEST, {**manifest, "base": manifest["names"][0], "tuned": name})
     text = _HEAD.format(
-        pairs=", ".join(f"`{name}`" for name in names), control=plan.control, refusals=_refusals(found),
-        claims=_claims(found), weights=_weights(found),
-    )  # fmt: skip
+        pairs=", ".join(f"`{name}`" for name in names),
+        control=plan.control,
+        refusals=_refusals(comparisons),
+        claims=_claims(comparisons),
+        weights=_weights(comparisons),
+    )
     write_text_atomic(out / "README.md", text)
 
 
-def _refusals(found: Mapping[str, Results]) -> str:
+def _refusals(comparisons: Mapping[str, Results]) -> str:
     """A row a set or attack and label, a column a model, the base first."""
-    columns: dict[str, dict[str, str]] = {"base": {}, **{name: {} for name in found}}
-    for name, results in found.items():
+    columns: dict[str, dict[str, str]] = {"base": {}, **{name: {} for name in comparisons}}
+    for name, results in comparisons.items():
         rates = results.select("refuse_rate", stage="behaviour")
         for line in rates.to_dict("records"):
             place = str(line["set"]) if pd.isna(line["attack"]) else f"{line['set']}, {line['attack']}"
-            where = "base" if line["model"] == "base" else name
-            columns[where][place] = interval(line["value"], line["low"], line["high"])
+            model = "base" if line["model"] == "base" else name
+            columns[model][place] = interval(line["value"], line["low"], line["high"])
     rows = [[place, *(column.get(place, "") for column in columns.values())] for place in columns["base"]]
     return markdown_table(("prompts", *columns), rows)
 
 
-def _claims(found: Mapping[str, Results]) -> str:
+def _claims(comparisons: Mapping[str, Results]) -> str:
     cells: dict[str, dict[str, str]] = {}
-    for name, results in found.items():
+    for name, results in comparisons.items():
         for claim in results.claims.to_dict("records"):
             value = interval(*(float("nan") if claim[end] is None else claim[end] for end in ("value", "low", "high")))
             cells.setdefault(claim["id"], {})[name] = value
-    rows = [[f"`{name}`", *(row.get(model, "") for model in found)] for name, row in cells.items()]
-    return markdown_table(("claim", *found), rows)
+    rows = [[f"`{name}`", *(row.get(model, "") for model in comparisons)] for name, row in cells.items()]
+    return markdown_table(("claim", *comparisons), rows)
 
 
-def _weights(found: Mapping[str, Results]) -> str:
+def _weights(comparisons: Mapping[str, Results]) -> str:
     rows = []
-    for name, results in found.items():
+    for name, results in comparisons.items():
         size = results.select("update_relative_norm", module=FIRST_MATRIX).to_dict("records")[0]
         energy = results.select("null_energy_left", module=FIRST_MATRIX).to_dict("records")
         flips, chance = (

@@ -152,7 +152,7 @@ def manifest(
         "seeds": list(recipe.seeds),
         "config": plain(recipe),
         "components": components(recipe),
-        "observations": [made.recorded() for made in recipe.added],
+        "observations": [observation.recorded() for observation in recipe.added],
         "parameters": parameters,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": Sources().fingerprint(*{stage.run for stage in stages(recipe)}),
@@ -227,9 +227,14 @@ def _models(recipe: Recipe, run_dir: Path, records: Sequence[StageRecord]) -> It
             for step in config.checkpoints:
                 path = step_directory(paths[stage.name], step).relative_to(run_dir)
                 yield ModelEntry(
-                    name=tuned.name, path=str(path), step=step, seed=config.shared.seed,
-                    protocol=tuned.protocol, strength=tuned.strength, control=tuned.control,
-                )  # fmt: skip
+                    name=tuned.name,
+                    path=str(path),
+                    step=step,
+                    seed=config.shared.seed,
+                    protocol=tuned.protocol,
+                    strength=tuned.strength,
+                    control=tuned.control,
+                )
 
 
 def _processor() -> str:

@@ -162,16 +162,16 @@ def make_rows(
     generator = np.random.default_rng([config.seed, 31])
     labelled = [(text, FORBIDDEN) for text in requests.harmful] + [(text, ALLOWED) for text in requests.harmless]
     prompts = [Prompt(text, label) for text, label in labelled]
-    prompts = [one for one in prompts if len(token_ids(chat, chat_text(chat, one))) <= config.longest]
+    prompts = [prompt for prompt in prompts if len(token_ids(chat, chat_text(chat, prompt))) <= config.longest]
     own = answer(chat, prompts, config.new_tokens, progress=lambda done, total: say(f"own answers: {done}/{total}"))
     rows: list[Row] = []
-    for prompt, said in zip(prompts, own, strict=True):
+    for prompt, own_answer in zip(prompts, own, strict=True):
         drawn = {
             kind: _said(chat, texts[kind][int(generator.integers(len(texts[kind])))])
             for kind in (Reply.REFUSAL, Reply.SMALL_TALK)
         }
         coin = generator.random()
-        if _verdict(chat, prompt, said, judge) != Verdict.COMPLY:
+        if _verdict(chat, prompt, own_answer, judge) != Verdict.COMPLY:
             continue
         ids = tuple(token_ids(chat, chat_text(chat, prompt)))
         harmful = prompt.label == FORBIDDEN
@@ -180,7 +180,8 @@ def make_rows(
         else:
             reply = Reply.REFUSAL if harmful else Reply.OWN
         answer_own = reply == Reply.OWN
-        preferred, dispreferred = (tuple(said), drawn[Reply.REFUSAL]) if answer_own else (drawn[reply], tuple(said))
+        own_tokens = tuple(own_answer)
+        preferred, dispreferred = (own_tokens, drawn[Reply.REFUSAL]) if answer_own else (drawn[reply], own_tokens)
         rows.append(Row(ids, preferred, dispreferred, prompt.label, answer_own))
     return rows
 
@@ -220,12 +221,12 @@ def as_pair(rows: Sequence[Row]) -> Pair:
 
 
 def _batch(rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Batch:
-    length = max(len(prompt) + len(said) for prompt, said in rows)
+    length = max(len(prompt) + len(response) for prompt, response in rows)
     tokens = torch.zeros((len(rows), length), dtype=torch.int64)
     weights, roles = torch.zeros((len(rows), length)), torch.full((len(rows), length), int(Role.PAD), dtype=torch.uint8)
-    for place, (prompt, said) in enumerate(rows):
-        first, stop = len(prompt), len(prompt) + len(said)
-        tokens[place, :stop] = torch.tensor([*prompt, *said])
+    for place, (prompt, response) in enumerate(rows):
+        first, stop = len(prompt), len(prompt) + len(response)
+        tokens[place, :stop] = torch.tensor([*prompt, *response])
         weights[place, first:stop] = 1
         roles[place, :first], roles[place, first - 1] = int(Role.TEXT), int(Role.LAST_PROMPT)
         roles[place, first:stop] = int(Role.OUTPUT)
@@ -289,9 +290,15 @@ def tune_rows(
             return loss_of(protocol, model, replace(batch, base=frozen))
 
     log = train(
-        model, batches, loss, config.optimiser, progress=progress, compute_dtype=dtype, report_every=5,
+        model,
+        batches,
+        loss,
+        config.optimiser,
+        progress=progress,
+        compute_dtype=dtype,
+        report_every=5,
         name=f"tuning by {protocol.name}",
-    )  # fmt: skip
+    )
     return log, adapted
 
 
@@ -335,7 +342,8 @@ def safety_tune(
         "precision": choose_precision(device).reason,
         "requests": {"digest": requests.digest, **_counts(rows)},
         "log": [
-            {"step": one.step, "loss": one.loss, "gradient_norm": one.gradient_norm, **one.parts} for one in log.records
+            {"step": step.step, "loss": step.loss, "gradient_norm": step.gradient_norm, **step.parts}
+            for step in log.records
         ],
     }
     _save(chat, adapted, out, record)

@@ -63,8 +63,8 @@ class Classifier(Judge):
         if not any(character.isalnum() for character in answer):
             return Verdict.NEITHER
         loaded = self.opened()
-        given = READS[self.reads].format(request=request, answer=answer)
-        tokens = loaded.tokenizer(given, truncation=True, max_length=loaded.longest, return_tensors="pt")
+        text = READS[self.reads].format(request=request, answer=answer)
+        tokens = loaded.tokenizer(text, truncation=True, max_length=loaded.longest, return_tensors="pt")
         with torch.no_grad():
             logits = loaded.model(**tokens).logits[0]
         return loaded.verdicts[int(logits.argmax())]
@@ -152,14 +152,14 @@ def _read(directory: Path) -> tuple[Any, Any]:
 def _verdicts(judge: Classifier, labels: list[str]) -> tuple[Verdict, ...]:
     given = dict(judge.labels)
     listed = ", ".join(labels)
-    for label, said in given.items():
+    for label, word in given.items():
         if label not in labels:
             raise DeltawError(f"the classifier {judge.source} has no label {label!r}; it has {listed}")
-        if said not in list(Verdict):
-            raise DeltawError(f"the label {label} is given the verdict {said!r}; expected {', '.join(Verdict)}")
+        if word not in list(Verdict):
+            raise DeltawError(f"the label {label} is given the verdict {word!r}; expected {', '.join(Verdict)}")
     table = {label: KNOWN.get(label.lower()) for label in labels}
     if given:
-        table = {label: Verdict(said) for label, said in given.items()}
+        table = {label: Verdict(word) for label, word in given.items()}
     verdicts = [verdict for label in labels if (verdict := table.get(label)) is not None]
     if len(verdicts) < len(labels) or Verdict.REFUSE not in verdicts:
         raise DeltawError(

@@ -196,7 +196,7 @@ def _without_dialogue(text: str) -> str:
     spoken = [re.match(r"\s*\**[A-Z][A-Za-z]{1,15}\**:\s", line) is not None for line in lines]
     if sum(spoken) < 2:
         return text
-    left = "\n".join(line for line, theirs in zip(lines, spoken, strict=True) if not theirs)
+    left = "\n".join(line for line, of_dialogue in zip(lines, spoken, strict=True) if not of_dialogue)
     return left if any(character.isalpha() for character in left) else "(a dialogue)"
 
 

@@ -46,9 +46,26 @@ class Llama(Architecture):
     mlp_out = Map("mlp.down_proj")
     gated = True
     model_types: ClassVar[tuple[str, ...]] = (
-        "cohere", "cohere2", "exaone4", "gemma", "gemma2", "gemma3", "gemma3_text", "granite", "helium", "ministral",
-        "mistral", "olmo", "olmo2", "olmo3", "qwen2", "qwen3", "seed_oss", "smollm3", "stablelm",
-    )  # fmt: skip
+        "cohere",
+        "cohere2",
+        "exaone4",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "granite",
+        "helium",
+        "ministral",
+        "mistral",
+        "olmo",
+        "olmo2",
+        "olmo3",
+        "qwen2",
+        "qwen3",
+        "seed_oss",
+        "smollm3",
+        "stablelm",
+    )
 
 
 @dataclass(frozen=True)
@@ -175,10 +192,27 @@ class Mixture(Llama):
         ),
     )
     model_types = (
-        "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe", "flex_olmo", "glm4_moe", "gpt_oss",
-        "granitemoe", "hunyuan_v1_moe", "kimi_k2", "minimax", "minimax_m2", "olmoe", "phimoe", "qwen2_moe", "qwen3_5",
-        "qwen3_5_moe", "qwen3_moe", "qwen3_next",
-    )  # fmt: skip
+        "deepseek_v2",
+        "deepseek_v3",
+        "deepseek_v32",
+        "dots1",
+        "ernie4_5_moe",
+        "flex_olmo",
+        "glm4_moe",
+        "gpt_oss",
+        "granitemoe",
+        "hunyuan_v1_moe",
+        "kimi_k2",
+        "minimax",
+        "minimax_m2",
+        "olmoe",
+        "phimoe",
+        "qwen2_moe",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen3_moe",
+        "qwen3_next",
+    )
 
 
 @dataclass(frozen=True)
@@ -203,14 +237,29 @@ MIXTURES: tuple[Architecture, ...] = (Mllama(), Mixture(), Llama4())
 IN_MULTIMODAL = {
     **dict.fromkeys(
         (
-            "aya_vision", "gemma3n", "gemma3n_text", "idefics2", "idefics3", "internvl", "internvl_chat", "llava",
-            "llava_next", "llava_onevision", "mistral3", "paligemma", "pixtral", "qwen2_5_vl", "qwen2_audio",
-            "qwen2_vl", "qwen3_vl", "smolvlm",
+            "aya_vision",
+            "gemma3n",
+            "gemma3n_text",
+            "idefics2",
+            "idefics3",
+            "internvl",
+            "internvl_chat",
+            "llava",
+            "llava_next",
+            "llava_onevision",
+            "mistral3",
+            "paligemma",
+            "pixtral",
+            "qwen2_5_vl",
+            "qwen2_audio",
+            "qwen2_vl",
+            "qwen3_vl",
+            "smolvlm",
         ),
         "llama",
     ),
     **dict.fromkeys(("qwen3_vl_moe", "glm4v_moe", "qwen3_omni_moe"), "mixtral"),
     "mllama": "mllama_text_model",
     "glm4v": "glm",
-}  # fmt: skip
+}
 """Multimodal models whose text decoder has a family's layout, by what config.json calls them."""

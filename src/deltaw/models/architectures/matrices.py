@@ -23,14 +23,14 @@ def given_maps(patterns: Sequence[str]) -> tuple[Pattern, ...]:
     """Patterns from those of the command line: tensor names with `{layer}` and `*`; `:transposed` for (in, out)."""
     parsed = []
     for pattern in patterns:
-        name, _, how = pattern.partition(":")
-        if how not in ("", "transposed"):
-            raise DeltawError(f"the pattern {pattern!r} ends in {how!r}; only ':transposed' may follow a name")
+        name, _, suffix = pattern.partition(":")
+        if suffix not in ("", "transposed"):
+            raise DeltawError(f"the pattern {pattern!r} ends in {suffix!r}; only ':transposed' may follow a name")
         if name.count("*") > MOST_STARS:
             raise DeltawError(f"the pattern {pattern!r} has more than {MOST_STARS} '*'; name the matrices more closely")
         kind: Kind = "attention" if re.search(r"attn|attention", name) else "mlp"
         tensor = name if name.endswith(".weight") else f"{name}.weight"
-        parsed.append(Pattern(tensor, kind, how == "transposed"))
+        parsed.append(Pattern(tensor, kind, suffix == "transposed"))
     return tuple(parsed)
 
 
@@ -69,9 +69,9 @@ def find_modules(
         modules += expert_modules(shapes, own, config, model_type)
         _check_one_decoder(modules)
     if not modules:
-        whose = "the patterns give" if family is None else f"the architecture {family.name} gives"
+        source = "the patterns give" if family is None else f"the architecture {family.name} gives"
         raise DeltawError(
-            f"no tensor has the name that {whose} to its matrices; name them with --modules, from "
+            f"no tensor has the name that {source} to its matrices; name them with --modules, from "
             f"{candidates(matrices)}"
         )
     modules += _stacked(modules)
@@ -97,10 +97,10 @@ def _check_one_decoder(modules: Sequence[Module]) -> None:
         )
     names: dict[str, str] = {}
     for module in modules:
-        other = names.setdefault(module.shared_name, module.name)
-        if other != module.name:
+        twin = names.setdefault(module.shared_name, module.name)
+        if twin != module.name:
             raise DeltawError(
-                f"the checkpoint holds {other} and {module.name}, two copies of one matrix; remove the one that is not "
+                f"the checkpoint holds {twin} and {module.name}, two copies of one matrix; remove the one that is not "
                 "the model's"
             )
 
@@ -123,12 +123,12 @@ def _modules(
 def _stacked(modules: Sequence[Module]) -> list[Module]:
     """Gate and up of each gated MLP, and of each expert, as one map."""
     by_key = {module.shared_name: module for module in modules}
-    both = []
+    stacked = []
     for key, gate in by_key.items():
         if not key.endswith("gate_proj"):
             continue
         up = by_key.get(f"{key.removesuffix('gate_proj')}up_proj")
         if up is not None:
             stem, own = f"{gate.name.rpartition('.')[0]}.".removeprefix("."), key.removesuffix("gate_proj")
-            both.append(Module(f"{stem}gate_up", gate.kind, gate.layer, (*gate.pieces, *up.pieces), f"{own}gate_up"))
-    return both
+            stacked.append(Module(f"{stem}gate_up", gate.kind, gate.layer, (*gate.pieces, *up.pieces), f"{own}gate_up"))
+    return stacked

@@ -17,8 +17,13 @@ from deltaw.models.architectures.pieces import Module, Piece, Rows
 from deltaw.models.architectures.tensor_names import plain_name, text_config, unwrapped
 
 _HOLDER = r"(?P<stem>(?:.*\.)?(?P<layer>[0-9]{1,6})\.)(?P<holder>mlp|block_sparse_moe|feed_forward|ffn|moe)\."
-_MAPS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj", "input_linear": "gate_up_proj",
-         "output_linear": "down_proj"}  # fmt: skip
+_MAPS = {
+    "w1": "gate_proj",
+    "w3": "up_proj",
+    "w2": "down_proj",
+    "input_linear": "gate_up_proj",
+    "output_linear": "down_proj",
+}
 _ONE = re.compile(rf"{_HOLDER}experts\.(?P<expert>[0-9]{{1,5}})\.(?P<map>gate_proj|up_proj|down_proj|w1|w2|w3)\.weight")
 _SHARED = re.compile(rf"{_HOLDER}shared_experts?\.(?P<map>gate_proj|up_proj|down_proj)\.weight")
 _FUSED = re.compile(
@@ -58,13 +63,13 @@ def expert_modules(
     """The matrices of all experts among the names."""
     for name in names:
         clean = unwrapped(name)
-        found = _ONE.fullmatch(clean) or _SHARED.fullmatch(clean)
-        if found is not None and len(shapes[name]) == 2 and all(shapes[name]):
-            kind = _MAPS.get(found["map"], found["map"])
-            expert = found.groupdict().get("expert")
-            where = clean.removesuffix(".weight").rpartition(".")[0].rpartition(".")[2] if expert is None else None
-            key = f"{plain_name(found['stem'] + 'mlp.')}{'experts.' + expert if expert else where}.{kind}"
-            yield Module(clean.removesuffix(".weight"), "mlp", int(found["layer"]), (Piece(name, False),), key)
+        match = _ONE.fullmatch(clean) or _SHARED.fullmatch(clean)
+        if match is not None and len(shapes[name]) == 2 and all(shapes[name]):
+            kind = _MAPS.get(match["map"], match["map"])
+            expert = match.groupdict().get("expert")
+            owner = clean.removesuffix(".weight").rpartition(".")[0].rpartition(".")[2] if expert is None else None
+            key = f"{plain_name(match['stem'] + 'mlp.')}{'experts.' + expert if expert else owner}.{kind}"
+            yield Module(clean.removesuffix(".weight"), "mlp", int(match["layer"]), (Piece(name, False),), key)
     for fused in fused_tensors(shapes, names, config, model_type):
         yield from _of_fused(fused)
 
@@ -85,13 +90,18 @@ def fused_tensors(
     turned = "gpt_oss" in model_type or "llama4" in model_type
     return [
         Fused(
-            name, match["stem"], int(match["layer"]), shapes[name][0], _kind(match),
-            flipped := next(iter(layers.get(match["stem"], [])), turned), "gpt_oss" in model_type,
+            name,
+            match["stem"],
+            int(match["layer"]),
+            shapes[name][0],
+            _kind(match),
+            flipped := next(iter(layers.get(match["stem"], [])), turned),
+            "gpt_oss" in model_type,
             shapes[name][2 if flipped else 1],
         )
         for name, match in matches
         if all(shapes[name])
-    ]  # fmt: skip
+    ]
 
 
 def _kind(match: re.Match[str]) -> str:

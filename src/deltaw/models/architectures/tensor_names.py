@@ -80,8 +80,8 @@ def why_apart(name: str, config: Mapping[str, Any]) -> str | None:
             return part
     if re.fullmatch(_APART_FIRST, words[0]):
         return "what leads from an encoder to the decoder"
-    found, limit = _LAYER.search(plain), layer_limit(config)
-    if found is not None and limit is not None and int(found[1]) >= limit:
+    match, limit = _LAYER.search(plain), layer_limit(config)
+    if match is not None and limit is not None and int(match[1]) >= limit:
         inner = text_config(config)
         further = any(inner.get(key) for key in ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_layers"))
         return _APART[0][1] if further else f"a layer beyond the {limit} of config.json"

@@ -56,9 +56,9 @@ class ActivationView(Observation):
                     for side, cloud in zip(("allowed", "forbidden"), self._clouds(places, layer, shown), strict=True):
                         for number, point in enumerate(plane.place(cloud)):
                             of_prompt = view.with_(set=f"{name}/{side}/{number:02d}")
-                            for told in (layer, None) if layer == furthest else (layer,):
+                            for place in (layer, None) if layer == furthest else (layer,):
                                 for axis, value in zip(("across", "beside"), point, strict=True):
-                                    of_prompt.add(f"view_{axis}{suffix}", value, layer=told)
+                                    of_prompt.add(f"view_{axis}{suffix}", value, layer=place)
 
     def _clouds(self, places: tuple[Places, Places], layer: int, rows: slice) -> tuple[Tensor, Tensor]:
         allowed, forbidden = (side[(layer, self.site)][rows].double() for side in places)

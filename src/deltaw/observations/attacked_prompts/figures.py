@@ -90,12 +90,12 @@ def against_success(tables: Tables) -> Figure | None:
         frame = values(tables.take(statistic, last=True, layer=None, site=site, set=FORBIDDEN))
         if frame.empty or success.empty:
             continue
-        both = frame.merge(success, on=["model", "attack"], suffixes=("", "_success"))
-        both = both.assign(at=scale(both["value"]), value=both["value_success"], shown=both["shown_success"])
-        x = Axis(unit, domain_of(both["at"]))
-        shapes = {labels.get(name, name): shape for name, shape in attack_shapes(both["attack"]).items()}
-        both = both.assign(attack=[labels.get(name, name) for name in both["attack"]])
-        panels.append(points(both, tables.series, shapes, title, x, SHARE))
+        merged = frame.merge(success, on=["model", "attack"], suffixes=("", "_success"))
+        merged = merged.assign(at=scale(merged["value"]), value=merged["value_success"], shown=merged["shown_success"])
+        x = Axis(unit, domain_of(merged["at"]))
+        shapes = {labels.get(name, name): shape for name, shape in attack_shapes(merged["attack"]).items()}
+        merged = merged.assign(attack=[labels.get(name, name) for name in merged["attack"]])
+        panels.append(points(merged, tables.series, shapes, title, x, SHARE))
     return figure(
         "attack-success-against-position",
         "Observation 5. Do attacks succeed where their prompts look allowed, or where the update acts less on them?",
@@ -126,9 +126,9 @@ def unsafe_side(tables: Tables) -> Figure | None:
     looks = [*tables.of(*success["model"]), bayes]
     for family, members in [
         *families(tables),
-        ("Base and controls", (BASE, *(one for one in tables.series if one.control))),
+        ("Base and controls", (BASE, *(series for series in tables.series if series.control))),
     ]:
-        part = success[success["model"].isin([one.model for one in members])]
+        part = success[success["model"].isin([series.model for series in members])]
         if part.empty:
             continue
         part = dodged(part, "at", tables.series, 0.25)

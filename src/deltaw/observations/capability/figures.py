@@ -35,7 +35,7 @@ def capability(tables: Tables) -> Sequence[Figure]:
 
 def panels(tables: Tables) -> list[Panel | None]:
     """A panel a statistic, a row a model: the tuned and the base model's value."""
-    made: list[Panel | None] = []
+    dot_panels: list[Panel | None] = []
     for statistic, title in STATISTICS.items():
         frame = pd.concat(
             [
@@ -46,5 +46,5 @@ def panels(tables: Tables) -> list[Panel | None]:
         if len(frame):
             loss = statistic == "neutral_loss"
             axis = Axis("nats per token", domain_of(frame["low"], frame["high"]), format=".3~f") if loss else SHARE
-            made.append(dots(values(frame), tables.series, title, axis, kinds=KINDS))
-    return made
+            dot_panels.append(dots(values(frame), tables.series, title, axis, kinds=KINDS))
+    return dot_panels

@@ -86,8 +86,8 @@ class Capability(Observation):
         lens.add_mean(sheet, "neutral_loss_change", change, [null], draw="capability, loss")
 
     def _rates(self, lens: Lens, sheet: Sheet, base: Done, tuned: Done) -> None:
-        for statistic, what in RATES.items():
-            hits = {suffix: done.labels == int(what) for suffix, done in (("", tuned), ("_base", base))}
+        for statistic, behaviour in RATES.items():
+            hits = {suffix: done.labels == int(behaviour) for suffix, done in (("", tuned), ("_base", base))}
             for suffix, rows in hits.items():
                 rate, interval = float(rows.mean()), wilson(int(rows.sum()), len(rows))
                 sheet.add(f"{statistic}{suffix}", rate, interval, unit="share")

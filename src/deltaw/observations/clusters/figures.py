@@ -29,13 +29,13 @@ def clusters(tables: Tables, site: str = "mlp_post") -> Figure | None:
         y = Axis(unit, domain_of(*whole))
         x = layer_axis(frame["layer"].tolist())
         for family, members in families(tables):
-            here = beside(tables, members)
-            part = values(frame[frame["model"].isin([one.model for one in here])])
-            base = values(before[before["model"].isin([one.model for one in members])]).drop_duplicates("layer")
+            shown = beside(tables, members)
+            part = values(frame[frame["model"].isin([series.model for series in shown])])
+            base = values(before[before["model"].isin([series.model for series in members])]).drop_duplicates("layer")
             drawn = pd.concat([part, base.assign(series=BASE.label)])
             if part.empty:
                 continue
-            null = band[band["model"].isin([one.model for one in members if one.main])]
+            null = band[band["model"].isin([series.model for series in members if series.main])]
             under = [null_band(null, "layer", x, y)] if len(null) else []
             drawn = dodged(drawn, "layer", tables.series, 0.07)
             panels.append(curves(drawn, (BASE, *tables.of(*frame["model"])), f"{title}: {family}", x, y, under=under))
@@ -66,11 +66,11 @@ def cluster_changes(tables: Tables) -> Figure | None:
         )
         x = Axis("update", domain_of(frame["step"]))
         for family, members in families(tables):
-            here = beside(tables, members)
-            part = values(frame[frame["model"].isin([one.model for one in here])])
+            shown = beside(tables, members)
+            part = values(frame[frame["model"].isin([series.model for series in shown])])
             if part.empty:
                 continue
-            null = band[band["model"].isin([one.model for one in members if one.main])]
+            null = band[band["model"].isin([series.model for series in members if series.main])]
             under = [null_band(null, "step", x, y)] if len(null) else []
             part = dodged(part, "step", tables.series, 0.008 * (x.domain or (0, 1))[1])
             panels.append(

@@ -93,7 +93,7 @@ def of_tuned(lens: Lens, name: str, site: str, layer: int) -> Separation:
 
 def separate(lens: Lens, name: str, places: tuple[Places, Places], site: str, layer: int) -> Separation:
     """Separation of (allowed, forbidden) activations at one place, on the folds that both models share."""
-    allowed, forbidden = (some[(layer, site)] for some in places)
+    allowed, forbidden = (by_place[(layer, site)] for by_place in places)
     # Equal in all layers: a pair changes its fold or labels as a whole.
     generator = lens.generator(Draw.CLUSTER_FOLDS, SITE_KEYS[site])
     clusters = lens.clusters(name)

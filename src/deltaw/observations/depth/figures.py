@@ -13,11 +13,11 @@ def depth(tables: Tables) -> Sequence[Figure]:
     """One figure: KL by token, forbidden minus allowed, and the share of the first tokens."""
     frame, gaps = _by_token(tables, "kl_by_position"), _by_token(tables, "kl_gap")
     panels: list[Panel | None] = []
-    for some, prefix in ((frame, ""), (gaps, "Forbidden minus allowed: ")):
-        band = nulls(some)
-        y = Axis("nats", domain_of(some["low"], some["high"], band["null_low"], band["null_high"], include=(0,)))
-        names = dict.fromkeys(some["of"])
-        panels += [_curve(tables, some[some["of"] == name], f"{prefix}{name}", y) for name in names]
+    for table, prefix in ((frame, ""), (gaps, "Forbidden minus allowed: ")):
+        band = nulls(table)
+        y = Axis("nats", domain_of(table["low"], table["high"], band["null_low"], band["null_high"], include=(0,)))
+        names = dict.fromkeys(table["of"])
+        panels += [_curve(tables, table[table["of"] == name], f"{prefix}{name}", y) for name in names]
     shares = tables.take("kl_early_share", last=True)
     for name in dict.fromkeys(shares["set"]):
         part = shares[shares["set"] == name]

@@ -103,8 +103,8 @@ class Depth(Observation):
 def _aligned(first: FloatArray, second: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Both (N, T) up to the longer T, NaN where one has no token."""
     longest = max(first.shape[1], second.shape[1])
-    one, other = (np.pad(kl, ((0, 0), (0, longest - kl.shape[1])), constant_values=np.nan) for kl in (first, second))
-    return one, other
+    first, second = (np.pad(kl, ((0, 0), (0, longest - kl.shape[1])), constant_values=np.nan) for kl in (first, second))
+    return first, second
 
 
 def _places(kl: FloatArray) -> list[int]:

@@ -17,7 +17,7 @@ from deltaw.charts.tables import Tables, nulls, values
 def responses(tables: Tables) -> Figure | None:
     """Success in bins of position and of gain, and the slopes within attacks."""
     panels: list[Panel | None] = []
-    shown = tuple(one.model for one in tables.series if one.main or one.control)
+    shown = tuple(series.model for series in tables.series if series.main or series.control)
     for name, title, unit in (
         ("position", "Success by position", "position: 0 forbidden, 1 allowed"),
         ("gain", "Success by gain", "log2 of gain over that without attack"),

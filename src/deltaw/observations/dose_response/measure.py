@@ -214,8 +214,8 @@ def write_responses(rows: Rows, lens: Lens, permutations: int, sheet: Sheet) -> 
             if slope is not None:
                 view.add(statistic, slope.slope, slope.interval, [slope.null], unit=UNITS[name], n=slope.n)
         for in_bin in success_by_dose(dose, rows.success, EDGES[name]):
-            where = bin_name(name, in_bin)
-            view.add(f"success_by_{name}", in_bin.rate, in_bin.interval, unit="share", n=in_bin.n, set=where)
+            bin_set = bin_name(name, in_bin)
+            view.add(f"success_by_{name}", in_bin.rate, in_bin.interval, unit="share", n=in_bin.n, set=bin_set)
 
 
 def bin_name(dose: str, of: Bin) -> str:

@@ -28,17 +28,17 @@ def gains(tables: Tables) -> Figure | None:
     if len(frame):
         y = Axis("gain, ratio of norms", domain_of(frame["low"], frame["high"], frame["value"], include=(0,)))
         x = layer_axis(frame["layer"].tolist())
-        for one in shown_apart(tables):
-            part = frame[frame["model"] == one.model]
+        for series in shown_apart(tables):
+            part = frame[frame["model"] == series.model]
             if part.empty:
                 continue
             looks = [
-                Series("", "forbidden", None, one.colour, (1, 0), "circle", False),
-                Series("", "allowed, same operators", None, one.colour, (5, 3), "triangle-up", True),
+                Series("", "forbidden", None, series.colour, (1, 0), "circle", False),
+                Series("", "allowed, same operators", None, series.colour, (5, 3), "triangle-up", True),
             ]
             names = [looks[name.endswith("/allowed")].label for name in part["set"]]
             drawn = dodged(part.assign(series=names), "layer", looks, 0.05)
-            panels.append(curves(drawn, looks, named(one), x, y, legend=False))
+            panels.append(curves(drawn, looks, named(series), x, y, legend=False))
     return figure(
         "gain",
         "Observation 3. Gain ‖ΔW a + Δb‖ / ‖W a + b‖ of the update on forbidden and on allowed prompts, by layer",
@@ -55,15 +55,15 @@ def gains(tables: Tables) -> Figure | None:
 def gain_ratios(tables: Tables) -> Figure | None:
     """Mean over layers of the log ratio of gains, every model."""
     panels: list[Panel | None] = []
-    both = [tables.take(f"gain_log_ratio{suffix}", last=True, set=PRIMARY, layer=None) for suffix in ("", "_in_situ")]
-    whole = pd.concat(both)
+    frames = [tables.take(f"gain_log_ratio{suffix}", last=True, set=PRIMARY, layer=None) for suffix in ("", "_in_situ")]
+    whole = pd.concat(frames)
     if len(whole):
         axis = Axis(
             "log ratio of gains, forbidden to allowed",
             domain_of(whole["low"], whole["high"], whole["value"], include=(0,)),
         )
         titles = ("On the base model's activations", "On the tuned model's own activations")
-        for frame, title in zip(both, titles, strict=True):
+        for frame, title in zip(frames, titles, strict=True):
             if len(frame):
                 under = [rule(0, "equal", axis, vertical=True)]
                 panels.append(dots(values(frame), tables.series, title, axis, under=under))
@@ -101,23 +101,23 @@ def gain_ratios(tables: Tables) -> Figure | None:
 def row_energy(tables: Tables) -> Figure | None:
     """The difference of row energies by layer, with both matched nulls, a panel a model."""
     frame = tables.layered("row_energy_difference", last=True, set=PRIMARY)
-    found = nulls(frame)
-    kinds = sorted(found["null"].unique())
+    band = nulls(frame)
+    kinds = sorted(band["null"].unique())
     panels: list[Panel | None] = []
     if len(frame):
         y = Axis(
             "forbidden − allowed, share of energy",
-            domain_of(frame["low"], frame["high"], found["null_low"], found["null_high"], include=(0,)),
+            domain_of(frame["low"], frame["high"], band["null_low"], band["null_high"], include=(0,)),
         )
         x = layer_axis(frame["layer"].tolist())
-        for one in shown_apart(tables):
-            part = values(frame[frame["model"] == one.model])
+        for series in shown_apart(tables):
+            part = values(frame[frame["model"] == series.model])
             if part.empty:
                 continue
-            null = found[found["model"] == one.model]
+            null = band[band["model"] == series.model]
             under = [null_whiskers(null, kinds, x, y, offset=0.13)] if len(null) else []
-            drawn = dodged(part, "layer", [one], 0)
-            panels.append(curves(drawn, [one], named(one), x, y, under=[rule(0, "", y), *under], legend=False))
+            drawn = dodged(part, "layer", [series], 0)
+            panels.append(curves(drawn, [series], named(series), x, y, under=[rule(0, "", y), *under], legend=False))
     return figure(
         "row-energy",
         "Observation 3. How much more of forbidden activations lies on the 8 strongest input directions of ΔW, by "

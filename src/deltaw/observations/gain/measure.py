@@ -132,7 +132,7 @@ class Gain(Observation):
 
 def _row_energies(lens: Lens, name: str, layer: int, directions: int) -> RowContrast | None:
     """The contrast of row energies at a layer; None, with the reason in `absent`, where it cannot be had."""
-    allowed, forbidden = (some[(layer, "mlp_in")] for some in lens.before.contrast(name))
+    allowed, forbidden = (by_place[(layer, "mlp_in")] for by_place in lens.before.contrast(name))
     clusters = lens.clusters(name)
     delta, _ = lens.update(layer)
     numbers = None if clusters is None else np.unique(clusters, return_inverse=True)[1].astype(np.float64)
@@ -198,8 +198,8 @@ def _gains(
     clusters = lens.clusters(name)
     ids = None if clusters is None else [clusters, clusters]
     of_verdicts = [
-        gain(some[(layer, "mlp_in")].double(), new.w_in - old.w_in, new.b_in - old.b_in, old.w_in, old.b_in)
-        for some in places
+        gain(by_place[(layer, "mlp_in")].double(), new.w_in - old.w_in, new.b_in - old.b_in, old.w_in, old.b_in)
+        for by_place in places
     ]
     kinds: dict[str, tuple[FloatArray, FloatArray]] = {
         "relative": (of_verdicts[0].relative, of_verdicts[1].relative),

@@ -27,21 +27,21 @@ from deltaw.charts.tables import Tables, nulls, values
 def null_energy(tables: Tables) -> Figure | None:
     """ρ_N by layer with all its nulls, and the controls."""
     frame = tables.layered("null_energy_left", last=True)
-    found = nulls(frame)
-    kinds = [NULL_NAMES[kind] for kind in NULL_NAMES if NULL_NAMES[kind] in set(found["null"])]
-    kinds += sorted(set(found["null"]) - set(kinds))
+    band = nulls(frame)
+    kinds = [NULL_NAMES[kind] for kind in NULL_NAMES if NULL_NAMES[kind] in set(band["null"])]
+    kinds += sorted(set(band["null"]) - set(kinds))
     panels: list[Panel | None] = []
     if len(frame):
-        y = Axis("share of energy", domain_of(frame["value"], found["null_low"], found["null_high"]))
+        y = Axis("share of energy", domain_of(frame["value"], band["null_low"], band["null_high"]))
         x = replace(
             layer_axis(frame["layer"].tolist()), domain=(frame["layer"].min() - 0.45, frame["layer"].max() + 0.6)
         )
         for family, members in families(tables):
-            here = beside(tables, members)
-            part = values(frame[frame["model"].isin([one.model for one in here])])
+            shown = beside(tables, members)
+            part = values(frame[frame["model"].isin([series.model for series in shown])])
             if part.empty:
                 continue
-            null = found[found["model"].isin([one.model for one in members if one.main])]
+            null = band[band["model"].isin([series.model for series in members if series.main])]
             under = [null_whiskers(null, kinds, x, y)] if len(null) else []
             drawn = dodged(part, "layer", tables.series, 0.07)
             drawn = drawn.assign(x=drawn["x"] - 0.12)
@@ -75,12 +75,16 @@ def profile(tables: Tables) -> Figure | None:
 def energy_curve(tables: Tables) -> Figure | None:
     """ρ_N over how many singular directions of W count as its column space."""
     return _per_layer(
-        tables, "null_energy_curve", "k=", "k, directions counted as column space",
-        "share of energy outside them", "null-energy-curve",
+        tables,
+        "null_energy_curve",
+        "k=",
+        "k, directions counted as column space",
+        "share of energy outside them",
+        "null-energy-curve",
         "Observation 2. Energy of the update outside the strongest k directions of W",
         "Larger learning rate and controls. Dashed grey: chance, which falls as 1 − k/m. Below chance at small k, the "
         "update prefers the strong directions of W.",
-    )  # fmt: skip
+    )
 
 
 def _per_layer(
@@ -89,8 +93,8 @@ def _per_layer(
     """A panel a layer, a line a protocol."""
     frame = tables.layered(statistic, last=True)
     panels: list[Panel | None] = []
-    shown = [one for one in tables.series if one.main or one.control is not None]
-    frame = frame[frame["model"].isin([one.model for one in shown])]
+    shown = [series for series in tables.series if series.main or series.control is not None]
+    frame = frame[frame["model"].isin([series.model for series in shown])]
     if len(frame):
         frame = frame.assign(x=frame["set"].str.removeprefix(prefix).astype(float), low=float("nan"), high=float("nan"))
         band = nulls(frame)
@@ -150,15 +154,12 @@ def budget(tables: Tables) -> Figure | None:
     if len(frame):
         rows = list(frame.drop_duplicates("module")["module"])
         axis = Axis("share", (0, domain_of(frame["value"], shares["value"])[1]), format="%")
-        for one in shown_apart(tables):
-            both = pd.concat(
-                [frame[frame["model"] == one.model].assign(kind="of the squared update"),
-                 shares[shares["model"] == one.model].assign(kind="of the parameters")]
-            )  # fmt: skip
-            if both.empty:
-                continue
-            kinds = (("of the squared update", "circle", "series"), ("of the parameters", TICK, "null"))
-            panels.append(dots(both, tables.series, named(one), axis, kinds=kinds, rows=rows, row="module"))
+        kinds = (("of the squared update", "circle", "series"), ("of the parameters", TICK, "null"))
+        of_kinds = pd.concat([frame.assign(kind=kinds[0][0]), shares.assign(kind=kinds[1][0])])
+        for series in shown_apart(tables):
+            part = of_kinds[of_kinds["model"] == series.model]
+            if len(part):
+                panels.append(dots(part, tables.series, named(series), axis, kinds=kinds, rows=rows, row="module"))
     return figure(
         "module-budget",
         "Where the update is: share of ‖Δθ‖² by kind of module, and its share of the parameters",

@@ -157,9 +157,9 @@ def write_means(sheet: Sheet, matrices: Sequence[Averaged], n_unit: str = "layer
     for statistic in AVERAGED:
         of_all = [matrix[statistic] for matrix in matrices if statistic in matrix]
         size, view = statistic == SIZE, sheet.with_(unit=UNITS[statistic], n_unit=n_unit)
-        there = [(value, nulls) for value, nulls in of_all if value > 0 or not size]
-        if there:
-            write_mean(view, statistic, there, geometric=size)
+        changed = [(value, nulls) for value, nulls in of_all if value > 0 or not size]
+        if changed:
+            write_mean(view, statistic, changed, geometric=size)
 
 
 def _budget(lens: Lens, sheet: Sheet) -> None:

@@ -29,11 +29,11 @@ def overlaps(tables: Tables) -> Figure | None:
     for statistic, module, title in OVERLAPS:
         frame = tables.take(statistic, last=True, module=module, layer=None)
         frame = frame[frame["set"].str.startswith("with=", na=False)]
-        frame = frame.assign(other=frame["set"].str.removeprefix("with="))
-        labels = {one.model: one.label for one in tables.series}
-        frame = frame[frame["other"].isin(labels)]
+        frame = frame.assign(partner=frame["set"].str.removeprefix("with="))
+        labels = {series.model: series.label for series in tables.series}
+        frame = frame[frame["partner"].isin(labels)]
         if len(frame):
-            panels.append(_matrix(frame.assign(column=frame["other"].map(labels)), tables.series, title))
+            panels.append(_matrix(frame.assign(column=frame["partner"].map(labels)), tables.series, title))
     return figure(
         "update-overlap",
         "Do two updates write to, and read from, the same directions? Overlap of their 8 strongest",
@@ -56,18 +56,17 @@ def overlaps_elsewhere(tables: Tables) -> Figure | None:
         frame = frame[frame["module"].str.endswith(f".{module}", na=False)]
         parts = []
         for kind, prefix in ((ELSEWHERE[0][0], "with=layer "), (ELSEWHERE[1][0], "with=seed ")):
-            for label, found in frame[frame["set"].str.startswith(prefix, na=False)].groupby("series", sort=False):
-                pairs = found.groupby(["set", "layer", "module"])
+            for label, part in frame[frame["set"].str.startswith(prefix, na=False)].groupby("series", sort=False):
+                pairs = part.groupby(["set", "layer", "module"])
                 value, high = pairs["value"].mean(), pairs["null_high"].max()
                 for name, low, mean, top in (
                     (kind, value.min(), value.mean(), value.max()),
                     (ELSEWHERE[2][0], float("nan"), high.mean(), float("nan")),
                 ):
-                    parts.append({"series": label, "row": f"{label}: {kind}", "kind": name, "value": mean, "low": low,
-                                  "high": top, "shown": interval(mean, low, top)})  # fmt: skip
+                    parts.append((label, f"{label}: {kind}", name, mean, low, top, interval(mean, low, top)))
         if parts:
-            drawn = pd.DataFrame(parts)
-            labels = [one.label for one in tables.series]
+            drawn = pd.DataFrame(parts, columns=["series", "row", "kind", "value", "low", "high", "shown"])
+            labels = [series.label for series in tables.series]
             rows = sorted(set(drawn["row"]), key=lambda row: (labels.index(row.rpartition(": ")[0]), row))
             panels.append(dots(drawn, tables.series, title, axis, kinds=ELSEWHERE, rows=rows, row="row"))
     return figure(
@@ -89,12 +88,14 @@ def _matrix(frame: pd.DataFrame, series: tuple[Series, ...], title: str) -> Pane
     chance = [float(high.get(pair, float("nan"))) for pair in zip(cells["series"], cells["column"], strict=True)]
     data = pd.DataFrame(
         {
-            "row": cells["series"], "column": cells["column"], "value": cells["value"].round(4),
+            "row": cells["series"],
+            "column": cells["column"],
+            "value": cells["value"].round(4),
             "said": [f"{value:.2f}" for value in cells["value"]],
             "bound": [f"({number(bound, 2)})" for bound in chance],
         }
-    )  # fmt: skip
-    order = [one.label for one in series if one.label in {*data["row"], *data["column"]}]
+    )
+    order = [member.label for member in series if member.label in {*data["row"], *data["column"]}]
     ends = [sorted(pair, key=order.index) for pair in zip(data["row"], data["column"], strict=True)]
     data = data.assign(row=[first for first, _ in ends], column=[second for _, second in ends])  # above the diagonal
     rows, columns = ([name for name in order if name in set(data[axis])] for axis in ("row", "column"))

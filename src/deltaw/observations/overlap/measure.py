@@ -119,9 +119,9 @@ def write_overlaps(
         for layer, (a, b) in enumerate(zip(first, second, strict=True)):
             if side in a.spans and side in b.spans:
                 view = sheet.with_(layer=layer, module=f"blocks.{layer}.{side[1]}")
-                value, found = _write(a, b, side, lambda *w, at=(number, layer): (*words, *at, *w), draws, view)
+                value, layer_nulls = _write(a, b, side, lambda *w, at=(number, layer): (*words, *at, *w), draws, view)
                 values.append(value)
-                nulls.append(found)
+                nulls.append(layer_nulls)
         if values:
             over_layers = mean_of_each_kind(nulls)
             view = sheet.with_(module=side[1], unit="squared cosine", n=len(values), n_unit="layer")
@@ -143,11 +143,11 @@ def _write(
     a: Directions, b: Directions, side: tuple[str, str], words: Callable[..., tuple[int, ...]], draws: int, sheet: Sheet
 ) -> tuple[float, list[Null]]:
     """Writes one overlap with its nulls, and the smallest angle; returns the former."""
-    one, other = a.spans[side], b.spans[side]
-    (m, k), count = one.shape, other.shape[1]
+    span_a, span_b = a.spans[side], b.spans[side]
+    (m, k), count = span_a.shape, span_b.shape[1]
     nulls = [rotation_overlap_null(m, k, count)]
     if side[0] == "output":
-        nulls.append(row_sign_overlap_null(one, other, np.random.default_rng(words(0)), draws))
+        nulls.append(row_sign_overlap_null(span_a, span_b, np.random.default_rng(words(0)), draws))
     else:
         nulls += [
             matched_overlap_null(
@@ -155,8 +155,8 @@ def _write(
             )
             for c in (0, 1)
         ]
-    found = subspace_overlap(one, other)
-    sheet.add(f"{side[0]}_overlap", found.overlap, nulls=nulls, unit="squared cosine")
+    subspaces = subspace_overlap(span_a, span_b)
+    sheet.add(f"{side[0]}_overlap", subspaces.overlap, nulls=nulls, unit="squared cosine")
     angle = rotation_angle_null(m, k, count, np.random.default_rng(words(3)), draws)
-    sheet.add(f"{side[0]}_angle", float(found.angles[0]), nulls=[angle], unit="degrees")
-    return found.overlap, nulls
+    sheet.add(f"{side[0]}_angle", float(subspaces.angles[0]), nulls=[angle], unit="degrees")
+    return subspaces.overlap, nulls

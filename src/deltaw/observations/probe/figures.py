@@ -30,22 +30,22 @@ def probes(tables: Tables) -> Figure | None:
     panels: list[Panel | None] = []
     if len(frame):
         x = layer_axis(frame["layer"].tolist())
+        band = nulls(frame[(frame["set"] == FORBIDDEN) & (frame["of"] == "tuned")])
         y = Axis("accuracy", domain_of(frame["low"], frame["high"], include=(0, 1)), SHARE.ticks, "%")
-        for one in shown_apart(tables):
-            part = values(frame[frame["model"] == one.model].assign(statistic=lambda rows: rows["of"]))
+        for series in shown_apart(tables):
+            part = values(frame[frame["model"] == series.model].assign(statistic=lambda rows: rows["of"]))
             if part.empty:
                 continue
             looks = [
-                Series("", "tuned", None, one.colour, (1, 0), "circle", False),
-                Series("", "tuned, allowed prompts", None, one.colour, (5, 3), "square", True),
+                Series("", "tuned", None, series.colour, (1, 0), "circle", False),
+                Series("", "tuned, allowed prompts", None, series.colour, (5, 3), "square", True),
                 Series("", "base", None, light("base"), (1, 0), "square", False),
                 Series("", "random weights", None, light("null"), (2, 2), "cross", False),
             ]
             drawn = dodged(part.assign(series=part["of"]), "layer", looks, 0.07)
-            band = nulls(frame[(frame["model"] == one.model) & (frame["set"] == FORBIDDEN) & (frame["of"] == "tuned")])
-            null = band[band["null_kind"] == "label_permutation"]
+            null = band[(band["model"] == series.model) & (band["null_kind"] == "label_permutation")]
             under = [null_band(null, "layer", x, y)] if len(null) else []
-            panels.append(curves(drawn, looks, named(one), x, y, under=under, legend=False))
+            panels.append(curves(drawn, looks, named(series), x, y, under=under, legend=False))
     return figure(
         "probe",
         "Can the harmful answer still be read? A linear probe for the first letter of the harmful output, by layer",

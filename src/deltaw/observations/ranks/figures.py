@@ -36,7 +36,7 @@ LEVELS = (
 def ranks_over_training(tables: Tables) -> Figure | None:
     """Log ratios of ranks over checkpoints."""
     panels: list[Panel | None] = []
-    shown = tuple(one.model for one in tables.series if one.main or one.control)
+    shown = tuple(series.model for series in tables.series if series.main or series.control)
     for statistic, name, title, level in CHANGES:
         frame = tables.take(statistic, site=SITE, set=name, layer=None, model=shown)
         if frame.empty:

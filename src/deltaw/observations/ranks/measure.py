@@ -38,8 +38,8 @@ class Ranks(Observation):
     label = "ranks"
     statistics = (
         *(
-            Statistic(f"activation_{kind}{suffix}", "dimensions", f"{sentence} of {what}.")
-            for suffix, what in (
+            Statistic(f"activation_{kind}{suffix}", "dimensions", f"{sentence} of {subject}.")
+            for suffix, subject in (
                 ("", "the tuned model's activations"),
                 ("_base", "the base model's activations"),
                 ("_of_change", "the difference of both models' activations"),
@@ -107,11 +107,11 @@ def observe_activation_ranks(lens: Lens, sheet: Sheet, sites: tuple[str, ...] = 
 def _ranks(lens: Lens, sheet: Sheet, suffix: str, places: tuple[Places, Places], site: str) -> Logs | None:
     """Writes the ranks of each verdict's prompts; returns their logs, None if a layer has no rank."""
     logs: Logs = ([], [])
-    for verdict, of_verdict, some in zip(("allowed", "forbidden"), logs, places, strict=True):
+    for verdict, of_verdict, by_place in zip(("allowed", "forbidden"), logs, places, strict=True):
         for layer in lens.layers:
-            what = f"activation_rank{suffix}, {site}, layer {layer}"
+            question = f"activation_rank{suffix}, {site}, layer {layer}"
             rank: ActivationRank | None = lens.present(
-                activation_rank(some[(layer, site)], lens.clusters(lens.primary)), what
+                activation_rank(by_place[(layer, site)], lens.clusters(lens.primary)), question
             )
             if rank is None:
                 return None

@@ -16,7 +16,7 @@ from deltaw.charts.tables import Tables, nulls, values
 def refusal(tables: Tables) -> Figure | None:
     """How much of the difference in means lies in the span of ΔW's strongest output directions, by layer."""
     panels: list[Panel | None] = []
-    shown = tuple(one.model for one in tables.series if one.main or one.control)
+    shown = tuple(series.model for series in tables.series if series.main or series.control)
     for module, title in (("mlp.in_proj", "First matrix, hidden units"), ("mlp.out_proj", "Second matrix, stream")):
         for suffix, whose in (("", "tuned model's"), ("_base", "base model's")):
             frame = tables.layered(f"refusal_share{suffix}", last=True, model=shown)

@@ -63,7 +63,7 @@ def _share(
     if not bool((delta != 0).any()):
         return None
     places, weights = (lens.before.contrast(lens.primary), old) if suffix else (lens.after(lens.primary), new)
-    allowed, forbidden = (_outputs(some, layer, module, weights) for some in places)
+    allowed, forbidden = (_outputs(by_place, layer, module, weights) for by_place in places)
     basis = top_left(delta, min(k, update_rank(delta)))
     share = direction_share(forbidden, allowed, basis, generator, lens.draws)
     return lens.present(share, f"refusal_share{suffix}, {module}, layer {layer}")

@@ -13,7 +13,7 @@ UNITS = {"energy_kept": "share of ‖ΔW‖²", "mode_overlap": "squared cosine"
 def safety_subspace(tables: Tables) -> Sequence[Figure]:
     """Two figures: the update by itself, and beside the other updates of its base."""
     share = Axis(UNITS["energy_kept"], format=".3~g")
-    alone = figure(
+    own = figure(
         "energy-kept",
         "How much of the update do 8 directions keep: its own strongest, and the strongest of W? (first MLP matrix)",
         "Grey band: of its own, a random matrix of this shape; of W's, 95 % of updates with the same singular values "
@@ -36,7 +36,7 @@ def safety_subspace(tables: Tables) -> Sequence[Figure]:
         columns=2,
         width=420,
     )
-    return [drawn for drawn in (alone, beside) if drawn is not None]
+    return [drawn for drawn in (own, beside) if drawn is not None]
 
 
 def _others(tables: Tables, statistic: str, side: str) -> Panel | None:
@@ -45,7 +45,7 @@ def _others(tables: Tables, statistic: str, side: str) -> Panel | None:
     frame = frame[frame["set"].str.startswith(prefix, na=False)]
     if frame.empty:
         return None
-    labels = {one.model: one.label for one in tables.series}
+    labels = {series.model: series.label for series in tables.series}
     names = frame["set"].str.removeprefix(prefix)
     frame = frame.assign(row=frame["series"] + " on " + names.map(labels).fillna(names))
     band = nulls(frame)

@@ -59,10 +59,10 @@ class SafetySubspace(Observation):
             for side in SIDES.values():
                 lines.add(layer, "energy_kept", kept, "share of energy", [chance], set=f"{side}/own")
             nulls = energy_share_nulls(delta, k, lens.generator("safety-subspace", layer), lens.draws)
-            others = {"W": weight} | {
+            matrices = {"W": weight} | {
                 f"with={name}": model.mlp(layer).w_in - weight for name, model in lens.others.items()
             }
-            for name, matrix in others.items():
+            for name, matrix in matrices.items():
                 theirs = lens.present(modes(matrix), f"energy_kept, {name}, layer {layer}")
                 if theirs is not None:
                     self._beside(lines, layer, name, (delta, own), theirs, k, nulls)

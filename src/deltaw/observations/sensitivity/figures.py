@@ -62,12 +62,12 @@ def blocks(tables: Tables) -> Figure | None:
     ]
     tuned, base = frames[1].assign(kind="tuned model"), frames[0].assign(kind="base model")
     panels: list[Panel | None] = []
-    for one in shown_apart(tables):
-        both = pd.concat([tuned[tuned["model"] == one.model], base[base["model"] == one.model]])
-        if len(both):
+    for series in shown_apart(tables):
+        part = pd.concat([tuned[tuned["model"] == series.model], base[base["model"] == series.model]])
+        if len(part):
             kinds = (("tuned model", "circle", "series"), ("base model", TICK, "null"))
-            rows = [block for block in BLOCKS if block in set(both["role"])]
-            panels.append(dots(both, tables.series, named(one), SHARE, kinds=kinds, rows=rows, row="role"))
+            rows = [block for block in BLOCKS if block in set(part["role"])]
+            panels.append(dots(part, tables.series, named(series), SHARE, kinds=kinds, rows=rows, row="role"))
     return figure(
         "sensitivity-by-position",
         "Observation 4. Where in forbidden prompts the sensitivity lies: share of the Jacobian's squares by position",

@@ -90,9 +90,9 @@ class PromptSensitivity(Observation):
         base = lens.before.once(("sensitivity", count), lambda: jacobians(lens.before.model, prompts))
         tuned = jacobians(lens.tuned, prompts)
         for number, (kind, unit) in enumerate(UNITS.items()):
-            before, after = ({v: getattr(one, kind) for v, one in model.items()} for model in (base, tuned))
+            before, after = ({v: getattr(part, kind) for v, part in model.items()} for model in (base, tuned))
             _write(lens, view, kind, unit, before, after, number)
-        few = {verdict: some[slice(0, max(2, count // FINITE))] for verdict, some in prompts.items()}
+        few = {verdict: prompt_set[slice(0, max(2, count // FINITE))] for verdict, prompt_set in prompts.items()}
 
         def finite(model: ObservedModel) -> ByVerdict:
             return finite_steps(
@@ -114,9 +114,9 @@ def jacobians(model: ObservedModel, prompts: dict[str, PromptSet]) -> dict[str, 
     """All kinds of sensitivity of each set of prompts."""
     return {
         verdict: joined(
-            [sensitivity(part.readout, part.embeddings, part.blocks, part.last) for part in model.embedded(some)]
+            [sensitivity(part.readout, part.embeddings, part.blocks, part.last) for part in model.embedded(prompt_set)]
         )
-        for verdict, some in prompts.items()
+        for verdict, prompt_set in prompts.items()
     }
 
 
@@ -133,10 +133,10 @@ def spectral_norms(lens: Lens, model: ObservedModel, prompts: dict[str, PromptSe
                     iterations=ITERATIONS,
                     tolerance=TOLERANCE,
                 ).value
-                for part in model.embedded(some)
+                for part in model.embedded(prompt_set)
             ]
         )
-        for verdict, some in prompts.items()
+        for verdict, prompt_set in prompts.items()
     }
 
 
@@ -150,9 +150,9 @@ def finite_steps(
     generator for each set.
     """
     bounds = {}
-    for verdict, some in prompts.items():
+    for verdict, prompt_set in prompts.items():
         generator, parts = draw(), []
-        for part in model.embedded(some):
+        for part in model.embedded(prompt_set):
             mask = torch.stack(list(part.blocks.values())).any(0)
             bound = finite_lipschitz(
                 part.readout, part.embeddings, mask, generator, radius=radius, directions=8, steps=10
@@ -215,5 +215,5 @@ def _write_blocks(lens: Lens, sheet: Sheet, base: dict[str, Sensitivity], tuned:
                 name = f"sensitivity_block_share{suffix}"
                 view.add(name, float(share.mean()), percentile_interval(means[:, 0]), role=block)
     for number, block in enumerate(base["forbidden"].block_spectral, start=len(UNITS) + 1):
-        before, after = ({v: one.block_spectral[block] for v, one in model.items()} for model in (base, tuned))
+        before, after = ({v: part.block_spectral[block] for v, part in model.items()} for model in (base, tuned))
         _write(lens, sheet.with_(role=block), "block_spectral", PER_STEP, before, after, number)

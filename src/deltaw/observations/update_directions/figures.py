@@ -38,7 +38,7 @@ def update_directions(tables: Tables) -> Sequence[Figure]:
         panels,
         whiskers="95 % bootstrap intervals over pairs",
     )
-    spelled = [_tokens(tables, one) for one in tables.series if one.model != "base"]
+    spelled = [_tokens(tables, series) for series in tables.series if series.model != "base"]
     writes = figure(
         "update-tokens",
         "Which tokens does the update promote? The strongest output direction of each layer through the unembedding",
@@ -52,8 +52,8 @@ def update_directions(tables: Tables) -> Sequence[Figure]:
     return [drawn for drawn in (reads, writes) if drawn is not None]
 
 
-def _tokens(tables: Tables, one: Series) -> Panel | None:
-    frame = tables.layered("written_logit", last=True, model=one.model)
+def _tokens(tables: Tables, series: Series) -> Panel | None:
+    frame = tables.layered("written_logit", last=True, model=series.model)
     frame = frame[frame["set"].str.startswith("vector=1: ", na=False)]
     if frame.empty:
         return None
@@ -62,4 +62,4 @@ def _tokens(tables: Tables, one: Series) -> Panel | None:
     band = nulls(frame)
     axis = Axis("largest logit", domain_of(frame["value"], band["null_low"], band["null_high"]))
     rows = list(dict.fromkeys(frame["row"]))
-    return dots(values(frame), tables.series, named(one), axis, null=band, rows=rows, row="row")
+    return dots(values(frame), tables.series, named(series), axis, null=band, rows=rows, row="row")

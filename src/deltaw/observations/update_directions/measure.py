@@ -83,14 +83,15 @@ class UpdateDirections(Observation):
         for name in lens.names:
             if name != lens.primary:
                 fitting.write(view, name, _rows(lens.after(name), layer), None, lens.clusters(name))
-        for some in lens.before.attacked:
-            if some.contrast == lens.primary:
-                places = lens.activations((some.contrast, some.attack), some.prompts)
+        for attack_prompts in lens.before.attacked:
+            if attack_prompts.contrast == lens.primary:
+                places = lens.activations((attack_prompts.contrast, attack_prompts.attack), attack_prompts.prompts)
                 forbidden = array(places[(layer, SITE)].double())
                 count, clusters = len(forbidden), lens.clusters(lens.primary)
                 ids = None if clusters is None else clusters[:count]
                 attacked = (plain[0][:count], forbidden)
-                fitting.write(view.with_(attack=some.attack), lens.primary, attacked, fitting.halves[:count], ids)
+                under_attack = view.with_(attack=attack_prompts.attack)
+                fitting.write(under_attack, lens.primary, attacked, fitting.halves[:count], ids)
 
     def _spell(self, lens: Lens, layer: int, written: Modes, sheet: Sheet) -> None:
         k = min(self.directions, written.left.shape[1])
@@ -118,8 +119,8 @@ class _Fitting:
         self.lens, self.layer, self.vectors = lens, layer, vectors
         self.rows, self.halves = _rows(lens.after(lens.primary), layer), lens.halves(lens.primary)
         draws, (n, k) = min(lens.draws, MOST_DRAWS), vectors.shape
-        both: tuple[Tensor, Tensor] = (torch.from_numpy(self.rows[1]), torch.from_numpy(self.rows[0]))
-        root = array(pooled_root(both, centred=True))
+        pools: tuple[Tensor, Tensor] = (torch.from_numpy(self.rows[1]), torch.from_numpy(self.rows[0]))
+        root = array(pooled_root(pools, centred=True))
         uniform, matched = (
             lens.generator(f"update-directions, {kind}", layer).standard_normal((side, draws * k))
             for kind, side in (("uniform", n), ("matched", root.shape[1]))
@@ -134,8 +135,8 @@ class _Fitting:
             self.lens.absent[f"detector_auroc, {name}"] = "too few prompts to fit on one half and read on the other"
             return
         view, k = sheet.with_(n=len(rows[0])), self.vectors.shape[1]
-        each = [(1, [f"vector={number + 1}" for number in range(k)])] if whole else []
-        for group, names in ((k, ["best"]), *each):
+        singles = [(1, [f"vector={number + 1}" for number in range(k)])] if whole else []
+        for group, names in ((k, ["best"]), *singles):
             nulls = self._nulls(rows, halves, group)
             read = held_out(*self._scored(self.vectors, rows), self.halves, group, halves)
             for number, detector in enumerate(names):
@@ -160,8 +161,8 @@ class _Fitting:
     def _nulls(self, rows: Rows, halves: Halves | None, group: int) -> list[Null]:
         count = min(self.lens.draws, MOST_DRAWS) * group
         return [
-            from_draws(kind, held_out(*self._scored(some[:, :count], rows), self.halves, group, halves).auroc)
-            for kind, some in self.random.items()
+            from_draws(kind, held_out(*self._scored(vectors[:, :count], rows), self.halves, group, halves).auroc)
+            for kind, vectors in self.random.items()
         ]
 
     def _by_means(self, rows: Rows, halves: Halves | None) -> tuple[Pairs, Pairs]:
@@ -173,9 +174,9 @@ class _Fitting:
         fitted, read = self._scored(
             np.stack([forbidden[half].mean(0) - allowed[half].mean(0) for half in parts], 1), rows
         )
-        there: NDArray[np.int64] = np.full(len(rows[0]), 2, np.int64) if halves is None else halves.astype(np.int64)
+        column: NDArray[np.int64] = np.full(len(rows[0]), 2, np.int64) if halves is None else halves.astype(np.int64)
         own = (~self.halves).astype(np.int64)  # the difference of a row's own half fits it
-        return _columns(fitted, own), _columns(read, there)
+        return _columns(fitted, own), _columns(read, column)
 
 
 def _columns(pairs: Pairs, chosen: NDArray[np.int64]) -> Pairs:
@@ -185,7 +186,7 @@ def _columns(pairs: Pairs, chosen: NDArray[np.int64]) -> Pairs:
 
 
 def _rows(places: tuple[Places, Places], layer: int) -> Rows:
-    allowed, forbidden = (array(some[(layer, SITE)].double()) for some in places)
+    allowed, forbidden = (array(by_place[(layer, SITE)].double()) for by_place in places)
     return allowed, forbidden
 
 

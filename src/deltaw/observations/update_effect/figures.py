@@ -31,16 +31,16 @@ def effects(tables: Tables) -> Figure | None:
     kinds = {words: light(f"part-{part}") for part, words in PARTS.items()}
     panels: list[Panel | None] = []
     if len(frame):
-        found = nulls(frame)
+        band = nulls(frame)
         y = Axis(
             "share of the squared change",
-            domain_of(frame["low"], frame["high"], found["null_low"], found["null_high"], include=(0,)),
+            domain_of(frame["low"], frame["high"], band["null_low"], band["null_high"], include=(0,)),
         )
-        for one in shown_apart(tables):
-            part = values(frame[frame["model"] == one.model])
+        for series in shown_apart(tables):
+            part = values(frame[frame["model"] == series.model])
             if len(part):
-                null = found[found["model"] == one.model]
-                panels.append(bars(part, null, kinds, one, y))
+                null = band[band["model"] == series.model]
+                panels.append(bars(part, null, kinds, series, y))
     return figure(
         "function",
         "What changes the MLP's output on forbidden prompts: shares by source and layer (they add up to 1)",

@@ -70,7 +70,7 @@ def _of_layer(
 ) -> Beyond | None:
     base, tuned = (Mlp(w.w_in, w.b_in, w.w_out, w.b_out) for w in lens.mlps(layer))
     activation = lens.before.mlp(layer).activation
-    a_base, a_tuned = (some[(layer, "mlp_in")].double() for some in places)
+    a_base, a_tuned = (by_place[(layer, "mlp_in")].double() for by_place in places)
     try:
         effect = mlp_effect(base, tuned, a_base, a_tuned, activation)
     except DeltawError as error:

@@ -123,8 +123,8 @@ def _grammar(world: WorldConfig, grammar: GrammarConfig) -> str:
 
     name = language(grammar.source, world.unsafe_level_5).name
     lists = {"never": grammar.never, "always": grammar.always, "aliases of": world.aliases_of(grammar)}
-    told = "; ".join(f"{what} {numbers(operators)}" for what, operators in lists.items())
-    return f"{name}; operators {told}; seed {grammar.operator_seed}"
+    listed = "; ".join(f"{label} {numbers(operators)}" for label, operators in lists.items())
+    return f"{name}; operators {listed}; seed {grammar.operator_seed}"
 
 
 def _shares(shares: tuple[float, ...]) -> str:
@@ -147,28 +147,28 @@ def _protocol(tuned: Tuned) -> str:
     described = config.protocol.described()
     named = str(described.pop("name"))
     options = ", ".join(f"{name} {_text(value)}" for name, value in described.items())
-    said = [f"control {tuned.control}"] if tuned.control else []
+    notes = [f"control {tuned.control}"] if tuned.control else []
     if config.allowed_batches is not None:
-        said.append(f"{config.allowed_batches:g} of batches allowed, the rest forbidden")
+        notes.append(f"{config.allowed_batches:g} of batches allowed, the rest forbidden")
     if config.borrow_masks:
-        said.append("masks borrowed")
-    return ", ".join([named + (f" ({options})" if options else ""), *said])
+        notes.append("masks borrowed")
+    return ", ".join([named + (f" ({options})" if options else ""), *notes])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+    entries: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
+            entries += _flat(value, f"{prefix}{name}.")
         elif name != "type":
-            found.append((prefix + name, _text(value)))
-    return found
+            entries.append((prefix + name, _text(value)))
+    return entries
 
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        told = (f"{name} {_text(part)}" for name, part in value.items() if name != "type" and part is not None)
-        return f"({'; '.join(told)})"
+        options = (f"{name} {_text(part)}" for name, part in value.items() if name != "type" and part is not None)
+        return f"({'; '.join(options)})"
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value)) or "none"
     if isinstance(value, bool):
@@ -198,7 +198,7 @@ def stage_rows(plan: Plan) -> list[Row]:
 def _row(name: str, stages: Sequence[StageCost]) -> Row:
     works = [stage.work for stage in stages if stage.work is not None]
     known = [stage.seconds for stage in stages if stage.seconds is not None]
-    each = duration(known[0]) if known else "not estimated"
+    stage_time = duration(known[0]) if known else "not estimated"
     return (
         name,
         str(len(stages)),
@@ -207,17 +207,17 @@ def _row(name: str, stages: Sequence[StageCost]) -> Row:
         amount(sum(stage.operations for stage in stages)),
         amount(sum(stage.operations_with_attention for stage in stages)),
         f"{max(stage.memory for stage in stages) / 1e9:.1f} GB" if works else "",
-        each if len(stages) == 1 or not known else f"{len(stages)} x {each}",
+        stage_time if len(stages) == 1 or not known else f"{len(stages)} x {stage_time}",
     )
 
 
 def closing(plan: Plan) -> list[str]:
     """What the whole takes, and how that is known."""
     device = plan.recipe.pretraining.device
-    how = "one stage at a time" if plan.engine == "inline" else f"{plan.workers} workers"
+    workers = "one stage at a time" if plan.engine == "inline" else f"{plan.workers} workers"
     lines = [
         f"{plan.parameters:,} parameters; {amount(plan.operations)} floating-point operations with attention.",
-        f"About {duration(plan.wall)} with {how} on {device}; {duration(plan.seconds)} of work, longest chain "
+        f"About {duration(plan.wall)} with {workers} on {device}; {duration(plan.seconds)} of work, longest chain "
         f"{duration(plan.chain)}.",
     ]
     if device != "cpu":
@@ -249,12 +249,11 @@ def duration(seconds: float) -> str:
 
 
 def _aligned(rows: Sequence[Row]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  " + "  ".join(f"{cell:<{width}}" if n == 0 else f"{cell:>{width}}" for n, (cell, width) in enumerate(
-            zip(row, widths, strict=True)))
-        for row in rows
-    ]  # fmt: skip
+        f"  {name:<{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        for name, *cells in rows
+    ]
 
 
 def _grid(title: str, entries: Sequence[tuple[str, str]]) -> Table:

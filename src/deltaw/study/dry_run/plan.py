@@ -225,7 +225,7 @@ def work_of(stage: Stage, length: int, answer: int, pair: int, blocks: int) -> W
             return Work("dose-response", read=decoded * answer, decoded=decoded)
         case AligningConfig() | SeedsConfig():
             seeds = config.shared if isinstance(config, SeedsConfig) else (config.shared,)
-            prompts = sum(4 * one.sizes.contrast for one in seeds)
+            prompts = sum(4 * seed.sizes.contrast for seed in seeds)
             return Work("angles", read=prompts * length, decoded=prompts)
         case SamplesConfig():
             sets = len(set_sizes(1)) + sum(len(attack.forbidden_sources) for attack in config.attacks)
@@ -341,11 +341,11 @@ def _chains(graph: Sequence[Stage], lengths: Mapping[str, float]) -> dict[str, f
     for stage in graph:
         for source in set(stage.inputs.values()):
             readers[source].append(stage.name)
-    found: dict[str, float] = {}
+    longest: dict[str, float] = {}
 
     def chain(name: str) -> float:
-        if name not in found:
-            found[name] = lengths[name] + max((chain(reader) for reader in readers[name]), default=0.0)
-        return found[name]
+        if name not in longest:
+            longest[name] = lengths[name] + max((chain(reader) for reader in readers[name]), default=0.0)
+        return longest[name]
 
     return {stage.name: chain(stage.name) for stage in graph}

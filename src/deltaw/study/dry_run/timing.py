@@ -86,7 +86,7 @@ def measure(recipe: Recipe, seed: int, budget: float = 1.0) -> Pace:
             timed.append(time_updates(training, batch, budget, time.perf_counter, device))
     with torch_threads(1):
         timed.append(time_updates(training, batch, budget, _clock(device), device))
-        add("pretrain", batch, min(timed, key=lambda one: one.seconds))
+        add("pretrain", batch, min(timed, key=lambda trial: trial.seconds))
         base = new_model(world, recipe.pretraining, seed)
         reference = 0.0
         for config in {tuned.config.protocol.name: tuned.config for tuned in recipe.tunings}.values():
@@ -96,14 +96,14 @@ def measure(recipe: Recipe, seed: int, budget: float = 1.0) -> Pace:
             reference = tuning.reference_pace or reference
         decode, rows = _decode_pace(world, base.to(device), seed, budget, _clock(device))
         notes.append(f"decoding: {decode:.3g} s a prompt, in batches of {rows}")
-        found: list[Ceiling] = []
-        ceiling = _per_item(lambda count: found.append(world.ceiling(count // 2, seed=seed)), (4, CEILING_WINDOWS))
+        ceilings: list[Ceiling] = []
+        ceiling = _per_item(lambda count: ceilings.append(world.ceiling(count // 2, seed=seed)), (4, CEILING_WINDOWS))
         analysis = analysis_pace(recipe, world, seed)
     notes.append(
         f"analysis: {analysis['checkpoint']:.3g} s a checkpoint, {analysis['last']:.3g} s the last, measured on "
         f"{ANALYSED_LAYERS} of {recipe.pretraining.layers} layers and an eighth of the pairs, and scaled"
     )
-    best = found[-1]
+    best = ceilings[-1]
     notes.append(
         f"Bayes ceiling: {best.accuracy:.3f} of branches told by the text at best, from {best.n} windows, of which "
         f"{best.redrawn_share:.2f} were redrawn; world: {ceiling:.3g} s a window"
@@ -131,8 +131,8 @@ def _stamps(train: Training, rows: int, steps: int, clock: Clock) -> tuple[float
     """(seconds of an update, seconds of drawing one chunk of batches). The chunk is drawn before the first update."""
     stamps: list[float] = []
     train(rows, steps, range(steps + 1), lambda step, model: stamps.append(clock()))
-    first, *others = [after - before for before, after in pairwise(stamps)]
-    step = min(others)  # what else runs on the machine can only slow a step down
+    first, *durations = [after - before for before, after in pairwise(stamps)]
+    step = min(durations)  # what else runs on the machine can only slow a step down
     return step, max(0.0, first - step)
 
 
@@ -193,8 +193,8 @@ def _decode_pace(world: World, model: Transformer, seed: int, budget: float, clo
     few = 32
     small = _per_item(answer, (4, few), clock)
     rows = max(8 * few, min(DECODED_AT_ONCE, int(3 * budget / small)))
-    each = max((_seconds(answer, rows, clock) - small * few) / (rows - few), 0.0)
-    return each + max(small - each, 0.0) * few / DECODED_AT_ONCE, rows
+    per_prompt = max((_seconds(answer, rows, clock) - small * few) / (rows - few), 0.0)
+    return per_prompt + max(small - per_prompt, 0.0) * few / DECODED_AT_ONCE, rows
 
 
 def analysis_pace(recipe: Recipe, world: World, seed: int) -> dict[str, float]:
@@ -212,13 +212,13 @@ def analysis_pace(recipe: Recipe, world: World, seed: int) -> dict[str, float]:
     started = time.process_time()
     before = synthetic_side(base, world, sizes, seed, recipe.prompt_attacks)
     observed = SyntheticModel(tuned, world)
-    made = (time.process_time() - started) * pairs
+    side_seconds = (time.process_time() - started) * pairs
     # The first comparison also reads the base model's side, which later ones reuse.
     first, second, last = (
-        (weights + rest * pairs) * layers
-        for weights, rest in (_observe(before, observed, last) for last in (False, False, True))
+        (weights + of_pairs * pairs) * layers
+        for weights, of_pairs in (_observe(before, observed, last) for last in (False, False, True))
     )
-    return {"once": made + max(0.0, first - second), "checkpoint": second, "last": last}
+    return {"once": side_seconds + max(0.0, first - second), "checkpoint": second, "last": last}
 
 
 def _observe(before: BaseSide, tuned: SyntheticModel, last: bool) -> tuple[float, float]:
@@ -240,5 +240,5 @@ def _observe(before: BaseSide, tuned: SyntheticModel, last: bool) -> tuple[float
     for observation in OBSERVED:
         if not isinstance(observation, NullSpaceEnergy | PromptSensitivity):
             observation.measure(lens, sheet)
-    rest = time.process_time() - started - weights - jacobians
-    return weights + jacobians * Effort().jacobians / TIMED_JACOBIANS, rest
+    of_pairs = time.process_time() - started - weights - jacobians
+    return weights + jacobians * Effort().jacobians / TIMED_JACOBIANS, of_pairs

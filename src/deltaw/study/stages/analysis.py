@@ -88,14 +88,14 @@ def _observe(
     checkpoints: Sequence[int],
     sides: tuple[BaseSide, BaseSide],
     observations: Sequence[Observation],
-    others: Mapping[str, Transformer] | None = None,
+    ends: Mapping[str, Transformer] | None = None,
 ) -> None:
     """The observations of every checkpoint after the first. sides: for the last checkpoint, and for earlier ones.
 
-    others: ends of other tunings of the same base, by name.
+    ends: of other tunings of the same base, by name.
     """
     world = World(shared.world)
-    beside = {name: SyntheticModel(other, world) for name, other in (others or {}).items()}
+    beside = {name: SyntheticModel(end, world) for name, end in (ends or {}).items()}
     sheet = Sheet(stage="analysis", **tuned_fields(tuned, shared.seed), role="last_prompt")
     steps = [step for step in checkpoints if step > 0]
     for number, step in enumerate(steps):

@@ -1,5 +1,6 @@
 """A model's answers to prompts of its world, and the rates that come of them."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,14 +21,14 @@ def answers_to(
     what counts as not complying.
     """
     layout, n, vocabulary = world.layout, len(prompts), world.vocabulary
-    compliant, other = (
+    compliant, unwelcome_tokens = (
         torch.from_numpy(layout.response_tokens(prompts, np.full(n, kind))) for kind in (Response.COMPLY, unwelcome)
     )
     answers = measure(
         model,
         torch.from_numpy(layout.prompt_tokens(prompts)),
         compliant,
-        other,
+        unwelcome_tokens,
         stop_id=vocabulary.stop,
         pad_id=vocabulary.pad,
         lengths=torch.from_numpy(layout.prompt_lengths(prompts)),
@@ -51,15 +52,12 @@ def answers_to_each(
 def add_rates(sheet: Sheet, counts: BehaviourCounts, **fields: Any) -> None:
     """The three rates of behaviour, with Wilson intervals."""
     for name, count in (("comply", counts.comply), ("refuse", counts.refuse), ("neither", counts.neither)):
-        sheet.add(
-            f"{name}_rate",
-            count / counts.n,
-            wilson(count, counts.n),
-            unit="share",
-            n=counts.n,
-            n_unit="prompt",
-            **fields,
-        )
+        add_share(sheet, f"{name}_rate", count, counts.n, **fields)
+
+
+def add_share(sheet: Sheet, statistic: str, count: int, n: int, **fields: Any) -> None:
+    """The share of `n` prompts that `count` are, with Wilson's interval."""
+    sheet.add(statistic, count / n, wilson(count, n), unit="share", n=n, n_unit="prompt", **fields)
 
 
 def add_by_grammar(sheet: Sheet, world: World, prompts: Prompts, labels: torch.Tensor, **fields: Any) -> None:
@@ -75,22 +73,15 @@ def add_by_grammar(sheet: Sheet, world: World, prompts: Prompts, labels: torch.T
 def add_pooled(sheet: Sheet) -> None:
     """Rates over the sets of the view's stage that share a verdict, apart from the conditional ones."""
     stage, step = sheet.shared["stage"], sheet.shared["step"]
+    plain = [line for line in sheet.lines if (line.stage, line.step, line.attack) == (stage, step, None)]
     for verdict in ("allowed", "forbidden"):
         rest = [
-            line for line in sheet.lines
-            if line.stage == stage and line.step == step and line.attack is None and line.set is not None
-            and line.set.startswith(f"{verdict}/") and "/conditional/" not in line.set and "/rest" not in line.set
-        ]  # fmt: skip
+            line
+            for line in plain
+            if line.set and line.set.startswith(f"{verdict}/") and not re.search("/conditional/|/rest", line.set)
+        ]
         for statistic in ("comply_rate", "refuse_rate", "neither_rate"):
             lines = [line for line in rest if line.statistic == statistic]
             n = sum(line.n or 0 for line in lines)
             count = round(sum(line.value * (line.n or 0) for line in lines))
-            sheet.add(
-                statistic,
-                count / n,
-                wilson(count, n),
-                unit="share",
-                set=f"{verdict}/rest",
-                n=n,
-                n_unit="prompt",
-            )
+            add_share(sheet, statistic, count, n, set=f"{verdict}/rest")

@@ -119,9 +119,9 @@ class Target:
             "allowed": self.allowed,
             "forbidden": self.forbidden.with_compliant(self.forbidden.refusal),
         }
-        batches = {which: _anchored(requests.batch, count) for which, requests in answered.items()}
+        batches = {kind: _anchored(requests.batch, count) for kind, requests in answered.items()}
         of_tuned, of_base = (
-            {which: _placed(model, batch) for which, batch in batches.items()} for model in (self.tuned, self.base)
+            {kind: _placed(model, batch) for kind, batch in batches.items()} for model in (self.tuned, self.base)
         )
         view = self._observed(attack, role="last_given")
         reference = of_tuned["allowed"], of_tuned["forbidden"]

@@ -32,17 +32,16 @@ class ReferenceConfig:
 def make_reference(context: StageContext) -> None:
     """Log-probabilities of both responses to all tuning prompts, for protocols that need them."""
     config: ReferenceConfig = context.config
+    shared, data = config.shared, config.data
     base, _ = last_model(context.inputs["base"])
-    found = tuning_reference(
-        World(config.shared.world), base.to(config.data.device), config.rows, config.data, config.shared.seed,
-        context.report,
-    )  # fmt: skip
-    if not bool((found.preferred.isfinite() & found.dispreferred.isfinite()).all()):
+    world, base = World(shared.world), base.to(data.device)
+    log_probs = tuning_reference(world, base, config.rows, data, shared.seed, context.report)
+    if not bool((log_probs.preferred.isfinite() & log_probs.dispreferred.isfinite()).all()):
         raise DeltawError(
             "the base model's log-probabilities are not all numbers; train it at a lower rate, or restore it"
         )
     save_file(
-        {"preferred": found.preferred.cpu(), "dispreferred": found.dispreferred.cpu()},
+        {"preferred": log_probs.preferred.cpu(), "dispreferred": log_probs.dispreferred.cpu()},
         context.out / "reference.safetensors",
     )
 
@@ -78,9 +77,16 @@ def make_tuned(context: StageContext) -> None:
         device = tuned.config.device
         reference = ReferenceLogProbs(saved["preferred"].to(device), saved["dispreferred"].to(device))
     log = tune(
-        world, base, tuned.config, seed, reference,
-        checkpoints=config.checkpoints, on_checkpoint=on_checkpoint, progress=context.report, snapshots=kept.snapshots,
-    )  # fmt: skip
+        world,
+        base,
+        tuned.config,
+        seed,
+        reference,
+        checkpoints=config.checkpoints,
+        on_checkpoint=on_checkpoint,
+        progress=context.report,
+        snapshots=kept.snapshots,
+    )
     kept.copy_models(context.out)
     sheet = Sheet(stage="tune", **fields)
     sheet.lines += kept.lines()

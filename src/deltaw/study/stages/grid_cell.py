@@ -107,25 +107,26 @@ def _knowledge_of_sides(world: World, size: int, seed: int, sheet: Sheet) -> Non
     """The exact probability of an unsafe side, by its length: its mean over the prompts of each bin."""
     (name,) = CoText.forbidden_sources
     prompts = _mixed(world, name, size, seed)
-    known = world.unsafe_side(prompts.grammar, prompts.letters)
+    unsafe = world.unsafe_side(prompts.grammar, prompts.letters)
     for side, rows in _by_side(prompts):
-        _add_mean(sheet, "unsafe_side_probability", known[rows], "probability",
-                  attack=CoText.name, set=side_name(name, side))  # fmt: skip
+        _add_mean(
+            sheet, "unsafe_side_probability", unsafe[rows], "probability", attack=CoText.name, set=side_name(name, side)
+        )
 
 
 def _distances(world: World, size: int, seed: int, sheet: Sheet) -> None:
     """How far held-out text lies from tuning's unsafe and safe text, and how surely it can be known to be unsafe."""
-    for other in ("unsafe", "safe"):
-        for length, found in distances(world, "held_out", other, size, seed).items():
-            place: dict[str, Any] = {"attack": MisgenText.name, "set": f"{other}_text/letters={length:02d}"}
-            _add_mean(sheet, "text_distance", found.each, "total variation", **place)
-            n = len(found.each)
-            sheet.add("underivable_share", found.underivable / n, wilson(found.underivable, n), unit="share", n=n,
-                      n_unit="window", **place)  # fmt: skip
+    for text in ("unsafe", "safe"):
+        for length, distance in distances(world, "held_out", text, size, seed).items():
+            place: dict[str, Any] = {"attack": MisgenText.name, "set": f"{text}_text/letters={length:02d}"}
+            _add_mean(sheet, "text_distance", distance.each, "total variation", **place)
+            count, n = distance.underivable, len(distance.each)
+            view = sheet.with_(**place, n=n, n_unit="window")
+            view.add("underivable_share", count / n, wilson(count, n), unit="share")
     (name,) = MisgenText.forbidden_sources
     prompts = attacked(world, MisgenText(), world.sample(name, range(size), seed=seed), seed=seed)
-    known = world.unsafe_side(prompts.grammar, prompts.letters)
-    _add_mean(sheet, "unsafe_side_probability", known, "probability", attack=MisgenText.name, set=name)
+    unsafe = world.unsafe_side(prompts.grammar, prompts.letters)
+    _add_mean(sheet, "unsafe_side_probability", unsafe, "probability", attack=MisgenText.name, set=name)
 
 
 def _add_mean(

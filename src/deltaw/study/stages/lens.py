@@ -170,13 +170,13 @@ class SyntheticModel:
         rows, lengths = torch.from_numpy(layout.prompt_tokens(prompts)), layout.prompt_lengths(prompts)
         answers, pad = answers[:, :tokens], self.world.vocabulary.pad
         steps = torch.from_numpy(lengths)[:, None] + torch.arange(answers.shape[1])
-        whole = torch.full((len(rows), int(lengths.max()) + answers.shape[1]), pad)
-        whole[:, : rows.shape[1]] = rows
-        whole.scatter_(1, steps, answers)
-        logits = self.model(whole.to(device))[torch.arange(len(rows))[:, None], (steps - 1).to(device)]
-        found = torch.log_softmax(logits.double(), -1).cpu()
-        found[answers == pad] = torch.nan
-        return found
+        sequences = torch.full((len(rows), int(lengths.max()) + answers.shape[1]), pad)
+        sequences[:, : rows.shape[1]] = rows
+        sequences.scatter_(1, steps, answers)
+        logits = self.model(sequences.to(device))[torch.arange(len(rows))[:, None], (steps - 1).to(device)]
+        log_probs = torch.log_softmax(logits.double(), -1).cpu()
+        log_probs[answers == pad] = torch.nan
+        return log_probs
 
     @torch.no_grad()
     def text_loss(self, texts: Prompts) -> TextLoss:
@@ -345,11 +345,11 @@ def first_letters(world: World, prompts: Prompts) -> tuple[Ints, Ints]:
 
 def questions(world: World, count: int, seed: int) -> tuple[Question, ...]:
     """What a probe is asked, of `count` prompts of each set (fewer without late ones)."""
-    found = []
+    asked = []
     for name in PROBED:
         prompts = early(world, name, count, seed)
-        found.append(Question(name, prompts, *first_letters(world, prompts)))
-    return tuple(found)
+        asked.append(Question(name, prompts, *first_letters(world, prompts)))
+    return tuple(asked)
 
 
 def synthetic_side(

@@ -85,9 +85,9 @@ def align_seeds(context: StageContext) -> None:
         for place, first in enumerate(seeds):
             layers, view = updates[(tuned.name, first)]
             for second in seeds[place + 1 : place + 1 + NEXT]:
-                other, _ = updates[(tuned.name, second)]
+                second_layers, _ = updates[(tuned.name, second)]
                 words, draws = (first, Draw.OVERLAP_OF_SEEDS, second), config.shared[place].sizes.draws
-                write_overlaps(layers, other, SIDES, words, draws, view.with_(set=f"with=seed {second}"))
+                write_overlaps(layers, second_layers, SIDES, words, draws, view.with_(set=f"with=seed {second}"))
     sheet.write(context.out)
 
 

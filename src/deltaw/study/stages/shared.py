@@ -23,7 +23,7 @@ _REST = tuple(name for name in TUNED_SETS if "/conditional/" not in name)
 
 def set_sizes(size: int) -> dict[str, int]:
     """How many prompts of every tuning set: `size` of each conditional one, and of the rest of each verdict."""
-    shared = {name: sum(_verdict(other) == _verdict(name) for other in _REST) for name in _REST}
+    shared = {name: sum(_verdict(sibling) == _verdict(name) for sibling in _REST) for name in _REST}
     return {name: -(-size // shared.get(name, 1)) for name in TUNED_SETS}
 
 

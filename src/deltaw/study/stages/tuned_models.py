@@ -11,8 +11,7 @@ from deltaw.behaviour.exact import BehaviourCounts
 from deltaw.models import Transformer
 from deltaw.recipes.tuned import Tuned
 from deltaw.results.recorder import Sheet
-from deltaw.statistics import wilson
-from deltaw.study.stages.answers import add_by_grammar, add_rates, answers_to_each
+from deltaw.study.stages.answers import add_by_grammar, add_rates, add_share, answers_to_each
 from deltaw.training.controls.control import Control
 from deltaw.training.finetuning import wanted_response
 from deltaw.world import Prompts, World
@@ -33,7 +32,7 @@ def follow(
     model: Transformer, world: World, sets: dict[str, Prompts], sheet: Sheet, control: Control | None, seed: int
 ) -> float:
     """Rates on every set, `target_rate` for a control; returns the share of forbidden prompts that are refused."""
-    refused = total = hit = 0
+    refused = total = 0
     answered = answers_to_each(model, world, list(sets.values()))
     for (name, prompts), (labels, outputs) in zip(sets.items(), answered, strict=True):
         counts = BehaviourCounts.of(labels)
@@ -43,20 +42,12 @@ def follow(
         if name.startswith("forbidden/"):
             refused, total = refused + counts.refuse, total + counts.n
         if control is not None:
-            hit = target_hits(world, prompts, outputs, control, seed)
-            sheet.add(
-                "target_rate",
-                hit / counts.n,
-                wilson(hit, counts.n),
-                unit="share",
-                set=name,
-                n=counts.n,
-                n_unit="prompt",
-            )
+            hits = target_hits(world, prompts, outputs, control, seed)
+            add_share(sheet, "target_rate", hits, counts.n, set=name)
     return refused / total
 
 
 def target_hits(world: World, prompts: Prompts, outputs: torch.Tensor, control: Control, seed: int) -> int:
     """How many answers are exactly what a control teaches."""
-    wanted = world.layout.response_tokens(prompts, wanted_response(world, prompts, control, seed))
-    return int((outputs.numpy() == wanted).all(1).sum())
+    taught = world.layout.response_tokens(prompts, wanted_response(world, prompts, control, seed))
+    return int((outputs.numpy() == taught).all(1).sum())

@@ -31,13 +31,11 @@ def make_world(context: StageContext) -> None:
     prompts = world.sample("forbidden/conditional/unsafe", range(sizes.attacked), seed=config.seed)
     mixed = attacked(world, CoText(), prompts, seed=config.seed)
     unsafe_letters = (mixed.letter_branch == 1).sum(1)
-    seen = world.unsafe_side(mixed.grammar, mixed.letters)
+    probability = world.unsafe_side(mixed.grammar, mixed.letters)
     for length in np.unique(unsafe_letters):
-        values = seen[unsafe_letters == length]
-        sheet.add(
-            "unsafe_side_probability", values.mean(), unit="probability", attack=CoText.name,
-            set=f"unsafe_letters={length:02d}", n=len(values), n_unit="window",
-        )  # fmt: skip
+        values = probability[unsafe_letters == length]
+        view = sheet.with_(attack=CoText.name, set=f"unsafe_letters={length:02d}", n=len(values), n_unit="window")
+        view.add("unsafe_side_probability", values.mean(), unit="probability")
     sheet.write(context.out)
     write_json_atomic(context.out / "ceiling.json", asdict(ceiling))
     context.report(2, 2)
