@@ -587,7 +587,7 @@ def command_lines(root: Path) -> tuple[Draw, Read]:
             patch("deltaw.report.render.Tables", work_begins),
             patch("deltaw.report.pages.compare.Pair", work_begins),
             patch("deltaw.study.pool.decide", work_begins),
-            patch("deltaw.compare.weights.measure", work_begins),
+            patch("deltaw.compare.weights.streamed_update", work_begins),
             patch("deltaw.training.huggingface.train_requests", work_begins),
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),

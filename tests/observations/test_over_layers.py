@@ -11,7 +11,7 @@ from deltaw.analysis import Separation
 from deltaw.models import MlpWeights
 from deltaw.observations.attacked_prompts.measure import AttackedPrompts, write_gain_ratios, write_positions
 from deltaw.observations.clusters.measure import ClusterSeparation, separate
-from deltaw.observations.lens import SITES, BaseSide, Lens
+from deltaw.observations.lens import READ, SITES, BaseSide, Lens
 from deltaw.observations.prompts import Contrast, Effort, Prompts
 from deltaw.results.recorder import Sheet
 
@@ -27,7 +27,7 @@ def alike(seed: int, shift: float) -> dict[tuple[int, str], torch.Tensor]:
 
 def lens() -> Lens:
     """A lens without models, of one contrast."""
-    nobody: Any = SimpleNamespace(layers=LAYERS, light=True)
+    nobody: Any = SimpleNamespace(layers=LAYERS, light=True, sites=READ)
     prompts = Prompts((Contrast("pairs", range(80), range(80)),))
     return Lens(BaseSide(nobody, prompts, Effort(draws=200, bootstrap=200), 0), nobody)
 

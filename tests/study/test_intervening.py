@@ -36,10 +36,11 @@ from deltaw.interventions.interpolation import extrapolation, log_odds
 from deltaw.interventions.patches import CLAIMED, Returned, Unpatched, together, write_returned
 from deltaw.interventions.subject import Answered, Panel
 from deltaw.interventions.subspace import named
+from deltaw.interventions.sweep import Sweeps
 from deltaw.models import Transformer
 from deltaw.plugins import plugins, resolve
 from deltaw.recipes import recipe
-from deltaw.recipes.intervention_sweeps import STANDARD, every
+from deltaw.recipes.intervention_sweeps import SMALL, STANDARD, every
 from deltaw.results import Measurement
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import wilson
@@ -321,19 +322,22 @@ def test_claims_find_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
             assert all(null.low is not None for null in claim.nulls)
 
 
-def test_the_standard_sweeps_measure_all_that_claims_read() -> None:
-    parts = {name: {made.name for made in sweep.interventions} for name, sweep in STANDARD}
+@pytest.mark.parametrize(("made", "draws"), [(SMALL, 20), (STANDARD, 4)])
+def test_the_sweeps_of_runs_that_decide_measure_all_that_claims_read(made: Sweeps, draws: int) -> None:
+    """Of the models that the run has: `standard` has none at the smaller rate. draws: behind a null, at the least."""
+    sweeps = dict(made)
+    parts = {name: {intervention.name for intervention in sweep.interventions} for name, sweep in made}
     needs = {"carried_null_minus_column": "subspace", "refusal_returned": "patches"}
     for statement in STATEMENTS:
         if ("stage", "intervention") in statement.query.where:
             need = needs.get(statement.query.statistic, "alpha")
             for model in all_models(statement):
-                assert need in parts[model], (statement.id, model)
-    sweeps = dict(STANDARD)
-    assert min(sweep.draws for sweep in sweeps.values()) >= 20
-    patches = [made for sweep in sweeps.values() for made in sweep.interventions if isinstance(made, Patches)]
+                if made is SMALL or model.endswith("-medium"):
+                    assert need in parts[model], (statement.id, model)
+    assert min(sweep.draws for sweep in sweeps.values()) >= draws
+    patches = [part for sweep in sweeps.values() for part in sweep.interventions if isinstance(part, Patches)]
     assert patches
-    assert all(8 in made.ks for made in patches)
+    assert all(8 in part.ks for part in patches)
     ranks = {dict(s.query.where)["dose"] for s in STATEMENTS if s.query.statistic == "refusal_returned"}
     assert ranks == {CLAIMED}
 
