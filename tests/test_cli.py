@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import get_args
 import pytest
 
 from deltaw import cli
+from deltaw.errors import DeltawError
 from deltaw.plugins import KINDS, plugins
 from independent import mistakes
 
@@ -201,6 +204,39 @@ def test_an_interruption_says_whether_the_same_command_goes_on(
     ):
         monkeypatch.setattr(name, stop)
     assert run(*command) == (130, "", f"deltaw: stopped{hint}\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("becomes", [ValueError("no shape"), DeltawError("the file is truncated"), OSError(5, "I/O")])
+def test_a_signal_that_comes_out_of_c_code_as_another_error_ends_tidily(
+    run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, number: int, becomes: Exception
+) -> None:
+    """safetensors, interrupted, says that it cannot tell the shape of a tensor."""
+
+    def stop(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            raise becomes from None
+
+    monkeypatch.setattr("deltaw.study.run.run_study", stop)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    try:
+        hint = "the same command goes on from where it was"
+        assert run("study", "--recipe", "smoke") == (128 + number, "", f"deltaw: stopped; {hint}\n")
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def test_what_nobody_foresaw_is_raised(run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("a mistake of deltaw's own")
+
+    monkeypatch.setattr("deltaw.study.run.run_study", fail)
+    with pytest.raises(ValueError, match="of deltaw's own"):
+        run("study", "--recipe", "smoke")
 
 
 def test_each_command_has_a_file_of_its_own_and_help_of_its_own(run: Callable[..., Outcome]) -> None:

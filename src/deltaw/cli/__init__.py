@@ -14,8 +14,9 @@ import io
 import signal
 import sys
 import tempfile
+from collections import deque
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import tyro
 
@@ -57,16 +58,15 @@ def _have_a_home() -> None:
         os.environ["HOME"] = home.name
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP: the process ends as after Ctrl-C."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+_signals: deque[int] = deque()
+"""Numbers of the signals that asked this process to end."""
 
 
 def _end_tidily(number: int, frame: object) -> None:
+    """SIGTERM, SIGHUP or Ctrl-C: the process ends as soon as what it does is put away."""
     signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
-    raise _Terminated(number)
+    _signals.append(number)
+    raise KeyboardInterrupt
 
 
 def main() -> None:
@@ -75,32 +75,37 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
     _have_a_home()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup it is ignored, and stays so
+    _signals.clear()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # under nohup one is ignored
             signal.signal(number, _end_tidily)
     command: Command | None = None
     try:
         command = tyro.cli(Command, prog="deltaw", description=DESCRIPTION, config=(tyro.conf.FlagCreatePairsOff,))
         status = command.run()
         sys.stdout.flush()
-        sys.exit(status)
-    except BrokenPipeError:  # the reader, such as head, has ended; nothing more can be written, at exit neither
+    except BaseException as error:
+        status = _told(error, command)
+    sys.exit(status)
+
+
+def _told(error: BaseException, command: Command | None) -> int:
+    """Say what ended the command, and give its exit status. What nobody foresaw is raised again."""
+    if _signals or isinstance(error, KeyboardInterrupt):
+        # An interruption that is raised inside of C code may come out of it as any other error.
+        hint = command.resume_hint() if command is not None else ""
+        print(f"deltaw: stopped{hint and f'; {hint}'}", file=sys.stderr)  # noqa: T201
+        return 128 + (_signals[-1] if _signals else signal.SIGINT)
+    if isinstance(error, BrokenPipeError):  # the reader, such as head, has ended; nothing more can be written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except DeltawError as error:
-        _fail(error)
-    except OSError as error:  # of a path or a disk: what a name that is too long, or no permission, raises
+        return 0
+    if isinstance(error, OSError):  # of a path or a disk: what a name that is too long, or no permission, raises
         from deltaw.results.files import disk_trouble
 
         path = f"{error.filename}: " if error.filename is not None else ""
         message = one_line(f"{path}{error.strerror or error}; mend that, or name another path")
-        _fail(disk_trouble(error) or DeltawError(message))
-    except KeyboardInterrupt as stop:
-        hint = command.resume_hint() if command is not None else ""
-        print(f"deltaw: stopped{hint and f'; {hint}'}", file=sys.stderr)  # noqa: T201
-        sys.exit(128 + (stop.number if isinstance(stop, _Terminated) else signal.SIGINT))
-
-
-def _fail(error: DeltawError) -> NoReturn:
+        error = disk_trouble(error) or DeltawError(message)
+    if not isinstance(error, DeltawError):
+        raise error
     print(f"deltaw: {error}", file=sys.stderr)  # noqa: T201
-    sys.exit(2)
+    return 2
