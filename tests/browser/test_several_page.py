@@ -36,6 +36,7 @@ def test_it_fits_the_screen_without_an_error(chromium: Any, page_file: Path, wid
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto(page_file.as_uri())
+    page.locator(".chart").first.scroll_into_view_if_needed()  # figures are drawn where they are seen
     page.wait_for_selector(".vega-embed svg")
     assert page.evaluate(WIDER) <= 0
     captions = page.eval_on_selector_all("caption span", "all => all.map(one => one.getBoundingClientRect().right)")
