@@ -25,7 +25,7 @@ class Study:
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "quick"
     """The configuration:
     - quick: one seed, to explore; minutes on two cores
-    - standard: the paper's world, eight seeds, to decide; two hours of two cores a seed
+    - standard: the paper's world, eight seeds, to decide; hours a seed
     - small: the world of quick, four seeds and all controls, as a second world; hours
     - smoke: seconds; tests the code, and its numbers mean nothing
     - grid: attacks on prompts in worlds that differ in one thing each

@@ -1,7 +1,7 @@
 """Recipes: functions that return the whole configuration of a study. `--recipe` sets everything else.
 
 quick          explores: one seed, minutes on two cores, marked exploratory
-standard       decides: the paper's world in eight seeds that no other run has used; two hours of two cores a seed
+standard       decides: the paper's world in eight seeds that no other run has used; hours a seed
 small          the claims once more in the world of `quick`, four seeds, with the placebo; its second world
 smoke          runs every stage in seconds, to test that everything runs; its numbers mean nothing
 grid           when attacks on prompts work, in worlds that differ from that of `quick` in one thing each
