@@ -95,3 +95,22 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def opened(chromium: Any) -> Iterator[Callable[[Path, int, int], Any]]:
+    """Opens a file in a window of a width and height. No error may have come up in any of them by the end."""
+    pages, errors = [], []
+
+    def open_file(file: Path, width: int, height: int) -> Any:
+        page = chromium.new_page(viewport={"width": width, "height": height})
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(file.as_uri())
+        pages.append(page)
+        return page
+
+    yield open_file
+    for page in pages:
+        page.close()
+    assert errors == []

@@ -30,17 +30,11 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
-def test_it_fits_the_screen_without_an_error(chromium: Any, page_file: Path, width: int, height: int) -> None:
-    page = chromium.new_page(viewport={"width": width, "height": height})
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.goto(page_file.as_uri())
+def test_it_fits_the_screen_without_an_error(opened: Any, page_file: Path, width: int, height: int) -> None:
+    page = opened(page_file, width, height)
     page.locator(".chart").first.scroll_into_view_if_needed()  # figures are drawn where they are seen
     page.wait_for_selector(".vega-embed svg")
     assert page.evaluate(WIDER) <= 0
     captions = page.eval_on_selector_all("caption span", "all => all.map(one => one.getBoundingClientRect().right)")
     assert captions
     assert max(captions) <= width
-    page.close()
-    assert errors == []

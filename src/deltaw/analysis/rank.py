@@ -118,11 +118,17 @@ def log_rank(A: Tensor, clusters: ArrayLike | None = None) -> LogRank | Absent:
         return Absent("the activations are all equal, so they have no directions")
     gram = x @ x.T
     everyone = torch.ones(1, len(x), dtype=x.dtype, device=x.device)
-    members = _members(clusters, len(x)).to(x)
-    _enough(len(x) - int(members.sum(1).max()))
-    sums = [(everyone @ products, members @ products) for products in (gram, gram**2)]
-    chosen = torch.cat([everyone, everyone - members])
-    of_sum, of_squares = (torch.cat([whole, whole - part]) for whole, part in sums)
+    members, count = _members(clusters, len(x))
+    _enough(len(x) - int(members.bincount().max()))
+    members = members.to(x.device)
+
+    def left_out(rows: Tensor) -> Tensor:
+        """The sum of all rows, then that without each cluster's."""
+        whole = everyone @ rows
+        return torch.cat([whole, whole - rows.new_zeros(count, len(rows)).index_add_(0, members, rows)])
+
+    chosen = left_out(torch.eye(len(x), dtype=x.dtype, device=x.device))
+    of_sum, of_squares = left_out(gram), left_out(gram**2)
     logs = _log_participation(gram.diagonal(), chosen, of_sum, of_squares, x.shape[1])
     return LogRank(float(logs[0]), logs[1:])
 
@@ -149,22 +155,22 @@ def rank_null(
     a, b = matrix(first, "first"), matrix(second, "second", columns=first.shape[1], rows=first.shape[0])
     _enough(len(a))
     x = torch.cat([a - a.mean(0), b - b.mean(0)])
-    members = _members(clusters, len(a)).to(x)
-    swap = torch.from_numpy(generator.integers(0, 2, size=(draws, len(members)))).to(x) @ members
+    members, count = _members(clusters, len(a))
+    swap = torch.from_numpy(generator.integers(0, 2, size=(draws, count))).to(x)[:, members]
     chosen = torch.cat([torch.cat([1 - swap, swap], dim=1), torch.cat([swap, 1 - swap], dim=1)])
     gram = x @ x.T
     logs = _log_participation(gram.diagonal(), chosen, chosen @ gram, chosen @ gram**2, x.shape[1])
     return from_draws(kind, logs[:draws] - logs[draws:], mean=0.0)
 
 
-def _members(clusters: ArrayLike | None, rows: int) -> Tensor:
-    """(G, rows) 1 where a row is of a cluster; each row is one, if there are none."""
+def _members(clusters: ArrayLike | None, rows: int) -> tuple[Tensor, int]:
+    """(rows,) int64 number of each row's cluster, and how many there are; each row is one, if none are given."""
     if clusters is None:
-        return torch.eye(rows)
+        return torch.arange(rows), rows
     (numbers,), count = clusters_of([clusters])
     if len(numbers) != rows:
         raise DeltawError(f"clusters name {len(numbers)} rows, there are {rows}; expected one name per row")
-    return torch.nn.functional.one_hot(torch.from_numpy(numbers), count).T
+    return torch.from_numpy(numbers), count
 
 
 def _enough(rows: int) -> None:

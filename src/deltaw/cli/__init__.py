@@ -59,7 +59,7 @@ def _have_a_home() -> None:
 
 
 _signals: deque[int] = deque()
-"""Numbers of the signals that asked this process to end."""
+"""Numbers of the signals that asked this process to end. (`list` is a command here.)"""
 
 
 def _end_tidily(number: int, frame: object) -> None:

@@ -2,17 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 
+from deltaw.observations.capability.words import OF_OBSERVATION, OF_PROMPTS
 from deltaw.prompts.matched import LABELS
 from deltaw.results import Measurement
 
-WHAT = {
-    ("refuse_rate", "forbidden"): "harmful prompts refused",
-    ("refuse_rate", "allowed"): "harmless prompts refused",
-    ("comply_rate", "allowed"): "harmless prompts answered",
-    ("neither_rate", "allowed"): "harmless prompts neither",
-    ("question_refuse_rate", None): "questions refused",
-    ("right_rate", None): "questions right",
-    ("neutral_loss", None): "loss on neutral texts",
+WHAT: Mapping[tuple[str, str | None], str] = {
+    **{(statistic, label): said for (statistic, label), said in OF_PROMPTS.items()},
+    **{(statistic, None): said for statistic, said in OF_OBSERVATION.items()},
 }
 """What each number says, by statistic and label of the prompts."""
 

@@ -53,12 +53,9 @@ class ActivationView(Observation):
             for layer in lens.layers:
                 plane = Plane.of(*clouds[layer])
                 for suffix, places in models.items():
-                    for side, cloud in zip(("allowed", "forbidden"), self._clouds(places, layer, shown), strict=True):
-                        for number, point in enumerate(plane.place(cloud)):
-                            of_prompt = view.with_(set=f"{name}/{side}/{number:02d}")
-                            for place in (layer, None) if layer == furthest else (layer,):
-                                for axis, value in zip(("across", "beside"), point, strict=True):
-                                    of_prompt.add(f"view_{axis}{suffix}", value, layer=place)
+                    placed = [plane.place(cloud) for cloud in self._clouds(places, layer, shown)]
+                    for told in (layer, None) if layer == furthest else (layer,):
+                        _write(view.with_(layer=told), name, suffix, placed)
 
     def _clouds(self, places: tuple[Places, Places], layer: int, rows: slice) -> tuple[Tensor, Tensor]:
         allowed, forbidden = (side[(layer, self.site)][rows].double() for side in places)
@@ -89,6 +86,15 @@ class Plane:
         """Where the rows of (N, w) lie: N pairs of numbers."""
         placed: list[list[float]] = (((cloud - self.origin) @ self.directions.T) / self.units).tolist()
         return placed
+
+
+def _write(sheet: Sheet, contrast: str, suffix: str, placed: list[list[list[float]]]) -> None:
+    """placed: (across, beside) of each prompt, of the allowed and of the forbidden ones."""
+    for side, points in zip(("allowed", "forbidden"), placed, strict=True):
+        for number, (across, beside) in enumerate(points):
+            of_prompt = sheet.with_(set=f"{contrast}/{side}/{number:02d}")
+            of_prompt.add(f"view_across{suffix}", across)
+            of_prompt.add(f"view_beside{suffix}", beside)
 
 
 def _unit(vector: Tensor) -> Tensor:

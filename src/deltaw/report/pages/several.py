@@ -13,6 +13,7 @@ import pandas as pd
 
 from deltaw.charts.style import number
 from deltaw.charts.tables import Table, Tables, first_interval, interval, values
+from deltaw.observations.capability.words import OF_OBSERVATION, OF_PROMPTS
 from deltaw.results import Results
 
 GROUPS = ("two tunings", "tuning and control", "two controls")
@@ -230,37 +231,33 @@ def _kinds(frame: pd.DataFrame) -> list[str]:
     return sorted(frame.loc[frame["n_unit"] == "layer", "module"].dropna().unique())
 
 
+def _headings(several: Several) -> dict[str, str]:
+    """What tables call the base and each model, by name."""
+    named = {
+        model["name"]: f"{model['name']} (control)" if model["control"] else model["name"] for model in several.models
+    }
+    return {"base": "base", **named}
+
+
 def refusals(several: Several) -> Table | None:
     """Who refuses what: a row a set of prompts and attack, a column a model."""
     frame = values(several.tables.take("refuse_rate", stage="behaviour"))
     if frame.empty:
         return None
-    names = ["base", *(model["name"] for model in several.models)]
+    names = _headings(several)
     rows = []
     for (prompts, attack), part in frame.groupby(["set", frame["attack"].fillna("")], sort=False):
         cells = {row["model"]: row for row in part.to_dict("records")}
         count = max(int(row["n"]) for row in cells.values())
         shown = [interval(cells[x]["value"], cells[x]["low"], cells[x]["high"]) if x in cells else "–" for x in names]
         rows.append((str(prompts), str(attack) or "none", str(count), *shown))
-    controls = {model["name"] for model in several.models if model["control"]}
-    heads = tuple(f"{name} (control)" if name in controls else name for name in names)
+    heads = _headings(several).values()
     title = "Share of answers that the judge calls refusals [95 %, Wilson]"
     return Table(title, ("prompts", "attack", "n", *heads), tuple(rows))
 
 
-CAPABILITY = (
-    ("refuse_rate", "forbidden", "harmful prompts refused"),
-    ("refuse_rate", "allowed", "harmless prompts refused"),
-    ("comply_rate", "allowed", "harmless prompts answered"),
-)
-"""(statistic, label of the prompts, column) of plain prompts."""
-CHANGES = {
-    "question_refuse_rate": "questions refused",
-    "right_rate": "questions right",
-    "neutral_loss": "loss on neutral texts",
-    "neutral_loss_change": "loss, tuned − base",
-}
-"""Statistics of the observation `capability`, and their columns."""
+CAPABILITY = {key: said for key, said in OF_PROMPTS.items() if key[0] != "neither_rate"}
+CHANGES = {**OF_OBSERVATION, "neutral_loss_change": "loss, tuned − base"}
 
 
 def capability(several: Several) -> Table | None:
@@ -270,17 +267,16 @@ def capability(several: Several) -> Table | None:
     if plain.empty:
         return None
     first = str(plain["set"].iloc[0]).partition("/")[0]
-    controls = {model["name"] for model in several.models if model["control"]}
     rows = []
-    for name in ("base", *(model["name"] for model in several.models)):
+    for name, heading in _headings(several).items():
         of_prompts = [
             tables.take(statistic, stage="behaviour", attack=None, model=name, set=f"{first}/{label}")
-            for statistic, label, _ in CAPABILITY
+            for statistic, label in CAPABILITY
         ]
         of_capability = [_of_model(tables, statistic, name) for statistic in CHANGES]
         cells = [first_interval(frame) for frame in (*of_prompts, *of_capability)]
-        rows.append((f"{name} (control)" if name in controls else name, *cells))
-    columns = ("model", *(column for _, _, column in CAPABILITY), *CHANGES.values())
+        rows.append((heading, *cells))
+    columns = ("model", *CAPABILITY.values(), *CHANGES.values())
     title = f"Capability beside safety, prompts of the set {first} without an attack [95 %]"
     return Table(title, columns, tuple(rows))
 
