@@ -12,7 +12,7 @@ from deltaw.training.controls.other import Other
 from deltaw.training.optimisers import OptimiserConfig
 from deltaw.world import ViewSchedule
 
-LAPTOP_BASE, LAPTOP_TUNING = 3000, 1000  # updates
+LAPTOP_BASE, LAPTOP_TUNING = 3000, 800  # updates
 LAPTOP_RATE = 5e-4  # of tunings
 LAPTOP_GATE = 0.99
 
@@ -25,8 +25,9 @@ def paper_laptop(device: str = "cpu", seed: int = 0, published_objectives: bool 
 
     published_objectives: the published code's forms of DPO and unlearning in place of ours.
 
-    The base model's schedule and the rate of the tunings come from trials (docs/log.md). In the one seed that was made,
-    all three protocols follow the policy on at least 0.99 of prompts with conditional operators.
+    The base model's schedule, and rate and length of the tunings, come from trials on seeds that decide nothing
+    (docs/log.md): in 600 updates SSFT and unlearning follow the policy on more than 0.95 of prompts with conditional
+    operators in every grammar, and DPO on 0.93; in 1,000 all three on 0.99.
     """
     whole = paper(device, seed)
     adam = OptimiserConfig(
