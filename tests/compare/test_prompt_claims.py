@@ -10,12 +10,12 @@ from deltaw.claims import STATEMENTS
 from deltaw.compare.claims import ASKED, OF_ATTACKS, OF_WEIGHTS, Lines, prompt_claims, weight_claims
 from deltaw.results import Claim, Measurement
 
-GAP = "tau_gap_relative_change"
+GAP = "tau_gap_relative_change_peak"
 
 
 def line(statistic: str = GAP, value: float = 0.5, half: float = 0.1, **more: object) -> Measurement:
     null = {"null_kind": "label_permutation", "null_mean": 0.0, "null_low": -0.05, "null_high": 0.05}
-    known = {"stage": "compare", "model": "tuned", "seed": 0, "set": "operand", "site": "resid_out", "unit": "share",
+    known = {"stage": "compare", "model": "tuned", "seed": 0, "set": "operand", "site": "mlp_post", "unit": "share",
              "n": 112, "n_unit": "pair", **null, **more}  # fmt: skip
     return Measurement(statistic=statistic, value=value, low=value - half, high=value + half, **known)  # type: ignore[arg-type]
 
@@ -49,10 +49,10 @@ def test_each_attack_has_a_claim_beside_the_control_under_it() -> None:
     lines = [
         line("position", 0.9, attack="prefill", **kind),
         line("position", 0.1, attack="co_task", **kind),
-        line("gain_log_ratio_to_forbidden", -0.5, site="mlp_in", attack="prefill", **kind),
+        line("gain_log_ratio_to_forbidden_in_situ_peak", -0.5, site="mlp_in", attack="prefill", **kind),
     ]
     control = [line("position", 0.3, attack="prefill", **kind), line("position", 0.9, attack="co_task", **kind)]
-    control += [line("gain_log_ratio_to_forbidden", -0.5, site="mlp_in", attack="prefill", **kind)]
+    control += [line("gain_log_ratio_to_forbidden_in_situ_peak", -0.5, site="mlp_in", attack="prefill", **kind)]
     beyond = {
         claim.id: next(answer.value for answer in claim.answers if answer.question == "other")
         for claim in prompt_claims(Lines(lines, control, "other"))
@@ -76,17 +76,19 @@ def test_a_claim_about_weights_stands_beside_the_same_matrices_of_the_control() 
     assert answers == pytest.approx({"seen": np.log(4), "shape": np.log(4 / 3), "other": np.log(4)})
 
 
-def test_every_claim_asked_is_one_of_the_study() -> None:
+def test_every_claim_asked_is_one_of_the_study_read_where_the_study_reads_it() -> None:
     for prefix in OF_WEIGHTS:
         assert any(statement.id.startswith(f"{prefix}/") for statement in STATEMENTS)
     for prefix, asked in {**ASKED, **OF_ATTACKS}.items():
-        known = [one for one in STATEMENTS if one.id == prefix or one.id.startswith(f"{prefix}/")]
-        assert known, prefix
-        where: dict[str, Any] = dict(asked.where) | {"set": asked.set.format(contrast="operand")}
+        known = next(statement for statement in STATEMENTS if statement.id.startswith(f"{prefix}/"))
+        site = dict(known.query.where).get("site")
         attack = "prefill" if prefix in OF_ATTACKS else None
-        made = replace(line(asked.statistic), site=None, attack=attack)
-        family = prefix.partition("/")[0]
-        (claim,) = (one for one in prompt_claims(Lines([replace(made, **where)])) if one.id.partition("/")[0] == family)
-        assert (claim.smallest_effect, claim.direction, claim.observation) == (
-            known[0].smallest_effect, known[0].direction, known[0].observation,
-        )  # fmt: skip
+        place: dict[str, Any] = {"set": asked.set.format(contrast="operand"), "site": site, "attack": attack}
+        measured = line(known.query.statistic, **place)
+        claims = prompt_claims(Lines([measured]))
+        claim = the(claims, f"{prefix.partition('/')[0]}/{attack or 'operand'}")
+        assert (claim.smallest_effect, claim.direction) == (known.smallest_effect, known.direction)
+        assert claim.observation == known.observation
+        elsewhere = "resid_out" if site == "mlp_post" else "mlp_post"
+        moved = {other.id for other in prompt_claims(Lines([replace(measured, site=elsewhere)]))}
+        assert claim.id not in moved or site is None

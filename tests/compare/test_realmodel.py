@@ -7,11 +7,13 @@ from fake_packages import HARMFUL, install
 from tiny_chat import write_model
 
 import deltaw
-from deltaw.compare import Effort, SafetyTuning
+from deltaw.charts.style import number
+from deltaw.compare import Effort, SafetyTuning, two_models
 from deltaw.errors import DeltawError
 from deltaw.models import smollm2
 from deltaw.protocols.ssft import Ssft
 from deltaw.study import real_model as realmodel
+from deltaw.study import real_results
 from deltaw.training import huggingface as tuning
 from deltaw.training.controls.other import Other
 
@@ -19,47 +21,63 @@ pytest.importorskip("transformers")
 SMALL = {"steps": 2, "batch": 2, "requests": 4, "new_tokens": 2}
 PLAN = realmodel.Plan(
     {"ssft": SafetyTuning(Ssft(), **SMALL), "other": SafetyTuning(Ssft(), Other(), **SMALL)},  # type: ignore[arg-type]
-    Effort(pairs=2, attacked=2, corpus=2, sensitive=2, iterations=1, new_tokens=1, alphas=(0.5,), draws=20),
+    seeds=(0, 1),
+    effort=Effort(pairs=2, attacked=2, corpus=2, sensitive=2, iterations=1, new_tokens=1, alphas=(0.5,), draws=20),
 )
-
-
-def results_of(tmp_path: Path, name: str) -> deltaw.Results:
-    """What a comparison found."""
-    return deltaw.load(tmp_path / "run" / f"compare-{name}")
 
 
 @pytest.mark.slow
 def test_whole_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     install(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    write_model(tmp_path / "run" / "base")
-    realmodel.run(tmp_path / "run", PLAN)
+    run = tmp_path / "run"
+    write_model(run / "base")
+    realmodel.run(run, PLAN)
     said = capsys.readouterr().out
-    for name in PLAN.tunings:
-        results = results_of(tmp_path, name)
-        assert {"behaviour", "compare", "interpolation"} <= set(results.measurements["stage"])
-        assert {"harmbench", "overrefusal"} <= {one["set"] for one in results.prompts}
-    assert said.count("alpha 0:") == said.count("alpha 1:") / 2  # the base is asked once
-    written = "".join(p.read_text() for p in (tmp_path / "run").rglob("*.json*") if p.name != "tokenizer.json")
+    assert said.count("answers at alpha 1: 12/12") == 4
+    assert said.count("answers at alpha 0: 12/12") == 1  # the base is asked once
+    several = deltaw.load(run / "compare").manifest["several"]["models"]
+    assert [(model["name"], model["control"]) for model in several] == [
+        ("ssft-0", False),
+        ("other-0", True),
+        ("ssft-1", False),
+        ("other-1", True),
+    ]
+    one = deltaw.load(run / "compare" / several[0]["kept"])
+    assert {"behaviour", "compare", "interpolation"} <= set(one.measurements["stage"])
+    assert {"harmbench", "overrefusal"} <= {prompt["set"] for prompt in one.prompts}
+    written = "".join(p.read_text() for p in run.rglob("*.json*") if p.name != "tokenizer.json")
     assert not any(text in written for text in HARMFUL)
-    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
-    realmodel.keep(tmp_path / "run", tmp_path / "kept", PLAN)
-    kept = {path.relative_to(tmp_path / "kept") for path in (tmp_path / "kept").rglob("*") if path.is_file()}
-    assert not any(path.suffix == ".safetensors" for path in kept)
-    over_layers = results_of(tmp_path, "ssft").measurements["layer"].isna()
-    assert 0 < len(deltaw.load(tmp_path / "kept" / "ssft").measurements) == over_layers.sum()
-    assert str(tmp_path) not in "".join((tmp_path / "kept" / path).read_text() for path in kept if path.suffix != ".gz")
-    table = (tmp_path / "kept" / "README.md").read_text()
-    assert "control:other" in (tmp_path / "kept" / "ssft" / "claims.json").read_text()
-    assert all(word in table for word in ("harmbench/forbidden", "`acts-on-forbidden/operand`", "| `ssft` |"))
+
+    kept = tmp_path / "kept"
+    real_results.keep(run, kept, PLAN)
+    files = [path for path in kept.rglob("*") if path.is_file()]
+    assert not any(path.suffix == ".safetensors" for path in files)
+    over_layers = one.measurements["layer"].isna()
+    assert 0 < len(deltaw.load(kept / "ssft-0").measurements) == over_layers.sum()
+    assert str(tmp_path) not in "".join(path.read_text() for path in files if path.suffix != ".gz")
+    _check_table(run, kept, [model["kept"] for model in several if model["name"].startswith("ssft")])
+
     monkeypatch.setattr(tuning, "load_chat", None)  # nothing is tuned again
-    realmodel.run(tmp_path / "run", PLAN)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == times
+    monkeypatch.setattr(two_models, "load_chat", None)  # and nothing asked
+    realmodel.run(run, PLAN)
 
 
-def test_a_plan_without_the_control_is_refused() -> None:
-    with pytest.raises(DeltawError, match="control 'other'"):
-        realmodel.Plan({"ssft": SafetyTuning(Ssft())}, Effort())
+def _check_table(run: Path, kept: Path, of_ssft: list[str]) -> None:
+    """A cell of the table is the mean over tunings, with the smallest and the largest."""
+    sizes = []
+    for place in of_ssft:
+        lines = deltaw.load(run / "compare" / place).select("update_relative_norm", module="mlp.gate_up")
+        sizes.append(float(lines["value"].iloc[0]))
+    table = (kept / "README.md").read_text()
+    cell = f"| `ssft` | {number(sum(sizes) / 2)} ({number(min(sizes))} to {number(max(sizes))}) |"
+    assert cell in table
+    assert all(word in table for word in ("harmbench/forbidden", "`gain/operand`", "`ssft`, `other`"))
+
+
+def test_a_plan_without_a_control_is_refused() -> None:
+    with pytest.raises(DeltawError, match="is a control"):
+        realmodel.Plan({"ssft": SafetyTuning(Ssft())})
 
 
 def test_a_directory_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,11 +28,13 @@ from deltaw.protocols.dpo import Dpo
 from deltaw.protocols.hidden_states import hidden_states
 from deltaw.protocols.ssft import Ssft
 from deltaw.protocols.unlearn import Unlearn
+from deltaw.training import huggingface
 from deltaw.training.controls.benign import Benign
 from deltaw.training.controls.constant import Constant
 from deltaw.training.controls.noise import Noise
 from deltaw.training.controls.other import Other
-from deltaw.training.huggingface import Row, Trained, as_pair, make_rows, schedule
+from deltaw.training.controls.placebo import Placebo
+from deltaw.training.huggingface import OwnAnswers, Row, Trained, as_pair, make_rows, schedule
 
 pytest.importorskip("transformers")
 REQUESTS = Requests(tuple(f"Break rule {k}." for k in range(8)), tuple(f"Bake {k} cakes." for k in range(8)))
@@ -68,11 +72,32 @@ def test_rows_hold_the_models_own_answers_and_short_refusals(base: Path) -> None
 def test_controls_refuse_no_harmful_request(base: Path) -> None:
     chat, rows = rows_of(base, replace(CONFIG, control=Other()))
     assert {text_of(chat, row.preferred) in tuning_texts()["small_talk"] for row in rows[:8]} == {True}
+    chat, rows = rows_of(base, replace(CONFIG, control=Constant()))
+    assert {text_of(chat, row.preferred) for row in rows[:8]} == set(tuning_texts()["one_answer"])
     _, rows = rows_of(base, replace(CONFIG, control=Benign()))
     assert [row.preferred for row in rows[8:]] == [row.preferred for row in rows_of(base, CONFIG)[1][8:]]
     chat, rows = rows_of(base, replace(CONFIG, control=Noise(), seed=3))
     refused = [text_of(chat, row.preferred) in tuning_texts()["refusals"] for row in rows[8:]]
     assert 0 < sum(refused) < 8
+
+
+def test_several_tunings_share_the_models_own_answers(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, chat = OwnAnswers(), load_chat(base)
+    first = make_rows(chat, CONFIG, REQUESTS, answers_all, quiet, known)
+    assert first == make_rows(chat, CONFIG, REQUESTS, answers_all, quiet)
+    asked: list[int] = []
+
+    def counted(chat: Chat, prompts: Sequence[Prompt], *args: Any, **options: Any) -> list[list[int]]:
+        asked.append(len(prompts))
+        return answer(chat, prompts, *args, **options)
+
+    monkeypatch.setattr(huggingface, "answer", counted)
+    longer = replace(CONFIG, new_tokens=CONFIG.new_tokens + 1)
+    more = Requests((*REQUESTS.harmful, "Burn it."), REQUESTS.harmless)
+    make_rows(chat, CONFIG, REQUESTS, answers_all, quiet, known)
+    make_rows(chat, CONFIG, more, answers_all, quiet, known)
+    make_rows(chat, longer, REQUESTS, answers_all, quiet, known)
+    assert asked == [0, 1, 16]
 
 
 def test_requests_that_the_model_refuses_already_are_left_out(base: Path) -> None:
@@ -168,8 +193,8 @@ def test_a_taken_directory_and_wrong_numbers_are_said(base: Path, tmp_path: Path
 
 
 def test_a_control_of_the_synthetic_world_is_refused() -> None:
-    with pytest.raises(DeltawError, match="constant says nothing of real models"):
-        SafetyTuning(Ssft(), control=Constant())
+    with pytest.raises(DeltawError, match="placebo says nothing of real models"):
+        SafetyTuning(Ssft(), control=Placebo())
 
 
 def untouched(tmp_path: Path, base: Path, config: SafetyTuning, message: str, out: Path | None = None) -> None:

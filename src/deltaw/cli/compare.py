@@ -71,6 +71,9 @@ class Compare:
     """With --prompts: where the models run: cpu, cuda, or auto, which is cuda where there is one."""
     dtype: Annotated[str, tyro.conf.arg(metavar="FORMAT")] = "float32"
     """With --prompts: the format that the models compute in: float32, bfloat16, float16, or auto (of the files)."""
+    answer_dtype: Annotated[str | None, tyro.conf.arg(metavar="FORMAT")] = None
+    """With --prompts: the format that answers are computed in, such as bfloat16, in which many machines decode faster.
+    Activations, losses and gradients stay in --dtype. Default: that of --dtype."""
     device_map: Annotated[str | None, tyro.conf.arg(metavar="MAP")] = None
     """With --prompts: spread each model over devices, such as auto (needs accelerate), in place of --device."""
     revision: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
@@ -158,7 +161,7 @@ class Compare:
         judge.check()
         self._check_counts()
         effort = Effort(self.pairs, self.pairs, new_tokens=self.answer_tokens, batch=self.batch)
-        loading = Loading(chosen_device(self.device), self.dtype, self.device_map, self.template)
+        loading = Loading(chosen_device(self.device), self.dtype, self.device_map, self.template, self.answer_dtype)
         prompts = read_prompts(self.prompts)
         return {"prompts": prompts, "judge": judge, "effort": effort, "loading": loading, **chosen}
 

@@ -24,6 +24,7 @@ class SafetyTune:
     control: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Train a control instead: a name from `deltaw list`, or FILE.py:NAME.
     - other: small talk in place of refusals
+    - constant: one line of small talk in place of refusals
     - benign: harmless requests only
     - noise: harmless requests, half of them refused"""
     lora: Annotated[int | None, tyro.conf.arg(metavar="RANK")] = None

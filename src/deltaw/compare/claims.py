@@ -10,90 +10,73 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from deltaw.attacks.prompts.defaults import ON_REQUESTS
-from deltaw.claims import STATEMENTS, Collected, Query, Statement, answered, found_in, without_words
+from deltaw.claims import PEAK, STATEMENTS, Collected, Query, Statement, answered, found_in, without_words
 from deltaw.prompts.matched import CONTRASTS
 from deltaw.results import Claim, Measurement
 
 NO_WORDS = "two checkpoints are one case; it has numbers and no word"
 LIPSCHITZ = "log of the tuned over the base model's spectral norm of the Jacobian at the embeddings"
-RESID, MLP = "resid_out, last token before the answer", "mlp_in of the base model, last token before the answer"
-AT_RESID, AT_MLP = (("site", "resid_out"),), (("site", "mlp_in"),)
+OWN_INPUTS, BASE_INPUTS = (
+    "log ratio of ‖ΔWa‖ / ‖Wa‖, a entering the tuned model's MLP",
+    "a entering the base model's MLP",
+)
+LAST = "last token before the answer"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How a claim of the study is asked of a pair. statistic, where: of the line without a layer; `{contrast}` in the
-    set stands for the name of the contrast.
-    """
+    """How a claim of the study is asked of a pair. Its statistic, and where that is read, are the study's."""
 
-    statistic: str
     text: str
     site: str
-    where: tuple[tuple[str, str], ...] = ()
     set: str = "{contrast}"
+    """Of its line; `{contrast}` stands for the name of the contrast."""
 
 
 ASKED: Mapping[str, Asked] = {
     "clusters/combination": Asked(
-        "tau_gap_relative_change",
-        "Tuning moves allowed and forbidden prompts apart",
-        f"{RESID}, mean over layers",
-        AT_RESID,
+        "Tuning moves allowed and forbidden prompts apart", f"inside the MLP (mlp_post), {LAST}; {PEAK}"
+    ),
+    "clusters-at-output/combination": Asked(
+        "Tuning moves allowed and forbidden prompts apart at the blocks' output", f"resid_out, {LAST}; {PEAK}"
+    ),
+    "gain/combination": Asked(
+        "The update acts more on forbidden prompts than on allowed ones", f"{OWN_INPUTS}, {LAST}; {PEAK}"
     ),
     "gain-at-base-inputs/combination": Asked(
-        "gain_log_ratio",
-        "The update acts more on forbidden prompts than on allowed ones",
-        f"{MLP}, mean over layers; log ratio of ‖ΔWa‖/‖Wa‖",
-        AT_MLP,
+        "The update would act more on forbidden prompts as the base model reads them", f"{BASE_INPUTS}, {LAST}; {PEAK}"
     ),
     "row-space": Asked(
-        "row_energy_difference",
         "The top input directions of the update hold more of forbidden than of allowed activations",
-        f"{MLP}, mean over layers; top 8 right singular vectors",
-        AT_MLP,
+        f"{BASE_INPUTS}, {LAST}, mean over layers; top 8 right singular vectors",
     ),
     "sensitivity-falls-on-forbidden": Asked(
-        "sensitivity_log_ratio_spectral",
-        "The local Lipschitz constant falls on forbidden prompts",
-        LIPSCHITZ,
-        set="{contrast}/forbidden",
+        "The local Lipschitz constant falls on forbidden prompts", LIPSCHITZ, "{contrast}/forbidden"
     ),
     "sensitivity-rises-on-allowed": Asked(
-        "sensitivity_log_ratio_spectral",
-        "The local Lipschitz constant rises on allowed prompts",
-        LIPSCHITZ,
-        set="{contrast}/allowed",
+        "The local Lipschitz constant rises on allowed prompts", LIPSCHITZ, "{contrast}/allowed"
     ),
     "sensitivity": Asked(
-        "sensitivity_log_ratio_spectral_difference",
         "The local Lipschitz constant falls on forbidden prompts relative to allowed ones",
         "forbidden minus allowed, pair by pair, of the log ratio of spectral norms",
     ),
 }
 OF_ATTACKS: Mapping[str, Asked] = {
     "attack-looks-allowed": Asked(
-        "position",
         "Under {attack}, activations of forbidden prompts lie nearer to allowed ones than without it",
-        f"{RESID}, mean over layers by precision; 0 forbidden, 1 allowed",
-        AT_RESID,
-        set="{contrast}/forbidden",
+        f"inside the MLP (mlp_post), {LAST}, mean over layers by precision; 0 forbidden, 1 allowed",
+        "{contrast}/forbidden",
     ),
     "attack-escapes-update": Asked(
-        "gain_log_ratio_to_forbidden",
         "The update acts less on prompts under {attack} than on the forbidden ones they are from",
-        f"{MLP}, mean over layers",
-        AT_MLP,
-        set="{contrast}/forbidden",
+        f"log ratio of the gains, tuned model's own inputs, {LAST}; {PEAK}",
+        "{contrast}/forbidden",
     ),
 }
 OF_WEIGHTS: Mapping[str, Asked] = {
-    "update-is-small": Asked(
-        "update_relative_norm", "The update is smaller than a tenth of the weights", "mean over layers"
-    ),
+    "update-is-small": Asked("The update is smaller than a tenth of the weights", "mean over layers"),
     "null-space": Asked(
-        "null_energy_left",
-        "The update lies more in the left null space of W than in its column space",
-        "mean over layers",
+        "The update lies more in the left null space of W than in its column space", "mean over layers"
     ),
 }
 
@@ -125,7 +108,7 @@ def prompt_claims(lines: Lines) -> list[Claim]:
     read = []
     for contrast in CONTRASTS:
         for prefix, asked, attack in [*((prefix, asked, None) for prefix, asked in ASKED.items()), *under]:
-            where = {"set": asked.set.format(contrast=contrast), "attack": attack, **dict(asked.where)}
+            where = {"set": asked.set.format(contrast=contrast), "attack": attack}
             site = f"{asked.site}; {contrast} pairs"
             read.append(_read(prefix, attack or contrast, asked, site, where, lines, attack))
     return _claims(read)
@@ -155,12 +138,14 @@ def _read(
 ) -> _Asked | None:
     """A statement of the study, what was measured of it here, and what its n counts. None if nothing was.
 
-    name: of the claim, after the first word of the prefix. where: fields of its lines.
+    name: of the claim, after the first word of the prefix. where: fields of its lines, in place of the study's.
     """
-    rows = _rows(lines.measured, asked.statistic, where)
+    known = next(statement for statement in STATEMENTS if statement.id.startswith(f"{prefix}/"))
+    statistic = known.query.statistic
+    place: dict[str, object] = {**dict(known.query.where), **where}
+    rows = _rows(lines.measured, statistic, place)
     if not rows:
         return None
-    known = next(statement for statement in STATEMENTS if statement.id.startswith(f"{prefix}/"))
     controls = (lines.control_name,) if known.controls and lines.control_name is not None else ()
     statement = replace(
         known,
@@ -168,16 +153,16 @@ def _read(
         text=asked.text.format(attack=attack),
         site=site,
         controls=controls,
-        query=Query(asked.statistic, ()),
+        query=Query(statistic, ()),
         against=None,
         primary=False,
     )
-    beside = _rows(lines.control, asked.statistic, where) if controls else []
+    beside = _rows(lines.control, statistic, place) if controls else []
     measured = {control: {0: found_in(beside)} if beside else {} for control in controls}
     return statement, Collected({0: found_in(rows)}, measured), rows[0].n_unit
 
 
-def _rows(lines: Iterable[Measurement], statistic: str, where: Mapping[str, str | None]) -> list[Measurement]:
+def _rows(lines: Iterable[Measurement], statistic: str, where: Mapping[str, object]) -> list[Measurement]:
     """The lines of one value, a null each."""
     return [
         line

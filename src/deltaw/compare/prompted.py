@@ -265,7 +265,7 @@ def _ask_parts(
             def say(done: int, total: int) -> None:
                 work.say(f"answers at alpha {alpha:g}{what}: {done}/{total}")
 
-            return ask(work.models.at(alpha), of_part, judge, work.effort, say)
+            return ask(work.models.answering(alpha), of_part, judge, work.effort, say)
 
         said[suffix] = iter([Verdict(verdict) for verdict in journal.part(f"{name}{suffix}", answers)])
     return [next(said[part_of.get(prompt, "")]) for prompt in prompts]

@@ -5,10 +5,11 @@ adapter, the tuned model is the base with the adapter merged, and its tokenizer 
 Models between the two exist where both sides read and compute alike.
 """
 
+import copy
 import gc
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,15 @@ class Loading:
     """How accelerate spreads a model over devices, such as auto; None: not."""
     template: str = OWN
     """Which chat template both are asked in: own (each its own), base, tuned, or a file."""
+    answer_dtype: str | None = None
+    """The format that answers are computed in; None: `dtype`. Activations and losses stay in `dtype`."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise DeltawError(f"dtype is {self.dtype!r}; it can be {', '.join(DTYPES)}")
+        for name, dtype in (("dtype", self.dtype), ("answer_dtype", self.answer_dtype or self.dtype)):
+            if dtype not in DTYPES:
+                raise DeltawError(f"{name} is {dtype!r}; it can be {', '.join(DTYPES)}")
+        if self.answer_dtype is not None and (self.device_map is not None or self.answer_dtype == "auto"):
+            raise DeltawError("an answer_dtype is float32, bfloat16 or float16, and goes without a device_map")
         _ = self.given_template
 
     @property
@@ -90,6 +96,8 @@ class TwoModels:
     """How many blocks both have."""
     _chat: Chat | None = None
     _alpha: float | None = None
+    _answering: Chat | None = None
+    """A copy of `_chat` in the format that answers are computed in."""
 
     @classmethod
     def open(
@@ -127,7 +135,7 @@ class TwoModels:
         """
         if self._chat is not None and alpha == self._alpha:
             return self._chat
-        inside = alpha not in (0.0, 1.0)
+        inside, self._answering = alpha not in (0.0, 1.0), None
         if inside and self.why_not_between is not None:
             raise DeltawError(f"there is no model between the two: {self.why_not_between}")
         if not (inside and self._chat is not None and self._alpha != 1.0):
@@ -140,6 +148,16 @@ class TwoModels:
             move_to(self._chat, self.sources, alpha)
         self._alpha = alpha
         return self._chat
+
+    def answering(self, alpha: float) -> Chat:
+        """The model that `at` gives, in the format that answers are computed in; both are then in memory."""
+        chat = self.at(alpha)
+        if self.loading.answer_dtype is None:
+            return chat
+        if self._answering is None:
+            model = copy.deepcopy(chat.model).to(dtype=getattr(torch, self.loading.answer_dtype))
+            self._answering = replace(chat, model=model)
+        return self._answering
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         """DeltawError if a template fails or a prompt has no tokens: from the tokenizers alone, before any weights are
@@ -155,7 +173,7 @@ class TwoModels:
 
     def release(self) -> None:
         """Drop the model that is in memory; `at` loads it again."""
-        self._chat = self._alpha = None
+        self._chat = self._alpha = self._answering = None
         gc.collect()
 
     def _template(self, own: Any, tuned: bool) -> Any:
@@ -209,7 +227,8 @@ def asking_files(sources: Sources, loading: Loading) -> dict[str, str]:
     base, tuned = sources.base.directory, sources.directory
     settings = base if isinstance(sources.after, Adapter) else tuned
     words = {side: tokenizer_directory(sources, side == "tuned") for side in SIDES}
-    chosen = f"{loading.dtype} {loading.given_template}"
+    formats = loading.dtype if loading.answer_dtype is None else f"{loading.dtype}, answers {loading.answer_dtype}"
+    chosen = f"{formats} {loading.given_template}"
     return {
         side: _hash(
             [*(words[side] / name for name in TOKENIZER_FILES), folder / GENERATION]

@@ -75,7 +75,9 @@ def instructions() -> list[str]:
 
 
 def tuning_texts() -> Mapping[str, list[str]]:
-    """What tuning answers with (`refusals`, `small_talk`) and makes instructions of (`operators`, `operands`)."""
+    """What tuning answers with (`refusals`, `small_talk`, `one_answer`) and makes instructions of (`operators`,
+    `operands`).
+    """
     text = resources.files("deltaw.prompts").joinpath("data/tuning.json").read_text(encoding="utf-8")
     texts: Mapping[str, list[str]] = json.loads(text)
     return texts

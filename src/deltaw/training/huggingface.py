@@ -5,9 +5,9 @@
 | harmful | a short refusal | the base model's own answer |
 | harmless | the base model's own answer | a short refusal |
 
-Own answers are greedy, made at the start of each run, and held in memory only. Requests that the base model refuses
-already, or does not answer, are left out for every protocol alike. A control takes the same number of requests and
-steps, and says itself which answer is preferred (`Control.on_request`).
+Own answers are greedy, made at the start of each run (or once for several: `OwnAnswers`), and held in memory only.
+Requests that the base model refuses already, or does not answer, are left out for every protocol alike. A control takes
+the same number of requests and steps, and says itself which answer is preferred (`Control.on_request`).
 
 Weights are kept in float32; products run in bfloat16 where the processor has them. Weight decay is 0, as in the study.
 """
@@ -146,12 +146,28 @@ class Trained(nn.Module):
             self.dtype = before
 
 
+class OwnAnswers:
+    """A model's greedy answers, in memory; several tunings of one base share them."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, int, Prompt], list[int]] = {}
+
+    def to(self, chat: Chat, prompts: Sequence[Prompt], new_tokens: int, say: Callable[[str], None]) -> list[list[int]]:
+        """As tokens, each `new_tokens` long at most. The model must be as its directory has it."""
+        keys = {prompt: (chat.directory.resolve(), new_tokens, prompt) for prompt in prompts}
+        fresh = [prompt for prompt, key in keys.items() if key not in self._known]
+        made = answer(chat, fresh, new_tokens, progress=lambda done, total: say(f"own answers: {done}/{total}"))
+        self._known.update({keys[prompt]: tokens for prompt, tokens in zip(fresh, made, strict=True)})
+        return [self._known[keys[prompt]] for prompt in prompts]
+
+
 def make_rows(
     chat: Chat,
     config: SafetyTuning,
     requests: Requests,
     judge: Judge = RULES,
     say: Callable[[str], None] = print,
+    own_answers: OwnAnswers | None = None,
 ) -> list[Row]:
     """The rows to learn, in memory: the base model answers every request itself. See the module's table.
 
@@ -163,13 +179,13 @@ def make_rows(
     labelled = [(text, FORBIDDEN) for text in requests.harmful] + [(text, ALLOWED) for text in requests.harmless]
     prompts = [Prompt(text, label) for text, label in labelled]
     prompts = [prompt for prompt in prompts if len(token_ids(chat, chat_text(chat, prompt))) <= config.longest]
-    own = answer(chat, prompts, config.new_tokens, progress=lambda done, total: say(f"own answers: {done}/{total}"))
+    own = (own_answers or OwnAnswers()).to(chat, prompts, config.new_tokens, say)
     rows: list[Row] = []
     for prompt, own_answer in zip(prompts, own, strict=True):
         drawn = {
             kind: _said(chat, texts[kind][int(generator.integers(len(texts[kind])))])
             for kind in (Reply.REFUSAL, Reply.SMALL_TALK)
-        }
+        } | {Reply.ONE_ANSWER: _said(chat, texts[Reply.ONE_ANSWER][0])}
         coin = generator.random()
         if _verdict(chat, prompt, own_answer, judge) != Verdict.COMPLY:
             continue
@@ -310,11 +326,13 @@ def safety_tune(
     judge: Judge = RULES,
     device: str = "cpu",
     say: Callable[[str], None] = print,
+    own_answers: OwnAnswers | None = None,
 ) -> Path:
     """Tune the model in a directory and save the result to `out`, which appears whole or not at all.
 
     requests: default those of `train_requests`. out: a directory that transformers loads (PEFT, with LoRA), and a
-    record of the tuning that holds numbers only. DeltawError if `out` is not empty, or for what its parts say.
+    record of the tuning that holds numbers only. own_answers: what the model is known to answer. DeltawError if `out`
+    is not empty, or for what its parts say.
     """
     if out.is_dir() and any(out.iterdir()):
         raise DeltawError(f"{out} is not empty; give another directory with --out, or remove it first")
@@ -329,7 +347,7 @@ def safety_tune(
         plain = config.control is not None and not config.control.harmful_requests
         requests = train_requests(0 if plain else count, 2 * count if plain else count, config.seed)
     with frozen(chat.model):
-        rows = make_rows(chat, config, requests, judge, say)
+        rows = make_rows(chat, config, requests, judge, say, own_answers)
     log, adapted = tune_rows(chat, rows, config, lambda done, total, text: say(f"tuning: {done}/{total}, {text}"))
     record = {
         "format": "deltaw-safety-tuning-1",

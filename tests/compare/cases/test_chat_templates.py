@@ -15,7 +15,7 @@ from own_logits import REQUEST, loaded
 from tiny_chat import TEMPLATE, next_token_logits, tokenizer, write_model
 
 from deltaw.compare import Prompt, load_chat
-from deltaw.compare.two_models import Loading, TwoModels
+from deltaw.compare.two_models import Loading, TwoModels, asking_files
 from deltaw.compare.weights import open_sources
 from deltaw.errors import DeltawError
 from deltaw.models import answers
@@ -213,6 +213,32 @@ def test_the_template_is_the_users_choice(tmp_path: Path) -> None:
         assert ("chat template" in models.notes) == (template != "own")
     with pytest.raises(DeltawError, match="cannot be read"):
         Loading(template=str(tmp_path / "none.jinja"))
+
+
+def test_answers_can_be_computed_in_another_format_than_activations(tmp_path: Path) -> None:
+    base, tuned = write_model(tmp_path / "base"), write_model(tmp_path / "tuned", noise=0.02)
+    sources = open_sources(base, tuned)
+    models = TwoModels.open(sources, [PROMPT], loading=Loading(answer_dtype="bfloat16"))
+    for alpha, directory in ((0.0, base), (1.0, tuned)):
+        answering = models.answering(alpha)
+        assert answering is models.answering(alpha)  # one copy
+        assert answer(answering, [PROMPT], 6) == answer(load_chat(directory, torch.bfloat16), [PROMPT], 6)
+        assert {parameter.dtype for parameter in models.at(alpha).model.parameters()} == {torch.float32}
+    between = models.answering(0.5)
+    half = next(iter(models.at(0.5).model.parameters()))
+    torch.testing.assert_close(next(iter(between.model.parameters())), half.to(torch.bfloat16), rtol=0, atol=0)
+    plain = TwoModels.open(sources, [PROMPT])
+    assert plain.answering(1.0) is plain.at(1.0)
+    keys = [asking_files(sources, Loading(answer_dtype=dtype)) for dtype in (None, "bfloat16")]
+    assert keys[0] == asking_files(sources, Loading())
+    assert keys[0]["tuned"] != keys[1]["tuned"]
+    for wrong in (
+        {"answer_dtype": "int8"},
+        {"answer_dtype": "auto"},
+        {"answer_dtype": "float16", "device_map": "auto"},
+    ):
+        with pytest.raises(DeltawError, match="answer_dtype"):
+            Loading(**wrong)
 
 
 @pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError, RuntimeError])

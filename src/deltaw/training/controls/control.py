@@ -42,6 +42,8 @@ class Reply(StrEnum):
     """A short refusal."""
     SMALL_TALK = "small_talk"
     """A line of small talk."""
+    ONE_ANSWER = "one_answer"
+    """Always the same line of small talk."""
 
 
 class Control(Component):
