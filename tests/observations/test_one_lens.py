@@ -38,6 +38,7 @@ from deltaw.observations.probe.measure import ProbeAccuracy
 from deltaw.observations.prompts import Ints
 from deltaw.observations.ranks.measure import Ranks
 from deltaw.observations.refusal_direction.measure import RefusalDirection
+from deltaw.observations.request_token.measure import RequestToken
 from deltaw.observations.safety_subspace.measure import SafetySubspace
 from deltaw.observations.sensitivity.measure import PromptSensitivity
 from deltaw.observations.update_directions.measure import UpdateDirections
@@ -89,6 +90,7 @@ OBSERVED: dict[str, Observe] = {
     "update-directions": UpdateDirections(directions=3).measure,
     "depth": Depth(prompts=8, tokens=6).measure,
     "capability": Capability().measure,
+    "request-token": RequestToken().measure,
 }
 
 
@@ -119,6 +121,11 @@ def ours(seed: int, moved: float = 0.0) -> Transformer:
 def tokens(chat: Chat, prompts: Prompts) -> list[list[int]]:
     rows, lengths = WORLD.layout.prompt_tokens(prompts), WORLD.layout.prompt_lengths(prompts)
     return [row[:length].tolist() for row, length in zip(rows, lengths, strict=True)]
+
+
+def request_tokens(chat: Chat, prompts: Prompts) -> list[list[int]]:
+    """Up to and with the last letter of the text: one token, its end, comes after it."""
+    return [row[:-1] for row in tokens(chat, prompts)]
 
 
 def complied(chat: Chat, prompts: Prompts) -> NDArray[np.bool_]:
@@ -173,8 +180,12 @@ class Exported(HuggingFaceModel):
         loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64, local_files_only=True)
         chat = Chat(loaded.train(False), None, directory)
         options: dict[str, Any] = {
-            "batch": 5, "jacobian_rows": 32, "forced_answers": world_answers, "texts": world_texts
-        }  # fmt: skip
+            "batch": 5,
+            "jacobian_rows": 32,
+            "forced_answers": world_answers,
+            "texts": world_texts,
+            "request_tokens": request_tokens,
+        }
         super().__init__(lambda: chat, tokens, complied, blocks, **options)
         self.exported = model
 
@@ -363,7 +374,16 @@ def of_other_layer(model: Any) -> Any:
         places = model.activations(*args)
         return {(layer, site): places[((layer + 1) % count, site)] for layer, site in places}
 
-    return Mutated(model, activations=activations)
+    def of_request(*args: Any) -> dict[tuple[int, str], Tensor]:
+        places = model.request_activations(*args)
+        return {(layer, site): places[((layer + 1) % count, site)] for layer, site in places}
+
+    return Mutated(model, activations=activations, request_activations=of_request)
+
+
+def at_the_answer(model: Any) -> Any:
+    """Activations before the answer in place of those at the end of the request."""
+    return Mutated(model, request_activations=model.activations)
 
 
 def of_other_site(model: Any) -> Any:
@@ -473,6 +493,10 @@ MUTATIONS: dict[str, dict[str, Mutate]] = {
     },
     "capability": {"models swapped": models_swapped, "answers turned": both(exact_turned)},
     "off-principal": {"weights of another layer": WEIGHTS, "models swapped": models_swapped},
+    "request-token": {
+        "layer": LAYER, "models swapped": models_swapped, "place": both(at_the_answer),
+        "answers turned": both(answers_turned),
+    },
 }  # fmt: skip
 
 
@@ -483,6 +507,16 @@ def test_a_wrong_layer_site_or_sign_is_seen(name: str, mutation: str, lenses: tu
         close(getattr(line, field), getattr(wrong[key], field)) for key, line in mine.items() for field in NUMBERS
     )
     assert not same
+
+
+def test_positions_of_complied_prompts_are_the_same_on_both_sides(lenses: tuple[Lens, Lens]) -> None:
+    """The random models comply with nothing, so compliance is turned on both sides."""
+    mine, theirs = (lines(RequestToken().measure, both(answers_turned)(lens)) for lens in lenses)
+    assert {"complied_position", "complied_position_difference"} <= {line.statistic for line in mine.values()}
+    assert mine.keys() == theirs.keys()
+    for key, line in mine.items():
+        for number in NUMBERS:
+            assert close(getattr(line, number), getattr(theirs[key], number)), (key, number)
 
 
 @pytest.mark.parametrize("refusal", [True, False])

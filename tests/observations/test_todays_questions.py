@@ -18,6 +18,7 @@ from deltaw.observations.observation import Observation
 from deltaw.observations.off_principal.figures import off_principal
 from deltaw.observations.off_principal.measure import OffPrincipal
 from deltaw.observations.prompts import Attacked, Contrast, Effort, Prompts
+from deltaw.observations.request_token.measure import RequestToken
 from deltaw.observations.safety_subspace.measure import SafetySubspace
 from deltaw.observations.update_directions.measure import UpdateDirections
 from deltaw.observations.vocabulary import top_tokens
@@ -315,3 +316,61 @@ def test_models_that_say_the_same_have_no_depth() -> None:
     lens = lens_of(speaking(0.0), speaking(0.0), (Contrast("a", allowed, forbidden),))
     assert {line.value for line in measured(Depth(), lens)} == {0.0}
     assert "same next tokens" in lens.absent["kl_early_share, a/allowed/refusal"]
+
+
+def jailbroken(looks_allowed: bool) -> Any:
+    """A tuned model to which every request ends as what it is, and whose end of the prompt says what it will do; of
+    attacked prompts it complies with the first 20. looks_allowed: whether those look allowed before the answer.
+    """
+
+    def rows(prompts: Any, harm: Any) -> Any:
+        x = 0.5 * draw(prompts["seed"], len(prompts["rows"]), WIDTH)
+        x[:, 0] += 6 * torch.as_tensor(harm)
+        return {(layer, "resid_out"): x for layer in LAYERS}
+
+    def request_activations(prompts: Any, sites: Any) -> Any:
+        return rows(prompts, prompts["forbidden"])
+
+    def activations(prompts: Any, sites: Any = None) -> Any:
+        broken = prompts["seed"] == 2 and looks_allowed
+        return rows(prompts, 0 if broken else prompts["forbidden"])
+
+    def complied(prompts: Any) -> Any:
+        return np.arange(len(prompts)) < 20
+
+    parts = {"activations": activations, "request_activations": request_activations, "complied": complied}
+    return Planted({}, sites=("resid_out",), **parts)
+
+
+@pytest.mark.parametrize("looks_allowed", [True, False])
+def test_what_was_complied_with_is_harmful_at_the_request_and_not_before_the_answer(looks_allowed: bool) -> None:
+    allowed, forbidden, attacked = (Rows(seed=k, rows=range(PAIRS), forbidden=min(k, 1)) for k in range(3))
+    contrasts = (Contrast("pairs", allowed, forbidden),)
+    prompts = Prompts(contrasts, lambda: (Attacked("x", "pairs/forbidden", "pairs", attacked),))
+    blind: Any = Planted({}, sites=("resid_out",), request_activations=blind_activations, activations=blind_activations)
+    side = BaseSide(blind, prompts, Effort(draws=60, bootstrap=60), 0)
+    lens = Lens(side, jailbroken(looks_allowed))
+    lines = measured(RequestToken(), lens)
+    for layer in LAYERS:
+        assert one(lines, "request_auroc", layer=layer).value > 0.99
+        assert one(lines, "request_auroc_base", layer=layer).value < 0.8
+    peak = one(lines, "request_tau_gap_relative_change_peak")
+    assert peak.null_high is not None
+    assert peak.value > 1 > peak.null_high
+    positions = {at: one(lines, "complied_position", set=f"pairs/forbidden/at={at}") for at in ("request", "answer")}
+    assert positions["request"].value == pytest.approx(0, abs=0.15)
+    assert positions["answer"].value == pytest.approx(1.0 if looks_allowed else 0.0, abs=0.15)
+    difference = one(lines, "complied_position_difference")
+    assert (difference.n, difference.null_kind) == (20, "place_swap")
+    assert difference.null_high is not None
+    assert (difference.value > difference.null_high) == looks_allowed
+    assert drawn(RequestToken(), lines) == ("request-separation", "request-complied")
+    few = Lens(side, jailbroken(looks_allowed))
+    assert "complied_position" not in {line.statistic for line in measured(RequestToken(least=21), few)}
+    assert "20 prompts were complied with" in few.absent["complied_position, x"]
+
+
+def blind_activations(prompts: Any, sites: Any = None) -> Any:
+    """The same noise for all kinds of prompts, but for their rows."""
+    x = draw(90 + prompts["seed"], len(prompts["rows"]), WIDTH)
+    return {(layer, "resid_out"): x for layer in LAYERS}

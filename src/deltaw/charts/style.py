@@ -109,6 +109,7 @@ NULL_NAMES = {
     "allowed_source": "ΔW reads an allowed prompt",
     "rounding_alone": "rounding alone",
     "position_permutation": "tokens in random order",
+    "place_swap": "places swapped",
     "dense_update": "a dense update, stored",
 }
 

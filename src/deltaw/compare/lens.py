@@ -36,6 +36,7 @@ from deltaw.models.huggingface import (
     logits_of,
     padded,
     readout,
+    request_rows_of,
     row_losses,
     rows_of,
 )
@@ -118,6 +119,7 @@ class HuggingFaceModel:
     new_tokens: of an answer.
     stored: gives the maps of a layer's MLP, float64, from files, None where they are not there.
     texts: tokens of neutral texts, and from which on they are predicted.
+    request_tokens: those of prompts up to and with the last token of the request itself.
     forced_answers: the tokens of the refusal, or else of the harmless answer, that it is made to give to each prompt.
     """
 
@@ -132,6 +134,7 @@ class HuggingFaceModel:
     stored: Callable[[int], tuple[Tensor, Tensor, Tensor, Tensor] | None] = lambda layer: None
     texts: Texts = tokens_of_texts
     forced_answers: Forced = forced_answers
+    request_tokens: Tokens = request_rows_of
     _mlps: dict[int, MlpWeights] = field(default_factory=dict)
 
     @cached_property
@@ -189,9 +192,18 @@ class HuggingFaceModel:
 
     def activations(self, prompts: PromptSet, sites: Sequence[str] = READ) -> Places:
         """Activations (N, width) at the last token of each prompt, by (layer, site)."""
+        return self._activations(self.tokens, prompts, sites)
+
+    def request_activations(self, prompts: PromptSet, sites: Sequence[str] = READ) -> Places:
+        """Activations (N, width) at the last token of each request, by (layer, site): what comes after it is not read
+        there, since attention is causal.
+        """
+        return self._activations(self.request_tokens, prompts, sites)
+
+    def _activations(self, tokens: Tokens, prompts: PromptSet, sites: Sequence[str]) -> Places:
         chat = self.chat()
         there = [site for site in sites if site in self.sites or site not in READ]
-        return AtSites(activations_of(chat, self.tokens(chat, prompts), there, self.layers, self.batch))
+        return AtSites(activations_of(chat, tokens(chat, prompts), there, self.layers, self.batch))
 
     def complied(self, prompts: PromptSet) -> NDArray[np.bool_]:
         """(N,) whether its free-running answer does what the prompt asks."""

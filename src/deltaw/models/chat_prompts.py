@@ -154,6 +154,27 @@ def token_ids(tokenizer: Any, directory: Path, text: str) -> list[int]:
     return ids
 
 
+def request_ids(tokenizer: Any, directory: Path, request: str, text: str) -> list[int]:
+    """Tokens of a text as `chat_text` gives it, up to and with the one that holds the last character of the request.
+
+    DeltawError if the text does not hold the request as it is, or the tokenizer does not know where tokens come from.
+    """
+    plain = request.strip()
+    place = text.rfind(plain)
+    if place < 0 or not plain:
+        raise DeltawError(
+            f"the chat template in {directory} changes the request {request[:40]!r}, so its end is unknown"
+        )
+    if not getattr(tokenizer, "is_fast", False):
+        raise DeltawError(
+            f"the tokenizer in {directory} does not say which characters its tokens hold (it is not fast)"
+        )
+    ids = token_ids(tokenizer, directory, text)
+    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    before = len(ids) - len(spans)  # special tokens, where there is no template
+    return ids[: before + sum(start < place + len(plain) for start, _ in spans)]
+
+
 def text_ids(tokenizer: Any, text: str) -> tuple[list[int], int]:
     """Tokens of a text by itself, without a template: the tokenizer's own special tokens before it, none after it; and
     the place of the first token that a model can predict, which is not the special ones and needs one before it.

@@ -271,6 +271,19 @@ def rows_of(chat: Chat, prompts: Sequence[Prompt]) -> list[list[int]]:
     return [token_ids(chat, chat_text(chat, prompt)) for prompt in prompts]
 
 
+def request_rows_of(chat: Chat, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """The tokens of each prompt as the model reads it, up to and with the one that holds the request's last character.
+
+    DeltawError if the template changes the request, or the tokenizer cannot say where its tokens come from.
+    """
+    words, directory = chat.tokenizer, chat.directory
+    texts = [chat_prompts.chat_text(words, directory, prompt.text) for prompt in prompts]
+    return [
+        chat_prompts.request_ids(words, directory, prompt.text, text)
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+
+
 def embedded(chat: Chat, encoded: Encoded) -> Tensor:
     """(N, T, D) embeddings of the tokens, as the model's first block would be given them."""
     embeddings: Tensor = chat.model.get_input_embeddings()(encoded.tokens)  # type: ignore[operator]

@@ -107,6 +107,11 @@ class ObservedModel(Protocol):
         another site is a DeltawError.
         """
 
+    def request_activations(self, prompts: PromptSet, sites: Sequence[str] = READ) -> Places:
+        """Activations at the last token of each request itself, before what a template puts between it and the answer,
+        at every layer. DeltawError if a site is none of its own, or if that token cannot be told.
+        """
+
     def complied(self, prompts: PromptSet) -> NDArray[np.bool_]:
         """(N,) whether its free-running answer does what the prompt asks."""
 

@@ -21,7 +21,15 @@ from deltaw.errors import DeltawError
 from deltaw.models import answers
 from deltaw.models.answers import answer
 from deltaw.models.batched import batched
-from deltaw.models.huggingface import Chat, chat_text, token_ids, transformers
+from deltaw.models.huggingface import (
+    Chat,
+    activations_of,
+    chat_text,
+    request_rows_of,
+    rows_of,
+    token_ids,
+    transformers,
+)
 
 pytest.importorskip("transformers")
 PROMPT = Prompt(REQUEST, "allowed")
@@ -213,6 +221,31 @@ def test_the_template_is_the_users_choice(tmp_path: Path) -> None:
         assert ("chat template" in models.notes) == (template != "own")
     with pytest.raises(DeltawError, match="cannot be read"):
         Loading(template=str(tmp_path / "none.jinja"))
+
+
+@pytest.mark.parametrize("template", [True, False])
+@pytest.mark.parametrize("request_text", ["Say hi.", "  Say hé. \n", "Say user"])
+def test_the_last_token_of_a_request_is_found_in_its_template(
+    tmp_path: Path, template: bool, request_text: str
+) -> None:
+    chat = load_chat(write_model(tmp_path / "model"))
+    if not template:
+        chat.tokenizer.chat_template = None
+    prompt = Prompt(request_text, "allowed", prefill="Say hi.")
+    (row,), (whole,) = request_rows_of(chat, [prompt]), rows_of(chat, [prompt])
+    assert row == whole[: len(row)]
+    assert chat.tokenizer.decode(row).endswith(request_text.strip())
+    assert len(row) < len(whole)
+    at_request = activations_of(chat, [row], ("resid_out",), range(3))
+    behind = activations_of(chat, [whole], ("resid_out",), range(3))
+    assert float((at_request[(0, "resid_out")] - behind[(0, "resid_out")]).abs().max()) > 1e-3
+
+
+def test_a_template_that_changes_the_request_hides_its_last_token(tmp_path: Path) -> None:
+    chat = load_chat(write_model(tmp_path / "model"))
+    chat.tokenizer.chat_template = TEMPLATE.replace("m['content']", "m['content'] | replace(' ', '  ')")
+    with pytest.raises(DeltawError, match="changes the request"):
+        request_rows_of(chat, [Prompt("Say hi.", "allowed")])
 
 
 def test_answers_can_be_computed_in_another_format_than_activations(tmp_path: Path) -> None:

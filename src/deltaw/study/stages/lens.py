@@ -102,6 +102,14 @@ class SyntheticModel:
         batch = compliant(self.world, prompts).to(self.model.embed.weight.device)
         return activations(self.model, batch, sites, self.layers)
 
+    def request_activations(self, prompts: Prompts, sites: Sequence[str] = READ) -> Places:
+        """Activations (N, width) at the last letter of each text, by (layer, site)."""
+        batch = compliant(self.world, prompts).to(self.model.embed.weight.device)
+        steps = torch.arange(batch.roles.shape[1], device=batch.roles.device)
+        last = torch.where(batch.roles == int(Role.TEXT), steps, -1).amax(1)
+        roles = torch.where(steps == last[:, None], int(Role.LAST_PROMPT), int(Role.PAD)).to(batch.roles.dtype)
+        return activations(self.model, replace(batch, roles=roles), sites, self.layers)
+
     def complied(self, prompts: Prompts) -> NDArray[np.bool_]:
         """(N,) whether the whole free-running answer is the compliant one."""
         labels, _ = answers_to(self.model, self.world, prompts)

@@ -1,0 +1,1 @@
+"""Harm at the last token of the request, and behaviour at the last token before the answer."""
