@@ -9,6 +9,7 @@ import importlib
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -22,12 +23,15 @@ import torch
 os.environ["HF_HUB_OFFLINE"] = "1"  # before it is imported: a name such as a/b is one of the hub
 
 from mutations import TEXTS, damaged, json_file, json_lines, scalar, some_changes, written
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from watching import watch
 
 from deltaw import cli
 from deltaw.charts.figure import Figure
 from deltaw.charts.tables import Tables
+from deltaw.compare.model_list import from_arguments, from_file
+from deltaw.compare.screen import rows_of, screen
+from deltaw.compare.several import compare_several
 from deltaw.compare.weights import _open_journal, choose, open_sources
 from deltaw.errors import DeltawError
 from deltaw.models import ModelConfig, Transformer
@@ -454,6 +458,42 @@ def adapters(root: Path) -> tuple[Draw, Read]:
     return draw, read
 
 
+def several_adapters(root: Path) -> tuple[Draw, Read]:
+    """A folder of adapters, one of them damaged, as `deltaw screen` reads it."""
+    draw, _ = adapters(root)
+    folder = root / "several"
+    for name in ("a", "b", "damaged"):
+        shutil.copytree(root / "adapter", folder / name)
+
+    def read(files: Input) -> None:
+        _put(files, folder / "damaged")
+        ranking = screen(folder, str(root / "base"))
+        rows_of(ranking)
+        for reason in ranking.skipped.values():
+            raise DeltawError(f"Not read: {reason}")
+
+    return draw, read
+
+
+def pairs_of_updates(root: Path) -> tuple[Draw, Read]:
+    """What a comparison of several models has finished of two updates, as the same command goes on from it."""
+    paths = [_hugging_face(root / name, "llama", seed) for seed, name in enumerate(("base", "a", "b"))]
+    base = load_file(paths[0] / "model.safetensors")
+    for path in paths[1:]:
+        tuned = {name: base[name] + 0.1 * x for name, x in load_file(path / "model.safetensors").items()}
+        save_file(tuned, path / "model.safetensors")
+    models = from_arguments(str(paths[0]), [str(path) for path in paths[1:]], [])
+    compare_several(models, root / "out")
+    (kept,) = (root / "out" / "pairs").iterdir()
+    valid = [json.loads(line) for line in kept.read_text().splitlines()]
+
+    def read(files: Input) -> None:
+        _put(files, root / "out" / "pairs")
+        compare_several(models, root / "out")
+
+    return lambda rng: {kept.name: json_lines(rng, valid)}, read
+
+
 # --- text ----------------------------------------------------------------------------------------------------------
 
 
@@ -508,6 +548,40 @@ def prompt_files(root: Path) -> tuple[Draw, Read]:
     return lambda rng: {"prompts.jsonl": json_lines(rng, valid)}, read
 
 
+def model_lists(root: Path) -> tuple[Draw, Read]:
+    """TOML files of names and paths."""
+    for name in ("base", "ssft", "other"):
+        (root / name).mkdir()
+    lines = ['base = "base"', 'controls = ["other"]', "", "[models]", 'ssft = "ssft"', "other = 'other'"]
+    words = ("base", "[models]", "[[models]]", "= 1", '= ""', "= []", '= ["ssft", 3]', '"a/b" = "ssft"', "ssft.x = 1")
+
+    def draw(rng: Random) -> Input:
+        changed = list(lines)
+        for _ in range(rng.choice((1, 1, 2))):
+            place = rng.randrange(len(changed))
+            match rng.randrange(5):
+                case 0:
+                    del changed[place]
+                case 1:
+                    changed.insert(place, rng.choice((*lines, *words)))
+                case 2:
+                    key, equals, _ = changed[place].partition("=")
+                    changed[place] = f"{key}{equals}{written(rng, scalar(rng)).decode('utf-8', 'replace')}"
+                case 3:
+                    changed[place] += f" {rng.choice(words)}"
+                case _:
+                    changed[place] = rng.choice(TEXTS).encode("utf-8", "replace").decode()
+            changed = changed or [""]
+        data = "\n".join(changed).encode()
+        return {"models.toml": damaged(rng, data) if rng.random() < 0.2 else data}
+
+    def read(files: Input) -> None:
+        _put(files, root)
+        from_file(root / "models.toml", [])
+
+    return draw, read
+
+
 # --- the command line ----------------------------------------------------------------------------------------------
 
 _COMMANDS: tuple[tuple[str, ...], ...] = (
@@ -522,6 +596,14 @@ _COMMANDS: tuple[tuple[str, ...], ...] = (
     ("pool", "run", "run2", "--out", "out/pool"),
     ("compare", "base", "tuned", "--out", "out/c", "--modules", "layers.{layer}.mlp.up_proj", "--curve"),
     ("compare", "base", "tuned", "--out", "out/d", "--prompts", "prompts.jsonl", "--control", "run"),
+    ("compare", "base", "tuned", "--out", "out/e", "--prompts", "prompts.jsonl", "--judge", "classifier:tuned",
+     "--judge-labels", "LABEL_1=refuse", "--judge-reads", "pair"),
+    ("compare", "base", "tuned", "--out", "out/f", "--prompts", "builtin", "--answer-dtype", "bfloat16", "--dtype",
+     "auto", "--template", "base", "--pairs", "4", "--answer-tokens", "8", "--batch", "2", "--device", "cpu"),
+    ("compare", "base", "a=tuned", "b=other", "--control", "b", "--out", "out/g"),
+    ("compare", "models.toml", "--out", "out/h"),
+    ("screen", "adapters", "--base", "base", "--by", "unusual", "--out", "out/i"),
+    ("list", "protocol"),
     ("safety-tune", "base", "--protocol", "dpo", "--control", "other", "--lora", "4", "--steps", "2", "--batch", "2",
      "--requests", "4", "--learning-rate", "1e-4", "--out", "out/t", "--device", "cpu", "--seed", "1"),
 )  # fmt: skip
@@ -537,6 +619,9 @@ def command_lines(root: Path) -> tuple[Draw, Read]:
     _model(root / "model")
     _hugging_face(root / "base", "llama", 0)
     _hugging_face(root / "tuned", "llama", 1)
+    _hugging_face(root / "other", "llama", 2)
+    (root / "models.toml").write_text('base = "base"\n[models]\na = "tuned"\nb = "other"\n')
+    (root / "adapters").mkdir()
     (root / "prompts.jsonl").write_text('{"prompt": "a", "label": "harmful"}\n')
     words = sorted({word for command in _COMMANDS for word in command} | set(RECIPES) | {"--help", "--version", "cuda"})
     texts = [text for text in TEXTS if "\x00" not in text and text != "\ud800"] + ["\udcff"]  # what a system can pass
@@ -589,6 +674,8 @@ def command_lines(root: Path) -> tuple[Draw, Read]:
             patch("deltaw.study.pool.decide", work_begins),
             patch("deltaw.compare.weights.streamed_update", work_begins),
             patch("deltaw.training.huggingface.train_requests", work_begins),
+            patch("deltaw.compare.several._check_related", work_begins),
+            patch("deltaw.compare.two_models.load_chat", work_begins),
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
         ):
@@ -625,6 +712,9 @@ KINDS: Mapping[str, Kind] = {
     "meta.json": model_meta,
     "Hugging Face checkpoints": checkpoint_files,
     "LoRA adapters": adapters,
+    "several adapters": several_adapters,
+    "pairs of updates": pairs_of_updates,
+    "model lists": model_lists,
     "manifest.json": manifests,
     "measurements.jsonl": measurements,
     "claims.json": claims,
