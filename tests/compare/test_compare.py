@@ -17,6 +17,7 @@ from deltaw.analysis import Absent, column_basis, null_curve, null_energy, row_s
 from deltaw.analysis.rounding import rounding, steps
 from deltaw.compare import Progress, compare
 from deltaw.errors import DeltawError
+from deltaw.models.checkpoint_files import open_checkpoint
 from deltaw.results import Measurement, read_measurements
 
 
@@ -242,6 +243,22 @@ def test_the_directory_of_another_pair_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine" / "notes.txt").write_text("x")
     with pytest.raises(DeltawError, match="not empty and holds no comparison"):
         compare(a, b, tmp_path / "mine")
+
+
+def test_checkpoints_of_one_size_and_time_are_told_apart(tmp_path: Path) -> None:
+    """As files are that were unpacked from an image or archive that sets all times alike."""
+    state = tensors("opt", 1)
+    last = [name for name in state if name.endswith("fc2.weight")][-1]
+    states = (tensors("opt"), state, {**state, last: state[last] + 1e-3})
+    a, b, c = (write(tmp_path / name, one, config("opt")) for name, one in zip("abc", states, strict=True))
+    for directory in (a, b, c):
+        os.utime(directory / "model.safetensors", ns=(0, 0))
+    compare(a, b, tmp_path / "out")
+    with pytest.raises(DeltawError, match=r"another comparison \(its pair differ"):
+        compare(a, c, tmp_path / "out")
+    prints = [open_checkpoint(directory).fingerprint() for directory in (a, b, c)]
+    assert prints == [open_checkpoint(directory).fingerprint() for directory in (a, b, c)]
+    assert len({str(mark) for mark in prints}) == 3
 
 
 def test_shapes_that_differ_are_skipped_and_named(tmp_path: Path) -> None:

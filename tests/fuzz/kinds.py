@@ -611,6 +611,8 @@ _COMMANDS: tuple[tuple[str, ...], ...] = (
 
 def command_lines(root: Path) -> tuple[Draw, Read]:
     """Everything up to where a command's work begins: opening the pool, timing steps, drawing, measuring, loading."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("peft")  # at its first import PyTorch makes a folder of its own
     _run(root / "run")
     _run(root / "run2")
     manifest = json.loads((root / "run2" / "manifest.json").read_text())

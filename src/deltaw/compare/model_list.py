@@ -82,7 +82,7 @@ def from_file(path: Path, controls: Sequence[str]) -> ModelList:
         entries = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise DeltawError(f"{path} cannot be read ({error.strerror}); give a TOML file of names and paths") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number too long, or nested too deep
         raise DeltawError(f"{path} is no TOML ({one_line(str(error))}); expected base = … and [models]") from error
     _check(path, entries)
     models = [ListedModel(name, _relative_to(path.parent, source)) for name, source in entries["models"].items()]
@@ -109,7 +109,10 @@ def _check(path: Path, entries: Mapping[str, Any]) -> None:
 
 
 def _relative_to(folder: Path, source: str) -> str:
-    return str(folder / source) if (folder / source).is_dir() else source
+    try:
+        return str(folder / source) if (folder / source).is_dir() else source
+    except OSError as error:  # such as a name that is too long
+        raise DeltawError(f"{source[:60]} cannot be opened ({error.strerror}); give the path of a model") from error
 
 
 def _given(text: str) -> ListedModel:

@@ -36,8 +36,8 @@ in brackets the smallest and the largest of them. {controls} are controls. One s
 
 ## Refusals
 
-Share of answers that the judge calls refusals. Intervals over prompts (Wilson) are in the measurements; for {plain}
-prompts a share of a half is known to about {width}.
+Share of answers that the judge calls refusals. Intervals over prompts (Wilson) are in the measurements; in the smallest
+set, of {plain} prompts, a share of a half is known to about {width}.
 
 {refusals}
 
@@ -99,9 +99,11 @@ def keep(run: Path, out: Path, plan: Plan) -> None:
 
 
 def _over_tunings(values: Sequence[float]) -> str:
-    """Mean (smallest to largest)."""
+    """Mean (smallest to largest); empty without values."""
+    if not values:
+        return ""
     ends = "" if min(values) == max(values) else f" ({number(min(values))} to {number(max(values))})"
-    return f"{number(fmean(values))}{ends}" if values else ""
+    return f"{number(fmean(values))}{ends}"
 
 
 def _table(names: Row, numbers: Numbers, after: Mapping[Row, str] | None = None) -> str:
