@@ -89,6 +89,7 @@ def test_the_options_are_these_and_no_others() -> None:
             "batch": 16,
             "device": "auto",
             "dtype": "float32",
+            "answer_dtype": None,
             "device_map": None,
             "revision": None,
         },

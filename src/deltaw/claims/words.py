@@ -16,7 +16,7 @@ import tyro
 
 from deltaw.claims.statements import PROTOCOLS
 from deltaw.errors import DeltawError, mistakes_said
-from deltaw.results import Claim, markdown_table, read_claims, write_json_atomic, write_text_atomic
+from deltaw.results import Answer, Claim, markdown_table, read_claims, write_json_atomic, write_text_atomic
 from deltaw.results.parsing import parse_json
 from deltaw.results.records import CLAIMS, MANIFEST
 
@@ -86,7 +86,8 @@ def numbers_of(claims: Iterable[Claim]) -> dict[str, dict[str, tuple[float, floa
     """The values of the primary claims that have an interval, in their own units; differences on the claim's scale."""
     numbers: dict[str, dict[str, tuple[float, float, float]]] = {}
     for claim in claims:
-        told = [("value", claim), *((answer.question, answer) for answer in claim.answers if answer.question in ROWS)]
+        told: list[tuple[str, Claim | Answer]] = [("value", claim)]
+        told += ((answer.question, answer) for answer in claim.answers if answer.question in ROWS)
         known = {
             name: (part.value, part.low, part.high)
             for name, part in told
