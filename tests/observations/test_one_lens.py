@@ -237,6 +237,11 @@ def close(a: float | None, b: float | None) -> bool:
 @pytest.mark.parametrize("name", OBSERVED)
 def test_both_sides_of_the_lens_say_the_same(name: str, lenses: tuple[Lens, Lens]) -> None:
     mine, theirs = (lines(OBSERVED[name], lens) for lens in lenses)
+    assert_same(mine, theirs)
+
+
+def assert_same(mine: dict[tuple[object, ...], Measurement], theirs: dict[tuple[object, ...], Measurement]) -> None:
+    """Equal lines, to rounding; and some."""
     assert mine, "nothing was measured"
     assert mine.keys() == theirs.keys()
     for key, line in mine.items():
@@ -370,15 +375,14 @@ def of_other_layer(model: Any) -> Any:
     """Activations of the block after each, and of the first for the last."""
     count = len(model.layers)
 
-    def activations(*args: Any) -> dict[tuple[int, str], Tensor]:
-        places = model.activations(*args)
-        return {(layer, site): places[((layer + 1) % count, site)] for layer, site in places}
+    def moved(read: Callable[..., Any]) -> Callable[..., dict[tuple[int, str], Tensor]]:
+        def activations(*args: Any) -> dict[tuple[int, str], Tensor]:
+            places = read(*args)
+            return {(layer, site): places[((layer + 1) % count, site)] for layer, site in places}
 
-    def of_request(*args: Any) -> dict[tuple[int, str], Tensor]:
-        places = model.request_activations(*args)
-        return {(layer, site): places[((layer + 1) % count, site)] for layer, site in places}
+        return activations
 
-    return Mutated(model, activations=activations, request_activations=of_request)
+    return Mutated(model, activations=moved(model.activations), request_activations=moved(model.request_activations))
 
 
 def at_the_answer(model: Any) -> Any:
@@ -513,10 +517,7 @@ def test_positions_of_complied_prompts_are_the_same_on_both_sides(lenses: tuple[
     """The random models comply with nothing, so compliance is turned on both sides."""
     mine, theirs = (lines(RequestToken().measure, both(answers_turned)(lens)) for lens in lenses)
     assert {"complied_position", "complied_position_difference"} <= {line.statistic for line in mine.values()}
-    assert mine.keys() == theirs.keys()
-    for key, line in mine.items():
-        for number in NUMBERS:
-            assert close(getattr(line, number), getattr(theirs[key], number)), (key, number)
+    assert_same(mine, theirs)
 
 
 @pytest.mark.parametrize("refusal", [True, False])

@@ -16,10 +16,8 @@ from deltaw.results import Claim, Measurement
 
 NO_WORDS = "two checkpoints are one case; it has numbers and no word"
 LIPSCHITZ = "log of the tuned over the base model's spectral norm of the Jacobian at the embeddings"
-OWN_INPUTS, BASE_INPUTS = (
-    "log ratio of ‖ΔWa‖ / ‖Wa‖, a entering the tuned model's MLP",
-    "a entering the base model's MLP",
-)
+OWN_INPUTS = "log ratio of ‖ΔWa‖ / ‖Wa‖, a entering the tuned model's MLP"
+BASE_INPUTS = "a entering the base model's MLP"
 LAST = "last token before the answer"
 
 

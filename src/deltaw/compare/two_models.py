@@ -135,7 +135,8 @@ class TwoModels:
         """
         if self._chat is not None and alpha == self._alpha:
             return self._chat
-        inside, self._answering = alpha not in (0.0, 1.0), None
+        inside = alpha not in (0.0, 1.0)
+        self._answering = None
         if inside and self.why_not_between is not None:
             raise DeltawError(f"there is no model between the two: {self.why_not_between}")
         if not (inside and self._chat is not None and self._alpha != 1.0):

@@ -154,14 +154,16 @@ def token_ids(tokenizer: Any, directory: Path, text: str) -> list[int]:
     return ids
 
 
-def request_ids(tokenizer: Any, directory: Path, request: str, text: str) -> list[int]:
-    """Tokens of a text as `chat_text` gives it, up to and with the one that holds the last character of the request.
+def request_ids(tokenizer: Any, directory: Path, request: str) -> list[int]:
+    """Tokens of a request as `chat_text` gives it, up to and with the one that holds its last character.
 
-    DeltawError if the text does not hold the request as it is, or the tokenizer does not know where tokens come from.
+    What stands behind a request in the template is told from another request. DeltawError if the template changes the
+    request, or the tokenizer does not know which characters its tokens hold.
     """
-    plain = request.strip()
-    place = text.rfind(plain)
-    if place < 0 or not plain:
+    text, other = (chat_text(tokenizer, directory, asked) for asked in (request, _MARK))
+    behind = other[other.rindex(_MARK) + len(_MARK) :]
+    upto = text.removesuffix(behind).rstrip()
+    if not text.endswith(behind) or not upto.endswith(request.strip()):
         raise DeltawError(
             f"the chat template in {directory} changes the request {request[:40]!r}, so its end is unknown"
         )
@@ -172,7 +174,7 @@ def request_ids(tokenizer: Any, directory: Path, request: str, text: str) -> lis
     ids = token_ids(tokenizer, directory, text)
     spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     before = len(ids) - len(spans)  # special tokens, where there is no template
-    return ids[: before + sum(start < place + len(plain) for start, _ in spans)]
+    return ids[: before + sum(start < len(upto) for start, _ in spans)]
 
 
 def text_ids(tokenizer: Any, text: str) -> tuple[list[int], int]:

@@ -276,12 +276,7 @@ def request_rows_of(chat: Chat, prompts: Sequence[Prompt]) -> list[list[int]]:
 
     DeltawError if the template changes the request, or the tokenizer cannot say where its tokens come from.
     """
-    words, directory = chat.tokenizer, chat.directory
-    texts = [chat_prompts.chat_text(words, directory, prompt.text) for prompt in prompts]
-    return [
-        chat_prompts.request_ids(words, directory, prompt.text, text)
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
+    return [chat_prompts.request_ids(chat.tokenizer, chat.directory, prompt.text) for prompt in prompts]
 
 
 def embedded(chat: Chat, encoded: Encoded) -> Tensor:

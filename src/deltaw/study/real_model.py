@@ -47,7 +47,7 @@ class Plan:
     """By name; their seeds are the plan's."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the tunings: which requests, in which order, with which refusals."""
-    effort: Effort = Effort(batch=64)  # noqa: RUF009
+    effort: Effort = field(default_factory=lambda: Effort(batch=64))
     loading: Loading = field(default_factory=lambda: Loading(answer_dtype="bfloat16"))
 
     def __post_init__(self) -> None:

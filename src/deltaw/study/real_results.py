@@ -173,21 +173,15 @@ def _widths(of_plan: Mapping[str, Sequence[Results]]) -> dict[Row, str]:
 def _weights(of_plan: Mapping[str, Sequence[Results]]) -> str:
     rows = []
     for tuning, comparisons in of_plan.items():
-        cells: dict[str, list[float]] = {}
+        measured = []
         for results in comparisons:
             size = results.select("update_relative_norm", module=FIRST_MATRIX).to_dict("records")[0]
             energy = results.select("null_energy_left", module=FIRST_MATRIX).to_dict("records")
             signs, chance = (
                 next(line for line in energy if line["null_kind"] == kind) for kind in ("row_sign_flip", "rotation")
             )
-            for name, value in (
-                ("size", size["value"]),
-                ("energy", signs["value"]),
-                ("signs", signs["null_mean"]),
-                ("chance", chance["null_mean"]),
-            ):
-                cells.setdefault(name, []).append(value)
-        rows.append([f"`{tuning}`", *(_over_tunings(values) for values in cells.values())])
+            measured.append((size["value"], signs["value"], signs["null_mean"], chance["null_mean"]))
+        rows.append([f"`{tuning}`", *map(_over_tunings, zip(*measured, strict=True))])
     return markdown_table(("tuning", "‖ΔW‖/‖W‖", "ρ_N", "random signs", "chance"), rows)
 
 

@@ -180,12 +180,13 @@ def make_rows(
     prompts = [Prompt(text, label) for text, label in labelled]
     prompts = [prompt for prompt in prompts if len(token_ids(chat, chat_text(chat, prompt))) <= config.longest]
     own = (own_answers or OwnAnswers()).to(chat, prompts, config.new_tokens, say)
+    one_answer = _said(chat, texts[Reply.ONE_ANSWER][0])
     rows: list[Row] = []
     for prompt, own_answer in zip(prompts, own, strict=True):
         drawn = {
             kind: _said(chat, texts[kind][int(generator.integers(len(texts[kind])))])
             for kind in (Reply.REFUSAL, Reply.SMALL_TALK)
-        } | {Reply.ONE_ANSWER: _said(chat, texts[Reply.ONE_ANSWER][0])}
+        } | {Reply.ONE_ANSWER: one_answer}
         coin = generator.random()
         if _verdict(chat, prompt, own_answer, judge) != Verdict.COMPLY:
             continue

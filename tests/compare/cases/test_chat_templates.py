@@ -224,7 +224,7 @@ def test_the_template_is_the_users_choice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("template", [True, False])
-@pytest.mark.parametrize("request_text", ["Say hi.", "  Say hé. \n", "Say user"])
+@pytest.mark.parametrize("request_text", ["Say hi.", "  Say hé. \n", "Say user", "assistant"])
 def test_the_last_token_of_a_request_is_found_in_its_template(
     tmp_path: Path, template: bool, request_text: str
 ) -> None:
@@ -236,6 +236,8 @@ def test_the_last_token_of_a_request_is_found_in_its_template(
     assert row == whole[: len(row)]
     assert chat.tokenizer.decode(row).endswith(request_text.strip())
     assert len(row) < len(whole)
+    behind_it = "<|im_end|>\n<|im_start|>assistant\n" if template else ""
+    assert chat.tokenizer.decode(whole[len(row) :]).lstrip() == f"{behind_it}Say hi."
     at_request = activations_of(chat, [row], ("resid_out",), range(3))
     behind = activations_of(chat, [whole], ("resid_out",), range(3))
     assert float((at_request[(0, "resid_out")] - behind[(0, "resid_out")]).abs().max()) > 1e-3

@@ -9,7 +9,9 @@ tau_gap_relative_change_depth                how much more of it there is in the
 tau_gap_relative_change_peak_layer           where that is, 0 the first layer and 1 the last
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -33,6 +35,8 @@ UNITS = {
     "tau_gap": "activation units",
     "tau_gap_relative": "share of distance",
 }
+Pairs = Sequence[tuple[Separation, Separation]]
+"""In each layer, how far apart the clusters are in the base and in the tuned model."""
 
 
 @dataclass(frozen=True)
@@ -109,21 +113,9 @@ def separate(lens: Lens, name: str, places: tuple[Places, Places], site: str, la
     )
 
 
-def _write(lens: Lens, name: str, pairs: list[tuple[Separation, Separation]], sheet: Sheet) -> None:
-    count = {"n": len(pairs[0][1].allowed), "n_unit": "pair"}
-    for layer, (before, after) in enumerate(pairs):
-        changes = difference_of_differences(
-            before, after, lens.generator(Draw.CLUSTER_CHANGE, layer), draws=lens.bootstrap
-        )
-        for statistic, unit in UNITS.items():
-            view = sheet.with_(layer=layer, unit=unit, **count)
-            shown = (("", after), ("_base", before)) if lens.last else (("", after),)
-            for suffix, model in shown:
-                nulls = [model.nulls[statistic]] if statistic in model.nulls else []
-                view.add(statistic + suffix, model.values[statistic], model.intervals[statistic], nulls)
-            change = changes[statistic]
-            view.add(f"{statistic}_change", change.value, change.interval, [change.null] if change.null else [])
-    over_layers = sheet.with_(unit=UNITS["tau_gap_relative"], **count)
+def _write(lens: Lens, name: str, pairs: Pairs, sheet: Sheet) -> None:
+    write_by_layer(lens, pairs, sheet)
+    over_layers = sheet.with_(unit=UNITS["tau_gap_relative"], n=_count(pairs), n_unit="pair")
     for statistic, (values, null) in gap_over_layers(pairs).items():
         lens.add_mean(
             over_layers,
@@ -133,7 +125,46 @@ def _write(lens: Lens, name: str, pairs: list[tuple[Separation, Separation]], sh
             lens.clusters(name),
             draw=Draw.CLUSTER_MEANS,
         )
+    write_peaks(lens, name, pairs, sheet, located="tau_gap_relative")
+
+
+def write_by_layer(
+    lens: Lens, pairs: Pairs, sheet: Sheet, units: Mapping[str, str] = MappingProxyType(UNITS), prefix: str = ""
+) -> None:
+    """Of each layer, the statistics that have `units`: of the tuned model, at the end of the base model too, and their
+    change. prefix: of their names.
+    """
+    for layer, (before, after) in enumerate(pairs):
+        changes = difference_of_differences(
+            before, after, lens.generator(Draw.CLUSTER_CHANGE, layer), draws=lens.bootstrap
+        )
+        for statistic, unit in units.items():
+            view = sheet.with_(layer=layer, unit=unit, n=_count(pairs), n_unit="pair")
+            shown = (("", after), ("_base", before)) if lens.last else (("", after),)
+            for suffix, model in shown:
+                nulls = [model.nulls[statistic]] if statistic in model.nulls else []
+                name = f"{prefix}{statistic}{suffix}"
+                view.add(name, model.values[statistic], model.intervals[statistic], nulls)
+            change = changes[statistic]
+            nulls = [change.null] if change.null else []
+            view.add(f"{prefix}{statistic}_change", change.value, change.interval, nulls)
+
+
+def write_peaks(
+    lens: Lens,
+    name: str,
+    pairs: Pairs,
+    sheet: Sheet,
+    units: Mapping[str, str] = MappingProxyType(UNITS),
+    prefix: str = "",
+    located: str = "",
+) -> None:
+    """The largest change over layers of those statistics that have one. located: the one whose layer is written too."""
     peaks = peaks_over_layers(pairs, lens.halves(name), lambda: lens.generator(Draw.PEAK), lens.bootstrap)
-    for statistic, peak in peaks.items():
-        view = sheet.with_(unit=UNITS[statistic], **count)
-        write_peak(view, f"{statistic}_change", peak, where=statistic == "tau_gap_relative")
+    for statistic in filter(units.__contains__, peaks):
+        view = sheet.with_(unit=units[statistic], n=_count(pairs), n_unit="pair")
+        write_peak(view, f"{prefix}{statistic}_change", peaks[statistic], where=statistic == located)
+
+
+def _count(pairs: Pairs) -> int:
+    return len(pairs[0][1].allowed)

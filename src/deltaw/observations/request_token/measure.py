@@ -18,19 +18,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deltaw.analysis import difference_of_differences, mean_position, peaks_over_layers
+from deltaw.analysis import mean_position
 from deltaw.errors import DeltawError
 from deltaw.observations.attacked_prompts.measure import positions
-from deltaw.observations.clusters.measure import separate
-from deltaw.observations.draws import Draw
+from deltaw.observations.clusters.measure import UNITS, separate, write_by_layer, write_peaks
 from deltaw.observations.lens import Lens, ObservedModel, Places
 from deltaw.observations.observation import Observation, Statistic, with_base
-from deltaw.observations.peaks import write_peak
 from deltaw.observations.prompts import Attacked
 from deltaw.results.recorder import Sheet
 from deltaw.statistics import FloatArray
 
-UNITS = {"auroc": "probability", "tau_gap_relative": "share of distance"}
+READ_HERE = {statistic: UNITS[statistic] for statistic in ("auroc", "tau_gap_relative")}
+"""The statistics of clusters that are read at the request's last token, with their units."""
 POSITION = "share of the way to allowed"
 ROLE = "last_request"
 
@@ -44,12 +43,14 @@ class RequestToken(Observation):
     every_checkpoint = False
     statistics = (
         *with_base(
-            Statistic("request_auroc", UNITS["auroc"], "How well allowed and forbidden prompts are told apart there."),
-            Statistic("request_tau_gap_relative", UNITS["tau_gap_relative"], "The relative gap there."),
+            Statistic(
+                "request_auroc", READ_HERE["auroc"], "How well allowed and forbidden prompts are told apart there."
+            ),
+            Statistic("request_tau_gap_relative", READ_HERE["tau_gap_relative"], "The relative gap there."),
         ),
         *(
             Statistic(f"request_{name}_change{peak}", unit, sentence)
-            for name, unit in UNITS.items()
+            for name, unit in READ_HERE.items()
             for peak, sentence in (
                 ("", "Tuned minus base."),
                 ("_peak", "The largest change: the layer is chosen on one half of the pairs and read on the other."),
@@ -78,12 +79,9 @@ class RequestToken(Observation):
             )
             return allowed, forbidden
 
-        try:  # all of the base model before the tuned one is asked for
-            of_base = lens.before.once(("request", name, self.site), lambda: read(lens.before.model))
-            of_tuned = read(lens.tuned)
-        except DeltawError as error:
-            lens.absent["request_auroc"] = str(error)
-            return
+        # All of the base model before the tuned one is asked for.
+        of_base = lens.before.once(("request", name, self.site), lambda: read(lens.before.model))
+        of_tuned = read(lens.tuned)
         self._separations(lens, of_base, of_tuned, sheet.with_(set=name, site=self.site, role=ROLE))
         for attacked in lens.before.attacked:
             if attacked.contrast == name:
@@ -97,22 +95,8 @@ class RequestToken(Observation):
             (separate(lens, name, of_base, self.site, layer), separate(lens, name, of_tuned, self.site, layer))
             for layer in lens.layers
         ]
-        count = {"n": len(of_tuned[0][(0, self.site)]), "n_unit": "pair"}
-        for layer, (before, after) in enumerate(pairs):
-            generator = lens.generator(Draw.CLUSTER_CHANGE, layer)
-            changes = difference_of_differences(before, after, generator, draws=lens.bootstrap)
-            for statistic, unit in UNITS.items():
-                view = sheet.with_(layer=layer, unit=unit, **count)
-                for suffix, model in (("", after), ("_base", before)):
-                    nulls = [model.nulls[statistic]] if statistic in model.nulls else []
-                    value, ends = model.values[statistic], model.intervals[statistic]
-                    view.add(f"request_{statistic}{suffix}", value, ends, nulls)
-                change = changes[statistic]
-                nulls = [change.null] if change.null else []
-                view.add(f"request_{statistic}_change", change.value, change.interval, nulls)
-        peaks = peaks_over_layers(pairs, lens.halves(name), lambda: lens.generator(Draw.PEAK), lens.bootstrap)
-        for statistic, unit in UNITS.items():
-            write_peak(sheet.with_(unit=unit, **count), f"request_{statistic}_change", peaks[statistic], where=False)
+        write_by_layer(lens, pairs, sheet, READ_HERE, "request_")
+        write_peaks(lens, name, pairs, sheet, READ_HERE, "request_")
 
     def _complied(self, lens: Lens, attacked: Attacked, of_request: tuple[Places, Places], sheet: Sheet) -> None:
         """Of the prompts of one attack that the tuned model complied with."""
