@@ -1,4 +1,5 @@
-"""What one GPU does with the recipe `paper`: speed, equality with the CPU, and an estimate of the whole study.
+"""What one GPU does with the recipe `paper` (speed, equality with the CPU, an estimate of the whole study), and with
+checkpoints of the shape of Llama-2-7B (the statistics of a layer's matrices, answers).
 
     PYTHONPATH=src python benchmarks/gpu_check.py [--out DIR]              at most eight minutes on a GPU
     PYTHONPATH=src python benchmarks/gpu_check.py --device cpu --tiny      tests this script, without one
@@ -43,6 +44,7 @@ for package, modules in {"pandas": ("pandas",), "safetensors": ("safetensors", "
     if find_spec(package) is None:
         sys.modules.update({module: _Missing(module) for module in modules})
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from deltaw.behaviour.exact import measure  # noqa: E402
@@ -77,6 +79,7 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 UPDATES = {"ssft": 70_000, "dpo": 30_000, "unlearn": 20_000}
 REFERENCES, DECODED = 5_120_000, 457_208  # prompts
+LAYERS, WIDTH, HIDDEN = 32, 4096, 11_008  # of Llama-2-7B
 
 # Of NVIDIA's data sheets, dense bfloat16 products, operations a second.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
@@ -384,8 +387,79 @@ def estimate(results: Results) -> Results:
     }  # fmt: skip
 
 
+def matrices(check: Check, budget: float) -> Results:
+    """Seconds of all that `deltaw compare` measures of the matrices of one layer, and minutes of all layers."""
+    try:
+        from deltaw.analysis.streamed_update import streamed_update
+    except ModuleNotFoundError as error:
+        return {"left_out": f"{error.name} is not installed"}
+    width, hidden = (48, 96) if check.tiny else (WIDTH, HIDDEN)
+    layer = {"square": (4, width, width), "tall": (2, hidden, width), "wide": (1, width, hidden)}
+    found: Results = {"seconds": {}}
+
+    def sizes(pair: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
+        with torch.no_grad():
+            spectrum = streamed_update(pair, np.random.default_rng(0)).directions.spectrum
+        return spectrum.relative_norm, spectrum.participation_ratio
+
+    for name, (_, *shape) in layer.items():
+        generator = torch.Generator().manual_seed(0)
+        before, noise = (torch.randn(shape, generator=generator) for _ in range(2))
+        pair = [(before.to(torch.bfloat16), (before + 0.02 * noise).to(torch.bfloat16))]
+        there = [(x.to(check.device), y.to(check.device)) for x, y in pair]
+        on_device = sizes(there)  # the first call also loads libraries
+        found["seconds"][name] = check.seconds(partial(sizes, there))
+        if name == "square":
+            found["difference_to_cpu"] = max(abs(x / y - 1) for x, y in zip(on_device, sizes(pair), strict=True))
+    found["layer_seconds"] = sum(count * found["seconds"][name] for name, (count, *_) in layer.items())
+    found["model_minutes"] = LAYERS * found["layer_seconds"] / 60
+    return found
+
+
+def generation(check: Check, budget: float) -> Results:
+    """Answer tokens a second of a random model of Llama-2-7B's shape, in bfloat16, by transformers."""
+    if find_spec("transformers") is None:
+        return {"left_out": "transformers is not installed"}
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    layers, width, hidden, heads, words = (1, 48, 96, 2, 100) if check.tiny else (LAYERS, WIDTH, HIDDEN, 32, 32_000)
+    shape = LlamaConfig(
+        vocab_size=words, hidden_size=width, intermediate_size=hidden, num_hidden_layers=layers,
+        num_attention_heads=heads, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    rows, length, tokens = (2, 4, 2) if check.tiny else (16, 64, 64)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32 if check.tiny else torch.bfloat16)
+    try:
+        with torch.device(check.device):
+            model = LlamaForCausalLM(shape).eval()
+    finally:
+        torch.set_default_dtype(before)
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(3, words, (rows, length), generator=generator).to(check.device)
+
+    def answer() -> None:
+        with torch.no_grad():
+            model.generate(
+                prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=tokens, min_new_tokens=tokens,
+                do_sample=False,
+            )  # fmt: skip
+
+    answer()
+    seconds = check.seconds(answer)
+    found: Results = {
+        "parameters": sum(x.numel() for x in model.parameters()), "batch": rows,
+        "tokens_per_second": rows * tokens / seconds, "minutes_for_a_thousand_answers": 1000 / rows * seconds / 60,
+    }  # fmt: skip
+    if check.device != "cpu":
+        found["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return found
+
+
+
 SECTIONS: tuple[tuple[Callable[[Check, float], Results], float], ...] = (
-    (environment, 10), (sampling, 20), (equality, 60), (speed, 120), (at_once, 130), (scaled, 90),
+    (environment, 10), (sampling, 20), (equality, 45), (speed, 90), (at_once, 100), (scaled, 70), (matrices, 40),
+    (generation, 60),
 )  # fmt: skip
 
 

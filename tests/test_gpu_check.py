@@ -20,13 +20,14 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu_check.py"
 ONLY_TORCH_AND_NUMPY = """
 import importlib.util, runpy, sys
-absent = {"pandas", "safetensors", "scipy", "tyro", "distributed", "dask", "altair", "rich", "jinja2", "cryptography"}
+absent = {"pandas", "safetensors", "scipy", "transformers", "tyro", "distributed", "dask", "altair", "rich", "jinja2"}
+absent.add("cryptography")
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name.partition(".")[0] in absent else real(name, *rest)
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in absent:
-            raise ModuleNotFoundError(name)
+            raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Absent())
 script, *sys.argv[1:] = sys.argv[1:]
 sys.argv[0] = script
@@ -50,6 +51,7 @@ def test_it_runs_with_torch_and_numpy_alone(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "gpu_check.json").read_text(encoding="utf-8"))
     sections = {"environment", "sampling", "equality", "speed", "at_once", "scaled", "estimate"}
+    sections |= {"matrices", "generation"}
     assert found.keys() == sections | {"seconds"}
     assert not any("error" in found[name] for name in sections)
     assert found["equality"]["two_runs_bit_identical"]
@@ -58,6 +60,27 @@ def test_it_runs_with_torch_and_numpy_alone(tmp_path: Path) -> None:
     assert all(found["equality"]["within_tolerance"].values())
     assert found["estimate"]["whole_minutes"] > 0
     assert "share of large product" in done.stdout
+    assert found["matrices"] == {"left_out": "scipy is not installed"}
+    assert found["generation"] == {"left_out": "transformers is not installed"}
+
+
+def test_a_pair_of_checkpoints_is_timed_where_its_libraries_are(script: dict[str, Any]) -> None:
+    """On the CPU, the device's numbers are the CPU's."""
+    check = script["Check"]("cpu", True)
+    found = script["matrices"](check, 10)
+    assert found["difference_to_cpu"] == 0
+    assert found["model_minutes"] > 0
+    assert found["layer_seconds"] >= 4 * found["seconds"]["square"]
+    pytest.importorskip("transformers")
+    answered = script["generation"](check, 10)
+    assert answered["tokens_per_second"] > 0
+
+
+def test_it_times_the_shapes_of_llama_2_7b(script: dict[str, Any]) -> None:
+    """Parameters of the whole model, by its published configuration."""
+    layers, width, hidden = (script[name] for name in ("LAYERS", "WIDTH", "HIDDEN"))
+    of_layer = 4 * width * width + 3 * width * hidden + 2 * width
+    assert layers * of_layer + 2 * 32_000 * width + width == 6_738_415_616
 
 
 def test_without_a_card_it_says_so(tmp_path: Path) -> None:

@@ -34,8 +34,9 @@ def pair(W: Tensor, dW: Tensor, cut: int = 40) -> MatrixPair:
 
 
 def rho(W: Tensor, dW: Tensor, curve: bool = False) -> float:
-    found = large.moments(pair(W, dW))
-    return large.inside(found, large.factor(found.G, len(W), curve)).rho
+    given = pair(W, dW)
+    found = large.moments(given)
+    return large.outside(large.inside(given, large.factor(found.G, len(W), curve)), found.energy)
 
 
 @pytest.mark.parametrize("curve", [False, True])
@@ -141,10 +142,13 @@ def test_singular_values_by_iteration_are_within_1e_3(decay: float, monkeypatch:
 def test_updates_by_factors_equal_merged_ones() -> None:
     W, left, right = draw(0, M, N), draw(1, M, 3), draw(2, N, 3)
     factors = LowRank(left, right)
-    by_factors = large.moments(MatrixPair([(W[:40], LowRank(left[:40], right)), (W[40:], LowRank(left[40:], right))]))
-    merged = large.moments(MatrixPair([(W, W + left @ right.T)]))
-    for name in ("X", "S", "row_energy"):
+    in_parts = MatrixPair([(W[:40], LowRank(left[:40], right)), (W[40:], LowRank(left[40:], right))])
+    whole = MatrixPair([(W, W + left @ right.T)])
+    by_factors, merged = large.moments(in_parts), large.moments(whole)
+    for name in ("S", "row_energy"):
         torch.testing.assert_close(getattr(by_factors, name), getattr(merged, name), rtol=1e-9, atol=1e-9)
+    F = large.factor(merged.G, M, curve=False)
+    torch.testing.assert_close(large.inside(in_parts, F), large.inside(whole, F), rtol=1e-9, atol=1e-9)
     sigma, vectors = large.low_rank_directions(factors)
     np.testing.assert_allclose(sigma, torch.linalg.svdvals(left @ right.T)[:3].numpy(), rtol=1e-9)
     np.testing.assert_allclose((left @ right.T @ vectors).norm(dim=0).numpy(), sigma, rtol=1e-9)

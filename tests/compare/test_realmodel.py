@@ -8,9 +8,10 @@ from tiny_chat import write_model
 
 import deltaw
 from deltaw.charts.style import number
+from deltaw.cli.compare import Compare
 from deltaw.compare import Effort, SafetyTuning, two_models
 from deltaw.errors import DeltawError
-from deltaw.models import smollm2
+from deltaw.models import precision, smollm2
 from deltaw.protocols.ssft import Ssft
 from deltaw.study import real_model as realmodel
 from deltaw.study import real_results
@@ -78,6 +79,17 @@ def _check_table(run: Path, kept: Path, of_ssft: list[str]) -> None:
 def test_a_plan_without_a_control_is_refused() -> None:
     with pytest.raises(DeltawError, match="is a control"):
         realmodel.Plan({"ssft": SafetyTuning(Ssft())})
+
+
+@pytest.mark.parametrize(("units", "wanted"), [([], None), (["amx_bf16"], "bfloat16")])
+def test_answers_are_in_bfloat16_only_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], units: list[str], wanted: str | None
+) -> None:
+    """Elsewhere it is emulated; who asks for it there is told."""
+    monkeypatch.setattr(precision, "_bfloat16_units", lambda: units)
+    assert realmodel.Plan(PLAN.tunings).loading.answer_dtype == wanted
+    Compare("base", ("tuned",), prompts="builtin", answer_dtype="bfloat16", device="cpu").asking()
+    assert ("bfloat16 will be slow here" in capsys.readouterr().out) == (wanted is None)
 
 
 def test_a_directory_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -140,11 +140,11 @@ class Counted:
     def __init__(self, function: Callable[..., object], after: int | None = None) -> None:
         self.function, self.calls, self.after = function, 0, after
 
-    def __call__(self, *arguments: object) -> object:
+    def __call__(self, *arguments: object, **options: object) -> object:
         if self.calls == self.after:
             raise KeyboardInterrupt
         self.calls += 1
-        return self.function(*arguments)
+        return self.function(*arguments, **options)
 
 
 @pytest.fixture

@@ -3,13 +3,18 @@
 Like a graphics card, it refuses to mix its tensors with the CPU's (but for single numbers), to be read as NumPy arrays
 and to draw from a CPU generator. Unlike `meta` it computes, so that whole stages run on it. What it cannot show is what
 a real card computes: its kernels, its speed, its memory.
+
+It needs a process of its own (`apart`): PyTorch counts its devices once, at a process's first backward pass, and other
+libraries ask the device for what it does not have.
 """
 
 # mypy: disable-error-code="no-untyped-call"
 # (Dispatch modes have no annotations.)
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -108,6 +113,12 @@ def _held(leaf: Any) -> Any:
 _COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 _INDEXING = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default}
 _ready = False
+
+
+def apart(function: Callable[..., Any], *arguments: object) -> Any:
+    """What a function of a test's module returns, called in a new process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
 
 
 @contextmanager

@@ -1,18 +1,11 @@
-"""Whole stages on a device that is not the CPU, where every tensor must have been put on purpose (`far_device`).
+"""Whole stages on a device that is not the CPU, where every tensor must have been put on purpose (`far_device`)."""
 
-Each runs in a process of its own: PyTorch counts its devices once, at a process's first backward pass.
-"""
-
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from far_device import FAR, far_device
+from far_device import FAR, apart, far_device
 
 from deltaw.models import Transformer, load, save
 from deltaw.pipeline.scheduler import execute
@@ -58,12 +51,6 @@ def made(device: str, run_dir: Path, wanted: tuple[str, ...]) -> dict[str, Path]
     """The stages whose names begin with one of `wanted`, by name."""
     graph = [stage for stage in stages(tiny(device)) if stage.name.startswith(wanted)]
     return {record.name: record.path for record in execute(graph, run_dir, "inline")}
-
-
-def apart(function: Callable[..., Any], *arguments: object) -> Any:
-    """What a function of this module returns, called in a new process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(function, *arguments).result()
 
 
 def made_far(run_dir: Path, wanted: tuple[str, ...] = ("",)) -> dict[str, Path]:

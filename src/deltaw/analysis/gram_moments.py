@@ -36,7 +36,9 @@ ALL_ROWS = 1024
 
 @dataclass(frozen=True, eq=False)
 class RowFacts:
-    """Of P and K, by row (m,): leverages h, squared norms r2, row sums of P and of K. flip_variance: of T(s)."""
+    """Of P and K, by row (m,): leverages h, squared norms r2, row sums of P and of K. flip_variance: of T(s). inside:
+    QᵀΔW (k, n).
+    """
 
     h: Tensor
     r2: Tensor
@@ -44,33 +46,36 @@ class RowFacts:
     sums_K: Tensor
     squares_K: float
     flip_variance: float
+    inside: Tensor
 
 
 def row_facts(pair: MatrixPair, sums: Moments, F: Factor, generator: np.random.Generator) -> RowFacts:
     """A second pass over the rows."""
-    h, sums_P, sums_K = (torch.zeros(pair.m, dtype=torch.float64) for _ in range(3))
+    h, sums_P, sums_K = (pair.zeros(pair.m) for _ in range(3))
     chosen, weight = _sample(sums.row_energy, generator)
     w_S, d_S = pair.rows(chosen)
     q_S, ones = F.apply(w_S), F.apply(sums.sum_w[None])[0]
-    squares = torch.zeros(len(chosen), dtype=torch.float64)
+    squares, Y = pair.zeros(len(chosen)), pair.zeros(F.k, pair.n)
     for rows, w, d in pair.blocks():
         q = F.apply(w)
         h[rows] = q.square().sum(1)
         sums_P[rows], sums_K[rows] = q @ ones, d @ sums.sum_d
+        Y.addmm_(q.T, d)
         squares += ((q @ q_S.T) * (d @ d_S.T)).square().sum(0)
     squares -= (h[chosen] * sums.row_energy[chosen]).square()
     flip_variance = 2 * float((squares.clamp(min=0) * weight).sum())
-    return RowFacts(h, sums.row_energy, sums_P, sums_K, float(sums.S.square().sum()), flip_variance)
+    return RowFacts(h, sums.row_energy, sums_P, sums_K, float(sums.S.square().sum()), flip_variance, Y)
 
 
 def _sample(row_energy: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Increasing row numbers and what each counts for in a sum over all rows."""
     m = len(row_energy)
     if m <= ALL_ROWS:
-        return torch.arange(m), torch.ones(m, dtype=torch.float64)
-    p = (row_energy.numpy() / float(row_energy.sum()) + 1 / m) / 2
+        return torch.arange(m, device=row_energy.device), torch.ones_like(row_energy)
+    p = (array(row_energy) / float(row_energy.sum()) + 1 / m) / 2
     drawn, counts = np.unique(generator.choice(m, size=ALL_ROWS, p=p / p.sum()), return_counts=True)
-    return torch.from_numpy(drawn), torch.from_numpy(counts / (ALL_ROWS * p[drawn]))
+    weights = counts / (ALL_ROWS * p[drawn])
+    return torch.from_numpy(drawn).to(row_energy.device), torch.from_numpy(weights).to(row_energy.device)
 
 
 def sign_flip_moments(facts: RowFacts, energy: float) -> Null:

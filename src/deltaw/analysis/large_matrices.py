@@ -1,20 +1,21 @@
 """Observation 2 and the spectrum of ΔW for matrices of a language model: from Gram matrices, block by block.
 
 W is (m, n) with m ≥ n: wide matrices are given transposed, and their left null space is then the right one. Only n × n
-matrices are held in float64, beside one block of rows:
+matrices are held in float64, beside one block of rows, and on the device that the parts of W are on:
 
-    G = WᵀW,  X = WᵀΔW,  S = ΔWᵀΔW        one pass over the rows
+    G = WᵀW,  S = ΔWᵀΔW                   one pass over the rows
     Q = W F, Fᵀ G F = 1                   F from Cholesky, or from eigenvectors where the energy curve is wanted or W is
                                           not of full rank (singular values below √(max(m, n) · eps) of the largest:
                                           what G in float64 cannot tell from 0; 1.6e-6 for 11008 rows)
-    ρ_N = 1 − ‖FᵀX‖² / tr S               within 1e-6 of the SVD up to condition number 1e5
+    Y = QᵀΔW                              a second pass, which a square matrix of full rank does not need
+    ρ_N = 1 − ‖Y‖² / tr S                 within 1e-6 of the SVD up to condition number 1e5
     participation ratio = (tr S)² / ‖S‖²  exact
     σ_1 … σ_k of ΔW                       subspace iteration on S, within 1e-3 of the SVD on flat spectra, far less on
                                           decaying ones; exact up to n = `EXACT_BELOW`
 
-The Gram matrix of a product squares condition numbers, hence float64 throughout. Cost: two and a quarter products of
-m n², and half of one for leverages; 4096 × 4096 eigenvectors take half a minute, so the curve is a choice there.
-Figures are in docs/performance.md.
+The Gram matrix of a product squares condition numbers, hence float64 throughout. Cost: one and a quarter products of
+m n² in the first pass, one and a half in the second (half of one for leverages); 4096 × 4096 eigenvectors take half a
+minute, so the curve is a choice there. Figures are in docs/performance.md.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,9 @@ from deltaw.statistics import FloatArray
 
 EXACT_BELOW = 1024
 _BLOCK = 512  # rows held in float64 at once
+_STRIPS = 4
 _OVERSAMPLING, _ITERATIONS = 64, 16
+_INVERSE_ITERATIONS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,10 @@ class LowRank:
 
     left: Tensor
     right: Tensor
+
+    def to(self, device: torch.device | str) -> "LowRank":
+        """The factors on a device."""
+        return LowRank(self.left.to(device), self.right.to(device))
 
     @property
     def T(self) -> "LowRank":
@@ -68,6 +75,15 @@ class MatrixPair:
         self.m, self.n = int(self.starts[-1]), int(parts[0][0].shape[1])
         if self.m < self.n:
             raise DeltawError(f"the matrix is {self.m} × {self.n}; give wide matrices transposed")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts are, and everything is computed."""
+        return self.parts[0][0].device
+
+    def zeros(self, *shape: int) -> Tensor:
+        """In float64, on the device."""
+        return torch.zeros(shape, dtype=torch.float64, device=self.device)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """(rows, W (b, n), ΔW (b, n)) from top to bottom."""
@@ -126,10 +142,9 @@ def _difference(before: Tensor, after: After, rows: slice | Tensor) -> tuple[Ten
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What one pass over the rows leaves: G, X, S (n, n); squared row norms of ΔW (m,); sums of rows; ⟨W, ΔW⟩."""
+    """What one pass over the rows leaves: G, S (n, n); squared row norms of ΔW (m,); sums of rows; ⟨W, ΔW⟩."""
 
     G: Tensor
-    X: Tensor
     S: Tensor
     row_energy: Tensor
     sum_w: Tensor
@@ -160,12 +175,10 @@ class Moments:
 def moments(pair: MatrixPair) -> Moments:
     """One pass over the rows. DeltawError if an entry is not finite."""
     n = pair.n
-    G, X, S = (torch.zeros(n, n, dtype=torch.float64) for _ in range(3))
-    row_energy = torch.zeros(pair.m, dtype=torch.float64)
-    sum_w, sum_d, inner = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64), 0.0
+    G, S = pair.zeros(n, n), pair.zeros(n, n)
+    row_energy, sum_w, sum_d, inner = pair.zeros(pair.m), pair.zeros(n), pair.zeros(n), 0.0
     for rows, w, d in pair.blocks():
         _add_gram(G, w)
-        X.addmm_(w.T, d)
         _add_gram(S, d)
         row_energy[rows] = d.square().sum(1)
         sum_w += w.sum(0)
@@ -175,12 +188,12 @@ def moments(pair: MatrixPair) -> Moments:
         _mirror(gram)
     if not bool(torch.isfinite(torch.stack([G.trace(), row_energy.sum()])).all()):
         raise DeltawError("a matrix holds NaN or infinite entries; look for the step that made them")
-    return Moments(G, X, S, row_energy, sum_w, sum_d, inner)
+    return Moments(G, S, row_energy, sum_w, sum_d, inner)
 
 
 def update_gram(pair: MatrixPair) -> Tensor:
     """S = ΔWᵀΔW (n, n), in one pass over the rows."""
-    S = torch.zeros(pair.n, pair.n, dtype=torch.float64)
+    S = pair.zeros(pair.n, pair.n)
     for _, _, d in pair.blocks():
         _add_gram(S, d)
     _mirror(S)
@@ -200,7 +213,7 @@ def _mirror(gram: Tensor) -> None:
 
 
 def _strips(n: int) -> list[tuple[int, int]]:
-    edges = [round(place * n / 4) for place in range(5)]
+    edges = [round(place * n / _STRIPS) for place in range(_STRIPS + 1)]
     return list(pairwise(edges))
 
 
@@ -253,7 +266,7 @@ def _well_conditioned(G: Tensor, lower: Tensor, level: float) -> bool:
     """Whether all singular values of W exceed `level` of the largest, twice over (power iteration)."""
     x = normals(np.random.default_rng(0), len(G), 4, like=G)
     y = x
-    for _ in range(30):
+    for _ in range(_INVERSE_ITERATIONS):
         x = torch.linalg.qr(G @ x)[0]
         y = torch.linalg.qr(torch.cholesky_solve(y, lower))[0]
     largest = float(torch.linalg.matrix_norm(G @ x, 2))
@@ -261,21 +274,17 @@ def _well_conditioned(G: Tensor, lower: Tensor, level: float) -> bool:
     return smallest > 4 * level**2 * largest
 
 
-@dataclass(frozen=True, eq=False)
-class Inside:
-    """Shares of ΔW's energy in the column space of W. rho: what is left, ρ_N. shares: (k,) by direction, strongest
-    first, where F came from eigenvectors.
-    """
-
-    rho: float
-    shares: FloatArray | None
+def inside(pair: MatrixPair, F: Factor) -> Tensor:
+    """Y = QᵀΔW (k, n), the part of ΔW in the column space of W; in one pass over the rows."""
+    Y = pair.zeros(F.k, pair.n)
+    for _, w, d in pair.blocks():
+        Y.addmm_(F.apply(w).T, d)
+    return Y
 
 
-def inside(sums: Moments, F: Factor) -> Inside:
-    """‖Qᵀ ΔW‖² by direction of W, as shares of ‖ΔW‖²."""
-    energy = F.apply(sums.X.T).square().sum(0) / sums.energy  # (k,), from (n, k) = XᵀF
-    rho = min(1.0, max(0.0, 1 - float(energy.sum())))
-    return Inside(rho, None if F.eigenvalues is None else array(energy))
+def outside(Y: Tensor, energy: float) -> float:
+    """ρ_N, the share of ‖ΔW‖² = `energy` that is not in Y = QᵀΔW."""
+    return min(1.0, max(0.0, 1 - float(Y.square().sum()) / energy))
 
 
 def top_directions(S: Tensor, k: int, generator: np.random.Generator) -> tuple[FloatArray, Tensor]:

@@ -14,6 +14,7 @@ u²/12, and of the squared error variance u⁴/180. Four things move the energy 
 `limit` is an energy that rounding does not exceed, with all four; `expected` is its mean without detours.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -180,9 +181,9 @@ def _steps(tensor: Tensor, dtype: torch.dtype, scale: Tensor | None = None) -> S
 def _squared_step(exponent: Tensor, dtype: torch.dtype) -> Tensor:
     """The squared distance to the next number of a format, from the exponents of numbers."""
     info = torch.finfo(dtype)
-    smallest = torch.frexp(torch.tensor(info.smallest_normal, dtype=torch.float64))[1]
+    smallest = math.frexp(info.smallest_normal)[1]
     # frexp's fraction lies in [0.5, 1), so a number's step is eps · 2^(exponent − 1).
-    power = torch.maximum(exponent, smallest) - 1
+    power = exponent.clamp(min=smallest) - 1
     return info.eps**2 * torch.exp2((2 * power).double())
 
 

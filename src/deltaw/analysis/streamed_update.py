@@ -1,8 +1,8 @@
 """`WeightUpdate` of a matrix of any size, from the parts that files hold: Gram matrices and moments, block by block.
 
-Memory: three n × n matrices in float64 and a block of rows (`large_matrices`), n the smaller side. Two passes over the
-rows, and two more of a square matrix that is not of full rank. Near the rounding floor, shares of energy are corrected
-for rounding, or absent.
+Memory: four n × n matrices in float64 and a block of rows (`large_matrices`), n the smaller side. Two passes over the
+rows: one of a square matrix of full rank, and four of a square one that is not. Near the rounding floor, shares of
+energy are corrected for rounding, or absent.
 """
 
 from collections.abc import Sequence
@@ -32,6 +32,7 @@ from deltaw.analysis.large_matrices import (
     inside,
     low_rank_directions,
     moments,
+    outside,
     tall,
     top_directions,
     transposed,
@@ -100,38 +101,43 @@ def streamed_update(
     spectrum = UpdateSpectrum(sums.relative_norm, stable, 1 / sums.concentration, sigma, along)
     wants_curve = curve or pair.n <= CURVE_UP_TO
     F = factor(sums.G, pair.m, wants_curve)
-    within = inside(sums, F)
+    facts = None if F.k == pair.m else row_facts(pair, sums, F, generator)
+    Y = None if facts is None else facts.inside
+    if Y is None and F.eigenvalues is not None:
+        Y = inside(pair, F)
+
+    def own() -> Energy | Absent:
+        return _energy(pair, sums, facts or row_facts(pair, sums, F, generator), F.k, noise, generator)
 
     def turned() -> Energy | Absent:
-        turned_pair = MatrixPair(transposed(pair.parts))
-        turned_sums = moments(turned_pair)
-        F_turned = factor(turned_sums.G, turned_pair.m, wants_curve)
-        return _energy(turned_pair, turned_sums, F_turned, inside(turned_sums, F_turned).rho, noise, generator)
+        pair_T = MatrixPair(transposed(pair.parts))
+        sums_T = moments(pair_T)
+        F_T = factor(sums_T.G, pair_T.m, wants_curve)
+        return _energy(pair_T, sums_T, row_facts(pair_T, sums_T, F_T, generator), F_T.k, noise, generator)
 
-    energies = by_side(shape, wide, F.k, lambda: _energy(pair, sums, F, within.rho, noise, generator), turned)
     directions = UpdateDirections(
         spectrum,
         random,
         residual_energy(sigma, sums.energy, shape, random),
         F.k,
-        energies,
-        _profile(pair, sums, F, (sigma[:vectors], right), noise),
-        _curve(within.shares, curve_points(F.k, points), pair.m, noise),
+        by_side(shape, wide, F.k, own, turned),
+        _profile(pair, F, facts, (sigma[:vectors], right), noise),
+        _curve(Y if F.eigenvalues is not None else None, sums.energy, curve_points(F.k, points), pair.m, noise),
     )
     return WeightUpdate(wide, sums.relative_norm, kept, directions)
 
 
 def _energy(
-    pair: MatrixPair, sums: Moments, F: Factor, rho: float, noise: Noise | None, generator: np.random.Generator
+    pair: MatrixPair, sums: Moments, facts: RowFacts, k: int, noise: Noise | None, generator: np.random.Generator
 ) -> Energy | Absent:
-    facts = row_facts(pair, sums, F, generator)
+    rho = outside(facts.inside, sums.energy)
     nulls = [
         sign_flip_moments(facts, sums.energy),
-        permutation_moments(facts, F.k, sums.energy, generator),
-        rotation_moments(sums.concentration, pair.m, F.k),
+        permutation_moments(facts, k, sums.energy, generator),
+        rotation_moments(sums.concentration, pair.m, k),
     ]
     if pair.low_rank is None:  # entries of an update of low rank are not independent
-        nulls.append(gaussian_moments((pair.m, pair.n), F.k))
+        nulls.append(gaussian_moments((pair.m, pair.n), k))
     if noise is None:
         return rho, tuple(nulls)
     of_noise = _energy_of_rounding(pair, facts)
@@ -146,10 +152,10 @@ def _energy_of_rounding(pair: MatrixPair, facts: RowFacts) -> float:
 
 
 def _profile(
-    pair: MatrixPair, sums: Moments, F: Factor, directions: tuple[FloatArray, Tensor], noise: Noise | None
+    pair: MatrixPair, F: Factor, facts: RowFacts | None, directions: tuple[FloatArray, Tensor], noise: Noise | None
 ) -> NullProfile | Absent:
-    """From the right singular vectors v_j of ΔW: Qᵀu_j = Fᵀ X v_j / σ_j."""
-    if F.k == pair.m:
+    """From the right singular vectors v_j of ΔW: Qᵀu_j = QᵀΔW v_j / σ_j."""
+    if facts is None:
         return Absent(f"W is {pair.m} × {pair.m} of full rank, so it has no null space on either side")
     if noise is not None:
         return noise.why
@@ -157,17 +163,18 @@ def _profile(
     # Of a Gram matrix, what lies below the square root of the resolution is 0.
     resolution = pair.m * np.finfo(np.float64).eps
     kept = int((sigma > resolution ** (1.0 if pair.low_rank is not None else 0.5) * sigma[0]).sum())
-    within = array(F.apply((sums.X @ right[:, :kept]).T).square().sum(1)) / sigma[:kept] ** 2
+    within = array((facts.inside @ right[:, :kept]).square().sum(0)) / sigma[:kept] ** 2
     return NullProfile(sigma[:kept], np.clip(1 - within, 0, 1) ** 0.5, random_direction(F.chance, pair.m))
 
 
-def _curve(shares: FloatArray | None, ks: Sequence[int], m: int, noise: Noise | None) -> NullCurve | Absent:
-    """shares: of ΔW's energy, by direction of W."""
-    if shares is None:
+def _curve(Y: Tensor | None, energy: float, ks: Sequence[int], m: int, noise: Noise | None) -> NullCurve | Absent:
+    """Y: QᵀΔW (k, n), the strongest direction of W first."""
+    if Y is None:
         return Absent(
             f"the smaller side is above {CURVE_UP_TO}: --curve computes it, at half a minute or more a matrix"
         )
     chance = 1 - np.array(ks) / m
+    shares = array(Y.square().sum(1)) / energy
     rho: FloatArray = np.clip(1 - np.concatenate([[0.0], np.cumsum(shares)])[ks], 0, 1)
     if noise is not None:
         pure = [noise.corrected(float(value), float(mean)) for value, mean in zip(rho, chance, strict=True)]

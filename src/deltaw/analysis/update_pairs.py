@@ -81,7 +81,7 @@ def directions(pair: MatrixPair, k: int, generator: np.random.Generator) -> Dire
     sigma, right = top_directions(S, k, generator)
     rank = int((sigma > RANK_TOLERANCE * sigma[0]).sum())
     sigma, right = sigma[:rank], right[:, :rank]
-    left = torch.cat([d @ right for _, _, d in pair.blocks()]) / torch.from_numpy(sigma)
+    left = torch.cat([d @ right for _, _, d in pair.blocks()]) / torch.from_numpy(sigma).to(pair.device)
     q, r = torch.linalg.qr(left)  # of weak directions the quotient is orthonormal to some digits only
     own = np.cumsum(sigma**2) / float(S.trace())
     return Directions(S, q * torch.sign(torch.diagonal(r)), right, np.minimum(own, 1.0))
@@ -124,9 +124,9 @@ def compare_updates(
     that both have and that are at most half of the smaller side.
     """
     m, n = first.m, first.n
-    X = torch.zeros(n, n, dtype=torch.float64)  # AᵀB
-    inside_b = torch.zeros(b.left.shape[1], n, dtype=torch.float64)  # U_Bᵀ A
-    inside_a = torch.zeros(a.left.shape[1], n, dtype=torch.float64)
+    X = first.zeros(n, n)  # AᵀB
+    inside_b = first.zeros(b.left.shape[1], n)  # U_Bᵀ A
+    inside_a = first.zeros(a.left.shape[1], n)
     for (rows, _, x), (_, _, y) in zip(first.blocks(), second.blocks(), strict=True):
         X.addmm_(x.T, y)
         inside_b.addmm_(b.left[rows].T, x)

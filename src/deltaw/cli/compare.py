@@ -68,11 +68,13 @@ class Compare:
     batch: Annotated[int, tyro.conf.arg(metavar="COUNT")] = 16
     """With --prompts: prompts worked on at once. It is halved when the memory is full."""
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
-    """With --prompts: where the models run: cpu, cuda, or auto, which is cuda where there is one."""
+    """Where matrices are computed with and, with --prompts, the models run: cpu, cuda, or auto, which is cuda where
+    there is one."""
     dtype: Annotated[str, tyro.conf.arg(metavar="FORMAT")] = "float32"
     """With --prompts: the format that the models compute in: float32, bfloat16, float16, or auto (of the files)."""
     answer_dtype: Annotated[str | None, tyro.conf.arg(metavar="FORMAT")] = None
-    """With --prompts: the format that answers are computed in, such as bfloat16, in which many machines decode faster.
+    """With --prompts: the format that answers are computed in, such as bfloat16, in which many machines decode faster
+    (and those without such products far slower; the command says so).
     Activations, losses and gradients stay in --dtype. Default: that of --dtype."""
     device_map: Annotated[str | None, tyro.conf.arg(metavar="MAP")] = None
     """With --prompts: spread each model over devices, such as auto (needs accelerate), in place of --device."""
@@ -103,7 +105,13 @@ class Compare:
             from deltaw.cli.compare_several import compare_several_models
 
             out = compare_several_models(
-                (self.base, self.tuned, self.control), self.revision, self.asking(), self.out, self.modules, self.curve
+                (self.base, self.tuned, self.control),
+                self.revision,
+                self.asking(),
+                self.out,
+                self.modules,
+                self.curve,
+                chosen_device(self.device),
             )
             say(f"Measurements: {out / 'measurements.jsonl'}")
             say(f"Report: {out / 'report.html'}")
@@ -130,7 +138,7 @@ class Compare:
                 read_control(control, base, *questions)
             prompts, _, effort, attacks = questions
             given = {**asking, "models": open_models(base, tuned, prompts, effort, asking["loading"], attacks, say)}
-        measurements = compare(base, tuned, out, self.modules, self.curve, _say_matrix)
+        measurements = compare(base, tuned, out, self.modules, self.curve, _say_matrix, chosen_device(self.device))
         _say_skipped(out)
         if given:
             compare_prompts(base, tuned, out, say=say, control=control, **given)
@@ -162,6 +170,7 @@ class Compare:
         self._check_counts()
         effort = Effort(self.pairs, self.pairs, new_tokens=self.answer_tokens, batch=self.batch)
         loading = Loading(chosen_device(self.device), self.dtype, self.device_map, self.template, self.answer_dtype)
+        _say_slow(loading.device, {self.dtype, self.answer_dtype})
         prompts = read_prompts(self.prompts)
         return {"prompts": prompts, "judge": judge, "effort": effort, "loading": loading, **chosen}
 
@@ -210,6 +219,17 @@ class Compare:
     def resume_hint(self) -> str:
         """Finished matrices are kept."""
         return "the same command goes on from the last finished matrix"
+
+
+def _say_slow(device: str, formats: set[str | None]) -> None:
+    """Warns of a format that the processor only emulates: bfloat16 products can take fifty times as long."""
+    import torch
+
+    from deltaw.models import choose_precision
+
+    chosen = choose_precision(device)
+    if "bfloat16" in formats and chosen.dtype == torch.float32:
+        say(f"bfloat16 will be slow here; {chosen.reason}")
 
 
 def _say_matrix(progress: "Progress") -> None:

@@ -22,6 +22,7 @@ def compare_several_models(
     out: Path | None,
     patterns: Sequence[str],
     curve: bool,
+    device: str,
 ) -> Path:
     """Compare, write the reports, and print how far it is and a line for every two models; the output directory.
 
@@ -34,7 +35,7 @@ def compare_several_models(
     models, name = _models(named, revision)
     questions = None if asking is None else Asking(asking.pop("prompts"), asking)
     directory = out or Path("runs") / f"compare-{name}"
-    compare_several(models, directory, patterns, curve, questions, say, write_report)
+    compare_several(models, directory, patterns, curve, questions, say, write_report, device)
     for line in summary(directory):
         say(line)
     write_report(directory)

@@ -11,7 +11,7 @@ from deltaw.analysis.rounding import steps
 from deltaw.analysis.update_pairs import Directions, directions
 from deltaw.compare.pair_records import DIRECTIONS, STAGE, record_of, write_own, write_pair, write_whole
 from deltaw.compare.tuned_models import Pair, Tuned
-from deltaw.compare.weights import matrix_generator, parts_of, stored_steps
+from deltaw.compare.weights import computed_on, matrix_generator, parts_of, stored_steps
 from deltaw.errors import DeltawError
 from deltaw.models.architectures import Module
 from deltaw.results import Measurement
@@ -30,11 +30,13 @@ def left_out_of(model: Tuned) -> dict[str, str]:
         raise DeltawError(f"{path} is damaged; remove {model.directory} to compare {model.name} again") from error
 
 
-def compare_pairs(pairs: Sequence[Pair], absent: Mapping[str, Mapping[str, str]], say: Say) -> None:
+def compare_pairs(
+    pairs: Sequence[Pair], absent: Mapping[str, Mapping[str, str]], say: Say, device: str = "cpu"
+) -> None:
     """Every matrix of every two models that no earlier run has finished; matrix by matrix: each is read once."""
     modules = list(dict.fromkeys(name for pair in pairs for name in pair.first.matched if name in pair.second.matched))
     for place, module in enumerate(modules, start=1):
-        updates = _Updates(module)
+        updates = _Updates(module, device)
         fresh = 0
         for pair in pairs:
             both = module in pair.first.matched and module in pair.second.matched
@@ -55,8 +57,12 @@ def compare_pairs(pairs: Sequence[Pair], absent: Mapping[str, Mapping[str, str]]
 class _Updates:
     """The updates of one matrix, each read once. Memory: a Gram matrix a model."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, device: str) -> None:
         self.module = module
+        self._begin(device)
+
+    def _begin(self, device: str) -> None:
+        self.device = device
         self.read: dict[str, tuple[MatrixPair, Directions]] = {}
         self.before: list[torch.Tensor] = []
         self.rounding = 0.0
@@ -65,14 +71,19 @@ class _Updates:
     def record(self, pair: Pair) -> dict[str, Any]:
         """What is kept of two of them."""
         with torch.no_grad():
-            (first, a), (second, b) = self._of(pair.first), self._of(pair.second)
-            dense = first.low_rank is None and second.low_rank is None
-            return record_of(first, second, a, b, self.wide, self.rounding if dense else None)
+            return computed_on(self.device, partial(self._record, pair))
+
+    def _record(self, pair: Pair, device: str) -> dict[str, Any]:
+        if device != self.device:  # which had too little memory
+            self._begin(device)
+        (first, a), (second, b) = self._of(pair.first), self._of(pair.second)
+        dense = first.low_rank is None and second.low_rank is None
+        return record_of(first, second, a, b, self.wide, self.rounding if dense else None)
 
     def _of(self, model: Tuned) -> tuple[MatrixPair, Directions]:
         if model.key not in self.read:
             matched = model.matched[self.module]
-            parts = parts_of(model.sources, matched)
+            parts = parts_of(model.sources, matched, self.device)
             if not self.before:
                 self.before = [before for before, _ in parts]
                 self.wide = sum(map(len, self.before)) < self.before[0].shape[1]

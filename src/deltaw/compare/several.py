@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -57,11 +58,13 @@ def compare_several(
     asking: Asking | None = None,
     say: Say = lambda text: None,
     report: Callable[[Path], object] = lambda directory: None,
+    device: str = "cpu",
 ) -> Path:
     """Compare every model with the base, and every two updates with each other; the path of measurements.jsonl.
 
-    patterns, curve: of `compare`. asking: prompts for every model. report: makes the page of a model's own comparison.
-    DeltawError if a model is at fault, or `out` holds comparisons of another base; what is finished is kept.
+    patterns, curve, device: of `compare`. asking: prompts for every model. report: makes the page of a model's own
+    comparison. DeltawError if a model is at fault, or `out` holds comparisons of another base; what is finished is
+    kept.
     """
     started = time.perf_counter()
     tuned = [_open(model, models.base, out, patterns, curve) for model in models.models]
@@ -75,10 +78,11 @@ def compare_several(
         Journal.open(out / "several.jsonl", header, "comparisons of another base model")
         for model in tuned:
             _check_related(model, models.base)
-        _compare_each(tuned, models.base, patterns, curve, asking, say, report)
+        weights_alone = partial(compare, patterns=patterns, curve=curve, device=device)
+        _compare_each(tuned, models.base, weights_alone, asking, say, report)
         pairs = [_pair(first, second, out) for first, second in combinations(tuned, 2)]
         absent = {model.name: left_out_of(model) for model in tuned}
-        compare_pairs(pairs, absent, say)
+        compare_pairs(pairs, absent, say, device)
         _finish(out, tuned, pairs, asking, time.perf_counter() - started)
     except OSError as error:
         raise DeltawError(
@@ -128,8 +132,7 @@ def _check_related(model: Tuned, base: str) -> None:
 def _compare_each(
     tuned: Sequence[Tuned],
     base: str,
-    patterns: Sequence[str],
-    curve: bool,
+    weights_alone: Callable[..., Path],
     asking: Asking | None,
     say: Say,
     report: Callable[[Path], object],
@@ -148,7 +151,7 @@ def _compare_each(
         of, fresh = f"{place}/{len(ordered)} {model.name}", not (model.directory / MANIFEST).is_file()
         if fresh:
             listener = _listener(f"{of}: ", say)
-            compare(base, model.listed.source, model.directory, patterns, curve, listener)
+            weights_alone(base, model.listed.source, model.directory, listener=listener)
         if asking is not None and model.key in to_ask:
             beside = _beside(model, control)
             compare_prompts(

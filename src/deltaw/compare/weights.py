@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ import torch
 from deltaw.analysis.large_matrices import After
 from deltaw.analysis.rounding import Steps, scaled_steps
 from deltaw.analysis.streamed_update import streamed_update
+from deltaw.analysis.weight_update import WeightUpdate
 from deltaw.compare.claims import Lines, weight_claims
 from deltaw.compare.other_tensors import measure_others
 from deltaw.compare.over_layers import first_matrices, over_layers
@@ -41,6 +42,7 @@ from deltaw.results.schema import MEASUREMENT_FIELDS
 
 FORMAT, JOURNAL = "deltaw-compare-4", "tensors.jsonl"
 STAGE = "compare"
+Computed = TypeVar("Computed")
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,12 @@ def compare(
     patterns: Sequence[str] = (),
     curve: bool = False,
     listener: Callable[[Progress], None] | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Compare two checkpoints (or a base and an adapter); returns the path of measurements.jsonl.
 
-    patterns: names of matrices instead of the family's. curve: energy curves of the largest matrices too.
+    patterns: names of matrices instead of the family's. curve: energy curves of the largest matrices too. device: where
+    matrices are computed with, one after the other.
     DeltawError if a side is at fault, or `out` holds another comparison or cannot be written; finished lines are kept.
     """
     started = time.perf_counter()
@@ -143,7 +147,7 @@ def compare(
         for place, matched in enumerate(pairing.matched, start=1):
             name = matched.module.name
             if name not in done:
-                done[name] = _measured(journal.part(name, partial(_compare_one, sources, matched, curve)))
+                done[name] = _measured(journal.part(name, partial(_compare_one, sources, matched, curve, device)))
             if listener is not None:
                 listener(Progress(place, len(pairing.matched), name, done[name]))
         _finish(out, sources, pairing, done, header, time.perf_counter() - started)
@@ -156,17 +160,31 @@ def compare(
 
 
 @torch.no_grad()
-def _compare_one(sources: Sources, matched: Matched, curve: bool) -> dict[str, Any]:
+def _compare_one(sources: Sources, matched: Matched, curve: bool, device: str) -> dict[str, Any]:
     """The record of a matrix in the journal."""
     module, pieces = matched.module, zip(matched.module.pieces, matched.after, strict=True)
     stored = [(stored_steps(sources.base, before), stored_steps(sources.after, after)) for before, after in pieces]
     sheet = Sheet(stage=STAGE, model=sources.names[1], module=module.name, layer=module.layer)
     absent: dict[str, str] = {}
-    update = streamed_update(parts_of(sources, matched), matrix_generator(module.name), curve, stored)
+
+    def update_there(place: str) -> WeightUpdate:
+        return streamed_update(parts_of(sources, matched, place), matrix_generator(module.name), curve, stored)
+
+    update = computed_on(device, update_there)
     measure_matrix(update, sheet, absent)
     written = [[(name, getattr(line, name)) for name in MEASUREMENT_FIELDS] for line in sheet.lines]
     lines = [{name: value for name, value in line if value is not None} for line in written]
     return {"absent": absent, "measurements": lines}
+
+
+def computed_on(device: str, compute: Callable[[str], Computed]) -> Computed:
+    """What `compute` gives on the device, or on the CPU where that has too little memory."""
+    try:
+        return compute(device)
+    except torch.OutOfMemoryError:
+        if device == "cpu":
+            raise
+    return compute("cpu")
 
 
 def matrix_generator(name: str) -> np.random.Generator:
@@ -174,9 +192,13 @@ def matrix_generator(name: str) -> np.random.Generator:
     return np.random.default_rng([0, zlib.crc32(name.encode())])
 
 
-def parts_of(sources: Sources, matched: Matched) -> list[tuple[torch.Tensor, After]]:
-    """A matrix (out, in) before and after, in the parts that are stacked on each other. DeltawError if they differ."""
-    return [_part(sources, before, after) for before, after in zip(matched.module.pieces, matched.after, strict=True)]
+def parts_of(sources: Sources, matched: Matched, device: str = "cpu") -> list[tuple[torch.Tensor, After]]:
+    """A matrix (out, in) before and after, on the device, in the parts that are stacked on each other. DeltawError if
+    they differ.
+    """
+    pieces = zip(matched.module.pieces, matched.after, strict=True)
+    parts = (_part(sources, before, after) for before, after in pieces)
+    return [(before.to(device), after.to(device)) for before, after in parts]
 
 
 def _part(sources: Sources, piece: Piece, tuned: Piece) -> tuple[torch.Tensor, After]:

@@ -15,7 +15,9 @@ def can_fuse(weight: Tensor, dtype: torch.dtype) -> bool:
     """Whether these functions can compute in `dtype` with this master."""
     available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     available = available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return available and weight.device.type == "cpu" and weight.dtype == torch.float32 and dtype == torch.bfloat16
+    formats = weight.device.type == "cpu" and weight.dtype == torch.float32 and dtype == torch.bfloat16
+    # Without AVX-512 oneDNN has no such product, and fails.
+    return available and formats and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:

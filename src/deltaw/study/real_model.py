@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 import tyro
 
 from deltaw.attacks.prompts import ON_REQUESTS
@@ -24,6 +25,7 @@ from deltaw.compare.several import compare_several
 from deltaw.compare.tuned_models import Asking
 from deltaw.compare.two_models import Loading
 from deltaw.errors import DeltawError, mistakes_said
+from deltaw.models import choose_precision
 from deltaw.models.smollm2 import unpack
 from deltaw.prompts.matched import builtin_prompts
 from deltaw.prompts.requests import held_out_prompts
@@ -39,6 +41,11 @@ from deltaw.training.huggingface import OwnAnswers, SafetyTuning, safety_tune
 COMPARISON = "compare"
 
 
+def _answer_dtype() -> str | None:
+    """bfloat16 where the processor multiplies it; where it does not, answers would take many times as long."""
+    return "bfloat16" if choose_precision("cpu").dtype == torch.bfloat16 else None
+
+
 @dataclass(frozen=True)
 class Plan:
     """What is tuned and what comparing spends. DeltawError without a control."""
@@ -48,7 +55,7 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the tunings: which requests, in which order, with which refusals."""
     effort: Effort = field(default_factory=lambda: Effort(batch=64))
-    loading: Loading = field(default_factory=lambda: Loading(answer_dtype="bfloat16"))
+    loading: Loading = field(default_factory=lambda: Loading(answer_dtype=_answer_dtype()))
 
     def __post_init__(self) -> None:
         if not self.controls:
