@@ -456,7 +456,6 @@ def generation(check: Check, budget: float) -> Results:
     return found
 
 
-
 SECTIONS: tuple[tuple[Callable[[Check, float], Results], float], ...] = (
     (environment, 10), (sampling, 20), (equality, 45), (speed, 90), (at_once, 100), (scaled, 70), (matrices, 40),
     (generation, 60),

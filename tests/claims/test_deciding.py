@@ -21,7 +21,7 @@ from deltaw.claims.decision import (
     word_power,
     words_offered,
 )
-from deltaw.claims.lookup import Collected, Found
+from deltaw.claims.lookup import Collected, SeedValue
 from deltaw.claims.statements import PRIMARY, Query, Statement
 from deltaw.results import Answer, Claim
 from deltaw.results.claim import Null
@@ -43,9 +43,9 @@ LITTLE = (0.1, -0.2, 0.2, 0.0, -0.1, 0.15, -0.15, 0.05)
 
 
 def collected(values: Numbers, nulls: Sequence[Null] = (), **controls: Numbers) -> Collected:
-    def by_seed(numbers: Numbers) -> dict[int, Found]:
+    def by_seed(numbers: Numbers) -> dict[int, SeedValue]:
         return {
-            seed: Found(float(v), None, None, {null.kind: null for null in nulls}) for seed, v in enumerate(numbers)
+            seed: SeedValue(float(v), None, None, {null.kind: null for null in nulls}) for seed, v in enumerate(numbers)
         }
 
     return Collected(by_seed(values), {name: by_seed(numbers) for name, numbers in controls.items()})
@@ -142,7 +142,7 @@ def test_what_was_not_measured_in_every_seed_gets_no_word() -> None:
 
 
 def test_one_seed_has_numbers_and_no_words() -> None:
-    alone = Collected({7: Found(2.0, Interval(1.5, 2.5), 400, {})}, {"other": {7: Found(0.5, None, None, {})}})
+    alone = Collected({7: SeedValue(2.0, Interval(1.5, 2.5), 400, {})}, {"other": {7: SeedValue(0.5, None, None, {})}})
     decided = claim(replace(STATEMENT, controls=("other",)), alone)
     assert (decided.value, decided.low, decided.high, decided.n_unit) == (2.0, 1.5, 2.5, "prompt")
     assert [(one.question, one.word, one.value) for one in decided.answers] == [

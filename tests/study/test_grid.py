@@ -105,7 +105,7 @@ def test_total_variation_is_that_of_enumerated_laws() -> None:
         patch.setattr("deltaw.recipes.grid_worlds.LENGTHS", (1,))
         found = distances(near, "held_out", "unsafe", 4000, 0)[1]
         same = distances(near, "held_out", "held_out", 100, 0)[1]
-    assert found.variation == pytest.approx(wanted, abs=4 * found.each.std() / np.sqrt(4000))
+    assert found.variation == pytest.approx(wanted, abs=4 * found.contributions.std() / np.sqrt(4000))
     assert (same.variation, same.underivable) == (0, 0)
 
 

@@ -93,7 +93,7 @@ from deltaw.analysis.sensitivity import (
     sensitivity_change,
 )
 from deltaw.analysis.spectrum import (
-    KINDS,
+    MODULE_KINDS,
     GaussianSpectrum,
     KindShare,
     UpdateSpectrum,
@@ -122,7 +122,7 @@ from deltaw.analysis.update_nulls import (
 
 __all__ = [
     "BY_PAIR",
-    "KINDS",
+    "MODULE_KINDS",
     "SOURCES",
     "Absent",
     "ActivationRank",

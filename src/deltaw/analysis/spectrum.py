@@ -26,7 +26,7 @@ from deltaw.analysis.nullspace import Along, component_along
 from deltaw.errors import DeltawError
 from deltaw.statistics import FloatArray, Null, from_draws
 
-KINDS: Mapping[str, str] = MappingProxyType(
+MODULE_KINDS: Mapping[str, str] = MappingProxyType(
     {
         "norm": r"(^|\.)(norm_\w+|ln_\w+|\w*norm\w*)\.(weight|bias)$",
         "bias": r"\.bias$",
@@ -103,7 +103,7 @@ class KindShare:
 
 
 def module_budget(
-    base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], kinds: Mapping[str, str] = KINDS
+    base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], kinds: Mapping[str, str] = MODULE_KINDS
 ) -> Mapping[str, KindShare] | Absent:
     """Share of ‖Δθ‖² and of the parameters by kind; each sums to 1. kinds: kind -> regular expression of names.
 

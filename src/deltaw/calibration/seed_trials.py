@@ -15,7 +15,7 @@ import numpy as np
 from deltaw.calibration.planted_data import Generator
 from deltaw.calibration.trials import Cell, Trial, Trials
 from deltaw.claims.decision import answered
-from deltaw.claims.lookup import Collected, Found
+from deltaw.claims.lookup import Collected, SeedValue
 from deltaw.claims.statements import OTHER, PRIMARY, Query, Statement
 from deltaw.results import Answer
 from deltaw.statistics import FloatArray
@@ -45,7 +45,7 @@ Measure = Callable[[Any, Generator], Trials]
 
 def _collected(values: FloatArray, beside: FloatArray | None = None) -> Collected:
     own, other = (
-        {seed: Found(float(value), None, None, {}) for seed, value in enumerate(numbers)}
+        {seed: SeedValue(float(value), None, None, {}) for seed, value in enumerate(numbers)}
         for numbers in (values, () if beside is None else beside)
     )
     return Collected(own, {} if beside is None else {OTHER: other})

@@ -7,7 +7,7 @@ docs_page    all of it as a page, with the seeds it takes                     do
 """
 
 from deltaw.claims.decision import answered, decide, without_words
-from deltaw.claims.lookup import Collected, found_in
+from deltaw.claims.lookup import Collected, value_in
 from deltaw.claims.statements import PEAK, STATEMENTS, Query, Statement
 
-__all__ = ["PEAK", "STATEMENTS", "Collected", "Query", "Statement", "answered", "decide", "found_in", "without_words"]
+__all__ = ["PEAK", "STATEMENTS", "Collected", "Query", "Statement", "answered", "decide", "value_in", "without_words"]

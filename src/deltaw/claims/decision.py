@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from deltaw.claims.lookup import Collected, Found, Ledger, mean_of
+from deltaw.claims.lookup import Collected, Ledger, SeedValue, mean_of
 from deltaw.claims.statements import CONTROLS, PRIMARY, STATEMENTS, Statement, sign_of
 from deltaw.results import Answer, Claim, Measurement
 from deltaw.results.claim import Null
@@ -246,13 +246,13 @@ def on_scale(values: Sequence[float], statement: Statement) -> FloatArray:
     return to_scale(numbers, statement.scale)
 
 
-def _as_null(control: str, statement: Statement, values: Sequence[Found]) -> Null:
+def _as_null(control: str, statement: Statement, values: Sequence[SeedValue]) -> Null:
     value, interval, _, _ = summary(statement, values)
     ends = {} if interval is None else {"low": interval.low, "high": interval.high}
     return Null(kind=f"{CONTROL}{control}", mean=value, **ends)
 
 
-def summary(statement: Statement, values: Sequence[Found]) -> tuple[float, Interval | None, int | None, str]:
+def summary(statement: Statement, values: Sequence[SeedValue]) -> tuple[float, Interval | None, int | None, str]:
     """(value, interval, n, unit): over seeds where there are several, else over the one seed's prompts; in the
     statistic's unit, averaged on the statement's scale.
     """

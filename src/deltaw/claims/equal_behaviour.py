@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deltaw.claims.decision import answered
-from deltaw.claims.lookup import Collected, Found, Ledger
+from deltaw.claims.lookup import Collected, Ledger, SeedValue
 from deltaw.claims.statements import ALLOWED, CONTROLS, FORBIDDEN, PRIMARY, Query, Statement, as_control
 from deltaw.results import Claim, Measurement
 
@@ -97,12 +97,12 @@ def equal_behaviour_claims(
     return answered(read, exploratory=True), list(places.values())
 
 
-def _values(ledger: Ledger, query: Query, places: dict[tuple[str, int], Reached]) -> dict[int, Found]:
+def _values(ledger: Ledger, query: Query, places: dict[tuple[str, int], Reached]) -> dict[int, SeedValue]:
     (model,) = query.models
     values = {}
     for seed in ledger.seeds:
         place = places.get((model, seed))
         value = None if place is None else at(ledger.curve(query, model, seed), place.updates)
         if value is not None:
-            values[seed] = Found(value, None, None, {})
+            values[seed] = SeedValue(value, None, None, {})
     return values

@@ -12,7 +12,7 @@ from deltaw.statistics import Interval
 
 
 @dataclass(frozen=True)
-class Found:
+class SeedValue:
     """A query's value for one seed, its interval over prompts if it has one, and its nulls by kind."""
 
     value: float
@@ -28,8 +28,8 @@ class Collected:
     without: how many of the study's seeds lack a value.
     """
 
-    values: dict[int, Found]
-    controls: dict[str, dict[int, Found]]
+    values: dict[int, SeedValue]
+    controls: dict[str, dict[int, SeedValue]]
     without: int = 0
 
 
@@ -65,15 +65,15 @@ class Ledger:
             if all(getattr(line, name) == value for name, value in where.items()):
                 yield line
 
-    def values_of(self, query: Query) -> dict[int, Found]:
+    def values_of(self, query: Query) -> dict[int, SeedValue]:
         """What a query finds, by seed."""
         measured = {seed: self._look_up(query, seed) for seed in self.seeds}
         return {seed: value for seed, value in measured.items() if value is not None}
 
     def collect(self, statement: Statement) -> Collected:
         """All that the study measured for a statement. A control counts at seeds where the statement has a value."""
-        values: dict[int, Found] = {}
-        controls: dict[str, dict[int, Found]] = {name: {} for name in statement.controls}
+        values: dict[int, SeedValue] = {}
+        controls: dict[str, dict[int, SeedValue]] = {name: {} for name in statement.controls}
         for seed in self.seeds:
             value = self._value(statement.query, statement.against, seed)
             if value is None:
@@ -86,7 +86,7 @@ class Ledger:
                     controls[name][seed] = control
         return Collected(values, controls, len(self.seeds) - len(values))
 
-    def _value(self, query: Query, against: Query | None, seed: int) -> Found | None:
+    def _value(self, query: Query, against: Query | None, seed: int) -> SeedValue | None:
         own = self._look_up(query, seed)
         if own is None or against is None:
             return own
@@ -97,15 +97,15 @@ class Ledger:
         if own.interval and other.interval:  # as if independent: too wide, since the prompts are the same
             half = float(np.hypot(own.interval.width, other.interval.width)) / 2
             interval = Interval(difference - half, difference + half)
-        return Found(difference, interval, own.n, own.nulls)
+        return SeedValue(difference, interval, own.n, own.nulls)
 
-    def _look_up(self, query: Query, seed: int) -> Found | None:
+    def _look_up(self, query: Query, seed: int) -> SeedValue | None:
         """The mean over the query's models and attacks; None if any of them lacks the measurement."""
         queries = [replace(query, where=(*query.where, ("attack", name)), attacks=()) for name in query.attacks]
         parts = [self.find(part, model, seed) for part in queries or [query] for model in query.models]
         if not all(parts):
             return None
-        firsts = [found_in(lines) for lines in parts]
+        firsts = [value_in(lines) for lines in parts]
         value = float(np.mean([first.value for first in firsts]))
         intervals = [first.interval for first in firsts if first.interval is not None]
         interval = None
@@ -118,10 +118,10 @@ class Ledger:
                 kinds.setdefault(kind, []).append(null)
         counts = [first.n for first in firsts if first.n is not None]
         nulls = {kind: mean_of(kind, of_kind) for kind, of_kind in kinds.items()}
-        return Found(value, interval, min(counts) if counts else None, nulls)
+        return SeedValue(value, interval, min(counts) if counts else None, nulls)
 
 
-def found_in(lines: Sequence[Measurement]) -> Found:
+def value_in(lines: Sequence[Measurement]) -> SeedValue:
     """The lines of one value, a null each, as what was found."""
     first = lines[0]
     interval = None if first.low is None or first.high is None else Interval(first.low, first.high)
@@ -130,7 +130,7 @@ def found_in(lines: Sequence[Measurement]) -> Found:
         for line in lines
         if line.null_kind is not None and line.null_mean is not None
     }
-    return Found(first.value, interval, first.n, nulls)
+    return SeedValue(first.value, interval, first.n, nulls)
 
 
 def mean_of(kind: str, nulls: Sequence[Null]) -> Null:

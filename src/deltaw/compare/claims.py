@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from deltaw.attacks.prompts.defaults import ON_REQUESTS
-from deltaw.claims import PEAK, STATEMENTS, Collected, Query, Statement, answered, found_in, without_words
+from deltaw.claims import PEAK, STATEMENTS, Collected, Query, Statement, answered, value_in, without_words
 from deltaw.prompts.matched import CONTRASTS
 from deltaw.results import Claim, Measurement
 
@@ -156,8 +156,8 @@ def _read(
         primary=False,
     )
     beside = _rows(lines.control, statistic, place) if controls else []
-    measured = {control: {0: found_in(beside)} if beside else {} for control in controls}
-    return statement, Collected({0: found_in(rows)}, measured), rows[0].n_unit
+    measured = {control: {0: value_in(beside)} if beside else {} for control in controls}
+    return statement, Collected({0: value_in(rows)}, measured), rows[0].n_unit
 
 
 def _rows(lines: Iterable[Measurement], statistic: str, where: Mapping[str, object]) -> list[Measurement]:

@@ -80,15 +80,15 @@ def cells(world: WorldConfig) -> tuple[Cell, ...]:
 class Distance:
     """How far one kind of text lies from another, in windows of one length, from exact probabilities of n windows."""
 
-    each: NDArray[np.float64]
-    """(n,) contribution of each window: max(0, 1 - q/p). Its mean is the total variation of the two distributions."""
+    contributions: NDArray[np.float64]
+    """(n,) of each window: max(0, 1 - q/p). Its mean is the total variation of the two distributions."""
     underivable: int
     """Number of windows that have probability 0 under the other grammar."""
 
     @property
     def variation(self) -> float:
         """The total variation of the two distributions."""
-        return float(self.each.mean())
+        return float(self.contributions.mean())
 
 
 def distances(world: World, text: str, other: str, count: int, seed: int) -> Mapping[int, Distance]:

@@ -119,8 +119,8 @@ def _distances(world: World, size: int, seed: int, sheet: Sheet) -> None:
     for text in ("unsafe", "safe"):
         for length, distance in distances(world, "held_out", text, size, seed).items():
             place: dict[str, Any] = {"attack": MisgenText.name, "set": f"{text}_text/letters={length:02d}"}
-            _add_mean(sheet, "text_distance", distance.each, "total variation", **place)
-            count, n = distance.underivable, len(distance.each)
+            _add_mean(sheet, "text_distance", distance.contributions, "total variation", **place)
+            count, n = distance.underivable, len(distance.contributions)
             view = sheet.with_(**place, n=n, n_unit="window")
             view.add("underivable_share", count / n, wilson(count, n), unit="share")
     (name,) = MisgenText.forbidden_sources
