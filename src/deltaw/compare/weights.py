@@ -32,6 +32,7 @@ from deltaw.models.architectures import Piece, decoder_type, given_architecture
 from deltaw.models.architectures.tensor_names import grouped
 from deltaw.models.checkpoint_directory import find_directory
 from deltaw.models.checkpoint_files import Checkpoint, open_checkpoint
+from deltaw.models.loaded_names import as_loaded
 from deltaw.models.lora import Adapter, is_adapter, open_adapter
 from deltaw.models.quantised import EIGHT_BITS
 from deltaw.observations.null_space.measure import ALL, measure_matrix
@@ -93,7 +94,7 @@ def open_sources(base: str | Path, tuned: str | Path) -> Sources:
         raise DeltawError(f"{base} is an adapter; give the checkpoint that it was made for first, then the adapter")
     before = open_checkpoint(first)
     if is_adapter(second):
-        return Sources(before, open_adapter(second, before.tensors), names)
+        return Sources(*_with_adapter(before, second), names)
     after = open_checkpoint(second)
     kinds = [decoder_type(side.config, side.model_type) for side in (before, after)]
     if kinds[0] != kinds[1]:
@@ -101,7 +102,36 @@ def open_sources(base: str | Path, tuned: str | Path) -> Sources:
             f"{base} is of the architecture {before.model_type!r} and {tuned} of {after.model_type!r}; give two "
             "checkpoints of one architecture"
         )
-    return Sources(before, after, names)
+    return Sources(*_as_agreed(before, after), names)
+
+
+def _with_adapter(before: Checkpoint, directory: Path) -> tuple[Checkpoint, Adapter]:
+    """An adapter has the names of the loaded model, which the base's file need not have."""
+    try:
+        return before, open_adapter(directory, before.tensors)
+    except DeltawError:
+        loaded = as_loaded(before)
+        if loaded.tensors.keys() == before.tensors.keys():
+            raise
+        return loaded, open_adapter(directory, loaded.tensors)
+
+
+def _as_agreed(before: Checkpoint, after: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
+    """Both sides as they are, or under the names of loaded models if more of their matrices agree then."""
+    matched, complete = _agreement(before, after)
+    if complete:
+        return before, after
+    loaded = as_loaded(before), as_loaded(after)
+    return loaded if _agreement(*loaded)[0] > matched else (before, after)
+
+
+def _agreement(before: Checkpoint, after: Checkpoint) -> tuple[int, bool]:
+    """How many matrices both sides have, and whether neither has a tensor of its own."""
+    try:
+        pairing = pair_up(before, after)
+    except DeltawError:  # said when the pair is compared
+        return 0, False
+    return len(pairing.matched), not any(why.startswith("only the") for why in pairing.skipped.values())
 
 
 def _name(source: str | Path, directory: Path) -> str:

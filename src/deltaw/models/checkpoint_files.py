@@ -48,6 +48,8 @@ class Stored:
     file: Path
     shape: tuple[int, ...]
     dtype: str
+    own_name: str | None = None
+    """In the file, where a checkpoint calls it otherwise."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class Checkpoint:
         return self._get(name, expert), every if expert is None else every[expert]
 
     def _get(self, name: str, expert: int | None) -> Tensor:
-        file_path = self.tensors[name].file
+        stored = self.tensors[name]
+        file_path, name = stored.file, stored.own_name or name
         try:
             with safe_open(file_path, framework="pt") as file:
                 whole: Tensor = file.get_tensor(name) if expert is None else file.get_slice(name)[expert]

@@ -48,6 +48,7 @@ class Llama(Architecture):
     model_types: ClassVar[tuple[str, ...]] = (
         "cohere",
         "cohere2",
+        "exaone",
         "exaone4",
         "gemma",
         "gemma2",
