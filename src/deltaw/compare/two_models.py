@@ -156,8 +156,10 @@ class TwoModels:
         if self.loading.answer_dtype is None:
             return chat
         if self._answering is None:
-            model = copy.deepcopy(chat.model).to(dtype=getattr(torch, self.loading.answer_dtype))
-            self._answering = replace(chat, model=model)
+            dtype = getattr(torch, self.loading.answer_dtype)
+            # As transformers loads it: buffers, such as the frequencies of positions, stay as they are.
+            weights = {id(x): torch.nn.Parameter(x.to(dtype), x.requires_grad) for x in chat.model.parameters()}
+            self._answering = replace(chat, model=copy.deepcopy(chat.model, weights))
         return self._answering
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:

@@ -257,7 +257,12 @@ def test_answers_can_be_computed_in_another_format_than_activations(tmp_path: Pa
     for alpha, directory in ((0.0, base), (1.0, tuned)):
         answering = models.answering(alpha)
         assert answering is models.answering(alpha)  # one copy
-        assert answer(answering, [PROMPT], 6) == answer(load_chat(directory, torch.bfloat16), [PROMPT], 6)
+        loaded = load_chat(directory, torch.bfloat16)
+        assert answer(answering, [PROMPT], 6) == answer(loaded, [PROMPT], 6)
+        for name in ("named_parameters", "named_buffers"):
+            mine, theirs = (dict(getattr(chat.model, name)()) for chat in (answering, loaded))
+            assert mine.keys() == theirs.keys() != set()
+            assert all(mine[key].dtype == x.dtype and torch.equal(mine[key], x) for key, x in theirs.items())
         assert {parameter.dtype for parameter in models.at(alpha).model.parameters()} == {torch.float32}
     between = models.answering(0.5)
     half = next(iter(models.at(0.5).model.parameters()))
