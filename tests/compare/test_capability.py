@@ -280,3 +280,13 @@ def test_the_effort_bounds_texts_and_questions() -> None:
     few, every = (prompts_of(FEW, replace(EFFORT, pairs=pairs), {}) for pairs in (3, None))
     assert (len(few.neutral), len(few.exact)) == (3, 3)
     assert (len(every.neutral), len(every.exact)) == (32, 48)
+
+
+def test_a_random_model_in_a_short_format_keeps_the_frequencies_of_positions(tmp_path: Path) -> None:
+    """As transformers loads a model: weights in the format, buffers as they are."""
+    chat = load_chat(write_model(tmp_path / "model"), torch.bfloat16)
+    drawn = HuggingFaceModel(lambda: chat, rows_of, lambda chat, prompts: np.zeros(0, dtype=bool)).random(0).chat()
+    assert {weight.dtype for weight in drawn.model.parameters()} == {torch.bfloat16}
+    own, theirs = dict(drawn.model.named_buffers()), dict(chat.model.named_buffers())
+    assert own.keys() == theirs.keys() != set()
+    assert all(own[name].dtype == x.dtype and torch.equal(own[name], x) for name, x in theirs.items())

@@ -322,14 +322,10 @@ class HuggingFaceModel:
             if not drawn:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(seed)
-                    model = type(chat.model)(chat.config)
-                drawn.append(
-                    Chat(
-                        model.to(chat.device, next(chat.model.parameters()).dtype).eval(),
-                        chat.tokenizer,
-                        chat.directory,
-                    )
-                )
+                    model = type(chat.model)(chat.config).to(chat.device).eval()
+                for weight in model.parameters():  # not buffers, as transformers loads them
+                    weight.data = weight.data.to(next(chat.model.parameters()).dtype)
+                drawn.append(Chat(model, chat.tokenizer, chat.directory))
             return drawn[0]
 
         return HuggingFaceModel(make, self.tokens, self.answers_asked, self.blocks, self.batch, self.jacobian_rows)
