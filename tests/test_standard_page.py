@@ -51,5 +51,5 @@ def leaves(claims: list[Claim]) -> list[tuple[str, object]]:
 def same(a: tuple[str, object], b: tuple[str, object]) -> bool:
     """Equal; numbers to rounding, since processors add in different orders."""
     if isinstance(a[1], float) and isinstance(b[1], float):
-        return a[0] == b[0] and math.isclose(a[1], b[1], rel_tol=1e-9, abs_tol=1e-12)
+        return a[0] == b[0] and math.isclose(a[1], b[1], rel_tol=1e-9)
     return a == b

@@ -102,12 +102,13 @@ def streamed_update(
     wants_curve = curve or pair.n <= CURVE_UP_TO
     F = factor(sums.G, pair.m, wants_curve)
     facts = None if F.k == pair.m else row_facts(pair, sums, F, generator)
-    Y = None if facts is None else facts.inside
-    if Y is None and F.eigenvalues is not None:
-        Y = inside(pair, F)
+    Y = None
+    if F.eigenvalues is not None:  # directions of W in their order, which the curve needs
+        Y = inside(pair, F) if facts is None else facts.inside
 
     def own() -> Energy | Absent:
-        return _energy(pair, sums, facts or row_facts(pair, sums, F, generator), F.k, noise, generator)
+        assert facts is not None  # noqa: S101 (asked only where W has a null space)
+        return _energy(pair, sums, facts, F.k, noise, generator)
 
     def turned() -> Energy | Absent:
         pair_T = MatrixPair(transposed(pair.parts))
@@ -122,7 +123,7 @@ def streamed_update(
         F.k,
         by_side(shape, wide, F.k, own, turned),
         _profile(pair, F, facts, (sigma[:vectors], right), noise),
-        _curve(Y if F.eigenvalues is not None else None, sums.energy, curve_points(F.k, points), pair.m, noise),
+        _curve(Y, sums.energy, curve_points(F.k, points), pair.m, noise),
     )
     return WeightUpdate(wide, sums.relative_norm, kept, directions)
 

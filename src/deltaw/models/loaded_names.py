@@ -17,7 +17,8 @@ def as_loaded(side: Checkpoint) -> Checkpoint:
 
     Only renaming is done: what transformers fuses, splits or turns keeps its name.
     """
-    renames = _renames(side.model_type) + _renames(decoder_type(side.config, side.model_type))
+    types = dict.fromkeys((side.model_type, decoder_type(side.config, side.model_type)))
+    renames = [rename for model_type in types for rename in _renames(model_type)]
     names = {}
     for name in side.tensors:
         new = name
