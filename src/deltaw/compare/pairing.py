@@ -83,8 +83,9 @@ def _why_unused(base: Checkpoint, after: Adapter, name: str, names: Mapping[str,
 def _with_checkpoint(
     base: Checkpoint, after: Checkpoint, modules: Sequence[Module], patterns: Sequence[str]
 ) -> Pairing:
+    shapes = _shapes(base), _shapes(after)
     try:
-        tuned_modules = find_modules(_shapes(after), after.config, after.model_type, patterns)
+        tuned_modules = find_modules(shapes[1], after.config, after.model_type, patterns)
     except DeltawError as error:
         if "the checkpoint holds" in str(error):
             raise
@@ -95,7 +96,7 @@ def _with_checkpoint(
     kept, skipped = [], {}
     for module in modules:
         other = tuned.get(names[0].of(module.shared_name))
-        sides = module.shape(_shapes(base)), None if other is None else other.shape(_shapes(after))
+        sides = module.shape(shapes[0]), None if other is None else other.shape(shapes[1])
         if other is None:
             skipped[module.name] = _why_missing(module, base, after, names)
         elif sides[0] != sides[1]:
